@@ -1,0 +1,432 @@
+"""`PacketConnection`: requests and responses both ways over one stream, for programs with threads.
+
+The class is what its user sees: opening and closing, which are counted, and the calls. The work is done by
+a `Driver`, one per opening, so that a connection can be opened again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, FIRST_TAG, ConnectionEngine
+from packetwire.core.events import Event, RequestReceived
+from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, ERQ_PACKET, BytesLike
+from packetwire.core.requests import Responder
+from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout
+from packetwire.streams.open import PacketConnectionRecvSend, open_stream
+from packetwire.threaded.driver import Driver, RequestHandler
+from packetwire.threaded.waiter import Waiter
+
+if TYPE_CHECKING:
+    from packetwire.result import DecodeResponse, RequestResult
+
+DEFAULT_PACKET_GRACE = 0.0
+"""Seconds that a packet waits for company before it leaves: none, what is queued together leaves together."""
+DEFAULT_HANDLERS = 4
+DEFAULT_CLOSE_TIMEOUT = 5.0
+DEFAULT_MAX_UNSENT = 1 << 20
+ABANDON_TIMEOUT = 1.0
+"""Seconds for closing when the block of a `with` was left by an exception."""
+ERROR_DETAILS = ("none", "message", "traceback")
+
+Response = tuple[bool, int, Any]
+"""(ok, flags, payload)"""
+
+_names = itertools.count(1)
+
+
+class EveryRqType:
+    """A container of every request type."""
+
+    def __contains__(self, rq_type: object) -> bool:
+        return True
+
+
+class PacketConnection:
+    """Requests and responses over one byte stream, many at a time, both ways.
+
+    `recv_send` is the stream:
+
+    - a pair (recv, send) of descriptors, stream sockets, binary files or, for recv, a CornuCopyBuffer or
+      an iterable of bytes; none of them is ever closed or left with changed flags;
+    - one descriptor or one stream socket for both directions;
+    - a `subprocess.Popen` with pipes for stdin and stdout;
+    - a callable that returns (recv, send, close); it is called at each opening, and `close`, if it is not
+      None, once when both directions have ended.
+
+    The connection is open inside `with`; that is counted, so nested use is fine, and it can be opened
+    again after its end.
+
+    - `request_handler(rq_type, flags, payload)` answers the peer's requests. It returns None, an int (the
+      response's flags), bytes-like or str (its payload), a pair of both, or a deferred result: a
+      `Responder`, a future or a `cs.result.Result`, which may come later. An exception is answered
+      "not ok"; what the peer is told of it is set by `error_detail`: "none", "message" or "traceback".
+    - `handlers`: how many handlers run at once, each in a thread; one that waits for a call of its own on
+      this connection is not counted. "inline": in the thread that reads, one at a time. `inline`: the
+      request types for which that is so.
+    - `max_packet_size`: octets of a packet, both ways. `max_outstanding`: requests of ours without an answer,
+      at which `submit` waits; `max_unsent`: octets not written, past which `submit` waits.
+    - `on_event(event)` sees every event in wire order, in the thread that reads; see `take`.
+    - `trace_log(format, *args)` is told of every packet.
+    - `close_timeout`: seconds, the default of `close`.
+    - `leading_octets`: what was read from the stream before, such as the `trailing_octets` of a
+      connection that used it.
+    - `packet_grace` is accepted for compatibility and has no effect: nothing waits for company.
+    """
+
+    CH0_TAG_START = FIRST_TAG
+    EOF_Packet = EOF_PACKET
+    ERQ_Packet = ERQ_PACKET
+
+    def __init__(
+        self,
+        recv_send: PacketConnectionRecvSend,
+        name: str | None = None,
+        *,
+        request_handler: RequestHandler | None = None,
+        packet_grace: float | None = None,
+        trace_log: Callable[..., object] | None = None,
+        handlers: int | str = DEFAULT_HANDLERS,
+        inline: Container[int] | None = None,
+        max_packet_size: int = DEFAULT_MAX_PACKET_SIZE,
+        max_outstanding: int = DEFAULT_MAX_OUTSTANDING,
+        max_unsent: int = DEFAULT_MAX_UNSENT,
+        error_detail: str = "message",
+        on_event: Callable[[Event], object] | None = None,
+        close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
+        leading_octets: bytes = b"",
+    ) -> None:
+        if handlers != "inline" and not (isinstance(handlers, int) and handlers >= 1):
+            raise LocalProtocolError(f"handlers must be 1 or more, or 'inline', got {handlers!r}")
+        if error_detail not in ERROR_DETAILS:
+            raise LocalProtocolError(f"error_detail must be one of {ERROR_DETAILS}, got {error_detail!r}")
+        for what, value in ("max_packet_size", max_packet_size), ("max_outstanding", max_outstanding):
+            if value < 1:
+                raise LocalProtocolError(f"{what} must be 1 or more, got {value!r}")
+        self.name = name if name is not None else str(next(_names))
+        self.recv_send = recv_send
+        self.request_handler = request_handler
+        self.packet_grace = DEFAULT_PACKET_GRACE if packet_grace is None else packet_grace
+        self.trace_log = trace_log
+        self.handlers = handlers
+        self.inline = EveryRqType() if handlers == "inline" else inline
+        self.max_packet_size = max_packet_size
+        self.max_outstanding = max_outstanding
+        self.max_unsent = max_unsent
+        self.error_detail = error_detail
+        self.on_event = on_event
+        self.close_timeout = close_timeout
+        self.trailing_octets = bytes(leading_octets)
+        """What came behind the peer's EOF on the last opening: the next user of the stream needs it."""
+        self._driver: Driver | None = None
+        self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._opens = 0
+        self._was_open = False
+
+    def __str__(self) -> str:
+        return f"PacketConnection[{self.name}]"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}[{self.name}]{id(self)}"
+
+    # opening and closing
+
+    @classmethod
+    def spawn(
+        cls,
+        argv: Iterable[str],
+        name: str | None = None,
+        *,
+        cwd: Any = None,
+        env: Any = None,
+        forward_stderr: bool = False,
+        exit_timeout: float | None = None,
+        **connection: Any,
+    ) -> Self:
+        """A connection to a child process over its standard input and output, started at each opening.
+
+        The child's standard error is kept, and quoted by `ChildExited`; with `forward_stderr` it is passed
+        on to ours too. At close the child has `exit_timeout` seconds to leave, then it is terminated.
+        """
+        from packetwire.streams.process import EXIT_WAIT, child
+
+        argv = [argv] if isinstance(argv, str) else list(argv)
+        start = child(
+            argv,
+            cwd=cwd,
+            env=env,
+            forward_stderr=forward_stderr,
+            exit_timeout=EXIT_WAIT if exit_timeout is None else exit_timeout,
+        )
+        return cls(start, name if name is not None else argv[0], **connection)
+
+    def open(self) -> Self:
+        """Open the connection, or count one more user of it."""
+        with self._opening:
+            with self._lock:
+                if self._opens:
+                    self._opens += 1
+                    return self
+            driver = self._start()
+            with self._lock:
+                self._driver = driver
+                self._opens = 1
+                self._was_open = True
+        return self
+
+    def _start(self) -> Driver:
+        stream = open_stream(self.recv_send)
+        try:
+            if not callable(self.recv_send):
+                stream.leading_octets = self.trailing_octets + stream.leading_octets
+            self.trailing_octets = b""
+            engine = ConnectionEngine(
+                accepts_requests=self.request_handler is not None or self.on_event is not None,
+                max_packet_size=self.max_packet_size,
+                max_outstanding=self.max_outstanding,
+            )
+            driver = Driver(
+                engine,
+                stream,
+                name=self.name,
+                handler=self.request_handler,
+                handlers=self.handlers if isinstance(self.handlers, int) else 1,
+                inline=self.inline,
+                on_event=self.on_event,
+                trace_log=self.trace_log,
+                error_detail=self.error_detail,
+                max_unsent=self.max_unsent,
+            )
+        except BaseException:
+            stream.close()
+            raise
+        self._driver = driver  # for a handler that is called before we return
+        driver.start()
+        return driver
+
+    def close(self, timeout: float | None = None) -> None:
+        """Give the connection up; the last user's close ends it, within `timeout` seconds.
+
+        The end is announced (ERQ), what is owed both ways is waited for, EOF is sent and the peer's EOF
+        waited for. What is not done by then is ended all the same: requests without an answer fail with
+        `ConnectionEnded`. Closing a closed connection does nothing.
+        """
+        with self._lock:
+            if self._opens == 0:
+                return
+            self._opens -= 1
+            if self._opens:
+                return
+            driver = self._driver
+        assert driver is not None
+        with self._opening:
+            self.trailing_octets = driver.close(self.close_timeout if timeout is None else timeout)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(None if exc_type is None else min(ABANDON_TIMEOUT, self.close_timeout))
+
+    def is_open(self) -> bool:
+        """Whether it is open."""
+        return self._opens > 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was open and is not any more."""
+        return self._was_open and not self._opens
+
+    @property
+    def requests_allowed(self) -> bool:
+        """Whether the peer's requests are answered."""
+        return self._opens > 0 and self.request_handler is not None
+
+    @property
+    def ended(self) -> ConnectionEnded | None:
+        """Why nothing more is received, or None while the connection lives."""
+        driver = self._driver
+        return driver.engine.ended.cause if driver and driver.engine.ended else None
+
+    @property
+    def outstanding(self) -> int:
+        """Our requests that have no answer yet."""
+        return self._driver.engine.outstanding if self._driver else 0
+
+    @property
+    def late_responses(self) -> int:
+        """Responses that came after their caller had given up."""
+        return self._driver.engine.late_responses if self._driver else 0
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until nothing more is received or sent; returns at once after close. False at the timeout."""
+        return self.join_recv(timeout)
+
+    def join_recv(self, timeout: float | None = None) -> bool:
+        """Wait until nothing more is received: servers call this. False at the timeout."""
+        return self._driver.join_receive(timeout) if self._driver else True
+
+    def send_erq(self) -> None:
+        """Announce that this side sends no more requests."""
+        self._open_driver().end_requests()
+
+    def send_eof(self) -> None:
+        """Announce the end: EOF leaves as soon as the replies that are owed have left."""
+        self._open_driver().end()
+
+    def _open_driver(self) -> Driver:
+        driver = self._driver
+        if driver is None or not self._opens:
+            state = "is closed" if self._was_open else "was never opened"
+            raise ConnectionEnded(f"{self} {state}; use it inside `with conn:`")
+        return driver
+
+    # calls
+
+    def __call__(
+        self,
+        rq_type: int,
+        payload: BytesLike = b"",
+        flags: int = 0,
+        *,
+        decode_response: DecodeResponse | None = None,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """Ask and wait for the response: `(ok, flags, payload)`.
+
+        `decode_response(flags, payload)` makes the payload of an "ok" response. Raises `RequestTimeout`
+        after `timeout` seconds, whereupon a late response is dropped; `ConnectionEnded` if the connection
+        ends first; `LocalProtocolError` or TypeError for what cannot be sent.
+        """
+        driver = self._open_driver()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        waiter = Waiter()
+        tag = -1
+        try:
+            tag = driver.request(rq_type, flags, payload, channel, waiter, deadline)  # type: ignore[arg-type]
+            if not driver.wait_for(waiter, deadline):
+                raise RequestTimeout(self._timeout_text(driver, rq_type, channel, tag, timeout, label))
+        finally:
+            if not waiter.done and tag >= 0:
+                driver.forget(channel, tag)
+        if waiter.ended is not None:
+            raise waiter.ended.for_waiter()
+        if waiter.ok and decode_response is not None:
+            return True, waiter.flags, decode_response(waiter.flags, waiter.payload)
+        return waiter.ok, waiter.flags, waiter.payload
+
+    def _timeout_text(
+        self, driver: Driver, rq_type: int, channel: int, tag: int, timeout: float | None, label: str | None
+    ) -> str:
+        what = f"request {tag}" + (f" ({label})" if label else "") + (f" on channel {channel}" if channel else "")
+        partial = driver.engine.partial_octets
+        hint = f"; a packet has begun: {partial[:100]!r}" if partial else ""
+        return f"{self}: no response to {what}, rq_type {rq_type}, within {timeout} s{hint}"
+
+    def submit(
+        self,
+        rq_type: int,
+        flags: int = 0,
+        payload: BytesLike = b"",
+        *,
+        decode_response: DecodeResponse | None = None,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> RequestResult:
+        """Ask, return a `cs.result.Result` that will be `(ok, flags, payload)`.
+
+        Waits, at most `timeout` seconds, while `max_outstanding` requests are without an answer or more
+        than `max_unsent` octets unsent. Raises as the call does.
+        """
+        from packetwire.result import RequestResult
+
+        driver = self._open_driver()
+        result = RequestResult(driver, label, channel, decode_response)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        result.tag = driver.request(rq_type, flags, payload, channel, result, deadline)  # type: ignore[arg-type]
+        return result
+
+    def map(
+        self,
+        requests: Iterable[int | tuple[int, BytesLike] | tuple[int, int, BytesLike]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+    ) -> Iterator[Response]:
+        """Ask many, up to `window` at a time, yield the responses in the order of the requests.
+
+        A request is an rq_type, (rq_type, payload) or (rq_type, flags, payload). `timeout` limits the wait
+        for each response.
+        """
+        return pipelined(
+            lambda request: self.submit(*_submit_args(request), channel=channel, timeout=timeout),
+            requests,
+            window,
+            timeout,
+        )
+
+    def take(self, event: RequestReceived) -> Responder:
+        """In `on_event`: take this request over from the request handler, and answer it by the `Responder`."""
+        driver = self._open_driver()
+        responder = Responder()
+        driver.take(event)
+        responder.when_done(lambda outcome: driver.answer(event, outcome))
+        return responder
+
+
+def _submit_args(request: Any) -> tuple[int, int, BytesLike]:
+    if isinstance(request, int):
+        return request, 0, b""
+    if isinstance(request, tuple) and len(request) == 2:
+        return request[0], 0, request[1]
+    if isinstance(request, tuple) and len(request) == 3:
+        return request
+    raise TypeError(
+        f"a request must be an rq_type, (rq_type, payload) or (rq_type, flags, payload), got {request!r:.100}"
+    )
+
+
+def pipelined(
+    submit: Callable[[Any], Any], requests: Iterable[Any], window: int, timeout: float | None
+) -> Iterator[Any]:
+    """Submit `requests`, up to `window` ahead of the results, and yield these in order.
+
+    If the iteration is left early, the requests under way are cancelled.
+    """
+    if window < 1:
+        raise LocalProtocolError(f"window must be 1 or more, got {window}")
+    return _pipeline(submit, requests, window, timeout)
+
+
+def _pipeline(
+    submit: Callable[[Any], Any], requests: Iterable[Any], window: int, timeout: float | None
+) -> Iterator[Any]:
+    under_way: deque[Any] = deque()
+    try:
+        for request in requests:
+            if len(under_way) >= window:
+                yield under_way[0](timeout=timeout)
+                under_way.popleft()
+            under_way.append(submit(request))
+        while under_way:
+            yield under_way[0](timeout=timeout)
+            under_way.popleft()
+    finally:
+        for result in under_way:
+            result.cancel()

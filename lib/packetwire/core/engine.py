@@ -1,0 +1,426 @@
+"""One connection without its stream: octets in, events out; calls in, octets out.
+
+Strategy: the engine does no I/O, holds no lock and knows no time, so its owner calls it from one thread
+at a time. Octets to send pile up inside until the owner takes a batch (`data_to_send`) and reports it as
+written (`data_sent`), because a reply counts against the peer's allowance until it is written.
+
+Each side numbers its own requests, per channel, upwards from 2, and keeps only those that wait for an
+answer. A response below the next number that nobody waits for is late (its caller gave up) and is
+dropped; so no history is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from packetwire.core.events import Event, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
+from packetwire.core.packets import (
+    DEFAULT_MAX_PACKET_SIZE,
+    EOF_PACKET,
+    ERQ_PACKET,
+    FLAG_CHANNEL,
+    FLAG_REQUEST,
+    MAX_UINT,
+    BytesLike,
+    Packet,
+    PacketDecoder,
+    check_payload,
+    check_uint,
+    packet_head,
+)
+from packetwire.core.refusals import refuse
+from packetwire.core.state import TRANSITIONS, Act, Half
+from packetwire.errors import (
+    ConnectionEnded,
+    LimitExceeded,
+    LocalProtocolError,
+    PacketwireError,
+    PeerClosed,
+    RemoteProtocolError,
+    StreamTruncated,
+)
+
+FIRST_TAG = 2
+DEFAULT_MAX_OUTSTANDING = 1024
+DEFAULT_MAX_INBOUND = 65_536
+DEFAULT_MAX_INBOUND_OCTETS = 256 << 20
+DEFAULT_MAX_REFUSALS = 10_000
+
+MAX_REQUEST_FLAGS = MAX_UINT >> 2
+MAX_RESPONSE_FLAGS = MAX_UINT >> 3
+MAX_RQ_TYPE = MAX_UINT - 1
+
+JOIN_LIMIT = 16384
+"""Up to this size a payload is copied behind its head; above, both are sent as they are."""
+
+NO_HANDLER = b"no request handler"
+REQUESTS_ENDED = b"requests no longer allowed"
+
+_RequestKey = int | tuple[int, int]
+
+
+class ConnectionEngine:
+    """The protocol state of one connection.
+
+    `accepts_requests`: whether there is anyone to answer the peer's requests; if not each is refused.
+    `max_outstanding`: our requests without an answer. `max_inbound`, `max_inbound_octets`: the peer's
+    requests, and the octets of their payloads, whose reply is not written yet; past either a request is
+    refused with an answer. `max_refusals`: refusals that the peer has not taken; past it the connection
+    ends. `max_packet_size`: octets of a packet after its length field, both ways.
+    """
+
+    def __init__(
+        self,
+        *,
+        accepts_requests: bool = True,
+        max_packet_size: int = DEFAULT_MAX_PACKET_SIZE,
+        max_outstanding: int = DEFAULT_MAX_OUTSTANDING,
+        max_inbound: int = DEFAULT_MAX_INBOUND,
+        max_inbound_octets: int = DEFAULT_MAX_INBOUND_OCTETS,
+        max_refusals: int = DEFAULT_MAX_REFUSALS,
+    ) -> None:
+        self.accepts_requests = accepts_requests
+        self.max_packet_size = max_packet_size
+        self.max_outstanding = max_outstanding
+        self.max_inbound = max_inbound
+        self.max_inbound_octets = max_inbound_octets
+        self.max_refusals = max_refusals
+        self.ours = Half.OPEN
+        """Our direction."""
+        self.theirs = Half.OPEN
+        """The peer's direction; ENDED as well when its stream broke."""
+        self.ended: StreamEnded | None = None
+        """The event that ended the peer's direction."""
+        self.send_failure: BaseException | None = None
+        """Why nothing can be sent any more, unless that was by our own EOF."""
+        self.late_responses = 0
+        """Responses that came after their caller had given up."""
+        self.unsent_octets = 0
+        """Octets not yet reported as written."""
+        self._decoder = PacketDecoder(max_packet_size)
+        self._next_tags: dict[int, int] = {}
+        self._outstanding: dict[_RequestKey, Any] = {}
+        self._inbound: dict[_RequestKey, int] = {}  # request not answered -> octets of its payload
+        self._inbound_octets = 0
+        self._unsent: list[bytes] = []
+        self._unsent_replies = self._unsent_refusals = 0  # of these, in _unsent
+        self._batch_octets = self._batch_replies = self._batch_refusals = 0  # taken and not reported yet
+        self._ending = False  # EOF follows as soon as every reply owed is on its way
+
+    # what there is to know
+
+    @property
+    def outstanding(self) -> int:
+        """Our requests that have no answer yet."""
+        return len(self._outstanding)
+
+    @property
+    def owed(self) -> int:
+        """The peer's requests that have no answer yet."""
+        return len(self._inbound)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request of ours fits within `max_outstanding`."""
+        return len(self._outstanding) < self.max_outstanding
+
+    @property
+    def may_request(self) -> bool:
+        """Whether `request` can be called at all."""
+        return self.ours is Half.OPEN and self.ended is None and self.send_failure is None
+
+    @property
+    def octets_wanted(self) -> int:
+        """The octets missing from the packet that is arriving, 0 if unknown: a hint for the next read."""
+        return self._decoder.octets_wanted
+
+    @property
+    def partial_octets(self) -> bytes:
+        """The octets of the packet that is arriving."""
+        return self._decoder.partial
+
+    @property
+    def trailing_octets(self) -> bytes:
+        """What came behind the peer's EOF."""
+        return self._decoder.trailing
+
+    # calls in, octets out
+
+    def request(
+        self, rq_type: int, flags: int = 0, payload: BytesLike = b"", *, channel: int = 0, waiter: Any = None
+    ) -> int:
+        """Send a request, return its tag; its `ResponseReceived` or `StreamEnded` will carry `waiter`.
+
+        Raises TypeError or `LocalProtocolError` for arguments that cannot be sent, `LimitExceeded` if
+        `max_outstanding` are out, `ConnectionEnded` if nothing can be asked any more. Then nothing was
+        sent.
+        """
+        if not self.may_request:
+            raise self.why_not()
+        if not self.has_room:
+            raise LimitExceeded(f"{len(self._outstanding)} requests are without an answer, the limit")
+        check_uint("rq_type", rq_type, MAX_RQ_TYPE)
+        check_uint("flags", flags, MAX_REQUEST_FLAGS)
+        check_uint("channel", channel)
+        payload = check_payload(payload)
+        tag = self._next_tags.get(channel, FIRST_TAG)
+        wire_flags = flags << 2 | FLAG_REQUEST
+        if channel:
+            wire_flags |= FLAG_CHANNEL
+        head = packet_head(channel, tag, wire_flags, rq_type + 1, len(payload))
+        self._check_size(head, payload)
+        self._next_tags[channel] = tag + 1
+        self._outstanding[(channel, tag) if channel else tag] = waiter
+        self._send(head, payload)
+        return tag
+
+    def forget(self, channel: int, tag: int) -> bool:
+        """The waiter of a request gave up; false if it was answered or forgotten before."""
+        key = (channel, tag) if channel else tag
+        if key not in self._outstanding:
+            return False
+        del self._outstanding[key]
+        return True
+
+    def respond(self, channel: int, tag: int, ok: bool, flags: int = 0, payload: BytesLike = b"") -> bool:
+        """Answer a request of the peer; false if it can no longer be sent.
+
+        Raises TypeError or `LocalProtocolError` if the arguments cannot be sent, or if there is no such
+        request, because it was answered before; then nothing was sent and the request still waits.
+        """
+        check_uint("flags", flags, MAX_RESPONSE_FLAGS)
+        payload = check_payload(payload)
+        key = (channel, tag) if channel else tag
+        if key not in self._inbound:
+            if self.ours is Half.ENDED or self.send_failure is not None:
+                return False
+            raise LocalProtocolError(f"no request with tag {tag} on channel {channel} waits for an answer")
+        wire_flags = (flags << 1 | bool(ok)) << 2
+        if channel:
+            wire_flags |= FLAG_CHANNEL
+        head = packet_head(channel, tag, wire_flags, None, len(payload))
+        self._check_size(head, payload)
+        self._inbound_octets -= self._inbound.pop(key)
+        if self.send_failure is not None:
+            return False
+        self._unsent_replies += 1
+        self._send(head, payload)
+        if self._ending:
+            self._end_when_nothing_is_owed()
+        return True
+
+    def end_requests(self) -> None:
+        """Send ERQ: no more requests of ours. A second call does nothing."""
+        if self.ours is Half.OPEN and self.send_failure is None:
+            self._act(Act.ERQ)
+            self._send(bytes(ERQ_PACKET), b"")
+
+    def end(self) -> None:
+        """Send ERQ now and EOF behind the last reply that is owed. A second call does nothing."""
+        self._ending = True
+        self.end_requests()
+        self._end_when_nothing_is_owed()
+
+    def abandon(self, text: str) -> None:
+        """Answer every request of the peer that still waits "not ok", with `text`."""
+        for key in list(self._inbound):
+            channel, tag = key if isinstance(key, tuple) else (0, key)
+            self.respond(channel, tag, False, 0, text.encode())
+
+    def data_to_send(self) -> list[bytes]:
+        """Take what is to be written, in order; report it by `data_sent` before taking more."""
+        unsent = self._unsent
+        if unsent:
+            self._unsent = []
+            self._batch_octets = self.unsent_octets
+            self._batch_replies, self._unsent_replies = self._unsent_replies, 0
+            self._batch_refusals, self._unsent_refusals = self._unsent_refusals, 0
+        return unsent
+
+    def data_sent(self) -> None:
+        """The batch that was taken is written, to its last octet."""
+        self.unsent_octets -= self._batch_octets
+        self._batch_octets = self._batch_replies = self._batch_refusals = 0
+
+    # octets in, events out
+
+    def receive(self, octets: bytes) -> list[Event]:
+        """Take what the stream delivered, return what happened."""
+        events: list[Event] = []
+        if self.ended is not None:
+            if self.ended.clean:
+                self._decoder.feed(octets)
+            return events
+        decoder = self._decoder
+        try:
+            packets = decoder.feed(octets)
+            outstanding = self._outstanding
+            for packet in packets:
+                is_request, channel, tag, flags, _, payload = packet
+                if is_request:
+                    self._receive_request(packet, events)
+                    continue
+                key = (channel, tag) if channel else tag
+                if key in outstanding:
+                    waiter = outstanding.pop(key)
+                    events.append(ResponseReceived(channel, tag, flags & 1 == 1, flags >> 1, payload, waiter))
+                else:
+                    self._receive_unexpected(packet)
+            if decoder.fault is not None:
+                raise decoder.fault
+            if decoder.octets_wanted:
+                self._check_incomplete_packet()
+        except RemoteProtocolError as error:
+            events.append(self._break(error, "the peer broke the protocol"))
+        except LimitExceeded as error:
+            events.append(self._break(error, "a limit was passed"))
+        return events
+
+    def receive_eof(self, cause: ConnectionEnded | None = None) -> list[Event]:
+        """The stream is at its end. `cause`: what its owner knows about that, such as a dead child."""
+        if self.ended is not None:
+            return []
+        try:
+            self._decoder.finish()
+        except StreamTruncated as truncated:
+            if cause is None:
+                cause = truncated
+            else:
+                cause.__cause__ = truncated
+        if cause is None:
+            cause = PeerClosed("the peer closed the stream without saying EOF")
+        return self.fail(cause)
+
+    def fail(self, cause: ConnectionEnded) -> list[Event]:
+        """The stream broke, or is given up: nothing is received or sent any more."""
+        if self.send_failure is None:
+            self.send_failed(cause)
+        if self.ended is not None:
+            return []
+        return [self._end_theirs(cause, clean=False)]
+
+    def send_failed(self, cause: BaseException) -> None:
+        """Nothing can be written any more, though something may still be received."""
+        self.send_failure = cause
+        self._unsent.clear()
+        self.unsent_octets = 0
+        self._unsent_replies = self._unsent_refusals = 0
+        self._batch_octets = self._batch_replies = self._batch_refusals = 0
+
+    def why_not(self) -> PacketwireError:
+        """The exception for a request that `may_request` forbids."""
+        if self.ended is not None:
+            return self.ended.cause.for_waiter()
+        if self.send_failure is not None:
+            ended = ConnectionEnded(f"nothing can be sent any more: {self.send_failure}")
+            ended.__cause__ = self.send_failure
+            return ended
+        return ConnectionEnded("this side has ended its requests (ERQ), it cannot ask any more")
+
+    # inside
+
+    def _act(self, act: Act) -> None:
+        try:
+            self.ours = TRANSITIONS[self.ours, act]
+        except KeyError:
+            raise LocalProtocolError(f"cannot send {act.value}: our direction has {self.ours.value}") from None
+
+    def _send(self, head: bytes, payload: bytes) -> None:
+        if len(payload) <= JOIN_LIMIT:
+            self._unsent.append(head + payload)
+        else:
+            self._unsent += head, payload
+        self.unsent_octets += len(head) + len(payload)
+
+    def _check_size(self, head: bytes, payload: bytes) -> None:
+        # the length field is in `head` as well, so this errs by its few octets, on the safe side
+        if len(head) + len(payload) > self.max_packet_size:
+            raise LocalProtocolError(
+                f"a packet with {len(payload)} octets of payload exceeds max_packet_size={self.max_packet_size}"
+            )
+
+    def _receive_request(self, packet: Packet, events: list[Event]) -> None:
+        if packet.rq_type == 0:
+            self._receive_special(packet, events)
+            return
+        _, channel, tag, flags, wire_rq_type, payload = packet
+        assert wire_rq_type is not None
+        key = (channel, tag) if channel else tag
+        if self.theirs is not Half.OPEN:
+            self._refuse(packet, REQUESTS_ENDED)
+        elif not self.accepts_requests:
+            self._refuse(packet, NO_HANDLER)
+        elif key in self._inbound:
+            self._refuse(packet, b"tag %d is in use on channel %d" % (tag, channel))
+        elif len(self._inbound) + self._unsent_replies + self._batch_replies >= self.max_inbound:
+            self._refuse(packet, b"too many requests: %d wait for their reply" % self.max_inbound)
+        elif self._inbound_octets + len(payload) > self.max_inbound_octets and self._inbound:
+            self._refuse(packet, b"too much to do: %d octets wait for their reply" % self._inbound_octets)
+        else:
+            self._inbound[key] = len(payload)
+            self._inbound_octets += len(payload)
+            events.append(RequestReceived(channel, tag, wire_rq_type - 1, flags, payload))
+
+    def _receive_special(self, packet: Packet, events: list[Event]) -> None:
+        if packet == EOF_PACKET:
+            # what is owed is still sent; with nothing owed, our own EOF follows at once
+            events.append(self._end_theirs(PeerClosed("the peer ended the connection (EOF)"), clean=True))
+            self.end()
+        elif packet == ERQ_PACKET:
+            self.theirs = TRANSITIONS[self.theirs, Act.ERQ]
+            events.append(PeerEndedRequests())
+        else:
+            raise refuse("reserved-rq-type", packet=packet)
+
+    def _receive_unexpected(self, packet: Packet) -> None:
+        """A response that nobody waits for: late, or to a request that never was."""
+        if not self._was_used(packet.channel, packet.tag):
+            raise refuse("response-never-asked", bytes(packet), tag=packet.tag, channel=packet.channel)
+        self.late_responses += 1
+
+    def _was_used(self, channel: int, tag: int) -> bool:
+        return FIRST_TAG <= tag < self._next_tags.get(channel, FIRST_TAG)
+
+    def _check_incomplete_packet(self) -> None:
+        """Refuse a packet by its head, before it is complete.
+
+        Text that a login shell or a crash puts into the stream looks like a long packet, for which one
+        could wait for ever; but in half of all cases its head reads as a response that was never asked for.
+        """
+        head = self._decoder.incomplete_head()
+        if head is not None and not head.is_request:
+            key = (head.channel, head.tag) if head.channel else head.tag
+            if key not in self._outstanding and not self._was_used(head.channel, head.tag):
+                quoted = self._decoder.partial
+                raise refuse("response-never-asked", quoted, tag=head.tag, channel=head.channel)
+
+    def _refuse(self, packet: Packet, text: bytes) -> None:
+        if self.ours is Half.ENDED or self.send_failure is not None:
+            return
+        refusals = self._unsent_refusals + self._batch_refusals
+        if refusals >= self.max_refusals:
+            raise LimitExceeded(f"{refusals} refused requests, and the peer does not read their answers")
+        self._unsent_refusals += 1
+        wire_flags = FLAG_CHANNEL if packet.channel else 0
+        self._send(packet_head(packet.channel, packet.tag, wire_flags, None, len(text)), text)
+
+    def _end_when_nothing_is_owed(self) -> None:
+        if self.ours is not Half.ENDED and not self._inbound and self.send_failure is None:
+            self._act(Act.EOF)
+            self._send(bytes(EOF_PACKET), b"")
+
+    def _end_theirs(self, cause: ConnectionEnded, *, clean: bool) -> StreamEnded:
+        self.theirs = Half.ENDED
+        lost = tuple(self._outstanding.values())
+        self._outstanding.clear()
+        self.ended = StreamEnded(cause, lost, clean)
+        return self.ended
+
+    def _break(self, error: PacketwireError, what: str) -> StreamEnded:
+        """End a connection with a peer that cannot be understood: it is told by EOF, and not heard again."""
+        cause = ConnectionEnded(f"{what}: {error}")
+        cause.__cause__ = error
+        self._inbound.clear()
+        self._inbound_octets = 0
+        self.end()
+        return self._end_theirs(cause, clean=False)

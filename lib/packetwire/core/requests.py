@@ -1,0 +1,195 @@
+"""Requests as classes, and what a handler's result means on the wire.
+
+`BaseRequest` is a plain mixin over anything that has `from_bytes` and `__bytes__`: a dataclass with these
+two methods, or a cs.binary class. A handler's result is turned into (flags, payload) by `response_parts`;
+a *deferred* result (a `Responder`, a future, a cs.result.Result) is one that comes later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
+
+from packetwire.core.engine import MAX_RESPONSE_FLAGS
+from packetwire.core.packets import BytesLike
+from packetwire.errors import LocalProtocolError
+
+ResponseT = TypeVar("ResponseT")
+
+Outcome = Callable[[], Any]
+"""Returns what a deferred result came to, or raises."""
+
+HandlerResult = Any
+"""None | int | bytes-like | str | (int, bytes-like or str) | a deferred result of one of these."""
+
+
+class BaseRequest(Generic[ResponseT]):
+    """One operation of a protocol: a subclass per request type, an instance per request.
+
+    A subclass gives `from_bytes` and `__bytes__` for its payload (as a dataclass with these methods, or
+    through a cs.binary class behind `BaseRequest` in its bases, or as `parse` and `transcribe` of
+    cs.binary's kind), `fulfil` for the far end, and `decode_response_payload` for what its caller gets.
+
+    `flags` go with the request; subclasses may never call `__init__`, or make `flags` a property.
+    A class with `inline = True` is fulfilled in the thread that reads the connection: right for what is
+    quick, because everything behind it waits.
+    """
+
+    flags: int = 0
+    inline: bool = False
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def from_bytes(cls, bs: bytes) -> Self: ...
+
+        def __bytes__(self) -> bytes: ...
+
+    def __init__(self, flags: int = 0, **fields: Any) -> None:
+        if flags:
+            self.flags = flags
+        super().__init__(**fields)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "parse") and not hasattr(cls, "from_bytes"):
+            cls.from_bytes = classmethod(_from_bytes_by_parse)  # type: ignore[assignment, method-assign]
+        if hasattr(cls, "transcribe") and not hasattr(cls, "__bytes__"):
+            cls.__bytes__ = _bytes_by_transcribe  # type: ignore[method-assign]
+
+    @classmethod
+    def from_request_payload(cls, flags: int, payload: bytes) -> Self:
+        """Decode a request that was received; raises what `from_bytes` raises."""
+        self = cls.from_bytes(payload)
+        if self.flags != flags:
+            try:
+                object.__setattr__(self, "flags", flags)  # a frozen dataclass is no obstacle
+            except AttributeError as error:
+                raise ValueError(
+                    f"{cls.__name__}: flags=0x{flags:02x} came with a payload that means 0x{self.flags:02x}"
+                ) from error
+        return self
+
+    def fulfil(self, context: Any) -> HandlerResult:
+        """Perform the request, at its receiving end; `context` is the object that has the connection.
+
+        Returns None, an int (flags), bytes-like or str (payload), (int, payload), or a deferred result.
+        An exception makes the response "not ok".
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no fulfil method: it cannot be served here")
+
+    def decode_response_payload(self, flags: int, payload: bytes) -> ResponseT:
+        """What the caller gets of an "ok" response; by default (flags, payload)."""
+        return cast(ResponseT, (flags, payload))
+
+
+def _from_bytes_by_parse(cls: Any, bs: bytes) -> Any:
+    from cs.buffer import CornuCopyBuffer
+
+    bfr = CornuCopyBuffer.from_bytes(bs)
+    self = cls.parse(bfr)
+    if not bfr.at_eof():
+        raise ValueError(f"{cls.__name__}: unparsed data at offset {bfr.offset}: {bs[bfr.offset :]!r:.100}")
+    return self
+
+
+def _bytes_by_transcribe(self: Any) -> bytes:
+    from cs.binary import flatten
+
+    return b"".join(flatten(self.transcribe()))
+
+
+def response_parts(result: HandlerResult) -> tuple[int, bytes]:
+    """The (flags, payload) that a handler's result stands for.
+
+    Raises TypeError or `LocalProtocolError` for a result that means nothing, naming it.
+    """
+    if result is None:
+        return 0, b""
+    if isinstance(result, bytes):
+        return 0, result
+    if isinstance(result, int):
+        return _response_flags(result), b""
+    if isinstance(result, str | bytearray | memoryview):
+        return 0, _response_payload(result)
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], int):
+        flags, payload = result
+        return _response_flags(flags), _response_payload(payload)
+    raise TypeError(
+        "a handler must return None, an int, bytes-like, str, (int, bytes-like) or a deferred result, "
+        f"got {type(result).__name__}: {result!r:.100}"
+    )
+
+
+def _response_flags(flags: int) -> int:
+    if not 0 <= flags <= MAX_RESPONSE_FLAGS:
+        raise LocalProtocolError(f"response flags must be from 0 to {MAX_RESPONSE_FLAGS}, got {flags}")
+    return int(flags)
+
+
+def _response_payload(payload: BytesLike | str) -> bytes:
+    if isinstance(payload, str):
+        return payload.encode("utf-8", errors="xmlcharrefreplace")
+    if isinstance(payload, bytes | bytearray | memoryview):
+        return bytes(payload)
+    raise TypeError(f"a response's payload must be bytes-like or str, got {type(payload).__name__}")
+
+
+class Responder:
+    """A deferred result: return it from a handler, answer it later, once, from any thread."""
+
+    def __init__(self) -> None:
+        # each key is set or popped in one step, so that two threads can race without a lock
+        self._cell: dict[str, Any] = {"unfired": True}
+
+    def respond(self, result: HandlerResult = None) -> None:
+        """Answer "ok" with what a handler may return; raises `LocalProtocolError` if answered before."""
+        response_parts(result)
+        self._settle(lambda: result)
+
+    def fail(self, error: BaseException | str) -> None:
+        """Answer "not ok"; raises `LocalProtocolError` if answered before."""
+        cause = error if isinstance(error, BaseException) else RuntimeError(error)
+
+        def outcome() -> Any:
+            raise cause
+
+        self._settle(outcome)
+
+    @property
+    def answered(self) -> bool:
+        """Whether it has its answer."""
+        return "outcome" in self._cell
+
+    def when_done(self, callback: Callable[[Outcome], None]) -> None:
+        """Call `callback` with a function that returns the result or raises, now or later, once."""
+        self._cell["callback"] = callback
+        self._fire()
+
+    def _settle(self, outcome: Outcome) -> None:
+        if self._cell.setdefault("outcome", outcome) is not outcome:
+            raise LocalProtocolError("this request was answered before")
+        self._fire()
+
+    def _fire(self) -> None:
+        cell = self._cell
+        if "outcome" in cell and "callback" in cell and cell.pop("unfired", False):
+            cell["callback"](cell["outcome"])
+
+
+def subscribe(result: HandlerResult, callback: Callable[[Outcome], None]) -> bool:
+    """If `result` is deferred have `callback` called when it is there, else return False.
+
+    `callback` gets a function that returns the result or raises; it may be called at once.
+    """
+    if result is None or isinstance(result, bytes | int | str | tuple | bytearray | memoryview):
+        return False
+    if isinstance(result, Responder):
+        result.when_done(callback)
+    elif callable(getattr(result, "add_done_callback", None)):
+        result.add_done_callback(lambda future: callback(future.result))
+    elif callable(getattr(result, "notify", None)) and callable(result):
+        result.notify(callback)
+    else:
+        return False
+    return True

@@ -1,0 +1,131 @@
+"""Every exception that packetwire raises on purpose.
+
+    PacketwireError
+    ├── ProtocolError
+    │   ├── LocalProtocolError    we were asked to do what the protocol forbids (also a ValueError)
+    │   └── RemoteProtocolError   the peer sent what the protocol forbids; `code` says which rule
+    ├── ConnectionEnded           the connection is over, or was never opened
+    │   ├── PeerClosed            the peer said EOF, or closed the stream between two packets
+    │   ├── StreamTruncated       the stream ended inside a packet
+    │   └── ChildExited           the child process behind the stream is gone
+    ├── RequestFailed             the peer answered "not ok" (also a ValueError)
+    ├── RequestTimeout            no answer within the caller's time limit (also a TimeoutError)
+    └── LimitExceeded             a bound was passed
+
+An exception that ends a connection is handed to every waiter as a copy of its own, chained to the
+original cause, so that no two threads ever raise the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+__all__ = [
+    "ChildExited",
+    "ConnectionEnded",
+    "LimitExceeded",
+    "LocalProtocolError",
+    "PacketwireError",
+    "PeerClosed",
+    "ProtocolError",
+    "RemoteProtocolError",
+    "RequestFailed",
+    "RequestTimeout",
+    "StreamTruncated",
+]
+
+TEXT_LIMIT = 2000
+"""Characters of a peer's text that are quoted in a message; the attributes keep all of it."""
+
+
+class PacketwireError(Exception):
+    """The base of all exceptions of this package."""
+
+
+class ProtocolError(PacketwireError):
+    """One side did what the protocol forbids."""
+
+
+class LocalProtocolError(ProtocolError, ValueError):
+    """This side asked for something that the protocol forbids; nothing was sent."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something that the protocol forbids; `code` is a key of `core.refusals.REFUSALS`."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class ConnectionEnded(PacketwireError):
+    """The connection has ended, or is not open."""
+
+    def for_waiter(self) -> Self:
+        """A copy to raise in one waiting thread, chained to the cause of this one."""
+        copy = self._copy()
+        copy.__cause__ = self.__cause__
+        return copy
+
+    def _copy(self) -> Self:
+        return type(self)(*self.args)
+
+
+class PeerClosed(ConnectionEnded):
+    """The peer ended the connection: by its EOF packet, or by closing the stream between two packets."""
+
+
+class StreamTruncated(ConnectionEnded):
+    """The stream ended inside a packet."""
+
+
+class ChildExited(ConnectionEnded):
+    """The child process behind the stream is gone.
+
+    `argv` is its command; `returncode` as `subprocess` has it (negative: killed by that signal, None:
+    not known within the time allowed); `stderr` the last octets that it wrote there.
+    """
+
+    def __init__(self, text: str, argv: Sequence[str], returncode: int | None, stderr: bytes) -> None:
+        super().__init__(text)
+        self.argv = list(argv)
+        self.returncode = returncode
+        self.stderr = stderr
+
+    @property
+    def signal(self) -> int | None:
+        """The number of the signal that killed the child, or None."""
+        return -self.returncode if self.returncode is not None and self.returncode < 0 else None
+
+    def _copy(self) -> Self:
+        return type(self)(self.args[0], self.argv, self.returncode, self.stderr)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, list[str], int | None, bytes]]:
+        return type(self), (self.args[0], self.argv, self.returncode, self.stderr)
+
+
+class RequestFailed(PacketwireError, ValueError):
+    """The peer answered a request "not ok".
+
+    `flags` and `payload` are those of the response, `text` is the payload as text.
+    """
+
+    def __init__(self, flags: int, payload: bytes, what: str = "request") -> None:
+        self.flags = flags
+        self.payload = payload
+        self.text = payload.decode("utf-8", errors="replace")
+        quoted = self.text if len(self.text) <= TEXT_LIMIT else self.text[:TEXT_LIMIT] + "…"
+        super().__init__(f"the peer answered {what} not ok: flags=0x{flags:02x}, {quoted!r}")
+        self._what = what
+
+    def __reduce__(self) -> tuple[type[Self], tuple[int, bytes, str]]:
+        return type(self), (self.flags, self.payload, self._what)
+
+
+class RequestTimeout(PacketwireError, TimeoutError):
+    """No answer came within the time limit of the caller."""
+
+
+class LimitExceeded(PacketwireError):
+    """A bound was passed; the message names it and the value."""

@@ -1,0 +1,266 @@
+"""What `submit` returns: a `cs.result.Result` that costs little until its rarer abilities are used.
+
+A plain Result sets up a state machine, two locks and an attribute mapping, and tells all of them about its
+end; that takes ten times as long as the request. This subclass answers the usual questions (`ready`,
+`is_done`, calling it, `join`, `notify`) from the waiter that it also is, and sets the rest up when asked.
+
+This module is imported at the first `submit`: cs.result takes a while to load.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cs.fsm import CancellationError, FSMTransitionEvent
+from cs.result import Result
+
+from packetwire.errors import RequestTimeout
+from packetwire.threaded.driver import Driver, logger
+from packetwire.threaded.waiter import Waiter
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+DecodeResponse = Callable[[int, bytes], Any]
+Callback = Callable[[Any, FSMTransitionEvent], Any]
+
+_DONE = ("DONE", "CANCELLED")
+
+
+class RequestResult(Waiter, Result):  # type: ignore[misc]
+    """The result of one request: `(ok, flags, payload)`, once the response is there.
+
+    Call it to wait for that; `timeout` limits the wait, in seconds, and raises `RequestTimeout`, after
+    which it can still be called again. `decode_response` runs in the thread that collects the result.
+    If the connection ends first, the call raises why.
+    """
+
+    # the state, while the machinery of Result is not set up
+    _outcome: tuple[Any, ExcInfo | None] | None = None
+    _cancelled = False
+    _cancel_msg: str | None = None
+    collected = True  # nothing to complain about in __del__
+
+    def __init__(
+        self, driver: Driver, label: str | None, channel: int, decode_response: DecodeResponse | None
+    ) -> None:
+        Waiter.__init__(self)
+        self._driver = driver
+        self._label = label
+        self._channel = channel
+        self.tag = -1
+        self._decode = decode_response
+        self._callbacks: list[tuple[Any, Callback]] | None = None
+
+    def __del__(self) -> None:
+        pass
+
+    # what a plain Result has as attributes
+
+    @property
+    def name(self) -> str:
+        return f"{self._driver.name}:{self.tag}" + (f":{self._label}" if self._label else "")
+
+    @property
+    def extra(self) -> Any:
+        from cs.mappings import AttrableMapping
+
+        return self.__dict__.setdefault("_extra", AttrableMapping())
+
+    @property
+    def fsm_state(self) -> str:
+        if not self.done:
+            return "PENDING"
+        return "CANCELLED" if self._cancelled else "DONE"
+
+    @property
+    def fsm_history(self) -> None:
+        return None
+
+    @property
+    def ready(self) -> bool:
+        return self.done
+
+    # completion, by the reader of the connection
+
+    def finish(self) -> None:
+        super().finish()
+        if self._callbacks is not None:
+            self._run_callbacks("cancel" if self._cancelled else "complete")
+
+    def _complete(self, result: Any, exc_info: ExcInfo | None) -> None:
+        """Complete it by hand: the response will be dropped."""
+        if result is not None and exc_info is not None:
+            raise ValueError(f"one of (result, exc_info) must be None, got ({result!r}, {exc_info!r})")
+        if self.done or not self._driver.forget(self._channel, self.tag):
+            raise RuntimeError(f"{self} already completed")
+        self._outcome = result, exc_info
+        self.finish()
+        self._driver.interrupt_lead()
+
+    def cancel(self, msg: str | None = None) -> None:
+        """Give the request up: whoever waits for it gets a CancellationError, a late response is dropped."""
+        if not self.done and self._driver.forget(self._channel, self.tag):
+            # from here on no response can be delivered
+            self._cancelled, self._cancel_msg = True, msg
+            self.finish()
+            self._driver.interrupt_lead()
+
+    # collection
+
+    def join(self, timeout: float | None = None) -> tuple[Any, ExcInfo | None]:
+        """Wait; return (result, None), (None, exc_info), or (None, None) if cancelled."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._driver.wait_for(self, deadline):
+            raise RequestTimeout(f"{self.name}: no response within {timeout} s")
+        return self._collect()
+
+    def _collect(self) -> tuple[Any, ExcInfo | None]:
+        if self._cancelled:
+            return None, None
+        outcome = self._outcome
+        if outcome is None:
+            try:
+                outcome = self._make_result(), None
+            except BaseException as error:
+                outcome = None, (type(error), error, error.__traceback__)
+            self._outcome = outcome
+        return outcome
+
+    def _make_result(self) -> tuple[bool, int, Any]:
+        if self.ended is not None:
+            raise self.ended.for_waiter()
+        if self.ok and self._decode is not None:
+            return True, self.flags, self._decode(self.flags, self.payload)
+        return self.ok, self.flags, self.payload
+
+    def __call__(self, *a: Any, timeout: float | None = None, **kw: Any) -> Any:
+        if a:
+            if timeout is not None:
+                kw["timeout"] = timeout
+            self.run_func(*a, **kw)
+            timeout = None
+        result, exc_info = self.join(timeout)
+        if exc_info is not None and exc_info[1] is not None:
+            raise exc_info[1].with_traceback(exc_info[2])
+        if self._cancelled:
+            raise CancellationError(self._cancel_msg or self, fsm=self)
+        return result
+
+    @property
+    def result(self) -> Any:
+        if not self.done:
+            raise AttributeError(f".result: {self} not ready")
+        if self._cancelled:
+            raise CancellationError(self._cancel_msg or ".result: cancelled", fsm=self)
+        return self._collect()[0]
+
+    @result.setter
+    def result(self, new_result: Any) -> None:
+        self._complete(new_result, None)
+
+    @property
+    def exc_info(self) -> ExcInfo | None:
+        if not self.done:
+            raise AttributeError(f".exc_info: {self} not ready")
+        if self._cancelled:
+            raise CancellationError(".exc_info: cancelled", fsm=self)
+        return self._collect()[1]
+
+    @exc_info.setter
+    def exc_info(self, exc_info: ExcInfo) -> None:
+        self._complete(None, exc_info)
+
+    def run_func(self, func: Callable[..., Any], *a: Any, **kw: Any) -> None:
+        """Complete it by `func(*a, **kw)`."""
+        try:
+            outcome = func(*a, **kw)
+        except BaseException:
+            self._complete(None, sys.exc_info())
+        else:
+            self._complete(outcome, None)
+
+    # callbacks
+
+    def notify(self, notifier: Callable[[Any], Any]) -> None:
+        """Call `notifier(self)` when done, in the thread that reads the connection; at once if it is done."""
+
+        def callback(result: Any, transition: FSMTransitionEvent) -> Any:
+            return notifier(result)
+
+        self._add_callback(self.FSM_ANY_STATE, callback)
+
+    def fsm_callback(self, state: Any, callback: Callback) -> None:
+        """Call `callback(self, transition)` on the transition to `state`; at once if that is its state."""
+        if state is not self.FSM_ANY_STATE and state not in self.FSM_TRANSITIONS:
+            raise ValueError(f"{self}: {state!r} is none of its states {sorted(self.FSM_TRANSITIONS)}")
+        self._add_callback(state, callback)
+
+    def fsm_callback_discard(self, state: Any, callback: Callback) -> None:
+        if self._callbacks is not None:
+            self._callbacks[:] = [entry for entry in self._callbacks if entry != (state, callback)]
+
+    def _add_callback(self, state: Any, callback: Callback) -> None:
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append((state, callback))
+        if self.done:  # it may have become so just now: a callback that is popped runs once
+            self._run_callbacks("cancel" if self._cancelled else "complete")
+
+    def _run_callbacks(self, event: str) -> None:
+        transition = FSMTransitionEvent(
+            old_state="PENDING", new_state=self.fsm_state, event=event, when=time.time(), extra={}
+        )
+        while self._callbacks:
+            try:
+                state, callback = self._callbacks.pop(0)
+            except IndexError:
+                return
+            if state in (self.FSM_ANY_STATE, self.fsm_state):
+                try:
+                    callback(self, transition)
+                except CancellationError:
+                    pass  # as in a plain Result: the callback belongs to something that was cancelled
+                except Exception:
+                    logger.exception("%s: callback %r failed", self.name, callback)
+
+    def fsm_event(self, event: str, **extra: Any) -> str:
+        """Only "cancel" can be sent by hand; see `result` and `exc_info` for completing."""
+        if event == "cancel":
+            self.cancel()
+        elif event != "dispatch":
+            raise ValueError(f"{self}: event {event!r} is not for its users")
+        return self.fsm_state
+
+
+class RequestState(NamedTuple):
+    """A request's `decode_response` and `Result`, and the three ways to end it, as the reference has them."""
+
+    decode_response: DecodeResponse | None
+    result: Any
+
+    def cancel(self) -> None:
+        """Cancel this request."""
+        self.result.cancel()
+
+    def complete(self, flags: int, payload: bytes) -> None:
+        """Complete it from an "ok" response."""
+        if self.decode_response is None:
+            self.result.result = True, flags, payload
+            return
+        try:
+            decoded = self.decode_response(flags, payload)
+        except Exception:
+            self.result.raise_()
+        else:
+            self.result.result = True, flags, decoded
+
+    def fail(self, flags: int, payload: bytes) -> None:
+        """Complete it from a "not ok" response."""
+        self.result.result = False, flags, payload

@@ -1,0 +1,138 @@
+"""`HasPacketConnection`: an object with a connection whose requests are classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from packetwire.connection import PacketConnection, pipelined
+from packetwire.core.requests import BaseRequest, HandlerResult
+from packetwire.errors import LocalProtocolError, RequestFailed
+from packetwire.streams.open import PacketConnectionRecvSend
+
+if TYPE_CHECKING:
+    from packetwire.result import RequestResult
+
+ResponseT = TypeVar("ResponseT")
+
+
+class HasPacketConnection:
+    """A mixin for a class that speaks a protocol of `BaseRequest` classes, as client, server or both.
+
+    `conn` is its `PacketConnection`. `rq_type_map` maps request types to classes; requests that come in
+    are decoded by it and fulfilled with this object as their context. It is a context manager for its
+    connection. Further arguments go to `PacketConnection`.
+    """
+
+    def __init__(
+        self,
+        recv_send: PacketConnectionRecvSend,
+        name: str | None = None,
+        *,
+        rq_type_map: Mapping[int, type[BaseRequest[Any]]],
+        **packet_kw: Any,
+    ) -> None:
+        self.conn_rq_class_by_type = dict(rq_type_map)
+        self.conn_type_by_rq_class = {rq_class: rq_type for rq_type, rq_class in rq_type_map.items()}
+        inline = {rq_type for rq_type, rq_class in rq_type_map.items() if getattr(rq_class, "inline", False)}
+        packet_kw.setdefault("request_handler", self.conn_handle_request)
+        packet_kw.setdefault("inline", inline or None)
+        self.conn = PacketConnection(recv_send, name, **packet_kw)
+
+    def __enter__(self) -> Self:
+        self.conn.open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.conn.__exit__(exc_type, exc, traceback)
+
+    def conn_submit(
+        self,
+        rq: BaseRequest[Any],
+        *,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> RequestResult:
+        """Submit a request, return a `Result` that will be `(ok, flags, payload)`."""
+        rq_type = self._rq_type_of(rq)
+        if label is None:
+            label = type(rq).__name__
+        return self.conn.submit(rq_type, rq.flags, bytes(rq), channel=channel, label=label, timeout=timeout)
+
+    def conn_do_remote(
+        self,
+        rq: BaseRequest[ResponseT],
+        *,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> ResponseT:
+        """Run a request at the far end, return its decoded response.
+
+        Opens the connection for the call if it is not open. Raises `RequestFailed` (a ValueError) if the
+        response is "not ok", and as `PacketConnection.__call__` does.
+        """
+        with self.conn as conn:
+            ok, flags, payload = conn(
+                self._rq_type_of(rq), bytes(rq), rq.flags, channel=channel, label=label, timeout=timeout
+            )
+        if not ok:
+            raise RequestFailed(flags, payload, type(rq).__name__)
+        return rq.decode_response_payload(flags, payload)
+
+    def conn_map(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+    ) -> Iterator[ResponseT]:
+        """Run many requests, up to `window` at a time, yield their decoded responses in order.
+
+        Raises as `conn_do_remote` does, at the request that failed.
+        """
+
+        def submit(rq: BaseRequest[ResponseT]) -> _Decoded:
+            return _Decoded(rq, self.conn_submit(rq, channel=channel, timeout=timeout))
+
+        return pipelined(submit, requests, window, timeout)
+
+    def conn_handle_request(self, rq_type: int, flags: int, payload: bytes) -> HandlerResult:
+        """Decode a request that came in and fulfil it with this object as its context."""
+        rq_class = self.conn_rq_class_by_type.get(rq_type)
+        if rq_class is None:
+            known = ", ".join(f"{number}: {cls.__name__}" for number, cls in self.conn_rq_class_by_type.items())
+            raise LocalProtocolError(f"unknown request type {rq_type}; known are {known}")
+        return rq_class.from_request_payload(flags, payload).fulfil(self)
+
+    def _rq_type_of(self, rq: BaseRequest[Any]) -> int:
+        try:
+            return self.conn_type_by_rq_class[type(rq)]
+        except KeyError:
+            known = ", ".join(cls.__name__ for cls in self.conn_type_by_rq_class)
+            raise LocalProtocolError(
+                f"{type(rq).__name__} is not in the rq_type_map of {type(self).__name__}; registered are {known}"
+            ) from None
+
+
+class _Decoded:
+    """The result of a request, decoded when it is collected."""
+
+    def __init__(self, rq: BaseRequest[Any], result: RequestResult) -> None:
+        self._rq = rq
+        self._result = result
+        self.cancel = result.cancel
+
+    def __call__(self, *, timeout: float | None) -> Any:
+        ok, flags, payload = self._result(timeout=timeout)
+        if not ok:
+            raise RequestFailed(flags, payload, type(self._rq).__name__)
+        return self._rq.decode_response_payload(flags, payload)

@@ -1,0 +1,1 @@
+"""What octets travel on: byte streams that never block."""

@@ -1,0 +1,120 @@
+"""The byte stream that every connection runs over, and how two one-way halves make one.
+
+A stream never blocks. Its user polls `read_fd` or `write_fd` and then tries; a try that finds nothing to
+read or no room to write says so at once. Streams are composed of halves, because the two directions of a
+connection are often of different kinds: two pipes, a socket and a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from packetwire.errors import ConnectionEnded
+
+Buffers = Sequence[bytes | memoryview]
+
+
+class ReadHalf(Protocol):
+    """The direction towards us."""
+
+    def fileno(self) -> int:
+        """What to poll for reading."""
+        ...
+
+    def try_read(self, size: int) -> bytes | None:
+        """Up to `size` octets; None if there are none now, b"" at the end. Raises OSError."""
+        ...
+
+    def give_back(self, octets: bytes) -> bytes:
+        """Octets that belong to the next user of this half: take them back, or return them."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what this half opened itself. A second call does nothing."""
+        ...
+
+
+class WriteHalf(Protocol):
+    """The direction away from us."""
+
+    @property
+    def events(self) -> int:
+        """The poll event that says there is room: POLLOUT, or POLLIN where a thread does the writing."""
+        ...
+
+    def fileno(self) -> int:
+        """What to poll for writing."""
+        ...
+
+    def try_write(self, buffers: Buffers) -> int:
+        """Write what fits, return the octets taken, 0 if there is no room now. Raises OSError."""
+        ...
+
+    def end(self) -> None:
+        """Nothing more is written: pass that on, if this half was opened by us."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what this half opened itself. A second call does nothing."""
+        ...
+
+
+class ByteStream:
+    """A two-way stream made of two halves.
+
+    `close` runs `on_close` once, after both halves are closed. Subclasses that know why a stream ends
+    (a child's exit status) say so in `end_reason`.
+    """
+
+    def __init__(self, reader: ReadHalf, writer: WriteHalf, on_close: Callable[[], object] | None = None) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.try_read = reader.try_read
+        self.try_write = writer.try_write
+        self.leading_octets = b""
+        """Octets that were taken from the stream before and come first."""
+        self._on_close = on_close
+
+    @property
+    def read_fd(self) -> int:
+        """What to poll for reading."""
+        return self.reader.fileno()
+
+    @property
+    def write_fd(self) -> int:
+        """What to poll for writing."""
+        return self.writer.fileno()
+
+    @property
+    def write_events(self) -> int:
+        """The poll event of `write_fd` that says there is room."""
+        return self.writer.events
+
+    def start(self, on_exit: Callable[[ConnectionEnded], None]) -> None:
+        """The connection runs now. `on_exit` may be called, from any thread, to say that the other end
+        is gone although the stream may not show it, with the exception that explains it."""
+
+    def end_reason(self) -> ConnectionEnded | None:
+        """Why the stream ended, if that is known better than by its end; may wait up to a second."""
+        return None
+
+    def end_write(self) -> None:
+        """Nothing more is written."""
+        self.writer.end()
+
+    def give_back(self, octets: bytes) -> bytes:
+        """Octets behind the connection's end: return those that the stream cannot take back."""
+        return self.reader.give_back(octets) if octets else b""
+
+    def close(self) -> None:
+        """Close what was opened for this stream, and nothing else. A second call does nothing."""
+        on_close, self._on_close = self._on_close, None
+        try:
+            self.writer.close()
+        finally:
+            try:
+                self.reader.close()
+            finally:
+                if on_close is not None:
+                    on_close()

@@ -1,0 +1,173 @@
+"""Every form of `recv_send`, made into a `ByteStream`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Union
+
+from packetwire.errors import LocalProtocolError
+from packetwire.streams.bytestream import ByteStream, ReadHalf, WriteHalf
+from packetwire.streams.fds import FdReader, FdWriter
+from packetwire.streams.files import (
+    BufferSource,
+    FileSource,
+    IterableSource,
+    PumpReader,
+    PumpWriter,
+    ReadableFile,
+    SendableFile,
+)
+from packetwire.streams.sockets import SocketReader, SocketWriter
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+PacketConnectionRecv = int | socket.socket | ReadableFile | Iterable[bytes]
+"""A descriptor, a stream socket, a binary file, a CornuCopyBuffer, or an iterable of bytes."""
+
+PacketConnectionSend = int | socket.socket | SendableFile
+"""A descriptor, a stream socket, or a binary file."""
+
+PacketConnectionRecvSend = Union[
+    tuple[PacketConnectionRecv, PacketConnectionSend],
+    int,
+    socket.socket,
+    ByteStream,
+    Callable[[], Any],
+    "Popen[bytes]",
+]
+"""All that `PacketConnection` accepts as `recv_send`."""
+
+FORMS = (
+    "recv_send must be a (recv, send) pair, a descriptor, a stream socket, a Popen, a ByteStream, "
+    "or a callable that returns (recv, send, close)"
+)
+
+
+def open_stream(recv_send: PacketConnectionRecvSend) -> ByteStream:
+    """The stream for `recv_send`. Raises TypeError or OSError, which say what is wrong with it.
+
+    What is supplied is never closed by the stream; what a callable returns is closed by its `close`.
+    """
+    if isinstance(recv_send, ByteStream):
+        return recv_send
+    if isinstance(recv_send, tuple) and len(recv_send) == 2 and callable(recv_send[0]) and recv_send[1] is None:
+        recv_send = recv_send[0]  # the reference's other way to give a callable
+    if isinstance(recv_send, int | socket.socket):
+        return _pair(recv_send, recv_send)
+    if isinstance(recv_send, tuple | list) and len(recv_send) == 2:
+        return _pair(*recv_send)
+    popen = sys.modules.get("subprocess")  # whoever has a Popen has imported its module; we need not
+    if popen is not None and isinstance(recv_send, popen.Popen):
+        return _open_popen(recv_send)
+    if callable(recv_send):
+        return _open_made(recv_send())
+    raise TypeError(f"{FORMS}; got {type(recv_send).__name__}: {recv_send!r:.100}")
+
+
+def _open_made(made: Any) -> ByteStream:
+    """The stream for what a callable returned."""
+    if isinstance(made, tuple) and len(made) == 3:
+        recv, send, shutdown = made
+        if shutdown is not None and not callable(shutdown):
+            raise TypeError(f"the third item of (recv, send, close) must be callable or None, got {shutdown!r}")
+        return _pair(recv, send, shutdown)
+    if callable(made):
+        raise TypeError(f"a callable recv_send returned another callable: {made!r:.100}")
+    return open_stream(made)
+
+
+def _pair(recv: Any, send: Any, on_close: Callable[[], object] | None = None) -> ByteStream:
+    return ByteStream(open_reader(recv), open_writer(send), on_close)
+
+
+def open_reader(recv: PacketConnectionRecv) -> ReadHalf:
+    """The half that reads from `recv`."""
+    if isinstance(recv, socket.socket):
+        return SocketReader(_stream_socket_fd(recv, "recv"))
+    if isinstance(recv, int):
+        mode = _mode(recv, "recv")
+        if stat.S_ISSOCK(mode):
+            return SocketReader(recv)
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            # a poll says nothing about it
+            return PumpReader(FileSource(open(recv, "rb", buffering=0, closefd=False)))
+        return FdReader(recv)
+    if _is_cornu_copy_buffer(recv):
+        return PumpReader(BufferSource(recv))
+    if callable(getattr(recv, "read", None)):
+        return PumpReader(FileSource(recv))
+    if isinstance(recv, Iterable) and not isinstance(recv, str):
+        return PumpReader(IterableSource([recv] if isinstance(recv, bytes) else recv))
+    raise TypeError(
+        "recv must be a descriptor, a stream socket, a binary file, a CornuCopyBuffer or an iterable of "
+        f"bytes, got {type(recv).__name__}: {recv!r:.100}"
+    )
+
+
+def open_writer(send: PacketConnectionSend) -> WriteHalf:
+    """The half that writes to `send`."""
+    if isinstance(send, socket.socket):
+        return SocketWriter(_stream_socket_fd(send, "send"))
+    if isinstance(send, int):
+        return SocketWriter(send) if stat.S_ISSOCK(_mode(send, "send")) else FdWriter(send)
+    if callable(getattr(send, "write", None)) and callable(getattr(send, "flush", None)):
+        return PumpWriter(send)
+    raise TypeError(
+        "send must be a descriptor, a stream socket or a binary file with write and flush, "
+        f"got {type(send).__name__}: {send!r:.100}"
+    )
+
+
+def _mode(fd: int, what: str) -> int:
+    if isinstance(fd, bool) or fd < 0:
+        raise LocalProtocolError(f"{what} is no file descriptor: {fd!r}")
+    try:
+        return os.fstat(fd).st_mode
+    except OSError as error:
+        raise OSError(error.errno, f"{what}={fd} is no open file descriptor") from error
+
+
+def _stream_socket_fd(sock: socket.socket, what: str) -> int:
+    fd = sock.fileno()
+    if fd < 0:
+        raise LocalProtocolError(f"{what} is a closed socket: {sock!r}")
+    if sock.type != socket.SOCK_STREAM:
+        raise LocalProtocolError(f"{what} must be a stream socket, got {sock!r}")
+    return fd
+
+
+def _is_cornu_copy_buffer(recv: object) -> bool:
+    # whoever has one has imported its module; we need not
+    module = sys.modules.get("cs.buffer")
+    return module is not None and isinstance(recv, module.CornuCopyBuffer)
+
+
+def _open_popen(process: Popen[bytes]) -> ByteStream:
+    from packetwire.streams.process import ProcessStream
+
+    if process.stdin is None or process.stdout is None:
+        raise LocalProtocolError(f"Popen {process.args!r} needs stdin=PIPE and stdout=PIPE")
+    process.stdin.flush()
+    reader, writer = FdReader(process.stdout.fileno()), FdWriter(process.stdin.fileno())
+    stream = ProcessStream(process, reader, writer, owned=False)
+    stream.leading_octets = _buffered_octets(process.stdout)
+    return stream
+
+
+def _buffered_octets(file: Any) -> bytes:
+    """What a BufferedReader over a pipe of our own holds, taken without waiting for more."""
+    if not hasattr(file, "peek"):
+        return b""
+    fd = file.fileno()
+    blocking = os.get_blocking(fd)
+    os.set_blocking(fd, False)  # nobody else has this end of the pipe
+    try:
+        octets: bytes = file.peek(1)
+        return file.read1(len(octets)) if octets else b""
+    finally:
+        os.set_blocking(fd, blocking)

@@ -1,0 +1,97 @@
+"""Halves over stream sockets.
+
+MSG_DONTWAIT makes single calls non-blocking, so neither the socket's blocking mode nor its timeout
+matters, or is changed. The halves use a socket object of their own over the same descriptor, because a
+timeout on the user's object would make its calls wait.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+
+from packetwire.streams.bytestream import Buffers
+from packetwire.streams.fds import MAX_BUFFERS, READ_SIZE
+
+_DONTWAIT = socket.MSG_DONTWAIT
+_SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+
+
+def _alias(fd: int) -> socket.socket:
+    """A second socket object for `fd`; detach it, never close it."""
+    if socket.getdefaulttimeout() is None:
+        return socket.socket(fileno=fd)
+    # with a default timeout, making the object sets O_NONBLOCK, and its calls would wait
+    blocking = os.get_blocking(fd)
+    try:
+        alias = socket.socket(fileno=fd)
+        alias.settimeout(0)
+    finally:
+        os.set_blocking(fd, blocking)
+    return alias
+
+
+class SocketReader:
+    """Reads a stream socket by its descriptor, which stays its owner's."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._socket = _alias(fd)
+        self._recv_into = self._socket.recv_into
+        self._buffer = bytearray(READ_SIZE)
+        self._view = memoryview(self._buffer)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def try_read(self, size: int) -> bytes | None:
+        if size > len(self._buffer):
+            self._buffer = bytearray(size)
+            self._view = memoryview(self._buffer)
+        try:
+            count = self._recv_into(self._buffer, 0, _DONTWAIT)
+        except BlockingIOError:
+            return None
+        return bytes(self._view[:count])
+
+    def give_back(self, octets: bytes) -> bytes:
+        return octets
+
+    def close(self) -> None:
+        self._socket.detach()
+
+
+class SocketWriter:
+    """Writes a stream socket by its descriptor, which stays its owner's.
+
+    `end` shuts the direction down only if `shutdown`, that is if the stream was opened by us.
+    """
+
+    events = select.POLLOUT
+
+    def __init__(self, fd: int, *, shutdown: bool = False) -> None:
+        self._fd = fd
+        self._shutdown = shutdown
+        self._socket = _alias(fd)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def try_write(self, buffers: Buffers) -> int:
+        try:
+            if len(buffers) == 1:
+                return self._socket.send(buffers[0], _SEND_FLAGS)
+            return self._socket.sendmsg(buffers[:MAX_BUFFERS], (), _SEND_FLAGS)
+        except BlockingIOError:
+            return 0
+
+    def end(self) -> None:
+        if self._shutdown:
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the peer may be gone already, which ends this direction just as well
+
+    def close(self) -> None:
+        self._socket.detach()

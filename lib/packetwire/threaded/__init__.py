@@ -1,0 +1,1 @@
+"""The threads that drive an engine over a byte stream."""

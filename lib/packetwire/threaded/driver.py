@@ -1,0 +1,827 @@
+"""One open connection, driven by threads: an engine, a stream, and who reads, writes and runs handlers.
+
+Strategy. Two roles exist once each, and are taken and given up under one short lock:
+
+- *the reader* takes octets from the stream, feeds the engine and delivers what comes out. A thread that
+  waits for an answer reads for itself if nobody else does (no thread switch in the sequential case);
+  otherwise a worker reads that was parked until the stream became readable.
+- *the writer* takes what the engine wants sent and tries to write it, without blocking. What does not fit
+  goes to the one thread that polls for room.
+
+Workers read, and run handlers. A worker about to run a handler first sees to it that another worker is
+spare, so that there is always one to read. `handlers` counts the handlers that run; one that waits for a
+call of its own on this connection does not run, so call-backs can nest.
+
+The engine is only touched under the lock. Octets are read and written, and handlers, callbacks and
+waiters called, without it. An interruption (Ctrl-C) between the taking of octets and their delivery ends
+the connection, because what follows could not be understood.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections import deque
+from collections.abc import Callable, Container
+from functools import partial
+from threading import get_ident
+from typing import Any
+
+from packetwire.core.engine import ConnectionEngine
+from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded
+from packetwire.core.requests import Outcome, response_parts, subscribe
+from packetwire.errors import (
+    ConnectionEnded,
+    LimitExceeded,
+    LocalProtocolError,
+    PacketwireError,
+    RequestTimeout,
+)
+from packetwire.streams.bytestream import ByteStream
+from packetwire.streams.fds import READ_SIZE
+from packetwire.streams.wakeup import Wakeup
+from packetwire.threaded.parking import Parked, open_parking
+from packetwire.threaded.waiter import Waiter
+
+logger = logging.getLogger("packetwire")
+
+RequestHandler = Callable[[int, int, bytes], Any]
+
+MAX_READ = 1 << 20
+JOIN_BATCH = 65536
+MAX_NESTED = 512
+"""Handlers of one connection that wait for calls of their own on it: the depth of a chain of call-backs."""
+END_GRACE = 1.0
+"""Seconds for the stream to end by itself, and so say why, after a write failed or a child exited."""
+ERROR_TEXT_LIMIT = 16384
+
+_NOBODY = 0
+_WRITER_THREAD = -1
+_CLOSED = -2
+
+
+class Driver:
+    """Drives `engine` over `stream` from `start` to `close`."""
+
+    def __init__(
+        self,
+        engine: ConnectionEngine,
+        stream: ByteStream,
+        *,
+        name: str,
+        handler: RequestHandler | None,
+        handlers: int,
+        inline: Container[int] | None,
+        on_event: Callable[[Event], object] | None,
+        trace_log: Callable[..., object] | None,
+        error_detail: str,
+        max_unsent: int,
+    ) -> None:
+        self.name = name
+        self.engine = engine
+        self._stream = stream
+        self._handler = handler
+        self._limit = max(1, handlers)
+        self._inline = inline
+        self._on_event = on_event
+        self._trace = trace_log
+        self._error_detail = error_detail
+        self._max_unsent = max_unsent
+
+        self._lock = threading.Lock()
+        self._change = threading.Condition(self._lock)
+        self._watchers = 0  # threads that wait on _change
+        self._reader = _NOBODY
+        self._writer = _NOBODY
+        self._stopping = False
+        self._forked = False
+
+        self._parking = open_parking(stream.read_fd)
+        self._lead_wakeup = Wakeup()
+        self._lead_poll = select.poll()
+        self._lead_poll.register(stream.read_fd, select.POLLIN)
+        self._lead_poll.register(self._lead_wakeup.fileno(), select.POLLIN)
+
+        self._jobs: deque[RequestReceived] = deque()
+        self._taken: set[tuple[int, int]] = set()
+        self._running = self._nested = self._spare = 0
+        self._busy: set[int] = set()  # idents of the threads that run a handler
+        self._workers: set[threading.Thread] = set()
+
+        self._leftover: list[bytes | memoryview] = []
+        self._write_wakeup: Wakeup | None = None
+        self._write_thread: threading.Thread | None = None
+
+        self._doom: tuple[float, ConnectionEnded] | None = None
+
+    # life
+
+    def start(self) -> None:
+        """Begin to read."""
+        _drivers.add(self)
+        self._stream.start(self._expect_end)
+        leading, self._stream.leading_octets = self._stream.leading_octets, b""
+        self._reader = get_ident()
+        try:
+            if leading:
+                with self._lock:
+                    events = self.engine.receive(leading)
+                self._deliver_all(events)
+        finally:
+            self._leave_reading()
+        self._add_worker()
+
+    @property
+    def receiving(self) -> bool:
+        """Whether anything more can be received."""
+        return self.engine.ended is None
+
+    def end_requests(self) -> None:
+        """Send ERQ."""
+        with self._lock:
+            self.engine.end_requests()
+        self.flush()
+
+    def end(self) -> None:
+        """Send EOF behind the replies that are owed."""
+        with self._lock:
+            self.engine.end()
+        self.flush()
+
+    def join_receive(self, timeout: float | None = None) -> bool:
+        """Wait until nothing more is received."""
+        return self._await(lambda: not self.receiving, _deadline(timeout))
+
+    def close(self, timeout: float) -> bytes:
+        """End the connection in order within `timeout` seconds, then anyhow; return the trailing octets."""
+        if self._forked:
+            return b""
+        if self._is_ours(get_ident()):
+            # a handler cannot wait for its own end
+            threading.Thread(target=self.close, args=(timeout,), name=f"{self.name}-closer", daemon=True).start()
+            return b""
+        engine = self.engine
+        deadline = time.monotonic() + timeout
+        self.end_requests()
+        settled = self._await(lambda: not engine.outstanding and (not engine.owed or self._dead), deadline)
+        if not settled:
+            with self._lock:
+                logger.warning(
+                    "%s: closed after %.1f s with %d requests unanswered by the peer and %d by us",
+                    self.name,
+                    timeout,
+                    engine.outstanding,
+                    engine.owed,
+                )
+                engine.abandon("the connection was closed before this request was done")
+        self.end()
+        self._await(lambda: self._dead or not (self.receiving or engine.unsent_octets), deadline)
+        return self._tear_down()
+
+    @property
+    def _dead(self) -> bool:
+        return self.engine.send_failure is not None
+
+    def _tear_down(self) -> bytes:
+        self._fail(ConnectionEnded(f"{self.name}: this side closed the connection"))
+        with self._lock:
+            self._stopping = True
+            self._jobs.clear()
+            write_wakeup, write_thread = self._write_wakeup, self._write_thread
+        self._parking.wake()
+        if write_wakeup:
+            write_wakeup.set()
+        me = threading.current_thread()
+        if write_thread:
+            write_thread.join()
+        # whoever is reading or writing at this moment is about to see that it has ended
+        self._await(lambda: self._reader == _NOBODY and self._writer == _NOBODY, time.monotonic() + END_GRACE)
+        with self._lock:
+            self._reader = self._writer = _CLOSED
+            workers = [w for w in self._workers if w is not me and w.ident not in self._busy]
+        for worker in workers:
+            worker.join(END_GRACE)
+        self._parking.close()
+        self._lead_wakeup.close()
+        if write_wakeup:
+            write_wakeup.close()
+        trailing = self._stream.give_back(self.engine.trailing_octets)
+        self._stream.end_write()
+        self._stream.close()
+        _drivers.discard(self)
+        return trailing
+
+    def after_fork(self) -> None:
+        """In a forked child: the connection belongs to the parent."""
+        self._forked = self._stopping = True
+        self._lock = threading.Lock()
+        self._change = threading.Condition(self._lock)
+        self._reader = self._writer = _CLOSED
+        self.engine.fail(ConnectionEnded(f"{self.name} was opened in process {os.getppid()}; this is a fork"))
+
+    # calls
+
+    def request(
+        self,
+        rq_type: int,
+        flags: int,
+        payload: bytes,
+        channel: int,
+        waiter: Any,
+        deadline: float | None,
+    ) -> int:
+        """Send a request, first waiting for room within the bounds; return its tag."""
+        me = get_ident()
+        engine = self.engine
+        batch: list[bytes] = []
+        try:
+            with self._lock:
+                while not engine.has_room or engine.unsent_octets > self._max_unsent:
+                    if not engine.may_request:
+                        break  # the engine says why
+                    self._wait_for_room(me, deadline)
+                tag = engine.request(rq_type, flags, payload, channel=channel, waiter=waiter)
+                if self._writer == _NOBODY:
+                    self._writer = me
+                    batch = engine.data_to_send()
+            if batch:
+                self._write_batches(batch)
+        finally:
+            if self._writer == me:
+                self._writer = _NOBODY
+        if self._trace:
+            self._trace("==> request %d:%d rq_type=%d %r", channel, tag, rq_type, payload[:32])
+        return tag
+
+    def _wait_for_room(self, me: int, deadline: float | None) -> None:
+        """With the lock held: let it go and wait for a change."""
+        self._check_may_wait(me)
+        nested = self._give_up_slot(me)
+        self._watchers += 1
+        try:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise RequestTimeout(
+                    f"{self.name}: no room for one more request in time: {self.engine.outstanding} of "
+                    f"{self.engine.max_outstanding} unanswered, {self.engine.unsent_octets} octets unsent"
+                )
+            self._change.wait(left)
+        finally:
+            self._watchers -= 1
+            self._take_slot_back(nested)
+
+    def wait_for(self, waiter: Waiter, deadline: float | None) -> bool:
+        """Return once `waiter` is done, reading meanwhile if nobody else does; false at the deadline."""
+        if waiter.done:
+            return True
+        me = get_ident()
+        self._check_may_wait(me)
+        nested = False
+        if me in self._busy:
+            with self._lock:
+                nested = self._give_up_slot(me)
+        try:
+            while not waiter.done:
+                if self._lead(me, waiter, deadline):
+                    continue
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                waiter.wait(left)
+            return True
+        finally:
+            if nested:
+                with self._lock:
+                    self._take_slot_back(nested)
+
+    def forget(self, channel: int, tag: int) -> bool:
+        """Nobody waits for this response any more; false if it came, or is being delivered."""
+        with self._lock:
+            forgotten = self.engine.forget(channel, tag)
+        self._changed()
+        return forgotten
+
+    def interrupt_lead(self) -> None:
+        """Let the thread that reads for itself look at its waiter again."""
+        if self._reader != _NOBODY:
+            self._lead_wakeup.set()
+
+    def _check_may_wait(self, me: int) -> None:
+        if self._reader == me:
+            raise LocalProtocolError(
+                f"{self.name}: a blocking call in the thread that reads this connection (an inline handler, "
+                "an on_event or a notify callback) would wait for itself"
+            )
+
+    def _lead(self, me: int, waiter: Waiter, deadline: float | None) -> bool:
+        """Read until `waiter` is done; false if someone else reads, or at the deadline."""
+        try:
+            with self._lock:
+                if self._reader != _NOBODY or self.engine.ended is not None:
+                    return False
+                self._reader = me
+            try:
+                self._parking.disarm()
+            except OSError as error:
+                self._fail(_ended(f"{self.name}: the stream's descriptor is gone: {error}", error))
+            while not waiter.done and self.engine.ended is None:
+                if deadline is None:
+                    ready = self._lead_poll.poll()
+                else:
+                    ready = self._lead_poll.poll(max(0.0, deadline - time.monotonic()) * 1000 + 1)
+                    if not ready and time.monotonic() >= deadline:
+                        return False
+                if len(ready) > 1 or (ready and ready[0][0] == self._lead_wakeup.fileno()):
+                    self._lead_wakeup.clear()
+                    continue
+                self._read()
+                if self._jobs:
+                    self._call_worker()
+            return True
+        finally:
+            if self._reader == me:
+                self._leave_reading()
+
+    # reading
+
+    def _leave_reading(self) -> None:
+        with self._lock:
+            self._reader = _NOBODY
+            receiving = self.engine.ended is None
+            if self._watchers:
+                self._change.notify_all()
+        if receiving:
+            try:
+                self._parking.arm()
+            except OSError as error:
+                self._fail(_ended(f"{self.name}: the stream's descriptor is gone: {error}", error))
+
+    def _read(self) -> None:
+        """As the reader: take what there is, once, and deliver what comes of it."""
+        events: list[Event] = []
+        try:
+            octets, cause = self._try_read()
+            if octets:
+                with self._lock:
+                    events = self.engine.receive(octets)
+            elif octets is not None:
+                with self._lock:
+                    events = self.engine.receive_eof(cause)
+        except BaseException as error:
+            self._interrupted(error, events)
+            raise
+        self._deliver_all(events)
+
+    def _try_read(self) -> tuple[bytes | None, ConnectionEnded | None]:
+        """What the stream has, and if that is its end or a failure, the reason if it is known."""
+        try:
+            octets = self._stream.try_read(max(READ_SIZE, min(self.engine.octets_wanted, MAX_READ)))
+        except Exception as error:
+            return b"", self._stream.end_reason() or _ended(f"{self.name}: reading failed: {error}", error)
+        return octets, self._stream.end_reason() if octets == b"" else None
+
+    def _deliver_all(self, events: list[Event]) -> None:
+        """As the reader: tell everybody, in wire order."""
+        undelivered = iter(events)
+        event: Event | None = None
+        try:
+            for event in undelivered:
+                if self._trace:
+                    self._trace("<== %s", event)
+                if self._on_event is not None:
+                    self._observe(event)
+                self._deliver(event)
+        except BaseException as error:
+            self._interrupted(error, [event, *undelivered] if event else [])
+            raise
+        if self.engine.unsent_octets:
+            self.flush()
+        self._changed()
+
+    def _observe(self, event: Event) -> None:
+        try:
+            self._on_event(event)  # type: ignore[misc]
+        except Exception:
+            logger.exception("%s: on_event failed for %s", self.name, type(event).__name__)
+
+    def _deliver(self, event: Event) -> None:
+        if isinstance(event, ResponseReceived):
+            event.waiter.deliver(event.ok, event.flags, event.payload)
+        elif isinstance(event, RequestReceived):
+            if (event.channel, event.tag) in self._taken:
+                self._taken.discard((event.channel, event.tag))
+            elif (
+                self._inline is not None
+                and event.rq_type in self._inline
+                and not self._jobs
+                and self.engine.unsent_octets <= self._max_unsent
+            ):
+                self._run_handler(event)
+            else:
+                self._jobs.append(event)
+        elif isinstance(event, StreamEnded):
+            for waiter in event.lost:
+                waiter.fail(event.cause)
+            if not event.clean:
+                logger.info("%s: %s", self.name, event.cause)
+
+    def _interrupted(self, error: BaseException, events: list[Event]) -> None:
+        """Octets were taken whose events cannot all be delivered in order: end, but tell every waiter."""
+        for event in events:
+            if not isinstance(event, RequestReceived):
+                self._deliver(event)
+        self._fail(_ended(f"{self.name}: interrupted while reading: {error!r}", error))
+
+    def _fail(self, cause: ConnectionEnded) -> None:
+        """End the connection for `cause`, if it has not ended yet. From any thread."""
+        with self._lock:
+            events = self.engine.fail(cause)
+        for event in events:
+            if self._on_event is not None:
+                self._observe(event)
+            self._deliver(event)
+        self.interrupt_lead()
+        self._changed()
+
+    def _expect_end(self, cause: ConnectionEnded) -> None:
+        """The stream should end now; if it does not within a second, it ends for `cause`."""
+        with self._lock:
+            if self._doom is None:
+                self._doom = time.monotonic() + END_GRACE, cause
+        self._parking.wake()
+
+    def _changed(self) -> None:
+        if self._watchers:
+            with self._lock:
+                self._change.notify_all()
+
+    def _await(self, condition: Callable[[], bool], deadline: float | None) -> bool:
+        """Wait until `condition`, which is asked under the lock; false at the deadline."""
+        me = get_ident()
+        with self._lock:
+            if condition():
+                return True
+            self._check_may_wait(me)
+            nested = self._give_up_slot(me)
+            self._watchers += 1
+            try:
+                while not condition():
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    self._change.wait(left)
+                return True
+            finally:
+                self._watchers -= 1
+                self._take_slot_back(nested)
+
+    # writing
+
+    def flush(self) -> None:
+        """Write what the engine wants sent, as far as that goes without waiting."""
+        me = get_ident()
+        try:
+            with self._lock:
+                if self._writer != _NOBODY:
+                    return  # that thread looks again before it gives up the role
+                batch = self.engine.data_to_send()
+                if not batch:
+                    return
+                self._writer = me
+            self._write_batches(batch)
+        finally:
+            if self._writer == me:
+                self._writer = _NOBODY
+
+    def _write_batches(self, batch: list[bytes]) -> None:
+        """As the writer: write until nothing is left, or hand the rest to the thread that waits for room."""
+        while True:
+            rest = self._try_write(batch)
+            if rest:
+                self._hand_over(rest)
+                return
+            with self._lock:
+                self.engine.data_sent()
+                batch = self.engine.data_to_send()
+                if not batch:
+                    self._writer = _NOBODY
+                    break
+        self._changed()
+
+    def _try_write(self, batch: list[bytes] | list[bytes | memoryview]) -> list[bytes | memoryview]:
+        """Write what fits, return the rest. A failure leaves no rest."""
+        rest: list[bytes | memoryview] = list(batch)
+        try:
+            if len(rest) > 1 and sum(map(len, rest)) <= JOIN_BATCH:
+                rest = [b"".join(rest)]
+            while rest:
+                taken = self._stream.try_write(rest)
+                if not taken:
+                    break
+                rest = _behind(rest, taken)
+            return rest
+        except Exception as error:
+            self._write_failed(error)
+            return []
+        except BaseException as error:
+            self._fail(_ended(f"{self.name}: interrupted while writing: {error!r}", error))
+            raise
+
+    def _write_failed(self, error: Exception) -> None:
+        """Nothing can be sent. What the peer sent before may say why, so go on reading for a moment."""
+        with self._lock:
+            self.engine.send_failed(error)
+        self._expect_end(_ended(f"{self.name}: writing failed: {error}", error))
+        self._changed()
+
+    def _hand_over(self, rest: list[bytes | memoryview]) -> None:
+        with self._lock:
+            if self._stopping:
+                self._writer = _NOBODY
+                return
+            self._leftover = rest
+            self._writer = _WRITER_THREAD
+            start = self._write_thread is None
+            if start:
+                self._write_wakeup = Wakeup()
+                self._write_thread = threading.Thread(
+                    target=self._wait_and_write, name=f"{self.name}-writer", daemon=True
+                )
+        if start:
+            self._write_thread.start()  # type: ignore[union-attr]
+        else:
+            self._write_wakeup.set()  # type: ignore[union-attr]
+
+    def _wait_and_write(self) -> None:
+        """The writer thread: wait for room and write, whenever there is something left over."""
+        wakeup = self._write_wakeup
+        assert wakeup is not None
+        while not self._stopping:
+            poller = select.poll()
+            poller.register(wakeup.fileno(), select.POLLIN)
+            if self._leftover:
+                poller.register(self._stream.write_fd, self._stream.write_events)
+            poller.poll()
+            wakeup.clear()
+            if self._leftover and not self._stopping:
+                self._leftover = self._try_write(self._leftover)
+                if not self._leftover:
+                    self._writer_has_room()
+        with self._lock:
+            if self._writer == _WRITER_THREAD:
+                self._writer = _NOBODY
+
+    def _writer_has_room(self) -> None:
+        """As the writer thread, with all written: take the next batch, or give up the role."""
+        with self._lock:
+            self.engine.data_sent()
+            self._leftover = list(self.engine.data_to_send())
+            if not self._leftover:
+                self._writer = _NOBODY
+        self._changed()
+        if self._jobs:
+            self._call_worker()
+        if self._leftover and self._write_wakeup:
+            self._write_wakeup.set()
+
+    # workers
+
+    def _call_worker(self) -> None:
+        """There may be a handler to run for a worker that is parked."""
+        if self._running < self._limit:
+            self._parking.wake()
+
+    def _add_worker(self) -> bool:
+        with self._lock:
+            if self._stopping:
+                return False
+            worker = threading.Thread(target=self._work, name=f"{self.name}-worker", daemon=True)
+            self._workers.add(worker)
+            self._spare += 1
+        try:
+            worker.start()
+        except RuntimeError as error:  # the system has no more threads
+            with self._lock:
+                self._workers.discard(worker)
+                self._spare -= 1
+                last = self._spare == 0
+            logger.error("%s: %s", self.name, error)
+            if last:
+                self._fail(_ended(f"{self.name}: no thread can be started to read: {error}", error))
+            return False
+        return True
+
+    def _work(self) -> None:
+        """A worker: run a handler if one is to be run, else read, else park."""
+        try:
+            while not self._stopping:
+                event = self._take_job()
+                if event is not None:
+                    self._run_job(event)
+                    if not self._finish_job():
+                        return
+                elif not self._park():
+                    break
+            with self._lock:
+                self._spare -= 1
+            self._parking.wake()  # the next parked worker shall see that we stop
+        finally:
+            with self._lock:
+                self._workers.discard(threading.current_thread())
+
+    def _park(self) -> bool:
+        doom = self._doom if self.receiving else None
+        parked = self._parking.park(None if doom is None else max(0.0, doom[0] - time.monotonic()))
+        if self._stopping:
+            return False
+        if parked is Parked.READABLE:
+            self._read_as_worker()
+        elif doom is not None and time.monotonic() >= doom[0]:
+            self._fail(doom[1])
+        return True
+
+    def _read_as_worker(self) -> None:
+        me = get_ident()
+        try:
+            with self._lock:
+                if self._reader != _NOBODY or self.engine.ended is not None:
+                    return
+                self._reader = me
+            self._read()
+        finally:
+            if self._reader == me:
+                self._leave_reading()
+
+    def _take_job(self) -> RequestReceived | None:
+        """The next request to handle, if one more handler may run; there is another spare worker then."""
+        if not self._jobs:
+            return None
+        with self._lock:
+            if (
+                not self._jobs
+                or self._running >= self._limit
+                or self.engine.unsent_octets > self._max_unsent
+                or self._stopping
+            ):
+                return None
+            event = self._jobs.popleft()
+            self._running += 1
+            self._spare -= 1
+            alone = self._spare == 0
+            more = bool(self._jobs) and self._running < self._limit
+        if alone:
+            self._add_worker()
+        elif more:
+            self._parking.wake()
+        return event
+
+    def _run_job(self, event: RequestReceived) -> None:
+        me = get_ident()
+        self._busy.add(me)
+        try:
+            self._run_handler(event)
+            self.flush()
+        except BaseException as error:
+            # SystemExit and the like: the handler was answered for, and a worker is not the program
+            logger.error("%s: a handler raised %r", self.name, error)
+        finally:
+            self._busy.discard(me)
+
+    def _finish_job(self) -> bool:
+        """Become spare again; false if there are enough spare workers."""
+        with self._lock:
+            self._running -= 1
+            if self._spare > self._limit:
+                return False
+            self._spare += 1
+            return True
+
+    def _is_ours(self, me: int) -> bool:
+        return me in self._busy or self._reader == me
+
+    def _give_up_slot(self, me: int) -> bool:
+        """With the lock held: if this thread runs a handler, it does not while it waits."""
+        if me not in self._busy:
+            return False
+        if self._nested >= MAX_NESTED:
+            raise LimitExceeded(
+                f"{self.name}: {MAX_NESTED} handlers wait for calls of their own, the chain is too deep"
+            )
+        self._nested += 1
+        self._running -= 1
+        if self._jobs:
+            self._parking.wake()
+        return True
+
+    def _take_slot_back(self, nested: bool) -> None:
+        """With the lock held: the handler runs on. It never waits for a slot, as others may wait for it."""
+        if nested:
+            self._nested -= 1
+            self._running += 1
+
+    # answering
+
+    def take(self, event: RequestReceived) -> None:
+        """In on_event: the request is answered by `answer`, the handler is not called for it."""
+        self._taken.add((event.channel, event.tag))
+
+    def _run_handler(self, event: RequestReceived) -> None:
+        try:
+            if self._handler is None:
+                raise LocalProtocolError("no request handler")
+            result = self._handler(event.rq_type, event.flags, event.payload)
+            if subscribe(result, partial(self.answer, event)):
+                return
+            flags, payload = response_parts(result)
+        except Exception as error:
+            self._answer_error(event, error)
+        except BaseException as error:
+            self._answer_error(event, error)
+            raise
+        else:
+            self._respond(event, True, flags, payload)
+
+    def answer(self, event: RequestReceived, outcome: Outcome) -> None:
+        """A deferred result is there."""
+        try:
+            flags, payload = response_parts(outcome())
+        except BaseException as error:  # whatever it is, it belongs to the peer that asked
+            self._answer_error(event, error)
+        else:
+            self._respond(event, True, flags, payload)
+        if self._reader != get_ident():
+            self.flush()
+
+    def _answer_error(self, event: RequestReceived, error: BaseException) -> None:
+        logger.error(
+            "%s: request %d on channel %d (rq_type %d) failed: %r",
+            self.name,
+            event.tag,
+            event.channel,
+            event.rq_type,
+            error,
+            exc_info=error,
+        )
+        self._respond(event, False, 0, _error_text(error, self._error_detail))
+
+    def _respond(self, event: RequestReceived, ok: bool, flags: int, payload: bytes) -> None:
+        try:
+            with self._lock:
+                self.engine.respond(event.channel, event.tag, ok, flags, payload)
+        except PacketwireError as error:
+            if not ok:
+                raise
+            self._answer_error(event, error)
+        if self._trace:
+            self._trace("==> response %d:%d ok=%s flags=0x%x", event.channel, event.tag, ok, flags)
+
+
+def _error_text(error: BaseException, detail: str) -> bytes:
+    """What the peer is told of a handler's exception."""
+    if detail == "none":
+        return b"the request failed"
+    if detail == "traceback":
+        text = "".join(traceback.format_exception(error))
+    else:
+        text = "".join(traceback.format_exception_only(error)).rstrip()
+    return text[:ERROR_TEXT_LIMIT].encode("utf-8", errors="replace")
+
+
+def _ended(text: str, cause: BaseException) -> ConnectionEnded:
+    ended = ConnectionEnded(text)
+    ended.__cause__ = cause
+    return ended
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _behind(buffers: list[bytes | memoryview], taken: int) -> list[bytes | memoryview]:
+    """What is left of `buffers` behind their first `taken` octets."""
+    for index, buffer in enumerate(buffers):
+        if taken < len(buffer):
+            rest = buffers[index:]
+            if taken:
+                rest[0] = memoryview(buffer)[taken:]
+            return rest
+        taken -= len(buffer)
+    return []
+
+
+_drivers: weakref.WeakSet[Driver] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for driver in list(_drivers):
+        driver.after_fork()
+
+
+if hasattr(os, "register_at_fork") and sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,182 @@
+"""Where idle threads wait for the stream to become readable, or to be woken for other work.
+
+The stream's descriptor is armed for one event at a time: whoever gets that event reads, and arms it again
+when done. A caller that reads for itself disarms it, so that no idle thread is woken for nothing.
+Linux has this as EPOLLONESHOT; elsewhere one of the idle threads polls and the others stand behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from enum import Enum
+from typing import Protocol
+
+
+class Parked(Enum):
+    """Why a thread left the parking place."""
+
+    READABLE = "readable"
+    WOKEN = "woken"
+    TIMEOUT = "timeout"
+
+
+class Parking(Protocol):
+    """All methods but `park` return at once and can be called from any thread; after `close` they do nothing."""
+
+    def arm(self) -> None:
+        """Let one parked thread have the next readable event. Raises OSError if the descriptor is closed."""
+        ...
+
+    def disarm(self) -> None:
+        """Let nobody have it."""
+        ...
+
+    def wake(self) -> None:
+        """Let at least one parked thread go, or the next that parks. Several calls may count as one."""
+        ...
+
+    def park(self, timeout: float | None) -> Parked:
+        """Wait, at most `timeout` seconds."""
+        ...
+
+    def close(self) -> None:
+        """Close what was opened; no thread may be parked."""
+        ...
+
+
+def open_parking(fd: int) -> Parking:
+    """The best parking place that the system has, for the readability of `fd`; disarmed."""
+    if hasattr(select, "epoll") and hasattr(os, "eventfd"):
+        try:
+            return EpollParking(fd)
+        except PermissionError:
+            pass  # epoll refuses some devices, such as /dev/null
+    return PollParking(fd)
+
+
+if hasattr(select, "epoll"):
+    _ARMED = select.EPOLLIN | select.EPOLLONESHOT
+    _DISARMED = select.EPOLLONESHOT
+
+
+class EpollParking:
+    """By epoll: all idle threads wait in one epoll set, the kernel wakes one of them."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._closed = False
+        self._epoll = select.epoll()
+        try:
+            self._epoll.register(fd, _DISARMED)
+            self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            # edge-triggered: every write wakes one thread, and nobody has to read it
+            self._epoll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
+        except BaseException:
+            self._epoll.close()
+            raise
+
+    def arm(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._epoll.modify(self._fd, _ARMED)
+
+    def disarm(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._epoll.modify(self._fd, _DISARMED)
+
+    def wake(self) -> None:
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self._wake_fd, 1)
+
+    def park(self, timeout: float | None) -> Parked:
+        events = self._epoll.poll(timeout, 1)
+        if not events:
+            return Parked.TIMEOUT
+        return Parked.READABLE if events[0][0] == self._fd else Parked.WOKEN
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._epoll.close()
+                os.close(self._wake_fd)
+
+
+class PollParking:
+    """By poll: one idle thread polls, the others wait for their turn."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._turn = threading.Lock()
+        self._lock = threading.Lock()  # guards what follows
+        self._armed = self._woken = self._closed = False
+        self._read_fd, self._write_fd = os.pipe()
+        os.set_blocking(self._read_fd, False)
+        os.set_blocking(self._write_fd, False)
+
+    def arm(self) -> None:
+        with self._lock:
+            self._armed = True
+            self._nudge()
+
+    def disarm(self) -> None:
+        with self._lock:
+            self._armed = False  # a poll under way may still see an event, which its thread then ignores
+
+    def wake(self) -> None:
+        with self._lock:
+            self._woken = True
+            self._nudge()
+
+    def _nudge(self) -> None:
+        if not self._closed:
+            try:
+                os.write(self._write_fd, b"x")
+            except BlockingIOError:
+                pass  # the polling thread has been told often enough
+
+    def park(self, timeout: float | None) -> Parked:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            return Parked.TIMEOUT
+        try:
+            while True:
+                with self._lock:
+                    if self._woken:
+                        self._woken = False
+                        return Parked.WOKEN
+                    armed = self._armed
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return Parked.TIMEOUT
+                if self._poll(armed, left):
+                    with self._lock:
+                        if self._armed:
+                            self._armed = False
+                            return Parked.READABLE
+        finally:
+            self._turn.release()
+
+    def _poll(self, armed: bool, seconds: float | None) -> bool:
+        """Wait for the descriptor, if it is armed, or for a nudge; true if the descriptor is ready."""
+        poller = select.poll()
+        poller.register(self._read_fd, select.POLLIN)
+        if armed:
+            poller.register(self._fd, select.POLLIN)
+        events = dict(poller.poll(None if seconds is None else seconds * 1000))
+        if self._read_fd in events:
+            os.read(self._read_fd, 4096)
+        return self._fd in events
+
+    def close(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                os.close(self._read_fd)
+                os.close(self._write_fd)
