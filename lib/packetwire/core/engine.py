@@ -20,12 +20,14 @@ from packetwire.core.packets import (
     ERQ_PACKET,
     FLAG_CHANNEL,
     FLAG_REQUEST,
+    MAX_HEAD_OCTETS,
     MAX_UINT,
     BytesLike,
     Packet,
     PacketDecoder,
     check_payload,
     check_uint,
+    decode_varint,
     packet_head,
 )
 from packetwire.core.refusals import refuse
@@ -176,7 +178,7 @@ class ConnectionEngine:
 
     def forget(self, channel: int, tag: int) -> bool:
         """The waiter of a request gave up; false if it was answered or forgotten before."""
-        key = (channel, tag) if channel else tag
+        key = tag if channel == 0 else (channel, tag)
         if key not in self._outstanding:
             return False
         del self._outstanding[key]
@@ -190,9 +192,9 @@ class ConnectionEngine:
         """
         check_uint("flags", flags, MAX_RESPONSE_FLAGS)
         payload = check_payload(payload)
-        key = (channel, tag) if channel else tag
+        key = tag if channel == 0 else (channel, tag)
         if key not in self._inbound:
-            if self.ours is Half.ENDED or self.send_failure is not None:
+            if not self._may_answer:
                 return False
             raise LocalProtocolError(f"no request with tag {tag} on channel {channel} waits for an answer")
         wire_flags = (flags << 1 | bool(ok)) << 2
@@ -201,8 +203,6 @@ class ConnectionEngine:
         head = packet_head(channel, tag, wire_flags, None, len(payload))
         self._check_size(head, payload)
         self._inbound_octets -= self._inbound.pop(key)
-        if self.send_failure is not None:
-            return False
         self._unsent_replies += 1
         self._send(head, payload)
         if self._ending:
@@ -212,7 +212,7 @@ class ConnectionEngine:
     def end_requests(self) -> None:
         """Send ERQ: no more requests of ours. A second call does nothing."""
         if self.ours is Half.OPEN and self.send_failure is None:
-            self._act(Act.ERQ)
+            self.ours = TRANSITIONS[self.ours, Act.ERQ]
             self._send(bytes(ERQ_PACKET), b"")
 
     def end(self) -> None:
@@ -223,22 +223,22 @@ class ConnectionEngine:
 
     def abandon(self, text: str) -> None:
         """Answer every request of the peer that still waits "not ok", with `text`."""
+        payload = self._fitting(text.encode("utf-8", errors="replace"))
         for key in list(self._inbound):
             channel, tag = key if isinstance(key, tuple) else (0, key)
-            self.respond(channel, tag, False, 0, text.encode())
+            self.respond(channel, tag, False, 0, payload)
 
     def data_to_send(self) -> list[bytes]:
-        """Take what is to be written, in order; report it by `data_sent` before taking more."""
-        unsent = self._unsent
-        if unsent:
-            self._unsent = []
-            self._batch_octets = self.unsent_octets
-            self._batch_replies, self._unsent_replies = self._unsent_replies, 0
-            self._batch_refusals, self._unsent_refusals = self._unsent_refusals, 0
+        """Take what is to be written, in order; report it by `data_sent`."""
+        unsent, self._unsent = self._unsent, []
+        self._batch_octets = self.unsent_octets
+        self._batch_replies += self._unsent_replies
+        self._batch_refusals += self._unsent_refusals
+        self._unsent_replies = self._unsent_refusals = 0
         return unsent
 
     def data_sent(self) -> None:
-        """The batch that was taken is written, to its last octet."""
+        """All that was taken is written, to its last octet."""
         self.unsent_octets -= self._batch_octets
         self._batch_octets = self._batch_replies = self._batch_refusals = 0
 
@@ -286,6 +286,7 @@ class ConnectionEngine:
             if cause is None:
                 cause = truncated
             else:
+                truncated.__cause__ = cause.__cause__
                 cause.__cause__ = truncated
         if cause is None:
             cause = PeerClosed("the peer closed the stream without saying EOF")
@@ -300,8 +301,11 @@ class ConnectionEngine:
         return [self._end_theirs(cause, clean=False)]
 
     def send_failed(self, cause: BaseException) -> None:
-        """Nothing can be written any more, though something may still be received."""
-        self.send_failure = cause
+        """Nothing can be written any more, though answers of the peer may still be received."""
+        if self.send_failure is None:
+            self.send_failure = cause
+        self._inbound.clear()
+        self._inbound_octets = 0
         self._unsent.clear()
         self.unsent_octets = 0
         self._unsent_replies = self._unsent_refusals = 0
@@ -319,11 +323,9 @@ class ConnectionEngine:
 
     # inside
 
-    def _act(self, act: Act) -> None:
-        try:
-            self.ours = TRANSITIONS[self.ours, act]
-        except KeyError:
-            raise LocalProtocolError(f"cannot send {act.value}: our direction has {self.ours.value}") from None
+    @property
+    def _may_answer(self) -> bool:
+        return self.ours is not Half.ENDED and self.send_failure is None
 
     def _send(self, head: bytes, payload: bytes) -> None:
         if len(payload) <= JOIN_LIMIT:
@@ -333,16 +335,24 @@ class ConnectionEngine:
         self.unsent_octets += len(head) + len(payload)
 
     def _check_size(self, head: bytes, payload: bytes) -> None:
-        # the length field is in `head` as well, so this errs by its few octets, on the safe side
-        if len(head) + len(payload) > self.max_packet_size:
-            raise LocalProtocolError(
-                f"a packet with {len(payload)} octets of payload exceeds max_packet_size={self.max_packet_size}"
-            )
+        if len(head) + len(payload) > self.max_packet_size:  # with the length field, which does not count
+            size, _ = decode_varint(head, 0, len(head))
+            if size > self.max_packet_size:
+                raise LocalProtocolError(
+                    f"a packet of {size} octets, {len(payload)} of them payload, "
+                    f"exceeds max_packet_size={self.max_packet_size}"
+                )
+
+    def _fitting(self, text: bytes) -> bytes:
+        """As much of `text` as any response can carry; with none it is as short as its request was."""
+        return text[: max(0, self.max_packet_size - MAX_HEAD_OCTETS)]
 
     def _receive_request(self, packet: Packet, events: list[Event]) -> None:
         if packet.rq_type == 0:
             self._receive_special(packet, events)
             return
+        if not self._may_answer:
+            return  # the peer learns by our EOF, or by the broken stream, that it gets no answer
         _, channel, tag, flags, wire_rq_type, payload = packet
         assert wire_rq_type is not None
         key = (channel, tag) if channel else tag
@@ -367,8 +377,9 @@ class ConnectionEngine:
             events.append(self._end_theirs(PeerClosed("the peer ended the connection (EOF)"), clean=True))
             self.end()
         elif packet == ERQ_PACKET:
+            if self.theirs is Half.OPEN:
+                events.append(PeerEndedRequests())
             self.theirs = TRANSITIONS[self.theirs, Act.ERQ]
-            events.append(PeerEndedRequests())
         else:
             raise refuse("reserved-rq-type", packet=packet)
 
@@ -395,18 +406,17 @@ class ConnectionEngine:
                 raise refuse("response-never-asked", quoted, tag=head.tag, channel=head.channel)
 
     def _refuse(self, packet: Packet, text: bytes) -> None:
-        if self.ours is Half.ENDED or self.send_failure is not None:
-            return
         refusals = self._unsent_refusals + self._batch_refusals
         if refusals >= self.max_refusals:
             raise LimitExceeded(f"{refusals} refused requests, and the peer does not read their answers")
         self._unsent_refusals += 1
+        text = self._fitting(text)
         wire_flags = FLAG_CHANNEL if packet.channel else 0
         self._send(packet_head(packet.channel, packet.tag, wire_flags, None, len(text)), text)
 
     def _end_when_nothing_is_owed(self) -> None:
-        if self.ours is not Half.ENDED and not self._inbound and self.send_failure is None:
-            self._act(Act.EOF)
+        if self._may_answer and not self._inbound:
+            self.ours = TRANSITIONS[self.ours, Act.EOF]
             self._send(bytes(EOF_PACKET), b"")
 
     def _end_theirs(self, cause: ConnectionEnded, *, clean: bool) -> StreamEnded:

@@ -8,7 +8,7 @@ and its payload is copied out of it once. `docs/wire.md` is the specification.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, SupportsIndex
 
 from packetwire.core.refusals import QUOTED_OCTETS, refuse
@@ -37,7 +37,7 @@ _tuple_new = tuple.__new__
 class WritableFile(Protocol):
     """What `Packet.write` needs of a file."""
 
-    def write(self, octets: bytes, /) -> int | None: ...
+    def write(self, octets: bytes | memoryview, /) -> int | None: ...
 
     def flush(self) -> object: ...
 
@@ -47,7 +47,7 @@ def encode_varint(n: int) -> bytes:
     if 0 <= n < 128:
         return _ONE_OCTET[n]
     if not 0 <= n <= MAX_UINT:
-        raise LocalProtocolError(f"{n} cannot be sent: integers go from 0 to 2**63 - 1")
+        raise LocalProtocolError(f"{_shown(n)} cannot be sent: integers go from 0 to 2**63 - 1")
     octets = [n & 0x7F]
     n >>= 7
     while n:
@@ -57,7 +57,7 @@ def encode_varint(n: int) -> bytes:
     return bytes(octets)
 
 
-def decode_varint(octets: bytes | bytearray, offset: int, end: int, base: int = 0) -> tuple[int, int]:
+def decode_varint(octets: BytesLike, offset: int, end: int, base: int = 0) -> tuple[int, int]:
     """Decode one integer at `offset`, return it and the offset behind it.
 
     Returns an offset of -1 if the integer does not end before `end`. `base` is the position of
@@ -71,7 +71,8 @@ def decode_varint(octets: bytes | bytearray, offset: int, end: int, base: int = 
         if octet < 128:
             return value, position + 1
     if end - offset >= MAX_VARINT_OCTETS:
-        raise refuse("varint-too-long", bytes(octets[offset:end]), limit=MAX_VARINT_OCTETS, offset=base + offset)
+        quoted = bytes(octets[offset : min(end, offset + QUOTED_OCTETS + 1)])
+        raise refuse("varint-too-long", quoted, limit=MAX_VARINT_OCTETS, offset=base + offset)
     return value, -1
 
 
@@ -127,17 +128,20 @@ class Packet(_PacketFields):
             check_uint("rq_type", rq_type)
         return _tuple_new(cls, (is_request, channel, tag, flags, rq_type, check_payload(payload)))
 
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
+        # what a named tuple's `_replace` and `copy.replace` build with: checked, and blind to our __len__
+        return cls(**dict(zip(cls._fields, iterable, strict=True)))
+
     def __eq__(self, other: object) -> bool:
+        # false, not NotImplemented, for what is no packet: a plain tuple would find itself equal
         if not isinstance(other, Packet):
-            return NotImplemented
-        if self.is_request != other.is_request:
             return False
-        mine, others = tuple(self), tuple(other)
-        return mine == others if self.is_request else mine[:4] + mine[5:] == others[:4] + others[5:]
+        same = self[:4] == other[:4] and self.payload == other.payload
+        return same and (self.rq_type == other.rq_type or not self.is_request)
 
     def __ne__(self, other: object) -> bool:
-        equal = self.__eq__(other)
-        return equal if equal is NotImplemented else not equal
+        return not self == other
 
     def __hash__(self) -> int:
         return hash((self.is_request, self.channel, self.tag, self.flags, self.payload))
@@ -185,12 +189,12 @@ class Packet(_PacketFields):
             log("==> WRITE %-20s, flush=%s", self, flush)
         length = 0
         for octets in self.transcribe():
-            offset = 0
-            while offset < len(octets):
-                written = file.write(octets[offset:])
+            rest: bytes | memoryview = octets
+            while rest:
+                written = file.write(rest)
                 if not written:
-                    raise BlockingIOError(f"{file!r} took none of {len(octets) - offset} octets")
-                offset += written
+                    raise BlockingIOError(f"{file!r} took none of {len(rest)} octets")
+                rest = memoryview(rest)[written:]
             length += len(octets)
         if flush:
             file.flush()
@@ -230,8 +234,10 @@ class Packet(_PacketFields):
 
         Raises EOFError if the octets end inside the packet, `RemoteProtocolError` if it is malformed.
         """
-        octets = bytes(bs)
+        octets = bs if isinstance(bs, bytes) else memoryview(bs).cast("B")
         start = offset.__index__()
+        if start < 0:
+            raise ValueError(f"offset must be 0 or more, got {start}")
         end = len(octets) if length is None else min(len(octets), start + length)
         size, body = decode_varint(octets, start, end)
         if body < 0 or body + size > end:
@@ -243,11 +249,12 @@ class Packet(_PacketFields):
         """The one packet that `bs` holds; ValueError if there is more behind it."""
         self, offset = cls.parse_bytes(bs)
         if offset < len(bs):
-            raise ValueError(f"unparsed data at offset {offset}: {bytes(bs[offset:])!r}")
+            unparsed = bytes(bs[offset : offset + QUOTED_OCTETS])
+            raise ValueError(f"{len(bs) - offset} octets of unparsed data at offset {offset}: {unparsed!r}")
         return self
 
     @classmethod
-    def _of_body(cls, octets: bytes | bytearray, start: int, end: int, base: int = 0) -> Self:
+    def _of_body(cls, octets: BytesLike, start: int, end: int, base: int = 0) -> Self:
         """Parse what follows the length field: `octets[start:end]`."""
         offset = start
         fields = []
@@ -267,11 +274,16 @@ class Packet(_PacketFields):
         return _tuple_new(cls, (is_request, channel, tag, wire_flags >> 2, rq_type, payload))
 
 
-def _field(octets: bytes | bytearray, offset: int, end: int, name: str, start: int, base: int) -> tuple[int, int]:
+def _field(octets: BytesLike, offset: int, end: int, name: str, start: int, base: int) -> tuple[int, int]:
     value, offset_behind = decode_varint(octets, offset, end, base)
     if offset_behind < 0:
         raise refuse("field-overruns-packet", bytes(octets[start:end]), field=name, offset=base + start)
     return value, offset_behind
+
+
+def _shown(n: int) -> str:
+    # an int of very many digits cannot be turned into decimal text
+    return str(n) if n.bit_length() <= 128 else f"{n:#x}"[:32] + "…"
 
 
 def check_uint(name: str, value: int, limit: int = MAX_UINT) -> None:
@@ -279,7 +291,7 @@ def check_uint(name: str, value: int, limit: int = MAX_UINT) -> None:
     if not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r:.100}")
     if not 0 <= value <= limit:
-        raise LocalProtocolError(f"{name} must be from 0 to {limit}, got {value}")
+        raise LocalProtocolError(f"{name} must be from 0 to {limit}, got {_shown(value)}")
 
 
 def check_payload(payload: BytesLike) -> bytes:
@@ -342,9 +354,9 @@ class PacketDecoder:
             head = Packet._of_body(start, body, len(start))
         except RemoteProtocolError:
             return None
-        return Packet(**(head._asdict() | {"payload": b""}))
+        return head._replace(payload=b"")
 
-    def feed(self, octets: bytes) -> list[Packet]:
+    def feed(self, octets: BytesLike) -> list[Packet]:
         """Take octets, return the packets that they complete.
 
         Raises `RemoteProtocolError` if they break a rule of the format. If packets came before the fault
@@ -352,14 +364,14 @@ class PacketDecoder:
         """
         if self.fault is not None:
             raise self.fault
-        if self.ended:
-            self._partial += octets
-            return []
+        octets = check_payload(octets)
         packets: list[Packet] = []
         try:
-            if self._partial:
+            if self._partial and not self.ended:
                 octets = self._complete_partial(octets, packets)
-            if octets:
+            if self.ended:
+                self._partial += octets
+            elif octets:
                 self._decode(octets, packets)
         except RemoteProtocolError as fault:
             self.fault = fault
@@ -392,7 +404,9 @@ class PacketDecoder:
             return b""
         partial += octets[:missing] if len(octets) > missing else octets
         _, body = decode_varint(partial, 0, len(partial))
-        packets.append(Packet._of_body(partial, body, self._needed, self.octets_decoded))
+        packet = Packet._of_body(partial, body, self._needed, self.octets_decoded)
+        packets.append(packet)
+        self.ended = packet == EOF_PACKET
         self.octets_decoded += self._needed
         self._partial, self._needed = bytearray(), 0
         return octets[missing:]
@@ -412,7 +426,8 @@ class PacketDecoder:
                     if body < 0:
                         break
                 if size > limit:
-                    raise refuse("packet-too-large", octets[start:], size=size, limit=limit, offset=base + start)
+                    quoted = octets[start : start + QUOTED_OCTETS + 1]
+                    raise refuse("packet-too-large", quoted, size=size, limit=limit, offset=base + start)
                 stop = body + size
                 if stop > end:
                     self._needed = stop - start
@@ -431,7 +446,8 @@ class PacketDecoder:
 def _decode_body(octets: bytes, start: int, stop: int, base: int) -> Packet:
     """`Packet._of_body` for the common case: fields are read without looking for the packet's end.
 
-    A field that ran past the end shows in the last offset; `_of_body` then says what is wrong.
+    Whatever is amiss, be it a field that ran past the end, which shows in the last offset, `_of_body` is
+    left to say it, because it does not look at what happens to lie behind the packet.
     """
     try:
         tag = octets[start]
@@ -459,6 +475,6 @@ def _decode_body(octets: bytes, start: int, stop: int, base: int) -> Packet:
                 rq_type, offset = _field(octets, offset - 1, stop, "rq_type", start, base)
             if offset <= stop:
                 return _tuple_new(Packet, (True, channel, tag, wire_flags >> 2, rq_type, octets[offset:stop]))
-    except IndexError:
+    except (IndexError, RemoteProtocolError):
         pass
     return Packet._of_body(octets, start, stop, base)

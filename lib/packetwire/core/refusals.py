@@ -11,7 +11,7 @@ from packetwire.errors import RemoteProtocolError
 REFUSALS = {
     "varint-too-long": "an integer of more than {limit} octets at octet {offset} of the stream",
     "packet-too-large": "a packet announces {size} octets at octet {offset} of the stream, the limit is {limit}",
-    "field-overruns-packet": "the {field} of the packet at octet {offset} of the stream runs past its end",
+    "field-overruns-packet": "the {field} of a packet whose fields begin at octet {offset} runs past its end",
     "reserved-rq-type": "a request with the reserved rq_type 0 that is neither EOF nor ERQ: {packet}",
     "response-never-asked": "a response to tag {tag} on channel {channel}, which was never used",
 }

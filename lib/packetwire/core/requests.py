@@ -45,10 +45,17 @@ class BaseRequest(Generic[ResponseT]):
 
         def __bytes__(self) -> bytes: ...
 
-    def __init__(self, flags: int = 0, **fields: Any) -> None:
+    def __init__(self, *values: Any, flags: int | None = None, **fields: Any) -> None:
+        """Keep `flags`, which may also come first, and hand the rest to the class behind in the bases.
+
+        cs.binary's classes of one value (BinarySingleValue) parse themselves by `cls(value)`: with one of
+        these behind, what comes first is the value.
+        """
+        if values and flags is None and not hasattr(self, "parse_value"):
+            flags, *values = values  # type: ignore[assignment]
         if flags:
             self.flags = flags
-        super().__init__(**fields)
+        super().__init__(*values, **fields)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -132,7 +139,9 @@ def _response_payload(payload: BytesLike | str) -> bytes:
         return payload.encode("utf-8", errors="xmlcharrefreplace")
     if isinstance(payload, bytes | bytearray | memoryview):
         return bytes(payload)
-    raise TypeError(f"a response's payload must be bytes-like or str, got {type(payload).__name__}")
+    raise TypeError(
+        f"a response's payload must be bytes-like or str, got {type(payload).__name__}: {payload!r:.100}"
+    )
 
 
 class Responder:
@@ -144,8 +153,8 @@ class Responder:
 
     def respond(self, result: HandlerResult = None) -> None:
         """Answer "ok" with what a handler may return; raises `LocalProtocolError` if answered before."""
-        response_parts(result)
-        self._settle(lambda: result)
+        parts = response_parts(result)  # now: a bytearray may change, and its owner should see the TypeError
+        self._settle(lambda: parts)
 
     def fail(self, error: BaseException | str) -> None:
         """Answer "not ok"; raises `LocalProtocolError` if answered before."""
@@ -162,8 +171,12 @@ class Responder:
         return "outcome" in self._cell
 
     def when_done(self, callback: Callable[[Outcome], None]) -> None:
-        """Call `callback` with a function that returns the result or raises, now or later, once."""
-        self._cell["callback"] = callback
+        """Call `callback` with a function that returns (flags, payload) or raises, now or later, once.
+
+        A Responder answers one request: a second callback raises `LocalProtocolError`.
+        """
+        if self._cell.setdefault("callback", callback) is not callback:
+            raise LocalProtocolError("this Responder answers another request already")
         self._fire()
 
     def _settle(self, outcome: Outcome) -> None:
@@ -189,7 +202,16 @@ def subscribe(result: HandlerResult, callback: Callable[[Outcome], None]) -> boo
     elif callable(getattr(result, "add_done_callback", None)):
         result.add_done_callback(lambda future: callback(future.result))
     elif callable(getattr(result, "notify", None)) and callable(result):
-        result.notify(callback)
+        # called by notify while it is being completed, a Result would wait for itself for ever
+        result.notify(lambda done: callback(lambda: _completed(done)))
     else:
         return False
     return True
+
+
+def _completed(result: Any) -> Any:
+    """What a completed cs.result.Result came to; raises its exception, or CancellationError."""
+    exc_info = result.exc_info
+    if exc_info:
+        raise exc_info[1]
+    return result.result

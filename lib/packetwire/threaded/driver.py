@@ -33,7 +33,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
-from packetwire.core.engine import ConnectionEngine
+from packetwire.core.engine import NO_HANDLER, ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.requests import Outcome, response_parts, subscribe
 from packetwire.errors import (
@@ -334,7 +334,7 @@ class Driver:
                 if deadline is None:
                     ready = self._lead_poll.poll()
                 else:
-                    ready = self._lead_poll.poll(max(0.0, deadline - time.monotonic()) * 1000 + 1)
+                    ready = self._lead_poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
                     if not ready and time.monotonic() >= deadline:
                         return False
                 if len(ready) > 1 or (ready and ready[0][0] == self._lead_wakeup.fileno()):
@@ -654,6 +654,8 @@ class Driver:
                     return
                 self._reader = me
             self._read()
+        except BaseException as error:
+            logger.error("%s: reading ended by %r", self.name, error, exc_info=error)
         finally:
             if self._reader == me:
                 self._leave_reading()
@@ -686,12 +688,11 @@ class Driver:
         self._busy.add(me)
         try:
             self._run_handler(event)
-            self.flush()
-        except BaseException as error:
-            # SystemExit and the like: the handler was answered for, and a worker is not the program
-            logger.error("%s: a handler raised %r", self.name, error)
+        except KeyboardInterrupt:
+            pass  # raised by the handler itself, and answered: a worker is not the program
         finally:
             self._busy.discard(me)
+        self.flush()
 
     def _finish_job(self) -> bool:
         """Become spare again; false if there are enough spare workers."""
@@ -734,16 +735,17 @@ class Driver:
     def _run_handler(self, event: RequestReceived) -> None:
         try:
             if self._handler is None:
-                raise LocalProtocolError("no request handler")
+                self._respond(event, False, 0, NO_HANDLER)
+                return
             result = self._handler(event.rq_type, event.flags, event.payload)
             if subscribe(result, partial(self.answer, event)):
                 return
             flags, payload = response_parts(result)
-        except Exception as error:
+        except KeyboardInterrupt as error:
             self._answer_error(event, error)
+            raise  # an inline handler may run in the main thread, where it is meant for the program
         except BaseException as error:
             self._answer_error(event, error)
-            raise
         else:
             self._respond(event, True, flags, payload)
 

@@ -1,0 +1,44 @@
+"""Kinds of option values, for argparse; each says what it expected when it gets something else."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+UNITS = {"": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+_MULTIPLES = {unit.lower(): multiple for unit, multiple in UNITS.items()}
+
+
+def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A number from `low` to `high`."""
+    return _bounded(_digits, f"a whole number from {low}" + ("" if high is None else f" to {high}"), low, high)
+
+
+def size(low: int, high: int, bounds: str) -> Callable[[str], int]:
+    """A number of octets from `low` to `high`, with or without one of `UNITS`; `bounds` says so."""
+    return _bounded(_octets, f"a size {bounds}, such as 300kB or 4MiB", low, high)
+
+
+def _bounded(parse: Callable[[str], int], expected: str, low: int, high: int | None) -> Callable[[str], int]:
+    def parse_bounded(text: str) -> int:
+        try:
+            value = parse(text)
+        except (ValueError, KeyError):
+            value = low - 1
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return value
+
+    return parse_bounded
+
+
+def _digits(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError
+    return int(text)
+
+
+def _octets(text: str) -> int:
+    number = text.rstrip("kKmMgGiIbB")
+    return _digits(number) * _MULTIPLES[text[len(number) :].lower()]

@@ -1,0 +1,81 @@
+"""The command line: finds the command, and turns every way to fail into one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+import packetwire
+from packetwire.cli import demo
+from packetwire.errors import PacketwireError
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
+
+COMMANDS = (demo,)
+"""Modules with `add_parser(commands)`, which sets `run`: from the arguments to the exit status."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command, return its exit status."""
+    logging.getLogger("packetwire").addHandler(logging.NullHandler())  # what matters comes as an exception
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no "µ" is no reason to fail
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt_once)
+    try:
+        try:
+            return _run(argv)
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _failed("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit has nothing to complain about
+        return EXIT_BROKEN_PIPE
+    except (PacketwireError, OSError) as error:
+        return _failed(_one_line(str(error)), EXIT_FAILED)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = OneLineParser(prog="packetwire", description="Tagged requests over any bidirectional byte stream.")
+    parser.add_argument("--version", action="version", version=f"packetwire {packetwire.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
+    args = parser.parse_args(argv)
+    status: int = args.run(args)
+    return status
+
+
+def _interrupt_once(signum: int, frame: FrameType | None) -> None:
+    """Ctrl-C: what is open is closed within a few seconds, and a second Ctrl-C must not cut that short."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _failed(text: str, status: int) -> int:
+    print(f"packetwire: {text}", file=sys.stderr)
+    return status
+
+
+def _one_line(text: str) -> str:
+    """The first line, and the last one: of a child's quoted standard error that is the one that says why."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else "failed"

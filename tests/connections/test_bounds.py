@@ -1,0 +1,119 @@
+"""What is bounded, and that memory does not grow with the number of requests ever made."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import tracemalloc
+
+import pytest
+
+from packetwire import ConnectionEnded, Packet, PacketConnection, RequestTimeout, Responder
+
+from .test_ends import ERQ, RawPeer, response
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_200_000_requests_are_submitted_before_the_first_result_is_collected(fd_connect):
+    a, _ = fd_connect(b={"request_handler": lambda rq_type, flags, payload: flags})
+    results = [a.submit(1, i) for i in range(200_000)]
+    assert all(result() == (True, i, b"") for i, result in enumerate(results))
+    assert a.outstanding == 0
+
+
+def test_memory_does_not_grow_while_callers_time_out(fd_ends):
+    peer = RawPeer(fd_ends)
+    ended = threading.Event()
+
+    def swallow():
+        while ERQ not in peer.read():
+            pass
+        ended.set()
+
+    reader = threading.Thread(target=swallow)
+    with PacketConnection(fd_ends.a, close_timeout=0.1) as a:
+        reader.start()
+
+        def time_out(times):
+            for _ in range(times):
+                with pytest.raises(RequestTimeout):
+                    a(1, timeout=0)
+
+        tracemalloc.start()
+        time_out(1000)
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        time_out(100_000)
+        gc.collect()
+        after = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert a.outstanding == 0
+        assert after - before < 512 << 10
+    reader.join(20)
+    assert ended.is_set()
+
+
+def test_submit_waits_at_max_outstanding(fd_ends):
+    responders = []
+
+    def handler(rq_type, flags, payload):
+        responders.append(Responder())
+        return responders[-1]
+
+    with (
+        PacketConnection(fd_ends.b, request_handler=handler),
+        PacketConnection(fd_ends.a, max_outstanding=3) as a,
+    ):
+        results = [a.submit(1) for _ in range(3)]
+        with pytest.raises(RequestTimeout, match="3 of 3 unanswered"):
+            a.submit(1, timeout=0.02)
+        with pytest.raises(RequestTimeout):
+            a(1, timeout=0)
+        while len(responders) < 3:
+            pass
+        threading.Timer(0.02, responders[0].respond).start()
+        results.append(a.submit(1, timeout=20))
+        while len(responders) < 4:
+            pass
+        for responder in responders[1:]:
+            responder.respond()
+        assert [result()[0] for result in results] == [True] * 4
+
+
+def test_handlers_wait_while_the_peer_does_not_take_their_replies(fd_ends):
+    ran = []
+    peer = RawPeer(fd_ends)
+
+    def handler(rq_type, flags, payload):
+        ran.append(1)
+        return bytes(500_000)
+
+    with PacketConnection(fd_ends.a, request_handler=handler, close_timeout=20) as a:
+        peer.send(b"".join(bytes(Packet(is_request=True, tag=tag, rq_type=1)) for tag in range(2, 52)))
+        octets = peer.read_octets(500_000)
+        assert len(ran) < 20
+        while len(octets) < 50 * 500_000:
+            octets += peer.read()
+        assert len(ran) == 50
+        peer.send(bytes(PacketConnection.EOF_Packet))
+        a.join(20)
+
+
+def test_an_oversized_packet_ends_the_connection_before_it_is_read(fd_ends):
+    peer = RawPeer(fd_ends)
+    with PacketConnection(fd_ends.a, max_packet_size=1000) as a:
+        result = a.submit(1)
+        peer.send(response(2, bytes(2000))[:6])
+        with pytest.raises(ConnectionEnded, match="announces 2002 octets.*the limit is 1000"):
+            result()
+
+
+def test_a_packet_may_be_as_large_as_allowed(fd_ends):
+    with (
+        PacketConnection(fd_ends.b, request_handler=lambda t, f, p: len(p).to_bytes(4, "big")),
+        PacketConnection(fd_ends.a) as a,
+    ):
+        payload = os.urandom(1 << 20) * 60
+        assert int.from_bytes(a(1, payload)[2], "big") == len(payload)

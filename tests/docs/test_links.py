@@ -1,0 +1,20 @@
+"""Links between the pages lead somewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .pages import CHANGELOG, README, WIRE, anchors, links
+
+
+@pytest.mark.parametrize("page", [README, WIRE, CHANGELOG], ids=lambda page: page.name)
+def test_links_within_the_project(page: Path) -> None:
+    for link in links(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link

@@ -1,0 +1,66 @@
+"""The README: what it tells people to type, the program in it, and what it says about errors."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import packetwire
+from packetwire import errors
+
+from .pages import README, ROOT, code_blocks, tables
+
+DEMO, TESTS = code_blocks(README, "sh")
+(PROGRAM,) = code_blocks(README, "python")
+
+
+@pytest.mark.timeout(60)
+def test_the_shortest_program_does_what_its_comment_says(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    promised = re.findall(r"print\(.*\)  # (.*)", PROGRAM)
+    assert done.stdout.splitlines() == promised
+    assert promised
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_shortest_program_is_short() -> None:
+    assert len(PROGRAM.strip().splitlines()) < 30
+
+
+@pytest.mark.parametrize("command", [DEMO, TESTS])
+def test_the_commands_are_one_line_and_install_extras_that_exist(command: str) -> None:
+    assert command.count("\n") == 1
+    assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+    (extras,) = re.findall(r" '\.\[(.*)\]' ", command)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    assert "packetwire" in project["scripts"]
+
+
+@pytest.mark.parametrize("command", [DEMO, TESTS])
+def test_ci_runs_the_same_commands(command: str) -> None:
+    assert command.strip() in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_table_of_exceptions_has_all_of_them() -> None:
+    ((_, rows),) = ((head, rows) for head, rows in tables(README).items() if head.startswith("|exception|"))
+    kinds = {name for name in errors.__all__ if not getattr(errors, name).__subclasses__()}
+    assert kinds | {"ConnectionEnded"} == {row[0] for row in rows}
+
+
+def test_the_attributes_in_the_table_of_exceptions_exist() -> None:
+    for name, _, known in next(rows for head, rows in tables(README).items() if head.startswith("|exception|")):
+        error_class = getattr(packetwire, name)
+        shown = vars(error_class).keys() | set(error_class.__init__.__code__.co_names)
+        assert set(re.findall(r"`\.(\w+)`", known)) <= shown
+        for base in re.findall(r"also a `(\w+)`", known):
+            assert base in [ancestor.__name__ for ancestor in error_class.__mro__]

@@ -1,0 +1,98 @@
+"""The reference's environment and process, who asks whom, and a check that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from askers import Asker, OurAsker, ReferenceAsker
+from exchange import Exchange
+from reference_environment import ReferenceUnavailableError, reference_python
+from reference_process import TRANSPORTS, ReferencePeer
+
+from packetwire import PacketConnection
+
+
+@pytest.fixture(scope="session")
+def python() -> Path:
+    """The interpreter that the reference runs on."""
+    try:
+        return reference_python()
+    except ReferenceUnavailableError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def open_fds() -> set[str]:
+    """What the process has open: a descriptor's number and what it is."""
+    found = set()
+    for fd in os.listdir("/dev/fd"):
+        try:
+            found.add(f"{fd} {os.readlink(f'/dev/fd/{fd}')}")
+        except OSError:
+            pass  # the one that listdir used, or a system where these are no links
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """After the test the threads and descriptors are what they were."""
+    threads, fds = set(threading.enumerate()), open_fds()
+    yield
+    assert set(threading.enumerate()) - threads == set()
+    assert open_fds() ^ fds == set()
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """What the two ends are connected by."""
+    return request.param
+
+
+@pytest.fixture
+def reference(python: Path, transport: str, _nothing_left: None) -> Iterator[ReferencePeer]:
+    """The reference's end over each transport; in the end it must exit by itself, with status 0."""
+    peer = ReferencePeer(python, transport)
+    try:
+        yield peer
+        assert peer.exit_status() == 0, peer.log()
+    finally:
+        peer.close()
+
+
+@pytest.fixture
+def we_ask(reference: ReferencePeer) -> Iterator[OurAsker]:
+    """packetwire is the client of the reference."""
+    with reference.serving(), PacketConnection(reference.recv_send, "ours") as conn:
+        yield OurAsker(conn)
+
+
+@pytest.fixture
+def they_ask(reference: ReferencePeer) -> Iterator[ReferenceAsker]:
+    """The reference is the client of packetwire."""
+    exchange = Exchange()
+    with PacketConnection(reference.recv_send, "ours", request_handler=exchange) as exchange.conn:
+        reference.ask("open", False)
+        yield ReferenceAsker(reference)
+        reference.ask("close")
+
+
+@pytest.fixture(params=["we_ask", "they_ask"])
+def asker(reference: ReferencePeer, request: pytest.FixtureRequest) -> Asker:
+    """The one that asks, both ways round; the other end serves."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def both_ask(reference: ReferencePeer) -> Iterator[tuple[OurAsker, ReferenceAsker]]:
+    """Both ends ask and serve, on one connection."""
+    exchange = Exchange()
+    with ExitStack() as opened:
+        conn = PacketConnection(reference.recv_send, "ours", request_handler=exchange)
+        exchange.conn = opened.enter_context(conn)
+        reference.ask("open", True)
+        yield OurAsker(conn), ReferenceAsker(reference)
+        reference.ask("close")
