@@ -61,6 +61,11 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
     def __del__(self) -> None:
         pass
 
+    def __str__(self) -> str:
+        return f"{type(self).__name__}[{self.name!r}:{self.fsm_state}]"
+
+    __repr__ = __str__
+
     # what a plain Result has as attributes
 
     @property

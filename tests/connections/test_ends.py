@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 
 import pytest
@@ -514,8 +515,8 @@ def test_ctrl_c_in_a_waiting_call_leaves_the_connection_usable(fd_ends):
     def handler(rq_type, flags, payload):
         if rq_type == 1:
             main = threading.main_thread().ident
-            # only once the caller is asleep in its poll is this the case that the test is about; an earlier
-            # signal is as good, because it is delivered at the next bytecode
+            while sys._current_frames()[main].f_code.co_name != "_lead":
+                pass  # not yet in its poll
             signal.pthread_kill(main, signal.SIGINT)
             return Responder()
         return payload

@@ -135,7 +135,7 @@ class _Pump:
         self._job = job
         self._name = name
         self._change = threading.Condition()
-        self._asked = self._stopped = self._working = False
+        self._asked = self._stopped = False
         self._thread: threading.Thread | None = None
         self.done = Wakeup()
         self.stop_wakeup = Wakeup()
@@ -153,19 +153,19 @@ class _Pump:
             self._change.notify()
 
     def _run(self) -> None:
-        while True:
-            with self._change:
-                while not self._asked and not self._stopped:
-                    self._change.wait()
-                if self._stopped:
-                    return
-                self._working = True
+        while self._wait_until_asked():
             self._job()
             with self._change:
-                self._asked = self._working = False
-                if self._stopped:
-                    return
-                self.done.set()
+                self._asked = False
+            self.done.set()
+        self._close()
+
+    def _wait_until_asked(self) -> bool:
+        """True if there is a job to do, false if the pump is stopped."""
+        with self._change:
+            while not self._asked and not self._stopped:
+                self._change.wait()
+            return not self._stopped
 
     def stop(self, join_seconds: float) -> None:
         """End the thread; one that is blocked in its job for longer than `join_seconds` is left to it."""
@@ -176,9 +176,11 @@ class _Pump:
             self._change.notify()
         self.stop_wakeup.set()
         if self._thread is not None:
-            self._thread.join(join_seconds)
-            if self._thread.is_alive():
-                return  # it still uses its descriptors
+            self._thread.join(join_seconds)  # it closes the descriptors itself, whenever it ends
+        else:
+            self._close()
+
+    def _close(self) -> None:
         self.stop_wakeup.close()
         self.done.close()
 
@@ -286,4 +288,4 @@ class PumpWriter:
         pass
 
     def close(self) -> None:
-        self._pump.stop(JOIN_SECONDS if not self._busy else 0.0)
+        self._pump.stop(JOIN_SECONDS)

@@ -31,6 +31,7 @@ POLL_INTERVAL = 0.05
 """Seconds between two looks at a pid where the system has no descriptor for it."""
 
 _STDERR_QUOTED = 2000
+_COMMAND_QUOTED = 200
 
 
 def child(
@@ -121,8 +122,7 @@ class ProcessStream(ByteStream):
         if self._wait_exit(EXIT_WAIT):
             return self._exited()
         return PeerClosed(
-            f"child {shlex.join(self.argv)} (pid {self.process.pid}) closed its standard output and still runs"
-            + self._quoted_stderr()
+            f"{self._described()} closed its standard output and still runs" + self._quoted_stderr()
         )
 
     def close(self) -> None:
@@ -166,11 +166,17 @@ class ProcessStream(ByteStream):
         else:
             how = f"was killed by signal {-returncode} ({_signal_name(-returncode)})"
         return ChildExited(
-            f"child {shlex.join(self.argv)} (pid {self.process.pid}) {how}" + self._quoted_stderr(),
+            f"{self._described()} {how}" + self._quoted_stderr(),
             self.argv,
             returncode,
             self.stderr,
         )
+
+    def _described(self) -> str:
+        command = shlex.join(self.argv)
+        if len(command) > _COMMAND_QUOTED:
+            command = command[:_COMMAND_QUOTED] + "…"
+        return f"child {command} (pid {self.process.pid})"
 
     def _quoted_stderr(self) -> str:
         text = bytes(self._stderr[-_STDERR_QUOTED:]).decode("utf-8", errors="replace").rstrip()

@@ -18,18 +18,29 @@ _DONTWAIT = socket.MSG_DONTWAIT
 _SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 
 
+_aliases: set[socket.socket] = set()
+"""Kept from the garbage collector, which would close a descriptor that is not ours."""
+
+
 def _alias(fd: int) -> socket.socket:
-    """A second socket object for `fd`; detach it, never close it."""
+    """A second socket object for `fd`; `_release` it, never close it."""
     if socket.getdefaulttimeout() is None:
-        return socket.socket(fileno=fd)
-    # with a default timeout, making the object sets O_NONBLOCK, and its calls would wait
-    blocking = os.get_blocking(fd)
-    try:
         alias = socket.socket(fileno=fd)
-        alias.settimeout(0)
-    finally:
-        os.set_blocking(fd, blocking)
+    else:
+        # with a default timeout, making the object sets O_NONBLOCK, and its calls would wait
+        blocking = os.get_blocking(fd)
+        try:
+            alias = socket.socket(fileno=fd)
+            alias.settimeout(0)
+        finally:
+            os.set_blocking(fd, blocking)
+    _aliases.add(alias)
     return alias
+
+
+def _release(alias: socket.socket) -> None:
+    alias.detach()
+    _aliases.discard(alias)
 
 
 class SocketReader:
@@ -59,7 +70,7 @@ class SocketReader:
         return octets
 
     def close(self) -> None:
-        self._socket.detach()
+        _release(self._socket)
 
 
 class SocketWriter:
@@ -101,7 +112,7 @@ class SocketWriter:
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
             except OSError:
                 pass  # closed by its owner
-        self._socket.detach()
+        _release(self._socket)
 
 
 def _stop_delays(sock: socket.socket) -> bool:

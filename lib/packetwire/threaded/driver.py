@@ -450,10 +450,9 @@ class Driver:
         self._changed()
 
     def _expect_end(self, cause: ConnectionEnded) -> None:
-        """The stream should end now; if it does not within a second, it ends for `cause`."""
+        """The stream should end now; if it does not within a second, it ends for the `cause` known last."""
         with self._lock:
-            if self._doom is None:
-                self._doom = time.monotonic() + END_GRACE, cause
+            self._doom = self._doom[0] if self._doom else time.monotonic() + END_GRACE, cause
         self._parking.wake()
 
     def _changed(self) -> None:
@@ -537,7 +536,9 @@ class Driver:
         """Nothing can be sent. What the peer sent before may say why, so go on reading for a moment."""
         with self._lock:
             self.engine.send_failed(error)
-        self._expect_end(_ended(f"{self.name}: writing failed: {error}", error))
+            expected = self._doom is not None
+        if not expected:
+            self._expect_end(_ended(f"{self.name}: writing failed: {error}", error))
         self._changed()
 
     def _hand_over(self, rest: list[bytes | memoryview]) -> None:
