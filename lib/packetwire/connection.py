@@ -21,10 +21,12 @@ from packetwire.core.requests import Responder
 from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout
 from packetwire.streams.open import PacketConnectionRecvSend, open_stream
 from packetwire.threaded.driver import Driver, RequestHandler
-from packetwire.threaded.waiter import Waiter
+from packetwire.threaded.waiter import DecodeResponse, Response, Waiter, outcome_of
 
 if TYPE_CHECKING:
-    from packetwire.result import DecodeResponse, RequestResult
+    from subprocess import Popen
+
+    from packetwire.result import RequestResult
 
 DEFAULT_PACKET_GRACE = 0.0
 """Seconds that a packet waits for company before it leaves: none, what is queued together leaves together."""
@@ -35,17 +37,17 @@ ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
 ERROR_DETAILS = ("none", "message", "traceback")
 
-Response = tuple[bool, int, Any]
-"""(ok, flags, payload)"""
-
 _names = itertools.count(1)
+_RequestResult: type[RequestResult] | None = None
 
 
-class EveryRqType:
-    """A container of every request type."""
+def _load_result() -> type[RequestResult]:
+    """Import cs.result, which takes a while, for the first submit."""
+    global _RequestResult
+    from packetwire.result import RequestResult
 
-    def __contains__(self, rq_type: object) -> bool:
-        return True
+    _RequestResult = RequestResult
+    return RequestResult
 
 
 class PacketConnection:
@@ -115,7 +117,7 @@ class PacketConnection:
         self.packet_grace = DEFAULT_PACKET_GRACE if packet_grace is None else packet_grace
         self.trace_log = trace_log
         self.handlers = handlers
-        self.inline = EveryRqType() if handlers == "inline" else inline
+        self.inline = inline
         self.max_packet_size = max_packet_size
         self.max_outstanding = max_outstanding
         self.max_unsent = max_unsent
@@ -197,7 +199,7 @@ class PacketConnection:
                 stream,
                 name=self.name,
                 handler=self.request_handler,
-                handlers=self.handlers if isinstance(self.handlers, int) else 1,
+                handlers=self.handlers,
                 inline=self.inline,
                 on_event=self.on_event,
                 trace_log=self.trace_log,
@@ -261,6 +263,11 @@ class PacketConnection:
         return driver.engine.ended.cause if driver and driver.engine.ended else None
 
     @property
+    def process(self) -> Popen[bytes] | None:
+        """The child process of this opening, if the stream is one to a child."""
+        return getattr(self._driver.stream, "process", None) if self._driver else None
+
+    @property
     def outstanding(self) -> int:
         """Our requests that have no answer yet."""
         return self._driver.engine.outstanding if self._driver else 0
@@ -312,22 +319,15 @@ class PacketConnection:
         after `timeout` seconds, whereupon a late response is dropped; `ConnectionEnded` if the connection
         ends first; `LocalProtocolError` or TypeError for what cannot be sent.
         """
-        driver = self._open_driver()
+        driver = self._driver
+        if driver is None or not self._opens:
+            driver = self._open_driver()
         deadline = None if timeout is None else time.monotonic() + timeout
         waiter = Waiter()
-        tag = -1
-        try:
-            tag = driver.request(rq_type, flags, payload, channel, waiter, deadline)  # type: ignore[arg-type]
-            if not driver.wait_for(waiter, deadline):
-                raise RequestTimeout(self._timeout_text(driver, rq_type, channel, tag, timeout, label))
-        finally:
-            if not waiter.done and tag >= 0:
-                driver.forget(channel, tag)
-        if waiter.ended is not None:
-            raise waiter.ended.for_waiter()
-        if waiter.ok and decode_response is not None:
-            return True, waiter.flags, decode_response(waiter.flags, waiter.payload)
-        return waiter.ok, waiter.flags, waiter.payload
+        tag = driver.call(rq_type, flags, payload, channel, waiter, deadline)
+        if not waiter.done:
+            raise RequestTimeout(self._timeout_text(driver, rq_type, channel, tag, timeout, label))
+        return outcome_of(waiter, decode_response)
 
     def _timeout_text(
         self, driver: Driver, rq_type: int, channel: int, tag: int, timeout: float | None, label: str | None
@@ -353,12 +353,12 @@ class PacketConnection:
         Waits, at most `timeout` seconds, while `max_outstanding` requests are without an answer or more
         than `max_unsent` octets unsent. Raises as the call does.
         """
-        from packetwire.result import RequestResult
-
-        driver = self._open_driver()
-        result = RequestResult(driver, label, channel, decode_response)
+        driver = self._driver
+        if driver is None or not self._opens:
+            driver = self._open_driver()
+        result = (_RequestResult or _load_result())(driver, label, channel, decode_response)
         deadline = None if timeout is None else time.monotonic() + timeout
-        result.tag = driver.request(rq_type, flags, payload, channel, result, deadline)  # type: ignore[arg-type]
+        result.tag = driver.request(rq_type, flags, payload, channel, result, deadline)
         return result
 
     def map(

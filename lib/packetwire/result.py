@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cs.fsm import CancellationError, FSMTransitionEvent
 from cs.result import Result
 
-from packetwire.errors import RequestTimeout
+from packetwire.core.events import ResponseReceived
+from packetwire.errors import ConnectionEnded, RequestTimeout
 from packetwire.threaded.driver import Driver, logger
-from packetwire.threaded.waiter import Waiter
+from packetwire.threaded.waiter import DecodeResponse, Waiter, outcome_of
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
-DecodeResponse = Callable[[int, bytes], Any]
 Callback = Callable[[Any, FSMTransitionEvent], Any]
 
 _DONE = ("DONE", "CANCELLED")
@@ -45,18 +45,17 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
     _outcome: tuple[Any, ExcInfo | None] | None = None
     _cancelled = False
     _cancel_msg: str | None = None
+    _callbacks: list[tuple[Any, Callback]] | None = None
+    tag = -1
     collected = True  # nothing to complain about in __del__
 
     def __init__(
         self, driver: Driver, label: str | None, channel: int, decode_response: DecodeResponse | None
     ) -> None:
-        Waiter.__init__(self)
         self._driver = driver
         self._label = label
         self._channel = channel
-        self.tag = -1
         self._decode = decode_response
-        self._callbacks: list[tuple[Any, Callback]] | None = None
 
     def __del__(self) -> None:
         pass
@@ -94,10 +93,23 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
 
     # completion, by the reader of the connection
 
-    def finish(self) -> None:
-        super().finish()
+    def deliver(self, response: ResponseReceived) -> None:
+        super().deliver(response)
         if self._callbacks is not None:
-            self._run_callbacks("cancel" if self._cancelled else "complete")
+            self._run_callbacks()
+
+    def fail(self, cause: ConnectionEnded) -> None:
+        super().fail(cause)
+        if self._callbacks is not None:
+            self._run_callbacks()
+
+    def _end_by_hand(self) -> None:
+        """Wake whoever waits, though there is neither a response nor an end of the connection."""
+        self.done = True
+        self._release()
+        self._driver.interrupt_lead()
+        if self._callbacks is not None:
+            self._run_callbacks()
 
     def _complete(self, result: Any, exc_info: ExcInfo | None) -> None:
         """Complete it by hand: the response will be dropped."""
@@ -106,16 +118,14 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
         if self.done or not self._driver.forget(self._channel, self.tag):
             raise RuntimeError(f"{self} already completed")
         self._outcome = result, exc_info
-        self.finish()
-        self._driver.interrupt_lead()
+        self._end_by_hand()
 
     def cancel(self, msg: str | None = None) -> None:
         """Give the request up: whoever waits for it gets a CancellationError, a late response is dropped."""
         if not self.done and self._driver.forget(self._channel, self.tag):
             # from here on no response can be delivered
             self._cancelled, self._cancel_msg = True, msg
-            self.finish()
-            self._driver.interrupt_lead()
+            self._end_by_hand()
 
     # collection
 
@@ -139,11 +149,7 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
         return outcome
 
     def _make_result(self) -> tuple[bool, int, Any]:
-        if self.ended is not None:
-            raise self.ended.for_waiter()
-        if self.ok and self._decode is not None:
-            return True, self.flags, self._decode(self.flags, self.payload)
-        return self.ok, self.flags, self.payload
+        return outcome_of(self, self._decode)
 
     def __call__(self, *a: Any, timeout: float | None = None, **kw: Any) -> Any:
         if a:
@@ -216,9 +222,10 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
             self._callbacks = []
         self._callbacks.append((state, callback))
         if self.done:  # it may have become so just now: a callback that is popped runs once
-            self._run_callbacks("cancel" if self._cancelled else "complete")
+            self._run_callbacks()
 
-    def _run_callbacks(self, event: str) -> None:
+    def _run_callbacks(self) -> None:
+        event = "cancel" if self._cancelled else "complete"
         transition = FSMTransitionEvent(
             old_state="PENDING", new_state=self.fsm_state, event=event, when=time.time(), extra={}
         )

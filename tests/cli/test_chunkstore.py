@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -67,14 +66,6 @@ def test_many_in_flight_are_measured(client: ChunkClient) -> None:
         assert len(measured.round_trips) == 100
         assert 0 < min(measured.round_trips) <= measured.median <= measured.p99 <= max(measured.round_trips)
         assert max(measured.round_trips) <= measured.seconds
-
-
-def test_it_leaves_the_interrupt_of_a_terminal_to_its_parent(
-    store: subprocess.Popen[bytes], client: ChunkClient
-) -> None:
-    client.ask(Length())  # it has started
-    store.send_signal(signal.SIGINT)
-    assert client.ask(Length()) == 0
 
 
 def test_it_leaves_with_its_connection(store: subprocess.Popen[bytes]) -> None:

@@ -98,8 +98,11 @@ def test_stray_output_does_not_touch_the_stream(server):
 def test_a_killed_child_is_reported_with_its_signal(server, number):
     with server:
         results = [server.submit(4, payload=b"30") for _ in range(100)]
-        process = server._driver._stream.process
+        process = server.process
         process.send_signal(number)
+        with pytest.raises(ChildExited):
+            while True:
+                server.submit(0)  # whenever a write fails, the reason is told
         for result in results:
             with pytest.raises(ChildExited, match=f"killed by signal {int(number)}.*{number.name}") as caught:
                 result()
@@ -178,7 +181,7 @@ def test_a_child_that_closed_its_output_and_lives(server):
 def test_a_child_that_ignores_everything_is_killed():
     code = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.write(1, bytes(1)); time.sleep(60)"
     conn = PacketConnection.spawn(python(code), close_timeout=0.2, exit_timeout=0.1).open()
-    process = conn._driver._stream.process
+    process = conn.process
     conn.join_recv(20)  # it has set its signal handler: a zero octet is no packet
     conn.close()
     assert process.returncode == -signal.SIGKILL
@@ -194,7 +197,7 @@ def test_a_grandchild_that_holds_the_pipes_does_not_hide_the_childs_end():
 @pytest.mark.parametrize("code", [SERVER, "import time; time.sleep(60)"], ids=["busy", "not reading"])
 def test_closing_while_the_child_is_busy_or_not_reading(code):
     conn = PacketConnection.spawn(python(code), close_timeout=0.2, exit_timeout=0.1).open()
-    process = conn._driver._stream.process
+    process = conn.process
     results = []
     with contextlib.suppress(RequestTimeout):
         for _ in range(50):
@@ -241,6 +244,36 @@ def test_a_dead_popen_of_the_users_own_is_explained():
             PacketConnection(process).open()
 
 
+def test_an_interrupted_close_leaves_nothing_behind():
+    threads, fds = set(threading.enumerate()), open_fds()
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    conn = PacketConnection.spawn(python(code), close_timeout=20, exit_timeout=20).open()
+    process = conn.process
+    conn.submit(1)
+
+    def interrupt():
+        while "_end_in_order" not in {f.f_code.co_name for f in frames(threading.main_thread())}:
+            pass
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        conn.close(timeout=20)
+    thread.join()
+    assert process.returncode is not None
+    assert set(threading.enumerate()) == threads
+    assert open_fds() == fds
+    assert conn.closed
+
+
+def frames(thread):
+    frame = sys._current_frames().get(thread.ident)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
 def test_stdio_can_be_taken_once():
     code = """
     from packetwire import stdio, LocalProtocolError, PacketConnection
@@ -260,7 +293,7 @@ def test_ctrl_c_kills_a_parent_that_waits_and_its_child():
     import sys
     from packetwire import PacketConnection
     with PacketConnection.spawn({python(SERVER)!r}) as conn:
-        print(conn._driver._stream.process.pid, flush=True)
+        print(conn.process.pid, flush=True)
         conn(4, b"60")
     """
     with subprocess.Popen(python(parent), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

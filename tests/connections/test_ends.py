@@ -515,7 +515,7 @@ def test_ctrl_c_in_a_waiting_call_leaves_the_connection_usable(fd_ends):
     def handler(rq_type, flags, payload):
         if rq_type == 1:
             main = threading.main_thread().ident
-            while sys._current_frames()[main].f_code.co_name != "_lead":
+            while sys._current_frames()[main].f_code.co_name != "_read_until":
                 pass  # not yet in its poll
             signal.pthread_kill(main, signal.SIGINT)
             return Responder()

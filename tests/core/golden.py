@@ -12,8 +12,8 @@ from packetwire import Packet, PacketDecoder
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
-PAYLOAD_RULES = {"byte i = (i*7+3)&255": lambda size: bytes((i * 7 + 3) & 255 for i in range(256)) * (size // 256 + 1)}
-"""The payloads that are described instead of listed: rule -> at least `size` octets."""
+PAYLOAD_RULES = {"byte i = (i*7+3)&255": bytes((i * 7 + 3) & 255 for i in range(256))}
+"""The payloads that are described instead of listed: rule -> the octets that repeat."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def packet_case(item: dict[str, Any]) -> PacketCase:
         octets = head = bytes.fromhex(item["hex"])
         digest, size = hashlib.sha256(octets).hexdigest(), len(octets)
     else:
-        payload = PAYLOAD_RULES[item["payload_rule"]](item["payload_len"])[: item["payload_len"]]
+        length = item["payload_len"]
+        payload = (PAYLOAD_RULES[item["payload_rule"]] * (length // 256 + 1))[:length]
         digest, size, head = item["sha256"], item["total_len"], bytes.fromhex(item["head_hex"])
     fields = {name: item[name] for name in ("is_request", "channel", "tag", "flags")}
     fields |= {"rq_type": item["wire_rq_type"], "payload": payload}
@@ -85,9 +86,7 @@ def packet_case(item: dict[str, Any]) -> PacketCase:
 
 
 def stream_case(item: dict[str, Any]) -> StreamCase:
-    return StreamCase(
-        item["id"], bytes.fromhex(item["client_to_server"]), bytes.fromhex(item["server_to_client"])
-    )
+    return StreamCase(item["id"], bytes.fromhex(item["client_to_server"]), bytes.fromhex(item["server_to_client"]))
 
 
 def decode(octets: bytes) -> list[Packet]:

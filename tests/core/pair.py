@@ -31,6 +31,8 @@ class Side:
         self.outgoing = bytearray()  # of the batch, not yet on the wire
         self.wire = bytearray()  # on its way to this side
         self.closed = False  # nothing follows what is on the wire
+        self.arrived = 0
+        self.cut_at: int | None = None  # how many octets arrive in all
 
     # what its owner does
 
@@ -83,12 +85,19 @@ class Side:
         if self.peer.closed:
             self.send_failed()
             return True
-        self.peer.wire += self.outgoing[:size]
+        self.peer.arrive(self.outgoing[:size])
         del self.outgoing[:size]
         if not self.outgoing:
-            self.engine.data_sent()
-            self.batch = 0
+            self.outgoing += b"".join(self.engine.data_sent())
+            self.batch = len(self.outgoing)
         return True
+
+    def arrive(self, octets: bytearray) -> None:
+        if self.cut_at is not None:
+            del octets[self.cut_at - self.arrived :]
+            self.closed = self.arrived + len(octets) == self.cut_at
+        self.wire += octets
+        self.arrived += len(octets)
 
     def read(self, size: int) -> bool:
         """Receive up to `size` octets or the end, false if there is neither."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 
 from hypothesis import strategies as st
@@ -41,7 +42,7 @@ def packets(draw: st.DrawFn) -> Packet:
 def chunks(octets: bytes, cuts: list[int]) -> list[bytes]:
     """`octets` cut at these places (those beyond the end are ignored)."""
     places = sorted({0, len(octets), *(cut for cut in cuts if cut < len(octets))})
-    return [octets[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [octets[start:end] for start, end in pairwise(places)]
 
 
 @st.composite

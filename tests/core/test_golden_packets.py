@@ -10,7 +10,7 @@ from cs.binary import flatten
 from cs.buffer import CornuCopyBuffer
 
 from packetwire import Packet, PacketDecoder
-from packetwire.core.packets import EOF_PACKET, packet_head
+from packetwire.core.packets import EOF_PACKET, head_tail, packet_head
 
 from .golden import PACKETS, PacketCase
 
@@ -29,7 +29,8 @@ def written(packet: Packet, file: io.BytesIO) -> bytes:
 
 
 def head_and_payload(packet: Packet) -> bytes:
-    head = packet_head(packet.channel, packet.tag, packet.wire_flags, packet.rq_type, len(packet.payload))
+    tail = head_tail(packet.channel, packet.wire_flags, packet.rq_type)
+    head = packet_head(packet.tag, tail, len(packet.payload))
     return head + packet.payload
 
 

@@ -197,12 +197,12 @@ def asked(tag: int, payload: bytes = b"abc") -> bytes:
 
 
 ANSWERED = {
-    "no handler": (dict(accepts_requests=False), b"", NO_HANDLER),
+    "no handler": ({"accepts_requests": False}, b"", NO_HANDLER),
     "requests ended": ({}, bytes(ERQ_PACKET), REQUESTS_ENDED),
     "tag in use": ({}, bytes(ASK) + bytes(ASK_ON_7), None),
-    "too many requests": (dict(max_inbound=2), asked(2) + asked(3), b"too many requests: 2 wait for their reply"),
+    "too many requests": ({"max_inbound": 2}, asked(2) + asked(3), b"too many requests: 2 wait for their reply"),
     "too much to do": (
-        dict(max_inbound_octets=10),
+        {"max_inbound_octets": 10},
         asked(2, b"x" * 9),
         b"too much to do: 9 octets wait for their reply",
     ),

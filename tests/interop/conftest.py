@@ -23,7 +23,8 @@ def python() -> Path:
     try:
         return reference_python()
     except ReferenceUnavailableError as error:
-        pytest.fail(str(error), pytrace=False)
+        reason = str(error)
+    pytest.fail(reason, pytrace=False)
 
 
 def open_fds() -> set[str]:

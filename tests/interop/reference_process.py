@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PEER_PROGRAM = Path(__file__).with_name("reference_peer.py")
-ANSWER_SECONDS = 60
+ANSWER_SECONDS = 20
 EXIT_SECONDS = 15
 
 

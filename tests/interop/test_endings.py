@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,13 @@ from packetwire import (
     PeerEndedRequests,
     StreamEnded,
 )
+from packetwire.core.events import Event
 
 pytestmark = pytest.mark.timeout(60, func_only=True)
+
+
+EARLY = bytes(1000)
+"""The reference queues 16 packets and buffers 8 KiB: once it submitted 40 of these, most are in the stream."""
 
 
 class Events:
@@ -182,15 +188,26 @@ def test_the_streams_can_be_used_again(reference: ReferencePeer) -> None:
 
 
 def test_the_reference_is_ahead_in_using_the_streams_again(reference: ReferencePeer) -> None:
-    conn = PacketConnection(reference.recv_send, request_handler=Exchange())
+    erq_seen, read_on = threading.Event(), threading.Event()
+
+    def stop_reading_at_erq(event: Event) -> None:
+        if isinstance(event, PeerEndedRequests):
+            erq_seen.set()
+            read_on.wait(20)
+
+    conn = PacketConnection(reference.recv_send, request_handler=Exchange(), on_event=stop_reading_at_erq)
     with conn:
         reference.ask("open", False)
+        reference.ask("send_erq")
+        assert erq_seen.wait(10)
+        conn.send_eof()
         reference.ask("close")
-        assert conn.join_recv(10)
         reference.ask("open", False)
-        reference.ask("submit", [(ECHO, 0, b"early")])
+        reference.ask("submit", [(ECHO, number, EARLY) for number in range(40)])
+        read_on.set()
+        assert conn.join_recv(10)
     with conn:
-        assert reference.ask("collect")[0] == [(True, 0, b"early")]
+        assert reference.ask("collect")[0] == [(True, number, EARLY) for number in range(40)]
         reference.ask("close")
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from packetwire import BaseRequest, ByteStream, HasPacketConnection, stdio
+
+OWN_GROUP = 0
+"""For Popen's `process_group`: a Ctrl-C at the terminal reaches the client alone, which then ends its store."""
 
 
 def address_of(data: bytes) -> bytes:
@@ -150,7 +152,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--corrupt", metavar="ADDRESS", type=bytes.fromhex, help="flip an octet of the chunk with this SHA-256"
     )
     args = parser.parse_args(argv)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is meant for our parent, which will end us
     with ChunkStore(stdio(), args.corrupt) as store:
         store.conn.join_recv()
     return 0

@@ -18,8 +18,8 @@ from typing import Any
 import packetwire
 from packetwire import ChildExited, child
 from packetwire.cli.arguments import UNITS, size, whole_number
-from packetwire.cli.chunkclient import ChunkClient, Measured
-from packetwire.cli.chunkstore import Add, Contains, Get, Length, address_of, store_command
+from packetwire.cli.chunkclient import REPLY_TIMEOUT, ChunkClient, Measured
+from packetwire.cli.chunkstore import OWN_GROUP, Add, Contains, Get, Length, address_of, store_command
 from packetwire.cli.display import Display, megabytes, open_display
 from packetwire.cli.killedstore import kill_store
 from packetwire.cli.sources import Chunk, GeneratedSource, cut, find_files
@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
     if damaged:
         display.fact("corrupt", f"the store flips one octet of {damaged}")
 
-    with ChunkClient(child(argv), window=args.in_flight) as client:
-        client.ask(Length())  # so that its start is not measured
+    with ChunkClient(child(argv, process_group=OWN_GROUP), window=args.in_flight) as client:
+        client.conn_submit(Length())(timeout=REPLY_TIMEOUT)  # so that no start is measured, neither end's
         addresses = store_all(client, plan, display)
         faults = look_up(client, addresses, display)
         mismatches = read_back(client, plan, addresses, display)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from packetwire import PacketwireError
 from packetwire.cli.chunkclient import REPLY_TIMEOUT, ChunkClient
-from packetwire.cli.chunkstore import Add, store_command
+from packetwire.cli.chunkstore import OWN_GROUP, Add, store_command
 
 REQUESTS_BEFORE = 32
 """Requests that are answered before it dies."""
@@ -55,7 +55,9 @@ def _chunk(number: int) -> Add:
 @contextmanager
 def _doomed_store() -> Iterator[subprocess.Popen[bytes]]:
     """A store that we start ourselves, as we want to kill it; whatever happens it is gone afterwards."""
-    process = subprocess.Popen(store_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    process = subprocess.Popen(
+        store_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, process_group=OWN_GROUP
+    )
     try:
         yield process
     finally:

@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("packetwire").addHandler(logging.NullHandler())  # what matters comes as an exception
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no "µ" is no reason to fail
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if interruptible:
         signal.signal(signal.SIGINT, _interrupt_once)
     try:
         try:
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             if sys.stdout:
                 sys.stdout.flush()
+            if interruptible:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is over, and the exit status stands
     except KeyboardInterrupt:
         return _failed("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:

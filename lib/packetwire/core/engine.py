@@ -18,7 +18,6 @@ from packetwire.core.packets import (
     DEFAULT_MAX_PACKET_SIZE,
     EOF_PACKET,
     ERQ_PACKET,
-    FLAG_CHANNEL,
     FLAG_REQUEST,
     MAX_HEAD_OCTETS,
     MAX_UINT,
@@ -28,6 +27,7 @@ from packetwire.core.packets import (
     check_payload,
     check_uint,
     decode_varint,
+    head_tail,
     packet_head,
 )
 from packetwire.core.refusals import refuse
@@ -55,8 +55,14 @@ MAX_RQ_TYPE = MAX_UINT - 1
 JOIN_LIMIT = 16384
 """Up to this size a payload is copied behind its head; above, both are sent as they are."""
 
+MAX_TAILS = 256
+"""Combinations of channel, flags and request type whose octets are kept."""
+
 NO_HANDLER = b"no request handler"
 REQUESTS_ENDED = b"requests no longer allowed"
+
+_new_event: Any = tuple.__new__
+"""As the class itself, without its check of the arguments."""
 
 _RequestKey = int | tuple[int, int]
 
@@ -101,6 +107,7 @@ class ConnectionEngine:
         """Octets not yet reported as written."""
         self._decoder = PacketDecoder(max_packet_size)
         self._next_tags: dict[int, int] = {}
+        self._request_tails: dict[tuple[int, int, int], bytes] = {}
         self._outstanding: dict[_RequestKey, Any] = {}
         self._inbound: dict[_RequestKey, int] = {}  # request not answered -> octets of its payload
         self._inbound_octets = 0
@@ -157,24 +164,37 @@ class ConnectionEngine:
         `max_outstanding` are out, `ConnectionEnded` if nothing can be asked any more. Then nothing was
         sent.
         """
-        if not self.may_request:
+        if self.ours is not Half.OPEN or self.ended is not None or self.send_failure is not None:
             raise self.why_not()
-        if not self.has_room:
-            raise LimitExceeded(f"{len(self._outstanding)} requests are without an answer, the limit")
-        check_uint("rq_type", rq_type, MAX_RQ_TYPE)
-        check_uint("flags", flags, MAX_REQUEST_FLAGS)
-        check_uint("channel", channel)
-        payload = check_payload(payload)
+        if len(self._outstanding) >= self.max_outstanding:
+            raise LimitExceeded(f"{self.max_outstanding} requests are without an answer: that is max_outstanding")
+        try:
+            tail = self._request_tails.get((channel, flags, rq_type))
+        except TypeError:  # not hashable, and so no int
+            tail = None
+        if tail is None:
+            tail = self._request_tail(channel, flags, rq_type)
+        if type(payload) is not bytes:
+            payload = check_payload(payload)
         tag = self._next_tags.get(channel, FIRST_TAG)
-        wire_flags = flags << 2 | FLAG_REQUEST
-        if channel:
-            wire_flags |= FLAG_CHANNEL
-        head = packet_head(channel, tag, wire_flags, rq_type + 1, len(payload))
-        self._check_size(head, payload)
+        head = packet_head(tag, tail, len(payload))
+        if len(head) + len(payload) > self.max_packet_size:
+            self._check_size(head, payload)
         self._next_tags[channel] = tag + 1
         self._outstanding[(channel, tag) if channel else tag] = waiter
         self._send(head, payload)
         return tag
+
+    def _request_tail(self, channel: int, flags: int, rq_type: int) -> bytes:
+        """The fields behind the tag, which most requests have in common; checks the arguments."""
+        check_uint("rq_type", rq_type, MAX_RQ_TYPE)
+        check_uint("flags", flags, MAX_REQUEST_FLAGS)
+        check_uint("channel", channel)
+        if len(self._request_tails) >= MAX_TAILS:
+            self._request_tails.clear()
+        tail = head_tail(channel, flags << 2 | FLAG_REQUEST, rq_type + 1)
+        self._request_tails[channel, flags, rq_type] = tail
+        return tail
 
     def forget(self, channel: int, tag: int) -> bool:
         """The waiter of a request gave up; false if it was answered or forgotten before."""
@@ -190,24 +210,28 @@ class ConnectionEngine:
         Raises TypeError or `LocalProtocolError` if the arguments cannot be sent, or if there is no such
         request, because it was answered before; then nothing was sent and the request still waits.
         """
-        check_uint("flags", flags, MAX_RESPONSE_FLAGS)
-        payload = check_payload(payload)
+        if type(flags) is not int or not 0 <= flags <= MAX_RESPONSE_FLAGS:
+            check_uint("flags", flags, MAX_RESPONSE_FLAGS)
+        if type(payload) is not bytes:
+            payload = check_payload(payload)
         key = tag if channel == 0 else (channel, tag)
         if key not in self._inbound:
             if not self._may_answer:
                 return False
             raise LocalProtocolError(f"no request with tag {tag} on channel {channel} waits for an answer")
-        wire_flags = (flags << 1 | bool(ok)) << 2
-        if channel:
-            wire_flags |= FLAG_CHANNEL
-        head = packet_head(channel, tag, wire_flags, None, len(payload))
-        self._check_size(head, payload)
+        head = packet_head(tag, head_tail(channel, flags << 3 | (4 if ok else 0), None), len(payload))
+        if len(head) + len(payload) > self.max_packet_size:
+            self._check_size(head, payload)
         self._inbound_octets -= self._inbound.pop(key)
         self._unsent_replies += 1
         self._send(head, payload)
         if self._ending:
             self._end_when_nothing_is_owed()
         return True
+
+    def respond_failure(self, channel: int, tag: int, text: bytes) -> bool:
+        """Answer "not ok" with as much of `text` as fits into a packet; otherwise as `respond`."""
+        return self.respond(channel, tag, False, 0, self._fitting(text))
 
     def end_requests(self) -> None:
         """Send ERQ: no more requests of ours. A second call does nothing."""
@@ -232,43 +256,54 @@ class ConnectionEngine:
         """Take what is to be written, in order; report it by `data_sent`."""
         unsent, self._unsent = self._unsent, []
         self._batch_octets = self.unsent_octets
-        self._batch_replies += self._unsent_replies
-        self._batch_refusals += self._unsent_refusals
-        self._unsent_replies = self._unsent_refusals = 0
+        if self._unsent_replies or self._unsent_refusals:
+            self._batch_replies += self._unsent_replies
+            self._batch_refusals += self._unsent_refusals
+            self._unsent_replies = self._unsent_refusals = 0
         return unsent
 
-    def data_sent(self) -> None:
-        """All that was taken is written, to its last octet."""
+    def data_sent(self) -> list[bytes]:
+        """All that was taken is written, to its last octet. Takes and returns what came meanwhile."""
         self.unsent_octets -= self._batch_octets
         self._batch_octets = self._batch_replies = self._batch_refusals = 0
+        return self.data_to_send() if self._unsent else []
 
     # octets in, events out
 
-    def receive(self, octets: bytes) -> list[Event]:
-        """Take what the stream delivered, return what happened."""
-        events: list[Event] = []
+    def receive(self, octets: BytesLike, events: list[Event] | None = None) -> list[Event]:
+        """Take what the stream delivered, return what happened.
+
+        The events are appended to `events`, if that is given, one by one as they come about: so whoever
+        interrupts this call finds the event of every response that is not outstanding any more.
+        """
+        if events is None:
+            events = []
         if self.ended is not None:
             if self.ended.clean:
                 self._decoder.feed(octets)
             return events
         decoder = self._decoder
+        outstanding = self._outstanding
         try:
-            packets = decoder.feed(octets)
-            outstanding = self._outstanding
-            for packet in packets:
+            for packet in decoder.feed(octets):
                 is_request, channel, tag, flags, _, payload = packet
                 if is_request:
                     self._receive_request(packet, events)
                     continue
                 key = (channel, tag) if channel else tag
                 if key in outstanding:
-                    waiter = outstanding.pop(key)
-                    events.append(ResponseReceived(channel, tag, flags & 1 == 1, flags >> 1, payload, waiter))
+                    events.append(
+                        _new_event(
+                            ResponseReceived,
+                            (channel, tag, flags & 1 == 1, flags >> 1, payload, outstanding[key]),
+                        )
+                    )
+                    del outstanding[key]
                 else:
                     self._receive_unexpected(packet)
             if decoder.fault is not None:
                 raise decoder.fault
-            if decoder.octets_wanted:
+            if decoder.needed:
                 self._check_incomplete_packet()
         except RemoteProtocolError as error:
             events.append(self._break(error, "the peer broke the protocol"))
@@ -328,48 +363,46 @@ class ConnectionEngine:
         return self.ours is not Half.ENDED and self.send_failure is None
 
     def _send(self, head: bytes, payload: bytes) -> None:
-        if len(payload) <= JOIN_LIMIT:
+        size = len(payload)
+        if size <= JOIN_LIMIT:
             self._unsent.append(head + payload)
         else:
             self._unsent += head, payload
-        self.unsent_octets += len(head) + len(payload)
+        self.unsent_octets += len(head) + size
 
     def _check_size(self, head: bytes, payload: bytes) -> None:
-        if len(head) + len(payload) > self.max_packet_size:  # with the length field, which does not count
-            size, _ = decode_varint(head, 0, len(head))
-            if size > self.max_packet_size:
-                raise LocalProtocolError(
-                    f"a packet of {size} octets, {len(payload)} of them payload, "
-                    f"exceeds max_packet_size={self.max_packet_size}"
-                )
+        size, _ = decode_varint(head, 0, len(head))  # the length field itself does not count
+        if size > self.max_packet_size:
+            raise LocalProtocolError(
+                f"a packet of {size} octets, {len(payload)} of them payload, "
+                f"exceeds max_packet_size={self.max_packet_size}"
+            )
 
     def _fitting(self, text: bytes) -> bytes:
         """As much of `text` as any response can carry; with none it is as short as its request was."""
         return text[: max(0, self.max_packet_size - MAX_HEAD_OCTETS)]
 
     def _receive_request(self, packet: Packet, events: list[Event]) -> None:
-        if packet.rq_type == 0:
+        _, channel, tag, flags, wire_rq_type, payload = packet
+        if not wire_rq_type:
             self._receive_special(packet, events)
             return
-        if not self._may_answer:
-            return  # the peer learns by our EOF, or by the broken stream, that it gets no answer
-        _, channel, tag, flags, wire_rq_type, payload = packet
-        assert wire_rq_type is not None
         key = (channel, tag) if channel else tag
+        inbound = self._inbound
         if self.theirs is not Half.OPEN:
             self._refuse(packet, REQUESTS_ENDED)
         elif not self.accepts_requests:
             self._refuse(packet, NO_HANDLER)
-        elif key in self._inbound:
+        elif key in inbound:
             self._refuse(packet, b"tag %d is in use on channel %d" % (tag, channel))
-        elif len(self._inbound) + self._unsent_replies + self._batch_replies >= self.max_inbound:
+        elif len(inbound) + self._unsent_replies + self._batch_replies >= self.max_inbound:
             self._refuse(packet, b"too many requests: %d wait for their reply" % self.max_inbound)
-        elif self._inbound_octets + len(payload) > self.max_inbound_octets and self._inbound:
+        elif self._inbound_octets + len(payload) > self.max_inbound_octets and inbound:
             self._refuse(packet, b"too much to do: %d octets wait for their reply" % self._inbound_octets)
-        else:
-            self._inbound[key] = len(payload)
+        elif self._may_answer:
+            inbound[key] = len(payload)
             self._inbound_octets += len(payload)
-            events.append(RequestReceived(channel, tag, wire_rq_type - 1, flags, payload))
+            events.append(_new_event(RequestReceived, (channel, tag, wire_rq_type - 1, flags, payload)))
 
     def _receive_special(self, packet: Packet, events: list[Event]) -> None:
         if packet == EOF_PACKET:
@@ -406,13 +439,14 @@ class ConnectionEngine:
                 raise refuse("response-never-asked", quoted, tag=head.tag, channel=head.channel)
 
     def _refuse(self, packet: Packet, text: bytes) -> None:
+        if not self._may_answer:
+            return  # the peer learns by our EOF, or by the broken stream, that it gets no answer
         refusals = self._unsent_refusals + self._batch_refusals
         if refusals >= self.max_refusals:
             raise LimitExceeded(f"{refusals} refused requests, and the peer does not read their answers")
         self._unsent_refusals += 1
         text = self._fitting(text)
-        wire_flags = FLAG_CHANNEL if packet.channel else 0
-        self._send(packet_head(packet.channel, packet.tag, wire_flags, None, len(text)), text)
+        self._send(packet_head(packet.tag, head_tail(packet.channel, 0, None), len(text)), text)
 
     def _end_when_nothing_is_owed(self) -> None:
         if self._may_answer and not self._inbound:

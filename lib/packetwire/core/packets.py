@@ -30,7 +30,8 @@ FLAG_REQUEST = 2
 
 BytesLike = bytes | bytearray | memoryview
 
-_ONE_OCTET = tuple(bytes((n,)) for n in range(128))
+_LAST = tuple(bytes((n,)) for n in range(128))
+_MORE = tuple(bytes((n | 0x80,)) for n in range(128))
 _tuple_new = tuple.__new__
 
 
@@ -44,17 +45,18 @@ class WritableFile(Protocol):
 
 def encode_varint(n: int) -> bytes:
     """The minimal encoding of `n`: big-endian base 128, the high bit set on all octets but the last."""
-    if 0 <= n < 128:
-        return _ONE_OCTET[n]
+    if 0 <= n < 1 << 7:
+        return _LAST[n]
+    if 0 <= n < 1 << 14:
+        return _MORE[n >> 7] + _LAST[n & 0x7F]
+    if 0 <= n < 1 << 21:
+        return _MORE[n >> 14] + _MORE[n >> 7 & 0x7F] + _LAST[n & 0x7F]
     if not 0 <= n <= MAX_UINT:
         raise LocalProtocolError(f"{_shown(n)} cannot be sent: integers go from 0 to 2**63 - 1")
-    octets = [n & 0x7F]
-    n >>= 7
-    while n:
-        octets.append(n & 0x7F | 0x80)
-        n >>= 7
-    octets.reverse()
-    return bytes(octets)
+    octets = _LAST[n & 0x7F]
+    while n := n >> 7:
+        octets = _MORE[n & 0x7F] + octets
+    return octets
 
 
 def decode_varint(octets: BytesLike, offset: int, end: int, base: int = 0) -> tuple[int, int]:
@@ -76,14 +78,22 @@ def decode_varint(octets: BytesLike, offset: int, end: int, base: int = 0) -> tu
     return value, -1
 
 
-def packet_head(channel: int, tag: int, wire_flags: int, wire_rq_type: int | None, payload_size: int) -> bytes:
-    """The octets of a packet up to its payload."""
-    head = encode_varint(tag) + encode_varint(wire_flags)
+def head_tail(channel: int, wire_flags: int, wire_rq_type: int | None) -> bytes:
+    """The octets between the tag and the payload; FLAG_CHANNEL is added to `wire_flags` if it is due."""
     if channel:
-        head += encode_varint(channel)
-    if wire_rq_type is not None:
-        head += encode_varint(wire_rq_type)
-    return encode_varint(len(head) + payload_size) + head
+        octets = encode_varint(wire_flags | FLAG_CHANNEL) + encode_varint(channel)
+    elif wire_flags < 128:
+        octets = _LAST[wire_flags]
+    else:
+        octets = encode_varint(wire_flags)
+    return octets if wire_rq_type is None else octets + encode_varint(wire_rq_type)
+
+
+def packet_head(tag: int, tail: bytes, payload_size: int) -> bytes:
+    """The octets of a packet up to its payload: length, tag, and the `tail` made by `head_tail`."""
+    body = encode_varint(tag) + tail
+    size = len(body) + payload_size
+    return (_LAST[size] if size < 128 else encode_varint(size)) + body
 
 
 class _PacketFields(NamedTuple):
@@ -167,7 +177,7 @@ class Packet(_PacketFields):
     def transcribe(self) -> Iterator[bytes]:
         """Yield the octets of the packet: its head, then its payload if there is one."""
         wire_rq_type = self.rq_type if self.is_request else None
-        yield packet_head(self.channel, self.tag, self.wire_flags, wire_rq_type, len(self.payload))
+        yield packet_head(self.tag, head_tail(self.channel, self.wire_flags, wire_rq_type), len(self.payload))
         if self.payload:
             yield self.payload
 
@@ -327,12 +337,13 @@ class PacketDecoder:
         self.fault: RemoteProtocolError | None = None
         """What was wrong with the octets; nothing behind that can be decoded."""
         self._partial = bytearray()
-        self._needed = 0  # octets that the packet in _partial has in all; 0 while that is not known
+        self.needed = 0
+        """The octets that the packet that has begun has in all; 0 while that is not known."""
 
     @property
     def octets_wanted(self) -> int:
         """How many octets complete the packet that has begun; 0 if none has or its length is not known."""
-        return max(0, self._needed - len(self._partial))
+        return max(0, self.needed - len(self._partial))
 
     @property
     def partial(self) -> bytes:
@@ -346,7 +357,7 @@ class PacketDecoder:
 
     def incomplete_head(self) -> Packet | None:
         """The fields of the packet that has begun, without payload; None until they have all arrived."""
-        if not self._needed or self.ended:
+        if not self.needed or self.ended:
             return None
         start = bytes(self._partial[:MAX_HEAD_OCTETS])
         _, body = decode_varint(start, 0, len(start))
@@ -384,7 +395,7 @@ class PacketDecoder:
         if self.fault is not None:
             raise self.fault
         if self._partial and not self.ended:
-            announced = f" of {self._needed}" if self._needed else ""
+            announced = f" of {self.needed}" if self.needed else ""
             raise StreamTruncated(
                 f"the stream ended inside a packet, after {len(self._partial)}{announced} octets of it: "
                 f"{bytes(self._partial[:QUOTED_OCTETS])!r}"
@@ -393,22 +404,22 @@ class PacketDecoder:
     def _complete_partial(self, octets: bytes, packets: list[Packet]) -> bytes:
         """Add octets to the packet that has begun, return those behind it."""
         partial = self._partial
-        if not self._needed:
+        if not self.needed:
             # the length field itself is incomplete: a few octets at most, so join and decode anew
             joined = bytes(partial) + octets
             partial.clear()
             return joined
-        missing = self._needed - len(partial)
+        missing = self.needed - len(partial)
         if len(octets) < missing:
             partial += octets
             return b""
         partial += octets[:missing] if len(octets) > missing else octets
         _, body = decode_varint(partial, 0, len(partial))
-        packet = Packet._of_body(partial, body, self._needed, self.octets_decoded)
+        packet = Packet._of_body(partial, body, self.needed, self.octets_decoded)
         packets.append(packet)
         self.ended = packet == EOF_PACKET
-        self.octets_decoded += self._needed
-        self._partial, self._needed = bytearray(), 0
+        self.octets_decoded += self.needed
+        self._partial, self.needed = bytearray(), 0
         return octets[missing:]
 
     def _decode(self, octets: bytes, packets: list[Packet]) -> None:
@@ -430,17 +441,18 @@ class PacketDecoder:
                     raise refuse("packet-too-large", quoted, size=size, limit=limit, offset=base + start)
                 stop = body + size
                 if stop > end:
-                    self._needed = stop - start
+                    self.needed = stop - start
                     break
                 packet = _decode_body(octets, body, stop, base)
                 packets.append(packet)
                 start = stop
-                if packet.rq_type == 0 and packet == EOF_PACKET:
+                if packet[4] == 0 and packet == EOF_PACKET:
                     self.ended = True
                     break
         finally:
             self.octets_decoded = base + start
-        self._partial += octets[start:] if start else octets
+        if start < end:
+            self._partial += octets[start:] if start else octets
 
 
 def _decode_body(octets: bytes, start: int, stop: int, base: int) -> Packet:
@@ -457,7 +469,11 @@ def _decode_body(octets: bytes, start: int, stop: int, base: int) -> Packet:
             offset += 1
             tag = (tag & 0x7F) << 7 | octet & 0x7F
             if octet > 127:
-                tag, offset = _field(octets, start, stop, "tag", start, base)
+                octet = octets[offset]
+                offset += 1
+                tag = tag << 7 | octet & 0x7F
+                if octet > 127:
+                    tag, offset = _field(octets, start, stop, "tag", start, base)
         wire_flags = octets[offset]
         offset += 1
         if wire_flags > 127:

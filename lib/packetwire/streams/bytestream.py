@@ -107,6 +107,9 @@ class ByteStream:
         """Octets behind the connection's end: return those that the stream cannot take back."""
         return self.reader.give_back(octets) if octets else b""
 
+    def hurry(self) -> None:
+        """Someone is impatient: `close` shall wait for nobody."""
+
     def close(self) -> None:
         """Close what was opened for this stream, and nothing else. A second call does nothing."""
         on_close, self._on_close = self._on_close, None

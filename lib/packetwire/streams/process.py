@@ -125,36 +125,41 @@ class ProcessStream(ByteStream):
             f"{self._described()} closed its standard output and still runs" + self._quoted_stderr()
         )
 
+    def hurry(self) -> None:
+        self._exit_timeout = 0.0
+
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        if self._owned:
-            self._end_child()
-        self._stop.set()
-        if self._monitor.ident is not None:
-            self._monitor.join()
-        super().close()
-        if self._owned and self.process.stderr:
-            self.process.stderr.close()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
-        self._stop.close()
+        try:
+            if self._owned:
+                self._end_child()
+        finally:
+            # also when the waiting is interrupted, by Ctrl-C, say
+            if self._owned and self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            self._stop.set()
+            if self._monitor.ident is not None:
+                self._monitor.join()
+            super().close()
+            if self._owned and self.process.stderr:
+                self.process.stderr.close()
+            if self._pidfd is not None:
+                os.close(self._pidfd)
+                self._pidfd = None
+            self._stop.close()
 
     def _end_child(self) -> None:
-        """Close its pipes and see it go, whatever that takes."""
+        """Close its pipes and see it go; it may have to be terminated."""
         process = self.process
         for pipe in (process.stdin, process.stdout):
             if pipe:
                 pipe.close()
-        if self._wait_exit(self._exit_timeout):
-            return
-        process.terminate()
-        if self._wait_exit(TERM_WAIT):
-            return
-        process.kill()
-        process.wait()
+        if not self._wait_exit(self._exit_timeout):
+            process.terminate()
+            self._wait_exit(TERM_WAIT)
 
     def _exited(self) -> ChildExited:
         self._stderr_read.wait(STDERR_WAIT)

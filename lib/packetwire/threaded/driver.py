@@ -28,13 +28,14 @@ import time
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from threading import get_ident
 from typing import Any
 
 from packetwire.core.engine import NO_HANDLER, ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded
+from packetwire.core.packets import BytesLike
 from packetwire.core.requests import Outcome, response_parts, subscribe
 from packetwire.errors import (
     ConnectionEnded,
@@ -76,7 +77,7 @@ class Driver:
         *,
         name: str,
         handler: RequestHandler | None,
-        handlers: int,
+        handlers: int | str,
         inline: Container[int] | None,
         on_event: Callable[[Event], object] | None,
         trace_log: Callable[..., object] | None,
@@ -85,12 +86,14 @@ class Driver:
     ) -> None:
         self.name = name
         self.engine = engine
-        self._stream = stream
+        self.stream = stream
         self._handler = handler
-        self._limit = max(1, handlers)
+        self._all_inline = handlers == "inline"
         self._inline = inline
+        self._limit = handlers if isinstance(handlers, int) else 1
         self._on_event = on_event
         self._trace = trace_log
+        self._watched = trace_log is not None or on_event is not None
         self._error_detail = error_detail
         self._max_unsent = max_unsent
 
@@ -102,10 +105,12 @@ class Driver:
         self._stopping = False
         self._forked = False
 
-        self._parking = open_parking(stream.read_fd)
+        self._read_fd = stream.read_fd
+        self._read_failure: Exception | None = None
+        self._parking = open_parking(self._read_fd)
         self._lead_wakeup = Wakeup()
         self._lead_poll = select.poll()
-        self._lead_poll.register(stream.read_fd, select.POLLIN)
+        self._lead_poll.register(self._read_fd, select.POLLIN)
         self._lead_poll.register(self._lead_wakeup.fileno(), select.POLLIN)
 
         self._jobs: deque[RequestReceived] = deque()
@@ -114,7 +119,7 @@ class Driver:
         self._busy: set[int] = set()  # idents of the threads that run a handler
         self._workers: set[threading.Thread] = set()
 
-        self._leftover: list[bytes | memoryview] = []
+        self._leftover: Sequence[bytes | memoryview] = ()
         self._write_wakeup: Wakeup | None = None
         self._write_thread: threading.Thread | None = None
 
@@ -125,14 +130,12 @@ class Driver:
     def start(self) -> None:
         """Begin to read."""
         _drivers.add(self)
-        self._stream.start(self._expect_end)
-        leading, self._stream.leading_octets = self._stream.leading_octets, b""
+        self.stream.start(self._expect_end)
+        leading, self.stream.leading_octets = self.stream.leading_octets, b""
         self._reader = get_ident()
         try:
             if leading:
-                with self._lock:
-                    events = self.engine.receive(leading)
-                self._deliver_all(events)
+                self._take_in(leading)
         finally:
             self._leave_reading()
         self._add_worker()
@@ -166,6 +169,16 @@ class Driver:
             # a handler cannot wait for its own end
             threading.Thread(target=self.close, args=(timeout,), name=f"{self.name}-closer", daemon=True).start()
             return b""
+        try:
+            self._end_in_order(timeout)
+        except BaseException:
+            # an interruption ends the waiting, but leaves nothing behind
+            self.stream.hurry()
+            self._tear_down()
+            raise
+        return self._tear_down()
+
+    def _end_in_order(self, timeout: float) -> None:
         engine = self.engine
         deadline = time.monotonic() + timeout
         self.end_requests()
@@ -182,13 +195,22 @@ class Driver:
                 engine.abandon("the connection was closed before this request was done")
         self.end()
         self._await(lambda: self._dead or not (self.receiving or engine.unsent_octets), deadline)
-        return self._tear_down()
 
     @property
     def _dead(self) -> bool:
         return self.engine.send_failure is not None
 
     def _tear_down(self) -> bytes:
+        """Let go of everything; return the octets that came behind the peer's EOF."""
+        try:
+            self._stop_threads()
+            return self.stream.give_back(self.engine.trailing_octets)
+        finally:
+            self.stream.end_write()
+            self.stream.close()
+            _drivers.discard(self)
+
+    def _stop_threads(self) -> None:
         self._fail(ConnectionEnded(f"{self.name}: this side closed the connection"))
         with self._lock:
             self._stopping = True
@@ -197,11 +219,11 @@ class Driver:
         self._parking.wake()
         if write_wakeup:
             write_wakeup.set()
-        me = threading.current_thread()
         if write_thread:
             write_thread.join()
         # whoever is reading or writing at this moment is about to see that it has ended
         self._await(lambda: self._reader == _NOBODY and self._writer == _NOBODY, time.monotonic() + END_GRACE)
+        me = threading.current_thread()
         with self._lock:
             self._reader = self._writer = _CLOSED
             workers = [w for w in self._workers if w is not me and w.ident not in self._busy]
@@ -211,11 +233,6 @@ class Driver:
         self._lead_wakeup.close()
         if write_wakeup:
             write_wakeup.close()
-        trailing = self._stream.give_back(self.engine.trailing_octets)
-        self._stream.end_write()
-        self._stream.close()
-        _drivers.discard(self)
-        return trailing
 
     def after_fork(self) -> None:
         """In a forked child: the connection belongs to the parent."""
@@ -231,26 +248,36 @@ class Driver:
         self,
         rq_type: int,
         flags: int,
-        payload: bytes,
+        payload: BytesLike,
         channel: int,
-        waiter: Any,
+        waiter: Waiter,
         deadline: float | None,
+        *,
+        lead: bool = False,
     ) -> int:
-        """Send a request, first waiting for room within the bounds; return its tag."""
+        """Send a request, first waiting for room within the bounds; return its tag.
+
+        With `lead` this thread becomes the reader, if nobody is: before the request leaves, so that no
+        worker wakes up for the response.
+        """
         me = get_ident()
         engine = self.engine
-        batch: list[bytes] = []
+        batch: list[bytes] | None = None
         try:
             with self._lock:
-                while not engine.has_room or engine.unsent_octets > self._max_unsent:
-                    if not engine.may_request:
-                        break  # the engine says why
+                if not engine.has_room or engine.unsent_octets > self._max_unsent:
                     self._wait_for_room(me, deadline)
+                if engine.send_failure is not None:
+                    self._wait_for_reason(me)
                 tag = engine.request(rq_type, flags, payload, channel=channel, waiter=waiter)
                 if self._writer == _NOBODY:
                     self._writer = me
                     batch = engine.data_to_send()
-            if batch:
+                if lead and self._reader == _NOBODY:
+                    self._reader = me
+            if lead and self._reader == me:
+                self._disarm()
+            if batch is not None:
                 self._write_batches(batch)
         finally:
             if self._writer == me:
@@ -259,29 +286,74 @@ class Driver:
             self._trace("==> request %d:%d rq_type=%d %r", channel, tag, rq_type, payload[:32])
         return tag
 
+    def call(
+        self,
+        rq_type: int,
+        flags: int,
+        payload: BytesLike,
+        channel: int,
+        waiter: Waiter,
+        deadline: float | None,
+    ) -> int:
+        """Send a request and wait until `waiter` is done, or the deadline, which ends the request too."""
+        me = get_ident()
+        if self._reader == me:
+            raise self._would_wait_for_itself()
+        tag = -1
+        try:
+            try:
+                tag = self.request(rq_type, flags, payload, channel, waiter, deadline, lead=True)
+                if self._reader == me and me not in self._busy:
+                    self._read_until(waiter, deadline)
+            finally:
+                if self._reader == me:
+                    self._leave_reading()
+            if not waiter.done:
+                self.wait_for(waiter, deadline)
+        finally:
+            if not waiter.done and tag >= 0:
+                self.forget(channel, tag)
+        return tag
+
     def _wait_for_room(self, me: int, deadline: float | None) -> None:
-        """With the lock held: let it go and wait for a change."""
-        self._check_may_wait(me)
+        """With the lock held: let it go and wait until a request fits, or cannot be made any more."""
+        engine = self.engine
+        if self._reader == me:
+            raise self._would_wait_for_itself()
         nested = self._give_up_slot(me)
         self._watchers += 1
         try:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise RequestTimeout(
-                    f"{self.name}: no room for one more request in time: {self.engine.outstanding} of "
-                    f"{self.engine.max_outstanding} unanswered, {self.engine.unsent_octets} octets unsent"
-                )
-            self._change.wait(left)
+            while engine.may_request and (not engine.has_room or engine.unsent_octets > self._max_unsent):
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise RequestTimeout(
+                        f"{self.name}: no room for one more request in time: {engine.outstanding} of "
+                        f"{engine.max_outstanding} unanswered, {engine.unsent_octets} octets unsent"
+                    )
+                self._change.wait(left)
         finally:
             self._watchers -= 1
             self._take_slot_back(nested)
+
+    def _wait_for_reason(self, me: int) -> None:
+        """With the lock held, after a failed write: wait for the stream's end, which says more about it."""
+        doom = self._doom
+        if doom is None or self._reader == me:
+            return
+        self._watchers += 1
+        try:
+            while self.engine.ended is None and (left := doom[0] - time.monotonic()) > 0:
+                self._change.wait(left)
+        finally:
+            self._watchers -= 1
 
     def wait_for(self, waiter: Waiter, deadline: float | None) -> bool:
         """Return once `waiter` is done, reading meanwhile if nobody else does; false at the deadline."""
         if waiter.done:
             return True
         me = get_ident()
-        self._check_may_wait(me)
+        if self._reader == me:
+            raise self._would_wait_for_itself()
         nested = False
         if me in self._busy:
             with self._lock:
@@ -312,140 +384,162 @@ class Driver:
         if self._reader != _NOBODY:
             self._lead_wakeup.set()
 
-    def _check_may_wait(self, me: int) -> None:
-        if self._reader == me:
-            raise LocalProtocolError(
-                f"{self.name}: a blocking call in the thread that reads this connection (an inline handler, "
-                "an on_event or a notify callback) would wait for itself"
-            )
+    def _would_wait_for_itself(self) -> LocalProtocolError:
+        return LocalProtocolError(
+            f"{self.name}: a blocking call in the thread that reads this connection (an inline handler, "
+            "an on_event or a notify callback) would wait for itself"
+        )
+
+    # reading for oneself
 
     def _lead(self, me: int, waiter: Waiter, deadline: float | None) -> bool:
-        """Read until `waiter` is done; false if someone else reads, or at the deadline."""
+        """Become the reader until `waiter` is done; false if someone else reads, or at the deadline."""
         try:
             with self._lock:
                 if self._reader != _NOBODY or self.engine.ended is not None:
                     return False
                 self._reader = me
-            try:
-                self._parking.disarm()
-            except OSError as error:
-                self._fail(_ended(f"{self.name}: the stream's descriptor is gone: {error}", error))
-            while not waiter.done and self.engine.ended is None:
-                if deadline is None:
-                    ready = self._lead_poll.poll()
-                else:
-                    ready = self._lead_poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-                    if not ready and time.monotonic() >= deadline:
-                        return False
-                if len(ready) > 1 or (ready and ready[0][0] == self._lead_wakeup.fileno()):
-                    self._lead_wakeup.clear()
-                    continue
-                self._read()
-                if self._jobs:
-                    self._call_worker()
-            return True
+            self._disarm()
+            return self._read_until(waiter, deadline)
         finally:
             if self._reader == me:
                 self._leave_reading()
 
+    def _disarm(self) -> None:
+        try:
+            self._parking.disarm()
+        except OSError as error:
+            self._fail(_ended(f"{self.name}: the stream's descriptor is gone: {error}", error))
+
+    def _read_until(self, waiter: Waiter, deadline: float | None) -> bool:
+        """As the reader: read until `waiter` is done or nothing more comes; false at the deadline."""
+        poll = self._lead_poll.poll
+        while not waiter.done and self.engine.ended is None:
+            if deadline is None:
+                ready = poll()
+            else:
+                ready = poll(max(0.0, deadline - time.monotonic()) * 1000)
+                if not ready and time.monotonic() >= deadline:
+                    return False
+            if len(ready) > 1 or (ready and ready[0][0] != self._read_fd):
+                self._lead_wakeup.clear()
+                continue
+            self._read()
+            if self._jobs:
+                self._call_worker()
+        return True
+
     # reading
 
     def _leave_reading(self) -> None:
-        with self._lock:
-            self._reader = _NOBODY
-            receiving = self.engine.ended is None
-            if self._watchers:
-                self._change.notify_all()
-        if receiving:
+        # first give up the role, then arm: a worker that is woken while the role is taken leaves again
+        self._reader = _NOBODY
+        if self.engine.ended is None:
             try:
                 self._parking.arm()
             except OSError as error:
                 self._fail(_ended(f"{self.name}: the stream's descriptor is gone: {error}", error))
+        if self._watchers:
+            self._changed()
 
     def _read(self) -> None:
         """As the reader: take what there is, once, and deliver what comes of it."""
+        wanted = self.engine.octets_wanted
+        try:
+            octets = self.stream.try_read(READ_SIZE if wanted <= READ_SIZE else min(wanted, MAX_READ))
+        except Exception as error:
+            self._read_failure = error
+            octets = b""
+        except BaseException as error:
+            self._interrupted(error, [])
+            raise
+        if octets is not None:
+            self._take_in(octets)
+
+    def _take_in(self, octets: bytes) -> None:
+        """As the reader: feed the engine what was read, b"" for the end, and deliver what comes of it."""
         events: list[Event] = []
         try:
-            octets, cause = self._try_read()
             if octets:
                 with self._lock:
-                    events = self.engine.receive(octets)
-            elif octets is not None:
-                with self._lock:
-                    events = self.engine.receive_eof(cause)
+                    self.engine.receive(octets, events)
+            else:
+                self._receive_end(events)
+            if self._watched:
+                self._show(events)
+            for event in events:
+                # told apart by their exact type, the frequent kinds first
+                kind = type(event)
+                if kind is ResponseReceived:
+                    event.waiter.deliver(event)  # type: ignore[union-attr]
+                elif kind is RequestReceived:
+                    self._receive_request(event)  # type: ignore[arg-type]
+                elif kind is StreamEnded:
+                    self._end(event)  # type: ignore[arg-type]
         except BaseException as error:
             self._interrupted(error, events)
             raise
-        self._deliver_all(events)
-
-    def _try_read(self) -> tuple[bytes | None, ConnectionEnded | None]:
-        """What the stream has, and if that is its end or a failure, the reason if it is known."""
-        try:
-            octets = self._stream.try_read(max(READ_SIZE, min(self.engine.octets_wanted, MAX_READ)))
-        except Exception as error:
-            return b"", self._stream.end_reason() or _ended(f"{self.name}: reading failed: {error}", error)
-        return octets, self._stream.end_reason() if octets == b"" else None
-
-    def _deliver_all(self, events: list[Event]) -> None:
-        """As the reader: tell everybody, in wire order."""
-        undelivered = iter(events)
-        event: Event | None = None
-        try:
-            for event in undelivered:
-                if self._trace:
-                    self._trace("<== %s", event)
-                if self._on_event is not None:
-                    self._observe(event)
-                self._deliver(event)
-        except BaseException as error:
-            self._interrupted(error, [event, *undelivered] if event else [])
-            raise
         if self.engine.unsent_octets:
             self.flush()
-        self._changed()
+        if self._watchers:
+            self._changed()
 
-    def _observe(self, event: Event) -> None:
-        try:
-            self._on_event(event)  # type: ignore[misc]
-        except Exception:
-            logger.exception("%s: on_event failed for %s", self.name, type(event).__name__)
+    def _receive_end(self, events: list[Event]) -> None:
+        """The stream is at its end: find out why."""
+        cause = self.stream.end_reason()
+        error = self._read_failure
+        if cause is None and error is not None:
+            cause = _ended(f"{self.name}: reading failed: {error}", error)
+        with self._lock:
+            events += self.engine.receive_eof(cause)
 
-    def _deliver(self, event: Event) -> None:
-        if isinstance(event, ResponseReceived):
-            event.waiter.deliver(event.ok, event.flags, event.payload)
-        elif isinstance(event, RequestReceived):
-            if (event.channel, event.tag) in self._taken:
-                self._taken.discard((event.channel, event.tag))
-            elif (
-                self._inline is not None
-                and event.rq_type in self._inline
-                and not self._jobs
-                and self.engine.unsent_octets <= self._max_unsent
-            ):
-                self._run_handler(event)
-            else:
-                self._jobs.append(event)
-        elif isinstance(event, StreamEnded):
-            for waiter in event.lost:
-                waiter.fail(event.cause)
-            if not event.clean:
-                logger.info("%s: %s", self.name, event.cause)
+    def _show(self, events: list[Event]) -> None:
+        """Tell the observers, before anything comes of the events."""
+        for event in events:
+            if self._trace:
+                self._trace("<== %s", event)
+            if self._on_event:
+                try:
+                    self._on_event(event)
+                except Exception:
+                    logger.exception("%s: on_event failed for %s", self.name, type(event).__name__)
+
+    def _receive_request(self, event: RequestReceived) -> None:
+        """Run the handler here if it is inline and nothing stands in its way, else leave it to a worker."""
+        if self._taken and (event.channel, event.tag) in self._taken:
+            self._taken.discard((event.channel, event.tag))
+        elif (
+            (self._all_inline or (self._inline and event.rq_type in self._inline))
+            and not self._jobs
+            and self.engine.unsent_octets <= self._max_unsent
+        ):
+            self._run_handler(event)
+        else:
+            self._jobs.append(event)
+
+    def _end(self, event: StreamEnded) -> None:
+        for waiter in event.lost:
+            waiter.fail(event.cause)
+        if not event.clean:
+            logger.info("%s: %s", self.name, event.cause)
 
     def _interrupted(self, error: BaseException, events: list[Event]) -> None:
         """Octets were taken whose events cannot all be delivered in order: end, but tell every waiter."""
         for event in events:
-            if not isinstance(event, RequestReceived):
-                self._deliver(event)
+            if isinstance(event, ResponseReceived):
+                event.waiter.deliver(event)
+            elif isinstance(event, StreamEnded):
+                self._end(event)
         self._fail(_ended(f"{self.name}: interrupted while reading: {error!r}", error))
 
     def _fail(self, cause: ConnectionEnded) -> None:
         """End the connection for `cause`, if it has not ended yet. From any thread."""
         with self._lock:
             events = self.engine.fail(cause)
+        self._show(events)
         for event in events:
-            if self._on_event is not None:
-                self._observe(event)
-            self._deliver(event)
+            if isinstance(event, StreamEnded):
+                self._end(event)
         self.interrupt_lead()
         self._changed()
 
@@ -466,7 +560,8 @@ class Driver:
         with self._lock:
             if condition():
                 return True
-            self._check_may_wait(me)
+            if self._reader == me:
+                raise self._would_wait_for_itself()
             nested = self._give_up_slot(me)
             self._watchers += 1
             try:
@@ -500,34 +595,32 @@ class Driver:
 
     def _write_batches(self, batch: list[bytes]) -> None:
         """As the writer: write until nothing is left, or hand the rest to the thread that waits for room."""
-        while True:
+        while batch:
             rest = self._try_write(batch)
             if rest:
                 self._hand_over(rest)
                 return
             with self._lock:
-                self.engine.data_sent()
-                batch = self.engine.data_to_send()
+                batch = self.engine.data_sent()
                 if not batch:
                     self._writer = _NOBODY
-                    break
-        self._changed()
+        if self._watchers:
+            self._changed()
 
-    def _try_write(self, batch: list[bytes] | list[bytes | memoryview]) -> list[bytes | memoryview]:
+    def _try_write(self, batch: Sequence[bytes | memoryview]) -> Sequence[bytes | memoryview]:
         """Write what fits, return the rest. A failure leaves no rest."""
-        rest: list[bytes | memoryview] = list(batch)
         try:
-            if len(rest) > 1 and sum(map(len, rest)) <= JOIN_BATCH:
-                rest = [b"".join(rest)]
-            while rest:
-                taken = self._stream.try_write(rest)
-                if not taken:
-                    break
-                rest = _behind(rest, taken)
-            return rest
+            if len(batch) > 1 and sum(map(len, batch)) <= JOIN_BATCH:
+                batch = (b"".join(batch),)
+            taken = self.stream.try_write(batch)
+            if len(batch) == 1 and taken == len(batch[0]):
+                return ()
+            while taken and (batch := _behind(batch, taken)):
+                taken = self.stream.try_write(batch)
+            return batch
         except Exception as error:
             self._write_failed(error)
-            return []
+            return ()
         except BaseException as error:
             self._fail(_ended(f"{self.name}: interrupted while writing: {error!r}", error))
             raise
@@ -541,7 +634,7 @@ class Driver:
             self._expect_end(_ended(f"{self.name}: writing failed: {error}", error))
         self._changed()
 
-    def _hand_over(self, rest: list[bytes | memoryview]) -> None:
+    def _hand_over(self, rest: Sequence[bytes | memoryview]) -> None:
         with self._lock:
             if self._stopping:
                 self._writer = _NOBODY
@@ -567,7 +660,7 @@ class Driver:
             poller = select.poll()
             poller.register(wakeup.fileno(), select.POLLIN)
             if self._leftover:
-                poller.register(self._stream.write_fd, self._stream.write_events)
+                poller.register(self.stream.write_fd, self.stream.write_events)
             poller.poll()
             wakeup.clear()
             if self._leftover and not self._stopping:
@@ -581,8 +674,7 @@ class Driver:
     def _writer_has_room(self) -> None:
         """As the writer thread, with all written: take the next batch, or give up the role."""
         with self._lock:
-            self.engine.data_sent()
-            self._leftover = list(self.engine.data_to_send())
+            self._leftover = self.engine.data_sent()
             if not self._leftover:
                 self._writer = _NOBODY
         self._changed()
@@ -739,9 +831,12 @@ class Driver:
                 self._respond(event, False, 0, NO_HANDLER)
                 return
             result = self._handler(event.rq_type, event.flags, event.payload)
-            if subscribe(result, partial(self.answer, event)):
+            if type(result) is bytes:
+                flags, payload = 0, result
+            elif subscribe(result, partial(self.answer, event)):
                 return
-            flags, payload = response_parts(result)
+            else:
+                flags, payload = response_parts(result)
         except KeyboardInterrupt as error:
             self._answer_error(event, error)
             raise  # an inline handler may run in the main thread, where it is meant for the program
@@ -806,16 +901,13 @@ def _deadline(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
 
 
-def _behind(buffers: list[bytes | memoryview], taken: int) -> list[bytes | memoryview]:
+def _behind(buffers: Sequence[bytes | memoryview], taken: int) -> Sequence[bytes | memoryview]:
     """What is left of `buffers` behind their first `taken` octets."""
     for index, buffer in enumerate(buffers):
         if taken < len(buffer):
-            rest = buffers[index:]
-            if taken:
-                rest[0] = memoryview(buffer)[taken:]
-            return rest
+            return memoryview(buffer)[taken:], *buffers[index + 1 :]
         taken -= len(buffer)
-    return []
+    return ()
 
 
 _drivers: weakref.WeakSet[Driver] = weakref.WeakSet()

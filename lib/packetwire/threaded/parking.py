@@ -80,14 +80,12 @@ class EpollParking:
             raise
 
     def arm(self) -> None:
-        with self._lock:
-            if not self._closed:
-                self._epoll.modify(self._fd, _ARMED)
+        if not self._closed:
+            self._epoll.modify(self._fd, _ARMED)
 
     def disarm(self) -> None:
-        with self._lock:
-            if not self._closed:
-                self._epoll.modify(self._fd, _DISARMED)
+        if not self._closed:
+            self._epoll.modify(self._fd, _DISARMED)
 
     def wake(self) -> None:
         with self._lock:

@@ -8,44 +8,47 @@ adds its lock and then looks at `done`; so one of them always sees the other.
 from __future__ import annotations
 
 from _thread import allocate_lock
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from packetwire.core.events import ResponseReceived
 from packetwire.errors import ConnectionEnded
 
 if TYPE_CHECKING:
     from threading import Lock
 
+DecodeResponse = Callable[[int, bytes], Any]
+"""Makes the payload of an "ok" response from (flags, payload)."""
+
+Response = tuple[bool, int, Any]
+"""(ok, flags, payload)"""
+
 
 class Waiter:
-    """The answer to one request: `ok`, `flags`, `payload`, or `ended` if there will be none."""
+    """The answer to one request: `response`, or `ended` if there will be none."""
 
-    __slots__ = ("done", "ended", "flags", "locks", "ok", "payload")
+    # defaults on the class: making one costs nothing
+    done = False
+    response: ResponseReceived | None = None
+    ended: ConnectionEnded | None = None
+    locks: list[Lock] | None = None
 
-    def __init__(self) -> None:
-        self.done = False
-        self.locks: list[Lock] | None = None
-        self.ok = False
-        self.flags = 0
-        self.payload = b""
-        self.ended: ConnectionEnded | None = None
-
-    def deliver(self, ok: bool, flags: int, payload: bytes) -> None:
+    def deliver(self, response: ResponseReceived) -> None:
         """The response came."""
-        if self.done:
-            return
-        self.ok, self.flags, self.payload = ok, flags, payload
-        self.finish()
+        self.response = response
+        self.done = True
+        if self.locks:
+            self._release()
 
     def fail(self, cause: ConnectionEnded) -> None:
         """There will be no response."""
-        if self.done:
-            return
-        self.ended = cause
-        self.finish()
+        if not self.done:
+            self.ended = cause
+            self.done = True
+            if self.locks:
+                self._release()
 
-    def finish(self) -> None:
-        """Wake whoever waits."""
-        self.done = True
+    def _release(self) -> None:
         while self.locks:
             self.locks.pop().release()
 
@@ -59,3 +62,15 @@ class Waiter:
         if not self.done:
             lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
         return self.done
+
+
+def outcome_of(waiter: Waiter, decode_response: DecodeResponse | None) -> Response:
+    """What the caller gets from a waiter that is done: (ok, flags, payload), or its exception."""
+    response = waiter.response
+    if response is None:
+        assert waiter.ended is not None
+        raise waiter.ended.for_waiter()
+    _, _, ok, flags, payload, _ = response
+    if ok and decode_response is not None:
+        return True, flags, decode_response(flags, payload)
+    return ok, flags, payload

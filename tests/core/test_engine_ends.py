@@ -1,0 +1,360 @@
+"""How a connection ends: in order, by the peer, by a broken stream."""
+
+from __future__ import annotations
+
+import pytest
+
+from packetwire import (
+    ChildExited,
+    ConnectionEnded,
+    LocalProtocolError,
+    PeerClosed,
+    PeerEndedRequests,
+    RequestReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamTruncated,
+)
+from packetwire.core.engine import ConnectionEngine
+from packetwire.core.packets import MAX_UINT
+from packetwire.core.state import Half
+
+from .wire import EOF, ERQ, request, response, sent, sent_packets
+
+
+def only_end(events: list[object]) -> StreamEnded:
+    (end,) = events
+    assert isinstance(end, StreamEnded)
+    return end
+
+
+# by our own ERQ and EOF
+
+
+def test_erq_and_eof_are_sent_once() -> None:
+    engine = ConnectionEngine()
+    engine.end_requests()
+    engine.end_requests()
+    assert sent(engine) == ERQ
+    engine.end()
+    engine.end()
+    engine.end_requests()
+    assert sent(engine) == EOF
+    assert engine.ended is None, "the peer may go on"
+
+
+def test_end_sends_both() -> None:
+    engine = ConnectionEngine()
+    engine.end()
+    assert sent(engine) == ERQ + EOF
+
+
+def test_eof_leaves_behind_the_last_reply() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2) + request(3))
+    engine.end()
+    assert sent(engine) == ERQ
+    engine.respond(0, 3, True)
+    assert sent(engine) == response(3)
+    engine.respond(0, 2, False)
+    assert sent(engine) == response(2, 0) + EOF
+    assert engine.ours is Half.ENDED
+    assert not engine.respond(0, 2, True), "an answer behind EOF is not sent"
+    assert sent(engine) == b""
+
+
+def test_a_request_that_comes_before_our_eof_is_answered() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2))
+    engine.end()
+    assert engine.receive(request(3)) == [RequestReceived(0, 3, 0, 0, b"")]
+    engine.respond(0, 2, True)
+    assert sent(engine) == ERQ + response(2)
+    engine.respond(0, 3, True)
+    assert sent(engine) == response(3) + EOF
+
+
+@pytest.mark.parametrize("accepts_requests", [True, False])
+def test_nothing_is_sent_behind_our_eof(accepts_requests: bool) -> None:
+    """A request that crosses our EOF cannot be answered, so it is not delivered; the peer learns by EOF."""
+    engine = ConnectionEngine(accepts_requests=accepts_requests)
+    engine.end()
+    assert sent(engine) == ERQ + EOF
+    assert engine.receive(request(2) + request(2)) == []
+    assert engine.owed == 0
+    assert not engine.respond(0, 2, True)
+    assert sent(engine) == b""
+    assert only_end(engine.receive(ERQ + EOF)[1:]).clean
+
+
+def test_our_requests_are_answered_after_our_eof() -> None:
+    engine = ConnectionEngine()
+    engine.request(1, waiter="waiting")
+    engine.end()
+    (answer,) = engine.receive(response(2))
+    assert isinstance(answer, ResponseReceived)
+    assert answer.waiter == "waiting"
+
+
+# by the peer's
+
+
+def test_erq_of_the_peer() -> None:
+    engine = ConnectionEngine()
+    engine.request(1, waiter="waiting")
+    assert engine.receive(ERQ + ERQ) == [PeerEndedRequests()]
+    assert engine.theirs is Half.ENDED_REQUESTS
+    assert engine.may_request, "we may go on asking"
+    assert len(engine.receive(response(2))) == 1
+
+
+def test_eof_of_the_peer_is_answered_at_once() -> None:
+    engine = ConnectionEngine()
+    end = only_end(engine.receive(EOF))
+    assert isinstance(end.cause, PeerClosed)
+    assert end.clean
+    assert end is engine.ended
+    assert sent(engine) == ERQ + EOF
+    assert (engine.ours, engine.theirs) == (Half.ENDED, Half.ENDED)
+
+
+def test_eof_of_the_peer_with_replies_owed() -> None:
+    engine = ConnectionEngine()
+    events = engine.receive(request(2) + ERQ + EOF)
+    assert [type(event) for event in events] == [RequestReceived, PeerEndedRequests, StreamEnded]
+    assert sent(engine) == ERQ
+    assert engine.respond(0, 2, True)
+    assert sent(engine) == response(2) + EOF
+
+
+def test_eof_of_the_peer_after_ours() -> None:
+    engine = ConnectionEngine()
+    engine.end()
+    sent(engine)
+    assert only_end(engine.receive(EOF)).clean
+    assert sent(engine) == b""
+
+
+def test_eof_of_the_peer_loses_our_requests() -> None:
+    engine = ConnectionEngine()
+    for waiter in "abc":
+        engine.request(1, waiter=waiter)
+    engine.forget(0, 3)
+    end = only_end(engine.receive(EOF))
+    assert end.lost == ("a", "c")
+    assert engine.outstanding == 0
+    assert engine.receive(response(2)) == []
+
+
+@pytest.mark.parametrize("eof", [EOF, bytes.fromhex("048000 0200"), bytes.fromhex("800400030000"), b"\x80" + EOF])
+def test_eof_is_recognised_by_value(eof: bytes) -> None:
+    engine = ConnectionEngine()
+    assert only_end(engine.receive(eof + b"more")).clean
+    assert engine.trailing_octets == b"more"
+
+
+def test_what_follows_eof_is_kept_and_not_understood() -> None:
+    engine = ConnectionEngine()
+    assert len(engine.receive(EOF + request(2) + b"\xff")) == 1
+    assert engine.receive(b"\x00" * 3) == []
+    assert engine.trailing_octets == request(2) + b"\xff\0\0\0"
+    assert engine.partial_octets == b""
+    assert sent(engine) == ERQ + EOF
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_eof_in_two_chunks(cut: int) -> None:
+    engine = ConnectionEngine()
+    assert engine.receive(EOF[:cut]) == []
+    assert only_end(engine.receive(EOF[cut:] + ERQ)).clean
+    assert engine.trailing_octets == ERQ
+
+
+# by the end of the stream
+
+
+def test_the_stream_ends_between_two_packets() -> None:
+    engine = ConnectionEngine()
+    engine.request(1, waiter="waiting")
+    engine.receive(request(2))
+    end = only_end(engine.receive_eof())
+    assert isinstance(end.cause, PeerClosed)
+    assert "without saying EOF" in str(end.cause)
+    assert end.lost == ("waiting",)
+    assert not end.clean
+    assert (engine.owed, engine.outstanding, engine.unsent_octets) == (0, 0, 0)
+    assert engine.data_to_send() == []
+    assert not engine.respond(0, 2, True)
+
+
+def test_the_stream_ends_inside_a_packet() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2, payload=b"abc")[:5])
+    assert engine.partial_octets == request(2, payload=b"abc")[:5]
+    assert engine.octets_wanted == 2
+    end = only_end(engine.receive_eof())
+    assert isinstance(end.cause, StreamTruncated)
+    assert "after 5 of 7 octets of it: b'\\x06\\x02\\x02\\x01a'" in str(end.cause)
+
+
+def test_the_end_of_the_stream_after_eof_says_nothing_new() -> None:
+    engine = ConnectionEngine()
+    engine.receive(EOF)
+    assert engine.receive_eof() == []
+    assert sent(engine) == ERQ + EOF, "what is to be sent still can be"
+
+
+@pytest.mark.parametrize("partial", [b"", b"\x05\x02"])
+def test_the_cause_that_the_owner_knows_is_given_and_chained(partial: bytes) -> None:
+    error = OSError("read failed")
+    cause = ChildExited("killed", ["cmd"], -9, b"")
+    cause.__cause__ = error
+    engine = ConnectionEngine()
+    engine.receive(partial)
+    end = only_end(engine.receive_eof(cause))
+    assert end.cause is cause
+    chain = [cause.__cause__]
+    while chain[-1] is not None:
+        chain.append(chain[-1].__cause__)
+    assert [type(link) for link in chain[:-1]] == ([StreamTruncated, OSError] if partial else [OSError])
+
+
+# by a failure on our side
+
+
+def test_fail() -> None:
+    engine = ConnectionEngine()
+    engine.request(1, waiter="waiting")
+    engine.receive(request(2))
+    cause = ConnectionEnded("given up")
+    end = only_end(engine.fail(cause))
+    assert end == StreamEnded(cause, ("waiting",), False)
+    assert engine.send_failure is cause
+    assert (engine.owed, engine.outstanding, engine.unsent_octets) == (0, 0, 0)
+    assert engine.fail(ConnectionEnded("again")) == []
+    assert engine.send_failure is cause
+    assert engine.receive(request(3) + b"\xff" * 20) == engine.receive_eof() == []
+    engine.end()
+    engine.end_requests()
+    engine.abandon("too late")
+    assert sent(engine) == b""
+    with pytest.raises(ConnectionEnded, match="given up") as caught:
+        engine.request(1)
+    assert caught.value is not cause
+
+
+def test_fail_after_eof_of_the_peer() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2) + EOF)
+    assert engine.fail(ConnectionEnded("given up")) == []
+    assert engine.ended is not None
+    assert engine.ended.clean
+    assert not engine.respond(0, 2, True)
+    assert sent(engine) == b""
+
+
+def test_answers_are_received_after_a_write_failed() -> None:
+    engine = ConnectionEngine()
+    engine.request(1, waiter="waiting")
+    engine.receive(request(2))
+    engine.data_to_send()
+    engine.respond(0, 2, True)
+    engine.receive(request(3))
+    failure = BrokenPipeError("broken")
+    engine.send_failed(failure)
+    engine.data_sent()
+    assert (engine.owed, engine.unsent_octets) == (0, 0)
+    assert engine.send_failure is failure
+    assert engine.ended is None
+    assert not engine.respond(0, 3, True)
+    assert len(engine.receive(response(2))) == 1
+    assert engine.receive(request(4)) == [], "a request that cannot be answered is not delivered"
+    assert engine.receive(request(4)) == []
+    with pytest.raises(ConnectionEnded, match="nothing can be sent any more: broken") as caught:
+        engine.request(1)
+    assert caught.value.__cause__ is failure
+    assert not only_end(engine.receive_eof()).clean
+    assert engine.send_failure is failure
+    engine.end()
+    assert sent(engine) == b""
+
+
+def test_eof_of_the_peer_after_a_write_failed_is_clean() -> None:
+    engine = ConnectionEngine()
+    engine.send_failed(BrokenPipeError())
+    assert only_end(engine.receive(EOF)).clean
+    assert sent(engine) == b""
+
+
+# by giving up what is owed
+
+
+def test_abandon_answers_what_is_owed() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2) + request(9, channel=3) + request(4))
+    engine.respond(0, 4, True)
+    engine.abandon("we close: “now” \ud800")
+    assert engine.owed == 0
+    text = "we close: “now” ?".encode()
+    assert sent(engine) == response(4) + response(2, 0, text) + response(9, 0, text, channel=3)
+    engine.abandon("again")
+    assert sent(engine) == b""
+
+
+def test_abandon_lets_eof_go() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2) + request(3))
+    engine.end()
+    engine.abandon("")
+    assert sent(engine) == ERQ + response(2, 0) + response(3, 0) + EOF
+
+
+@pytest.mark.parametrize("size", [4, 45, 46, 60])
+def test_abandon_with_a_text_that_is_too_long(size: int) -> None:
+    engine = ConnectionEngine(max_packet_size=size)
+    engine.receive(request(2))
+    engine.abandon("x" * 100)
+    (answer,) = sent_packets(engine)
+    assert answer.payload == b"x" * max(0, size - 45)
+    assert engine.owed == 0
+
+
+@pytest.mark.parametrize("size", [4, 45, 46, 1000])
+def test_a_failure_is_told_in_as_much_text_as_fits(size: int) -> None:
+    engine = ConnectionEngine(max_packet_size=size)
+    engine.receive(request(2) + request(3))
+    assert engine.respond_failure(0, 3, b"x" * 100)
+    assert sent(engine) == response(3, 0, b"x" * min(100, max(0, size - 45)))
+    assert engine.owed == 1
+    with pytest.raises(LocalProtocolError, match="tag 3"):
+        engine.respond_failure(0, 3, b"again")
+    engine.fail(ConnectionEnded("given up"))
+    assert not engine.respond_failure(0, 2, b"too late")
+
+
+@pytest.mark.parametrize(("channel", "tag"), [(0, 0), (MAX_UINT, MAX_UINT)])
+def test_a_request_that_was_received_can_always_be_answered(channel: int, tag: int) -> None:
+    """With the smallest packets that let the request in, and no room for any text."""
+    octets = request(tag, channel=channel)
+    engine = ConnectionEngine(max_packet_size=len(octets) - 1)
+    engine.receive(octets)
+    assert engine.respond_failure(channel, tag, b"x" * 100)
+    assert sent(engine) == response(tag, 0, channel=channel)
+
+
+# a peer that cannot be understood
+
+
+def test_after_a_broken_rule_only_eof_is_sent() -> None:
+    engine = ConnectionEngine()
+    engine.request(1, waiter="waiting")
+    sent(engine)
+    events = engine.receive(request(2) + b"\x00" + request(3))
+    assert isinstance(events[0], RequestReceived)
+    assert only_end(events[1:]).lost == ("waiting",)
+    assert engine.owed == 0
+    assert not engine.respond(0, 2, True), "who broke the protocol is owed nothing"
+    assert sent(engine) == ERQ + EOF
+    assert (engine.ours, engine.theirs) == (Half.ENDED, Half.ENDED)
+    assert engine.receive(request(4)) == engine.receive_eof() == engine.fail(ConnectionEnded("x")) == []
+    assert engine.trailing_octets == b""
