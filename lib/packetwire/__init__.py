@@ -11,30 +11,29 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from packetwire.connection import DEFAULT_PACKET_GRACE, PacketConnection
-from packetwire.core.events import PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
-from packetwire.core.packets import Packet, PacketDecoder
-from packetwire.core.requests import BaseRequest, Responder
-from packetwire.errors import (
-    ChildExited,
-    ConnectionEnded,
-    LimitExceeded,
-    LocalProtocolError,
-    PacketwireError,
-    PeerClosed,
-    ProtocolError,
-    RemoteProtocolError,
-    RequestFailed,
-    RequestTimeout,
-    StreamTruncated,
-)
-from packetwire.service import HasPacketConnection
-from packetwire.streams.bytestream import ByteStream
-from packetwire.streams.files import ReadableFile, SendableFile
-from packetwire.streams.open import PacketConnectionRecv, PacketConnectionRecvSend, PacketConnectionSend
-
 if TYPE_CHECKING:
+    from packetwire.connection import DEFAULT_PACKET_GRACE, PacketConnection
+    from packetwire.core.events import PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
+    from packetwire.core.packets import Packet, PacketDecoder
+    from packetwire.core.requests import BaseRequest, Responder
+    from packetwire.errors import (
+        ChildExited,
+        ConnectionEnded,
+        LimitExceeded,
+        LocalProtocolError,
+        PacketwireError,
+        PeerClosed,
+        ProtocolError,
+        RemoteProtocolError,
+        RequestFailed,
+        RequestTimeout,
+        StreamTruncated,
+    )
     from packetwire.result import RequestResult, RequestState
+    from packetwire.service import HasPacketConnection
+    from packetwire.streams.bytestream import ByteStream
+    from packetwire.streams.files import ReadableFile, SendableFile
+    from packetwire.streams.open import PacketConnectionRecv, PacketConnectionRecvSend, PacketConnectionSend
     from packetwire.streams.process import child
     from packetwire.streams.stdio import stdio
 
@@ -75,16 +74,44 @@ __all__ = [
     "stdio",
 ]
 
-_LAZY = {
-    "RequestResult": "packetwire.result",
-    "RequestState": "packetwire.result",
-    "child": "packetwire.streams.process",
-    "stdio": "packetwire.streams.stdio",
+_HOMES = {
+    "packetwire.connection": ("DEFAULT_PACKET_GRACE", "PacketConnection"),
+    "packetwire.core.events": ("PeerEndedRequests", "RequestReceived", "ResponseReceived", "StreamEnded"),
+    "packetwire.core.packets": ("Packet", "PacketDecoder"),
+    "packetwire.core.requests": ("BaseRequest", "Responder"),
+    "packetwire.errors": (
+        "ChildExited",
+        "ConnectionEnded",
+        "LimitExceeded",
+        "LocalProtocolError",
+        "PacketwireError",
+        "PeerClosed",
+        "ProtocolError",
+        "RemoteProtocolError",
+        "RequestFailed",
+        "RequestTimeout",
+        "StreamTruncated",
+    ),
+    "packetwire.result": ("RequestResult", "RequestState"),
+    "packetwire.service": ("HasPacketConnection",),
+    "packetwire.streams.bytestream": ("ByteStream",),
+    "packetwire.streams.files": ("ReadableFile", "SendableFile"),
+    "packetwire.streams.open": ("PacketConnectionRecv", "PacketConnectionRecvSend", "PacketConnectionSend"),
+    "packetwire.streams.process": ("child",),
+    "packetwire.streams.stdio": ("stdio",),
 }
-"""Names whose modules take long to import, or are needed by few: imported when asked for."""
+"""Where the public names live. A module is imported when a name of it is asked for: so a child starts fast,
+and the pure core can be imported where there are no threads."""
+
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -151,8 +151,15 @@ def test_erq_and_eof_may_be_sent_by_hand_and_again(ends):
 def test_an_eof_by_hand_leaves_behind_the_reply_that_is_owed(fd_ends):
     responder = Responder()
     peer = RawPeer(fd_ends)
-    with PacketConnection(fd_ends.a, "a", request_handler=lambda *rq: responder) as a:
+    called = threading.Event()
+
+    def handler(rq_type, flags, payload):
+        called.set()
+        return responder
+
+    with PacketConnection(fd_ends.a, "a", request_handler=handler) as a:
         peer.send(bytes(Packet(is_request=True, tag=2, rq_type=1)))
+        assert called.wait(20)
         peer_sees = []
         threading.Timer(0.05, lambda: responder.respond(b"late")).start()
         a.send_eof()

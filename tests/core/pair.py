@@ -88,7 +88,7 @@ class Side:
         self.peer.arrive(self.outgoing[:size])
         del self.outgoing[:size]
         if not self.outgoing:
-            self.outgoing += b"".join(self.engine.data_sent())
+            self.outgoing += b"".join(self.engine.more_data_to_send())
             self.batch = len(self.outgoing)
         return True
 

@@ -122,14 +122,14 @@ def test_what_comes_while_a_batch_is_written_is_taken_when_it_is_reported() -> N
     assert len(engine.data_to_send()) == 1
     engine.receive(request(2))
     engine.respond(0, 2, True)
-    assert engine.data_sent() == [response(2)]
+    assert engine.more_data_to_send() == [response(2)]
     assert engine.data_to_send() == []
     assert engine.unsent_octets == len(response(2))
     assert requests_of(engine.receive(request(3))) == [], "the reply is taken and not written"
-    refusal = engine.data_sent()
+    refusal = engine.more_data_to_send()
     assert len(refusal) == 1
     assert requests_of(engine.receive(request(4))) == [4]
-    assert engine.data_sent() == []
+    assert engine.more_data_to_send() == []
     assert engine.unsent_octets == 0
 
 

@@ -21,6 +21,7 @@ from cs.buffer import CornuCopyBuffer
 from packetwire import (
     DEFAULT_PACKET_GRACE,
     BaseRequest,
+    ConnectionEnded,
     HasPacketConnection,
     Packet,
     PacketConnection,
@@ -28,8 +29,10 @@ from packetwire import (
     PacketConnectionRecvSend,
     PacketConnectionSend,
     PeerClosed,
+    PeerEndedRequests,
     RequestFailed,
 )
+from packetwire.core.events import Event
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -464,7 +467,28 @@ class Unserved(BaseRequest, BSString, value_type=str):
     """It has no `fulfil`."""
 
 
-RQ_TYPES = {0: Add, 1: Get, 2: Length, 3: Keys, 4: Flush, 5: Answer, 6: Unserved}
+@dataclass
+class AskBack(BaseRequest):
+    """Asks for the length of the one who asked, when it may."""
+
+    def __bytes__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def from_bytes(cls, octets: bytes) -> AskBack:
+        return cls()
+
+    def fulfil(self, store: Store) -> str:
+        store.asked.set()
+        store.may_ask_back.wait(20)
+        try:
+            with store.conn:
+                return f"length {store.conn_do_remote(Length())}"
+        except ConnectionEnded:
+            return "too late"
+
+
+RQ_TYPES = {0: Add, 1: Get, 2: Length, 3: Keys, 4: Flush, 5: Answer, 6: Unserved, 7: AskBack}
 
 
 class Store(HasPacketConnection):
@@ -477,6 +501,8 @@ class Store(HasPacketConnection):
         self.chunks: dict[str, bytes] = {}
         self.flushed: list[bool] = []
         self.answers: dict[str, Any] = {}
+        self.asked = threading.Event()
+        self.may_ask_back = threading.Event()
 
 
 @pytest.fixture
@@ -508,6 +534,30 @@ def test_both_ends_are_stores(stores: tuple[Store, Store]) -> None:
     for here, there in stores, stores[::-1]:
         here.conn_do_remote(Add(kind=3, data=b"chunk"))
         assert list(there.chunks.values()) == [b"chunk"]
+
+
+def test_a_request_asks_back(stores: tuple[Store, Store]) -> None:
+    client, server = stores
+    server.may_ask_back.set()
+    for _ in range(10):
+        assert client.conn_submit(AskBack())() == (True, 0, b"length 0")
+
+
+def test_a_request_asks_back_while_its_connection_closes(opened: ExitStack) -> None:
+    wiring = pipes(opened)
+    server = Store((wiring.server_recv, wiring.server_send), "server")
+
+    def ask_back_after_erq(event: Event) -> None:
+        if isinstance(event, PeerEndedRequests):
+            server.may_ask_back.set()
+
+    client = Store((wiring.client_recv, wiring.client_send), "client", on_event=ask_back_after_erq)
+    with client.conn:
+        with server.conn:
+            result = client.conn_submit(AskBack())
+            assert server.asked.wait(10)
+        assert result() == (True, 0, b"too late")
+        assert server.conn.closed
 
 
 def test_flags_given_to_the_constructor(stores: tuple[Store, Store]) -> None:

@@ -262,8 +262,13 @@ class ConnectionEngine:
             self._unsent_replies = self._unsent_refusals = 0
         return unsent
 
-    def data_sent(self) -> list[bytes]:
-        """All that was taken is written, to its last octet. Takes and returns what came meanwhile."""
+    def data_sent(self) -> None:
+        """All that was taken is written, to its last octet."""
+        self.unsent_octets -= self._batch_octets
+        self._batch_octets = self._batch_replies = self._batch_refusals = 0
+
+    def more_data_to_send(self) -> list[bytes]:
+        """All that was taken is written: take what came meanwhile."""
         self.unsent_octets -= self._batch_octets
         self._batch_octets = self._batch_replies = self._batch_refusals = 0
         return self.data_to_send() if self._unsent else []

@@ -56,6 +56,10 @@ RequestHandler = Callable[[int, int, bytes], Any]
 
 MAX_READ = 1 << 20
 JOIN_BATCH = 65536
+POSTPONE_ABOVE = 8
+"""Requests without an answer from which on writing is postponed."""
+POSTPONE_OCTETS = 16384
+"""Octets that are written without postponing further."""
 MAX_NESTED = 512
 """Handlers of one connection that wait for calls of their own on it: the depth of a chain of call-backs."""
 END_GRACE = 1.0
@@ -118,6 +122,8 @@ class Driver:
         self._running = self._nested = self._spare = 0
         self._busy: set[int] = set()  # idents of the threads that run a handler
         self._workers: set[threading.Thread] = set()
+        self._helper_called = False
+        self._unarmed = False
 
         self._leftover: Sequence[bytes | memoryview] = ()
         self._write_wakeup: Wakeup | None = None
@@ -257,6 +263,9 @@ class Driver:
     ) -> int:
         """Send a request, first waiting for room within the bounds; return its tag.
 
+        While many are without an answer, writing is postponed until this thread waits or a helper comes
+        to it, so that they leave together.
+
         With `lead` this thread becomes the reader, if nobody is: before the request leaves, so that no
         worker wakes up for the response.
         """
@@ -270,15 +279,25 @@ class Driver:
                 if engine.send_failure is not None:
                     self._wait_for_reason(me)
                 tag = engine.request(rq_type, flags, payload, channel=channel, waiter=waiter)
-                if self._writer == _NOBODY:
+                postponed = (
+                    not lead
+                    and engine.outstanding > POSTPONE_ABOVE
+                    and engine.unsent_octets < POSTPONE_OCTETS
+                    and self._reader == _NOBODY
+                )
+                if self._writer == _NOBODY and not postponed:
                     self._writer = me
                     batch = engine.data_to_send()
                 if lead and self._reader == _NOBODY:
                     self._reader = me
-            if lead and self._reader == me:
-                self._disarm()
-            if batch is not None:
+            if postponed:
+                self._call_helper()
+            elif batch is not None:
+                if lead and self._reader == me:
+                    self._disarm()
                 self._write_batches(batch)
+            elif lead and self._reader == me:
+                self._disarm()
         finally:
             if self._writer == me:
                 self._writer = _NOBODY
@@ -321,6 +340,7 @@ class Driver:
         if self._reader == me:
             raise self._would_wait_for_itself()
         nested = self._give_up_slot(me)
+        self._call_helper()
         self._watchers += 1
         try:
             while engine.may_request and (not engine.has_room or engine.unsent_octets > self._max_unsent):
@@ -354,6 +374,8 @@ class Driver:
         me = get_ident()
         if self._reader == me:
             raise self._would_wait_for_itself()
+        if self.engine.unsent_octets and self._writer == _NOBODY:
+            self.flush()
         nested = False
         if me in self._busy:
             with self._lock:
@@ -434,16 +456,21 @@ class Driver:
     def _leave_reading(self) -> None:
         # first give up the role, then arm: a worker that is woken while the role is taken leaves again
         self._reader = _NOBODY
+        self._arm()
+        if self._watchers:
+            self._changed()
+
+    def _arm(self) -> None:
+        """Let a parked worker read what comes next."""
+        self._unarmed = False
         if self.engine.ended is None:
             try:
                 self._parking.arm()
             except OSError as error:
                 self._fail(_ended(f"{self.name}: the stream's descriptor is gone: {error}", error))
-        if self._watchers:
-            self._changed()
 
-    def _read(self) -> None:
-        """As the reader: take what there is, once, and deliver what comes of it."""
+    def _read(self) -> bool:
+        """As the reader: take what there is, once, and deliver what comes of it; false if there was nothing."""
         wanted = self.engine.octets_wanted
         try:
             octets = self.stream.try_read(READ_SIZE if wanted <= READ_SIZE else min(wanted, MAX_READ))
@@ -453,11 +480,15 @@ class Driver:
         except BaseException as error:
             self._interrupted(error, [])
             raise
-        if octets is not None:
-            self._take_in(octets)
+        if octets is None:
+            return False
+        self._take_in(octets)
+        return True
 
     def _take_in(self, octets: bytes) -> None:
         """As the reader: feed the engine what was read, b"" for the end, and deliver what comes of it."""
+        if self.engine.unsent_octets and self._writer == _NOBODY:
+            self.flush()  # what was postponed must not wait for the handlers that follow
         events: list[Event] = []
         try:
             if octets:
@@ -601,7 +632,7 @@ class Driver:
                 self._hand_over(rest)
                 return
             with self._lock:
-                batch = self.engine.data_sent()
+                batch = self.engine.more_data_to_send()
                 if not batch:
                     self._writer = _NOBODY
         if self._watchers:
@@ -674,7 +705,7 @@ class Driver:
     def _writer_has_room(self) -> None:
         """As the writer thread, with all written: take the next batch, or give up the role."""
         with self._lock:
-            self._leftover = self.engine.data_sent()
+            self._leftover = self.engine.more_data_to_send()
             if not self._leftover:
                 self._writer = _NOBODY
         self._changed()
@@ -688,7 +719,25 @@ class Driver:
     def _call_worker(self) -> None:
         """There may be a handler to run for a worker that is parked."""
         if self._running < self._limit:
+            self._call_helper()
+
+    def _call_helper(self) -> None:
+        """Have a spare worker see to what is postponed here: octets to write, the stream, further handlers.
+
+        It gets the GIL when this thread blocks, or has computed for some milliseconds; by then there is
+        mostly nothing left to do.
+        """
+        if not self._helper_called:
+            self._helper_called = True
             self._parking.wake()
+
+    def _help(self) -> None:
+        """As a worker that was called."""
+        self._helper_called = False
+        if self.engine.unsent_octets:
+            self.flush()
+        if self._unarmed and self._reader == _NOBODY:
+            self._arm()
 
     def _add_worker(self) -> bool:
         with self._lock:
@@ -711,53 +760,80 @@ class Driver:
         return True
 
     def _work(self) -> None:
-        """A worker: run a handler if one is to be run, else read, else park."""
+        """A worker: run a handler if one is to be run, else read if that was postponed, else park."""
+        event: RequestReceived | None = None
         try:
-            while not self._stopping:
-                event = self._take_job()
+            while True:
+                event = self._next_job(finished=event is not None)
                 if event is not None:
                     self._run_job(event)
-                    if not self._finish_job():
-                        return
-                elif not self._park():
-                    break
-            with self._lock:
-                self._spare -= 1
-            self._parking.wake()  # the next parked worker shall see that we stop
+                elif self._is_superfluous():
+                    return
+                elif not (self._unarmed and self._read_as_worker()):
+                    self._park()
         finally:
             with self._lock:
                 self._workers.discard(threading.current_thread())
 
-    def _park(self) -> bool:
+    def _is_superfluous(self) -> bool:
+        """Whether this worker shall end; then it is not counted as spare any more."""
+        if not self._stopping and self._spare <= self._limit + 1:
+            return False
+        with self._lock:
+            if not self._stopping and self._spare <= self._limit + 1:
+                return False
+            self._spare -= 1
+        if self._stopping:
+            self._parking.wake()  # the next parked worker shall see it too
+        return True
+
+    def _park(self) -> None:
+        if self.engine.unsent_octets and self._writer == _NOBODY:
+            self.flush()
         doom = self._doom if self.receiving else None
         parked = self._parking.park(None if doom is None else max(0.0, doom[0] - time.monotonic()))
         if self._stopping:
-            return False
+            return
         if parked is Parked.READABLE:
             self._read_as_worker()
-        elif doom is not None and time.monotonic() >= doom[0]:
+        elif parked is Parked.WOKEN:
+            self._help()
+        if doom is not None and time.monotonic() >= doom[0]:
             self._fail(doom[1])
-        return True
 
-    def _read_as_worker(self) -> None:
+    def _read_as_worker(self) -> bool:
+        """Read once, if nobody else does; true if that brought anything."""
         me = get_ident()
         try:
             with self._lock:
                 if self._reader != _NOBODY or self.engine.ended is not None:
-                    return
+                    return False
                 self._reader = me
-            self._read()
+            brought = self._read()
+            if len(self._jobs) > 1:
+                # these are run before anyone reads on; the helper reads if a handler takes its time
+                self._unarmed = True
+                self._reader = _NOBODY
+                self._call_helper()
+            return brought
         except BaseException as error:
             logger.error("%s: reading ended by %r", self.name, error, exc_info=error)
+            return False
         finally:
             if self._reader == me:
                 self._leave_reading()
 
-    def _take_job(self) -> RequestReceived | None:
-        """The next request to handle, if one more handler may run; there is another spare worker then."""
-        if not self._jobs:
+    def _next_job(self, *, finished: bool) -> RequestReceived | None:
+        """The next request to handle, if one more handler may run; there is another spare worker then.
+
+        `finished`: this worker has just run a handler.
+        """
+        if not finished and not self._jobs:
             return None
         with self._lock:
+            if finished:
+                self._running -= 1
+                self._spare += 1
             if (
                 not self._jobs
                 or self._running >= self._limit
@@ -769,11 +845,10 @@ class Driver:
             self._running += 1
             self._spare -= 1
             alone = self._spare == 0
-            more = bool(self._jobs) and self._running < self._limit
         if alone:
             self._add_worker()
-        elif more:
-            self._parking.wake()
+        elif self._jobs:
+            self._call_helper()
         return event
 
     def _run_job(self, event: RequestReceived) -> None:
@@ -785,16 +860,8 @@ class Driver:
             pass  # raised by the handler itself, and answered: a worker is not the program
         finally:
             self._busy.discard(me)
-        self.flush()
-
-    def _finish_job(self) -> bool:
-        """Become spare again; false if there are enough spare workers."""
-        with self._lock:
-            self._running -= 1
-            if self._spare > self._limit:
-                return False
-            self._spare += 1
-            return True
+        if not (self._jobs and self._helper_called):
+            self.flush()
 
     def _is_ours(self, me: int) -> bool:
         return me in self._busy or self._reader == me
@@ -810,7 +877,7 @@ class Driver:
         self._nested += 1
         self._running -= 1
         if self._jobs:
-            self._parking.wake()
+            self._call_helper()
         return True
 
     def _take_slot_back(self, nested: bool) -> None:
@@ -871,7 +938,10 @@ class Driver:
     def _respond(self, event: RequestReceived, ok: bool, flags: int, payload: bytes) -> None:
         try:
             with self._lock:
-                self.engine.respond(event.channel, event.tag, ok, flags, payload)
+                if ok:
+                    self.engine.respond(event.channel, event.tag, True, flags, payload)
+                else:
+                    self.engine.respond_failure(event.channel, event.tag, payload)
         except PacketwireError as error:
             if not ok:
                 raise

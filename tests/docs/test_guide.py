@@ -1,0 +1,169 @@
+"""The guide: its programs run as they stand, and its table of defaults is that of the code."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import packetwire
+from packetwire import errors
+
+from .pages import ROOT, tables
+from .programs import needs_ssh, programs, promises, run_program, write_programs
+
+GUIDE = ROOT / "docs" / "guide.md"
+PROGRAMS = programs(GUIDE)
+DEFAULTS = {(where, name): default for where, name, default, _ in tables(GUIDE)["|where|name|default|whatitis|"]}
+
+CALLED = (
+    "PacketConnection",
+    *("PacketConnection." + name for name in ("spawn", "__call__", "submit", "map", "close", "join", "join_recv")),
+    "HasPacketConnection",
+    *("HasPacketConnection." + name for name in ("conn_do_remote", "conn_submit", "conn_map")),
+    *("RequestResult." + name for name in ("__call__", "join", "cancel")),
+    "Responder.respond",
+    "PacketDecoder",
+    "child",
+)
+"""What people call, with all its defaults in the table."""
+
+CLASS_ATTRIBUTES = ("BaseRequest",)
+
+SAYS_HOW_LONG_OR_HOW_MUCH = re.compile(r"DEFAULT_\w+|[A-Z_]*(TIMEOUT|WAIT|GRACE|KEPT|LIMIT|NESTED)")
+"""Constants with these names belong into the table."""
+
+NO_DEFAULTS = {("packetwire.core.engine", "JOIN_LIMIT")}
+"""A number that no user sees anything of."""
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("name", [name for name, program in PROGRAMS.items() if not needs_ssh(program)])
+def test_a_program_does_what_its_comments_say(name: str, tmp_path: Path) -> None:
+    write_programs(GUIDE, tmp_path)
+    done = run_program(tmp_path, name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == promises(PROGRAMS[name]) or "stdio()" in PROGRAMS[name]
+    assert "stdio()" in PROGRAMS[name] or promises(PROGRAMS[name])
+
+
+@pytest.mark.parametrize("name", [name for name, program in PROGRAMS.items() if needs_ssh(program)])
+def test_a_program_that_needs_ssh_is_a_program(name: str) -> None:
+    compile(PROGRAMS[name], name, "exec")
+
+
+def test_a_program_that_needs_ssh_is_announced() -> None:
+    for name, program in PROGRAMS.items():
+        before, _, _ = GUIDE.read_text().partition(f"```python\n# {name}")
+        announced = before.rstrip().endswith("the tests check its syntax, and do not run it.*")
+        assert announced == needs_ssh(program), name
+
+
+def public(path: str) -> Any:
+    """What a path from a public name leads to."""
+    name, _, rest = path.partition(".")
+    thing = getattr(packetwire, name)
+    return getattr(thing, rest) if rest else thing
+
+
+def defaults_of(called: Callable[..., Any]) -> dict[str, Any]:
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(called).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+
+
+def constants() -> dict[tuple[str, str], Any]:
+    """The constants of the library, by module and name."""
+    modules = [
+        importlib.import_module(module.name)
+        for module in pkgutil.walk_packages(packetwire.__path__, "packetwire.")
+        if not module.name.startswith(("packetwire.cli", "packetwire.__main__"))
+    ]
+    return {
+        (module.__name__, name): getattr(module, name)
+        for module in modules
+        for node in ast.parse(inspect.getsource(module)).body
+        for name in assigned_names(node)
+        if name.isupper() and not name.startswith("_")
+    }
+
+
+def assigned_names(node: ast.stmt) -> list[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+@pytest.mark.parametrize("path", CALLED)
+def test_the_defaults_of_what_is_called(path: str) -> None:
+    documented = {name: ast.literal_eval(default) for (where, name), default in DEFAULTS.items() if where == path}
+    actual = defaults_of(public(path))
+    assert documented == actual
+    assert {name: type(value) for name, value in documented.items()} == {
+        name: type(value) for name, value in actual.items()
+    }
+
+
+def test_the_defaults_that_are_class_attributes() -> None:
+    for path in CLASS_ATTRIBUTES:
+        documented = {name: default for (where, name), default in DEFAULTS.items() if where == path}
+        assert documented == {name: repr(getattr(public(path), name)) for name in documented}
+        assert documented
+
+
+def test_the_constants() -> None:
+    documented = {key: ast.literal_eval(default) for key, default in DEFAULTS.items() if "packetwire." in key[0]}
+    found = constants()
+    assert documented == {key: found.get(key) for key in documented}
+
+
+def test_no_constant_is_missing() -> None:
+    """A bound or a time that is not the default of a parameter stands in the table under its own name."""
+    of_parameters = {
+        (value, type(value)) for path in CALLED for value in defaults_of(public(path)).values() if value is not None
+    }
+    missing = {
+        key: value
+        for key, value in constants().items()
+        if SAYS_HOW_LONG_OR_HOW_MUCH.fullmatch(key[1])
+        and key not in DEFAULTS
+        and key not in NO_DEFAULTS
+        and (value, type(value)) not in of_parameters
+    }
+    assert missing == {}
+
+
+def test_the_table_names_nothing_else() -> None:
+    assert {where for where, _ in DEFAULTS if "packetwire." not in where} == {*CALLED, *CLASS_ATTRIBUTES}
+
+
+def test_the_settings_in_the_table_of_bounds_exist() -> None:
+    settings = [setting for _, setting, _ in tables(GUIDE)["|bound|setting|beyondit|"] if setting != "fixed"]
+    assert settings
+    for setting in settings:
+        assert ("PacketConnection", setting) in DEFAULTS
+
+
+def test_the_exceptions_exist() -> None:
+    named = set(re.findall(r"`(\w+(?:Error|Ended|Exited|Closed|Truncated|Failed|Timeout|Exceeded))`", GUIDE.read_text()))
+    others = {"FileNotFoundError", "OSError", "TypeError", "CancellationError"}
+    assert named - others <= set(errors.__all__)
+
+
+def test_numbers_in_the_text() -> None:
+    text = GUIDE.read_text()
+    for setting, written in (
+        ("handlers", "Up to `handlers={}` handlers"),
+        ("close_timeout", "all in all `close_timeout={:.0f}` seconds"),
+    ):
+        assert written.format(ast.literal_eval(DEFAULTS["PacketConnection", setting])) in text
+    assert DEFAULTS["packetwire.streams.process", "STDERR_KEPT"] == f"{64 << 10}"
+    assert "keeps its last 64 KiB" in text
