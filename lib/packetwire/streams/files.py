@@ -129,46 +129,61 @@ def _fd_of(file: Any) -> int | None:
 
 
 class _Pump:
-    """A daemon thread that does one blocking job at a time and makes a descriptor readable when it is done."""
+    """A daemon thread that does one blocking piece of work at a time; `done` is readable when one is done."""
 
-    def __init__(self, job: Callable[[], None], name: str) -> None:
-        self._job = job
+    def __init__(self, work: Callable[[Any], Any], name: str) -> None:
+        self._work = work
         self._name = name
-        self._change = threading.Condition()
-        self._asked = self._stopped = False
+        self._change = threading.Condition()  # guards what follows
+        self._order: tuple[Any] | None = None
+        self._outcome: tuple[Any, BaseException | None] | None = None
+        self._stopped = False
         self._thread: threading.Thread | None = None
         self.done = Wakeup()
         self.stop_wakeup = Wakeup()
 
-    def ask(self) -> None:
-        """Have the job done once, if it is not being done already."""
-        self.done.clear()
+    def exchange(self, order: Any) -> Any:
+        """What the last order came to, or None; then `order` is begun, unless another is being done.
+
+        Raises what the work raised, and goes on doing so.
+        """
         with self._change:
-            if self._stopped or self._asked:
-                return
-            self._asked = True
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-            self._change.notify()
+            if self._outcome is not None:
+                result, error = self._outcome
+                if error is not None:
+                    raise error
+                self._outcome = None
+                return result
+            if self._order is None and not self._stopped:
+                self.done.clear()
+                self._order = (order,)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                    self._thread.start()
+                self._change.notify()
+            return None
 
     def _run(self) -> None:
-        while self._wait_until_asked():
-            self._job()
+        while (order := self._next_order()) is not None:
+            outcome: tuple[Any, BaseException | None]
+            try:
+                outcome = self._work(order[0]), None
+            except BaseException as error:  # raised by the next exchange
+                outcome = None, error
             with self._change:
-                self._asked = False
-            self.done.set()
+                # all at once, so that whoever looks sees either the work being done or its outcome
+                self._order, self._outcome = None, outcome
+                self.done.set()
         self._close()
 
-    def _wait_until_asked(self) -> bool:
-        """True if there is a job to do, false if the pump is stopped."""
+    def _next_order(self) -> tuple[Any] | None:
         with self._change:
-            while not self._asked and not self._stopped:
+            while self._order is None and not self._stopped:
                 self._change.wait()
-            return not self._stopped
+            return None if self._stopped else self._order
 
     def stop(self, join_seconds: float) -> None:
-        """End the thread; one that is blocked in its job for longer than `join_seconds` is left to it."""
+        """End the thread; one that is blocked in its work for longer than `join_seconds` is left to it."""
         with self._change:
             if self._stopped:
                 return
@@ -190,33 +205,25 @@ class PumpReader:
 
     def __init__(self, source: Source, name: str = "packetwire-reader") -> None:
         self._source = source
-        self._chunk: bytes | None = None
-        self._error: BaseException | None = None
         self._unwakeable = False
-        self._pump = _Pump(self._fill, name)
+        self._pump = _Pump(self._read, name)
         self._pump.done.set()  # so that the first poll leads to the first try, which asks for octets
 
     def fileno(self) -> int:
         return self._pump.done.fileno()
 
     def try_read(self, size: int) -> bytes | None:
-        if self._error is not None:
-            raise self._error
-        chunk, self._chunk = self._chunk, None
-        if chunk is None:
-            self._pump.ask()
-        return chunk
+        octets: bytes | None = self._pump.exchange(None)
+        return octets
 
-    def _fill(self) -> None:
-        try:
-            fd = self._source.pollable_fd()
-            if fd is not None and not self._poll(fd):
-                return
-            self._unwakeable = fd is None
-            self._chunk = self._source.read()
-        except BaseException as error:  # reported by the next try_read
-            self._error = error
+    def _read(self, order: None) -> bytes:
+        fd = self._source.pollable_fd()
+        if fd is not None and not self._poll(fd):
+            return b""  # stopped: nobody will see it
+        self._unwakeable = fd is None
+        octets = self._source.read()
         self._unwakeable = False
+        return octets
 
     def _poll(self, fd: int) -> bool:
         """Wait until `fd` is readable, or return False if the pump is stopped."""
@@ -233,47 +240,32 @@ class PumpReader:
 
 
 class PumpWriter:
-    """Writes a file object. A write counts as taken when the file has taken it and was flushed."""
+    """Writes a file object. Octets count as taken when the file has taken them and was flushed."""
 
     events = select.POLLIN
 
     def __init__(self, file: SendableFile, name: str = "packetwire-writer") -> None:
         self._file = file
         self._raw = isinstance(file, io.RawIOBase)
-        self._buffers: list[bytes] = []
-        self._taken = 0
-        self._busy = False
-        self._error: BaseException | None = None
-        self._pump = _Pump(self._drain, name)
+        self._pump = _Pump(self._write, name)
 
     def fileno(self) -> int:
         return self._pump.done.fileno()
 
     def try_write(self, buffers: Buffers) -> int:
-        if self._error is not None:
-            raise self._error
-        if self._taken:
-            taken, self._taken = self._taken, 0
-            self._busy = False
-            return taken
-        if not self._busy:
-            self._busy = True
-            self._buffers = [bytes(buffer) for buffer in buffers]
-            self._pump.ask()
-        return 0
+        # whoever tries again does so with the same octets, so a later try learns of an earlier one's outcome
+        taken: int | None = self._pump.exchange(buffers)
+        return taken or 0
 
-    def _drain(self) -> None:
-        try:
-            octets = b"".join(self._buffers)
-            view = memoryview(octets)
-            while view:
-                view = view[self._write(view) :]
-            self._file.flush()
-            self._taken = len(octets)
-        except BaseException as error:  # reported by the next try_write
-            self._error = error
+    def _write(self, buffers: Buffers) -> int:
+        octets = b"".join(buffers)
+        view = memoryview(octets)
+        while view:
+            view = view[self._write_some(view) :]
+        self._file.flush()
+        return len(octets)
 
-    def _write(self, view: memoryview) -> int:
+    def _write_some(self, view: memoryview) -> int:
         count = self._file.write(bytes(view))
         if count is not None:
             return count

@@ -635,6 +635,12 @@ class Driver:
                 batch = self.engine.more_data_to_send()
                 if not batch:
                     self._writer = _NOBODY
+        self._has_written()
+
+    def _has_written(self) -> None:
+        """There is room again: for whoever waits to send, and for handlers whose replies had none."""
+        if self._jobs:
+            self._call_worker()
         if self._watchers:
             self._changed()
 
@@ -708,9 +714,7 @@ class Driver:
             self._leftover = self.engine.more_data_to_send()
             if not self._leftover:
                 self._writer = _NOBODY
-        self._changed()
-        if self._jobs:
-            self._call_worker()
+        self._has_written()
         if self._leftover and self._write_wakeup:
             self._write_wakeup.set()
 

@@ -1,0 +1,314 @@
+"""Addresses: where a peer is, written as one text, and how to reach it.
+
+    exec:CMD              a child process over its standard input and output; CMD is split as a shell would
+                          split it, but no shell is involved
+    ssh:[OPTIONS] HOST CMD
+                          a command on another machine, by the `ssh` program; CMD is for the shell there
+    unix:PATH             a Unix socket
+    tcp:HOST:PORT         TCP, without any authentication or encryption; IPv6 as tcp:[::1]:PORT
+    stdio:                the process that started this one
+
+`parse_address` makes an object of such a text, `connect_to` what `PacketConnection` takes as `recv_send`.
+Each kind is one class and one line of `KINDS`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+from packetwire.errors import LocalProtocolError
+
+CONNECT_TIMEOUT = 30.0
+"""Seconds for a connection to be made."""
+
+# A host that vanished is noticed within two minutes, even by a connection that only waits.
+KEEPALIVE_IDLE = 60
+KEEPALIVE_INTERVAL = 15
+KEEPALIVE_PROBES = 4
+
+SSH_FLAGS = frozenset("46AaCgKkMqsTvXxYy")
+SSH_OPTIONS_WITH_VALUE = frozenset("BbcDEeFIiJLlmoPpRSw")
+"""The options of `ssh` that go with a command whose standard input and output are a connection."""
+
+
+class Address(Protocol):
+    """What the classes of addresses have in common; their `str` can be parsed again."""
+
+    form: ClassVar[str]
+
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        """The address for what stands behind the colon. Raises ValueError, which says what is wrong."""
+        ...
+
+    def open(self, timeout: float) -> Any:
+        """Connect: what a callable `recv_send` returns. Raises OSError."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExecAddress:
+    """`exec:CMD`: a child process."""
+
+    argv: tuple[str, ...]
+
+    form: ClassVar[str] = "exec:CMD"
+
+    def __post_init__(self) -> None:
+        if not self.argv:
+            raise LocalProtocolError("there is no command")
+
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        return cls(tuple(shlex.split(rest)))
+
+    def __str__(self) -> str:
+        return "exec:" + shlex.join(self.argv)
+
+    def open(self, timeout: float) -> Any:
+        from packetwire.streams.process import child
+
+        return child(self.argv)()
+
+
+@dataclass(frozen=True)
+class SshAddress:
+    """`ssh:[OPTIONS] HOST CMD`: a command on another machine.
+
+    `host` may be `user@host`, `options` are those of the `ssh` program, an option's value being a word of
+    its own: `("-p", "2222")`. No terminal is allocated there and nobody is asked for a password here
+    (BatchMode). A program that gets the host from elsewhere should build this object, not the text.
+    """
+
+    host: str
+    command: str
+    options: tuple[str, ...] = ()
+
+    form: ClassVar[str] = "ssh:[OPTIONS] HOST CMD"
+
+    def __post_init__(self) -> None:
+        words = iter(self.options)
+        for word in words:
+            if _ssh_option_has_value(word) and next(words, None) is None:
+                raise LocalProtocolError(f"the ssh option {word} needs a value")
+        if not self.host or self.host.startswith("-"):
+            raise LocalProtocolError(f"{self.host!r} is no host")
+        if not self.command:
+            raise LocalProtocolError("there is no command")
+
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        text = io.StringIO(rest)  # of which the words are taken one by one, up to the host
+        words = shlex.shlex(text, posix=True)
+        words.whitespace_split = True
+        words.commenters = ""
+        options = []
+        word = words.get_token() or ""
+        while word.startswith("-") and word != "--":
+            options.append(word)
+            if _ssh_option_has_value(word):
+                options += filter(None, [words.get_token()])
+            word = words.get_token() or ""
+        host = (words.get_token() or "") if word == "--" else word
+        return cls(host, text.read().strip(), tuple(options))
+
+    def __str__(self) -> str:
+        return f"ssh:{shlex.join([*self.options, self.host])} {self.command}"
+
+    @property
+    def argv(self) -> list[str]:
+        """The command that is run here. The user's options come first: of two, `ssh` takes the first."""
+        return ["ssh", *self.options, "-T", "-o", "BatchMode=yes", "--", self.host, self.command]
+
+    def open(self, timeout: float) -> Any:
+        from packetwire.streams.process import child
+
+        return child(self.argv)()
+
+
+def _ssh_option_has_value(word: str) -> bool:
+    """Raises for what is no option, or none that makes sense here.
+
+    A value stuck to its option is refused, so that a host of the form -oProxyCommand=… never is an option.
+    """
+    letters = word[1:]
+    if word.startswith("-") and letters and SSH_FLAGS.issuperset(letters):
+        return False
+    if word.startswith("-") and letters in SSH_OPTIONS_WITH_VALUE:
+        return True
+    if word[:1] == "-" and letters[:1] in SSH_OPTIONS_WITH_VALUE:
+        raise LocalProtocolError(f"write {word!r} as two words, {word[:2]} {letters[1:]}")
+    raise LocalProtocolError(f"{word!r} is no option of ssh that can be used here")
+
+
+@dataclass(frozen=True)
+class UnixAddress:
+    """`unix:PATH`: a Unix socket."""
+
+    path: str
+
+    form: ClassVar[str] = "unix:PATH"
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise LocalProtocolError("there is no path")
+
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        return cls(rest)
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+    def open(self, timeout: float) -> Any:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout)
+            sock.connect(self.path)
+            sock.settimeout(None)
+        except BlockingIOError as error:
+            sock.close()
+            raise BlockingIOError(error.errno, "too many clients wait there to be accepted") from error
+        except BaseException:
+            sock.close()
+            raise
+        return sock, sock, sock.close
+
+
+@dataclass(frozen=True)
+class TcpAddress:
+    """`tcp:HOST:PORT`: port 0 is for listening only, the system chooses one then."""
+
+    host: str
+    port: int
+
+    form: ClassVar[str] = "tcp:HOST:PORT"
+
+    def __post_init__(self) -> None:
+        if not self.host:
+            raise LocalProtocolError("there is no host")
+        if not 0 <= self.port <= 65535:
+            raise LocalProtocolError(f"a port is a number from 0 to 65535, not {self.port}")
+
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        host, colon, port = rest.rpartition(":")
+        if not colon or not re.fullmatch("[0-9]+", port):
+            raise ValueError(f"{port!r} is no port")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"an IPv6 address goes in brackets: tcp:[{host}]:{port}")
+        elif "[" in host or "]" in host:
+            raise ValueError(f"{host!r} is no host")
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+
+    def open(self, timeout: float) -> Any:
+        if not self.port:
+            raise LocalProtocolError(f"{self}: port 0 is for listening, there is nothing to connect to")
+        sock = socket.create_connection((self.host, self.port), timeout)
+        sock.settimeout(None)
+        keep_alive(sock)
+        return sock, sock, sock.close
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the system notice when the other machine has vanished."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    ):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+@dataclass(frozen=True)
+class StdioAddress:
+    """`stdio:`: the process that started this one, over our standard input and output."""
+
+    form: ClassVar[str] = "stdio:"
+
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        if rest:
+            raise ValueError(f"{rest!r} stands behind it")
+        return cls()
+
+    def __str__(self) -> str:
+        return "stdio:"
+
+    def open(self, timeout: float) -> Any:
+        from packetwire.streams.stdio import stdio
+
+        return stdio()
+
+
+KINDS: dict[str, type[Address]] = {
+    "exec": ExecAddress,
+    "ssh": SshAddress,
+    "unix": UnixAddress,
+    "tcp": TcpAddress,
+    "stdio": StdioAddress,
+}
+"""The kinds of addresses by what stands before the first colon."""
+
+
+def forms(kinds: Sequence[type[Address]]) -> str:
+    """How addresses of these kinds are written, for messages."""
+    *some, last = (kind.form for kind in kinds)
+    return f"{', '.join(some)} or {last}" if some else last
+
+
+def parse_address(text: str) -> Address:
+    """The address that `text` is. Raises `LocalProtocolError`, which says what was expected."""
+    scheme, colon, rest = text.partition(":")
+    kind = KINDS.get(scheme) if colon else None
+    if kind is None:
+        raise LocalProtocolError(f"{text!r} is no address: expected {forms(list(KINDS.values()))}")
+    try:
+        if "\0" in text:
+            raise ValueError("there is a null octet in it")
+        return kind.parse(rest)
+    except ValueError as error:
+        reason = str(error)
+        raise LocalProtocolError(f"{text!r} is no address: expected {kind.form}; {reason}") from error
+
+
+def connect_to(address: str | Address, *, timeout: float = CONNECT_TIMEOUT) -> Callable[[], Any]:
+    """A `recv_send` that connects to `address` at each opening, and ends that at each close.
+
+        with PacketConnection(connect_to("unix:/run/store.sock")) as conn: ...
+
+    Raises `LocalProtocolError` if the text is no address. Opening raises an OSError, which names the
+    address, if there is nobody; sockets wait for at most `timeout` seconds.
+    """
+    target = parse_address(address) if isinstance(address, str) else address
+
+    def connect() -> Any:
+        try:
+            return target.open(timeout)
+        except OSError as error:
+            raise naming(target, error) from error
+
+    return connect
+
+
+def naming(address: Address, error: OSError) -> OSError:
+    """The same error with the address in its text."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        reason += f": {error.filename!r}"
+    named = type(error)(f"{address}: {reason}")
+    named.errno = error.errno
+    return named

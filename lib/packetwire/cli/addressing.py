@@ -1,0 +1,35 @@
+"""Kinds of argument values for commands that connect or listen, for argparse."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+from packetwire.addresses import Address, parse_address
+from packetwire.errors import LocalProtocolError
+
+
+def address(check: Callable[[Address], None]) -> Callable[[str], Address]:
+    """An address; `check` raises `LocalProtocolError` for one that the command cannot use."""
+
+    def parse_checked(text: str) -> Address:
+        try:
+            parsed = parse_address(text)
+            check(parsed)
+        except LocalProtocolError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return parsed
+
+    return parse_checked
+
+
+def seconds(text: str) -> float:
+    """A time from 0 on, in seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, such as 2.5, got {text!r}")
+    return value

@@ -1,0 +1,15 @@
+"""How a command says that it has failed."""
+
+from __future__ import annotations
+
+EXIT_USAGE = 2
+EXIT_TIMEOUT = 124
+"""As `timeout` of the coreutils has it."""
+
+
+class CommandFailed(Exception):
+    """Ends the command line with one line of text and an exit status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status

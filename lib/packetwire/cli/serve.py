@@ -1,0 +1,177 @@
+"""`packetwire serve`: a service from a module of the user's, for all who come to an address."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from packetwire.cli.addressing import address, seconds
+from packetwire.cli.arguments import whole_number
+from packetwire.cli.failure import CommandFailed
+from packetwire.cli.named import MakeService, find_service
+from packetwire.connection import DEFAULT_HANDLERS, ERROR_DETAILS
+from packetwire.errors import PacketwireError
+from packetwire.listeners import check_listenable
+from packetwire.server import DEFAULT_DRAIN, DEFAULT_MAX_CONNECTIONS, Server, serve
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SERVER_ENDED = 0
+"""An octet that is no signal's number."""
+
+DESCRIPTION = f"""
+Serves MODULE:NAME at ADDRESS, to many clients at a time; each gets a service of its own. NAME is a
+HasPacketConnection class or another callable that makes one from a recv_send, or a request map
+{{number: class}}; modules in the current directory are found. ADDRESS is unix:PATH (the socket gets mode
+0600), tcp:HOST:PORT (port 0: any that is free) or stdio: (one client, the process that started this one).
+Whoever can reach a tcp: address can use the service: there is no authentication and no encryption.
+SIGTERM and Ctrl-C let it end: nobody is accepted any more, the replies that are owed are sent, then the
+connections are closed; a second signal cuts that short.
+Exit status: 0 after SIGTERM or when the client of stdio: has ended, 1 if it failed, 2 for bad arguments or a
+MODULE:NAME that cannot be used, 130 after Ctrl-C.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command and its options to the command line."""
+    parser = commands.add_parser("serve", help="serve a class of yours at an address", description=DESCRIPTION)
+    parser.set_defaults(run=run)
+    parser.add_argument("service", metavar="MODULE:NAME", help="what is served")
+    parser.add_argument(
+        "address", metavar="ADDRESS", type=address(check_listenable), help="unix:PATH, tcp:HOST:PORT or stdio:"
+    )
+    parser.add_argument(
+        "--max-connections",
+        type=whole_number(1),
+        default=DEFAULT_MAX_CONNECTIONS,
+        metavar="N",
+        help=f"clients at a time; more are turned away (default: {DEFAULT_MAX_CONNECTIONS})",
+    )
+    parser.add_argument(
+        "--handlers",
+        type=handlers,
+        metavar="N",
+        help="handlers that run at once for one client, or 'inline' for one at a time in the thread that reads "
+        f"(default: what the service says, else {DEFAULT_HANDLERS})",
+    )
+    parser.add_argument(
+        "--error-detail",
+        choices=ERROR_DETAILS,
+        help="what a client is told of an exception (default: what the service says, else message)",
+    )
+    parser.add_argument(
+        "--drain",
+        type=seconds,
+        default=DEFAULT_DRAIN,
+        metavar="SECONDS",
+        help=f"how long the end may take once it is asked for (default: {DEFAULT_DRAIN:g})",
+    )
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="standard error gets only what ends the server: no line when it is ready, no failures of handlers",
+    )
+
+
+def handlers(text: str) -> int | str:
+    """A number of handlers, or "inline"."""
+    if text == "inline":
+        return text
+    try:
+        return whole_number(1)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(str(error).replace(", got", " or 'inline', got")) from None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal, or the only client, ends it; returns the exit status."""
+    make_service = _with_options(find_service(args.service), args.handlers, args.error_detail)
+    with _signals() as (told, tell), _log(args.quiet):
+        with serve(
+            args.address, make_service, max_connections=args.max_connections, drain_timeout=args.drain
+        ) as server:
+            if not args.quiet:
+                print(f"serving {args.service} on {server.address}", file=sys.stderr, flush=True)
+            signum = _serve(server, told, tell)
+    failure = server.failure
+    if failure is not None:
+        expected = isinstance(failure, PacketwireError | OSError)
+        raise CommandFailed(str(failure) if expected else f"{type(failure).__name__}: {failure}", 1) from failure
+    if signum == signal.SIGINT:
+        raise KeyboardInterrupt
+    return 0
+
+
+def _with_options(make_service: MakeService, handlers: int | str | None, error_detail: str | None) -> MakeService:
+    """The same service with these options of its connection, where they are given."""
+
+    def make(recv_send: Any) -> Any:
+        service = make_service(recv_send)
+        conn = getattr(service, "conn", service)
+        if handlers is not None:
+            conn.handlers = handlers
+        if error_detail is not None:
+            conn.error_detail = error_detail
+        return service
+
+    return make
+
+
+def _serve(server: Server, told: int, tell: int) -> int:
+    """Wait until the server has ended, stopping it at a signal; that signal's number, or 0."""
+
+    def watch() -> None:
+        server.wait()
+        os.write(tell, bytes((SERVER_ENDED,)))
+
+    watcher = threading.Thread(target=watch, name="packetwire-watch", daemon=True)
+    watcher.start()
+    first = SERVER_ENDED
+    while (octet := os.read(told, 1)[0]) != SERVER_ENDED:
+        if octet in STOP_SIGNALS:
+            server.stop(0 if first else None)
+            first = first or octet
+    watcher.join()
+    return first
+
+
+@contextmanager
+def _signals() -> Iterator[tuple[int, int]]:
+    """A pipe into which signals write their numbers: nothing is interrupted, the thread that reads acts."""
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
+    replaced = {}
+    wakeup_fd = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    try:
+        for signum in STOP_SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                replaced[signum] = signal.signal(signum, lambda signum, frame: None)
+        yield read_fd, write_fd
+    finally:
+        for signum, handler in replaced.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(wakeup_fd)
+        os.close(read_fd)
+        os.close(write_fd)
+
+
+@contextmanager
+def _log(quiet: bool) -> Iterator[None]:
+    """Show on standard error what goes wrong, unless the user's module has set up logging itself."""
+    logger = logging.getLogger("packetwire")
+    if quiet or logging.getLogger().handlers:
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

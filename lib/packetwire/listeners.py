@@ -1,0 +1,198 @@
+"""Listening sockets: made for an address, and what has to be cleaned up behind them.
+
+A Unix socket is a file that outlives its server. One that nobody answers on is replaced, one that is in
+use is left alone, and at the end a file is removed only if it is still ours. Two servers that start at the
+same moment on the same path keep out of each other's way by a lock on the directory. Nobody but its owner
+can connect: the file gets mode 0600 before the socket listens, and until then it refuses everyone.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from packetwire.addresses import Address, StdioAddress, TcpAddress, UnixAddress, forms, naming
+from packetwire.errors import LocalProtocolError
+
+BACKLOG = 1024
+"""Clients that the system lets wait to be accepted; it may have a lower bound of its own."""
+SOCKET_MODE = 0o600
+LOCK_SECONDS = 5.0
+LOCK_INTERVAL = 0.01
+PORT_TRIES = 8
+"""Tries to find a port that is free on all addresses of a host, if the system is to choose one."""
+
+LISTENING_KINDS: list[type[Address]] = [UnixAddress, TcpAddress, StdioAddress]
+
+_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
+class Listener:
+    """Sockets to accept clients on; `address` is the real one, with the port that the system chose."""
+
+    def __init__(self, address: Address, sockets: list[socket.socket]) -> None:
+        self.address = address
+        self.sockets = sockets
+        for sock in sockets:
+            sock.setblocking(False)  # a client may be gone again between the poll and the accept
+
+    def close(self) -> None:
+        """Accept no more. A second call does nothing."""
+        for sock in self.sockets:
+            sock.close()
+        self.sockets = []
+
+
+class UnixListener(Listener):
+    """A listener with a file."""
+
+    def __init__(self, address: UnixAddress, sock: socket.socket) -> None:
+        super().__init__(address, [sock])
+        self._path = os.path.abspath(address.path)
+        self._file = _identity(self._path)
+
+    def close(self) -> None:
+        # the file first: while the socket exists its number is no other file's
+        if self.sockets:
+            with suppress(OSError):
+                if _identity(self._path) == self._file:
+                    os.unlink(self._path)
+        super().close()
+
+
+def listen(address: UnixAddress | TcpAddress) -> Listener:
+    """Listen on `address`. Raises OSError, which names it."""
+    try:
+        return _listen_unix(address) if isinstance(address, UnixAddress) else _listen_tcp(address)
+    except OSError as error:
+        raise naming(address, error) from error
+
+
+def check_listenable(address: Address) -> None:
+    """Raises `LocalProtocolError` for an address that one can only connect to."""
+    if not isinstance(address, tuple(LISTENING_KINDS)):
+        raise LocalProtocolError(f"{address} cannot be served on: expected {forms(LISTENING_KINDS)}")
+
+
+# Unix
+
+
+def _listen_unix(address: UnixAddress) -> Listener:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _directory_locked(os.path.dirname(address.path) or "."):
+            _remove_stale(address.path)
+            sock.bind(address.path)
+            try:
+                os.chmod(address.path, SOCKET_MODE)
+                sock.listen(BACKLOG)
+                return UnixListener(address, sock)
+            except BaseException:
+                os.unlink(address.path)
+                raise
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that nobody answers on; raises OSError for anything else that is there."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "there is a file that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # somebody does answer, only not at once
+    raise OSError(errno.EADDRINUSE, "another server is serving there")
+
+
+@contextmanager
+def _directory_locked(path: str) -> Iterator[None]:
+    """Keep other servers from starting there; without, where the directory can't be opened or locked."""
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        yield
+        return
+    try:
+        _lock(directory)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _lock(directory: int) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise OSError(error.errno, "another program has locked the directory") from error
+            time.sleep(LOCK_INTERVAL)
+        except OSError:
+            return  # not on this file system
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+# TCP
+
+
+def _listen_tcp(address: TcpAddress) -> Listener:
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    places = list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
+    tries = PORT_TRIES if address.port == 0 and len(places) > 1 else 1
+    while True:
+        tries -= 1
+        try:
+            sockets = _listen_all(places)
+            break
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not tries:
+                raise
+    return Listener(TcpAddress(address.host, sockets[0].getsockname()[1]), sockets)
+
+
+def _listen_all(places: Sequence[tuple[socket.AddressFamily, Any]]) -> list[socket.socket]:
+    """Listen at all of a host's addresses, on the same port; one that this machine does not have is left out."""
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        for family, (host, port, *more) in places:
+            port = sockets[0].getsockname()[1] if sockets else port  # noqa: PLW2901
+            try:
+                sockets.append(socket.create_server((host, port, *more), family=family, backlog=BACKLOG))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+        if not sockets:
+            raise missing or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets

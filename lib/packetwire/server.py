@@ -1,0 +1,381 @@
+"""`serve`: a connection for each client that comes to an address.
+
+Strategy. One thread accepts, polling the listening sockets and a wake-up, so it can always be told to stop.
+Each client has a thread of its own, a *session*, which makes the service, opens it, waits until nothing
+more is received, and closes it; so whatever a client or its service does, the others and the accepting
+thread go on. Sessions that are over are joined and forgotten by the accepting thread, which is the only one
+that knows them all; it also sees to the end, when it has stopped accepting.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from packetwire.addresses import Address, StdioAddress, TcpAddress, UnixAddress, keep_alive, parse_address
+from packetwire.connection import PacketConnection
+from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
+from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
+from packetwire.listeners import Listener, check_listenable, listen
+from packetwire.service import HasPacketConnection
+from packetwire.streams.bytestream import ByteStream
+from packetwire.streams.open import PacketConnectionRecvSend
+from packetwire.streams.wakeup import Wakeup
+
+logger = logging.getLogger("packetwire")
+
+DEFAULT_MAX_CONNECTIONS = 128
+"""Clients at a time. Each takes a handful of descriptors, of which a process usually has 1024."""
+DEFAULT_DRAIN = 5.0
+"""Seconds for what is owed to the clients when the server stops."""
+ABANDON_TIMEOUT = 1.0
+"""The same when the block of a `with` was left by an exception."""
+CUT_SECONDS = 2.0
+"""Seconds for sessions to end that were cut off."""
+PAUSE_SECONDS = 0.5
+"""Seconds without accepting, when there is no place or the system ran out of something."""
+
+Service = HasPacketConnection | PacketConnection
+ServiceFactory = Callable[[PacketConnectionRecvSend], Service]
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_LISTENER_BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
+
+
+def serve(
+    address: str | Address,
+    factory: ServiceFactory,
+    *,
+    max_connections: int = DEFAULT_MAX_CONNECTIONS,
+    drain_timeout: float = DEFAULT_DRAIN,
+) -> Server:
+    """Serve at `address`; returns as soon as clients can connect.
+
+        with serve("unix:/run/store.sock", Store) as server:
+            server.wait()
+
+    `factory(recv_send)` makes a `HasPacketConnection` or a `PacketConnection` for each client, in a thread
+    of that client's; it is opened there, and closed when the client has ended. `unix:` and `tcp:` listen,
+    `stdio:` is one client: the process that started this one, and the server ends with it.
+
+    When `max_connections` clients are connected and none leaves within half a second, those that wait are
+    turned away: they are told that the connection has ended. Whoever reaches a `tcp:` address can connect;
+    a Unix socket is its owner's.
+
+    Raises `LocalProtocolError` for what is no such address, OSError if it can't be served on.
+    """
+    if isinstance(address, str):
+        address = parse_address(address)
+    check_listenable(address)
+    if max_connections < 1:
+        raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
+    stdio: ByteStream | None = None
+    if isinstance(address, UnixAddress | TcpAddress):
+        listener = listen(address)
+    else:
+        stdio = StdioAddress().open(0)
+        listener = Listener(address, [])
+    return Server(listener, factory, stdio, max_connections=max_connections, drain_timeout=drain_timeout)
+
+
+class Server:
+    """What `serve` returns: it runs until `stop`, or until the end of a `with` block.
+
+    `address` is where it is reached, with the real port; `failure` is what ended it, if nobody stopped it.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        factory: ServiceFactory,
+        client: ByteStream | None = None,
+        *,
+        max_connections: int,
+        drain_timeout: float,
+    ) -> None:
+        """`client` is there from the beginning; without listening sockets it is the only one."""
+        self.address = listener.address
+        self.failure: BaseException | None = None
+        self._listener = listener
+        self._factory = factory
+        self._max_connections = max_connections
+        self._drain_timeout = drain_timeout
+        self._sessions: set[_Session] = set()
+        self._over: deque[_Session] = deque()
+        self._wakeup = Wakeup()
+        self._stop_lock = threading.Lock()
+        self._stop_deadline: float | None = None
+        self._paused_until: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"packetwire-{self.address}", daemon=True)
+        try:
+            if client is not None:
+                self._start_session(client)
+            self._thread.start()
+        except BaseException:
+            listener.close()
+            raise
+
+    @property
+    def connections(self) -> int:
+        """The clients that are connected now."""
+        return len(self._sessions) - len(self._over)
+
+    def stop(self, drain_timeout: float | None = None) -> None:
+        """Have it end; returns at once, from any thread, also from a handler. A second call can only hurry.
+
+        No more clients are accepted. Those that are connected have `drain_timeout` seconds to get their
+        replies and to end the connection, which they are told to do; then they are cut off.
+        """
+        deadline = time.monotonic() + (self._drain_timeout if drain_timeout is None else drain_timeout)
+        with self._stop_lock:
+            if self._stop_deadline is None or deadline < self._stop_deadline:
+                self._stop_deadline = deadline
+        self._wakeup.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, at most `timeout` seconds: whether it has. Not to be called by a handler."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop(None if exc_type is None else min(ABANDON_TIMEOUT, self._drain_timeout))
+        self.wait()
+
+    # all below runs in the accepting thread
+
+    def _run(self) -> None:
+        try:
+            while self._stop_deadline is None and (self._listener.sockets or self._sessions):
+                self._wait_for_something(None)
+        except Exception as error:
+            self.failure = error
+            logger.error("%s: accepting failed: %s", self.address, error)
+        finally:
+            self._listener.close()
+            self._drain()
+            self._wakeup.close()
+
+    def _wait_for_something(self, deadline: float | None) -> None:
+        """Wait for a client, for the end of a session, for `stop`, or the deadline, and see to it."""
+        paused = self._paused_until
+        sockets = [] if paused else self._listener.sockets
+        poller = select.poll()
+        poller.register(self._wakeup.fileno(), select.POLLIN)
+        for sock in sockets:
+            poller.register(sock.fileno(), select.POLLIN)
+        until = paused or deadline
+        left = None if until is None else max(0.0, until - time.monotonic()) * 1000
+        ready = {fd for fd, _ in poller.poll(left)}
+        self._wakeup.clear()
+        if self._forget_sessions():
+            self._paused_until = None
+        elif paused and time.monotonic() >= paused:
+            self._paused_until = None
+            if self._is_full:
+                self._turn_away()
+        for sock in sockets:
+            if sock.fileno() in ready:
+                self._admit(sock)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._sessions) >= self._max_connections
+
+    def _forget_sessions(self) -> bool:
+        """Let go of the sessions that are over; whether there were any."""
+        forgotten = False
+        while self._over:
+            session = self._over.popleft()
+            session.thread.join()  # it has nothing left to do
+            self._sessions.discard(session)
+            forgotten = True
+            if not self._listener.sockets and self._stop_deadline is None:
+                self.failure = session.failure
+        return forgotten
+
+    def _admit(self, listening: socket.socket) -> None:
+        if self._is_full:
+            self._pause()  # somebody may be about to leave
+            return
+        client = self._accept(listening)
+        if client is not None:
+            try:
+                self._start_session(client)
+            except RuntimeError as error:  # the system has no more threads
+                self._ran_out(error)
+
+    def _accept(self, listening: socket.socket) -> socket.socket | None:
+        """A client that waits, or None."""
+        try:
+            client, _ = listening.accept()
+        except OSError as error:
+            if error.errno in _LISTENER_BROKEN:
+                raise
+            if error.errno in _EXHAUSTED:
+                self._ran_out(error)
+            return None  # else it is gone already, or what is wrong with it concerns nobody else
+        return client
+
+    def _ran_out(self, error: Exception) -> None:
+        """The system is out of something, which polling again at once would not change."""
+        logger.error("%s: clients have to wait: %s", self.address, error)
+        self._pause()
+
+    def _pause(self) -> None:
+        """Accept nobody until a client leaves, or for a moment."""
+        self._paused_until = time.monotonic() + PAUSE_SECONDS
+
+    def _turn_away(self) -> None:
+        """Tell the clients that wait that there is no place for them, so that they do not hang."""
+        turned_away = 0
+        for listening in self._listener.sockets:
+            while client := self._accept(listening):
+                turned_away += 1
+                with client:
+                    try:
+                        client.send(bytes(ERQ_PACKET) + bytes(EOF_PACKET), socket.MSG_DONTWAIT)
+                    except OSError:
+                        pass  # it is gone already
+        logger.warning(
+            "%s: %d clients turned away: %d are connected, which is max_connections",
+            self.address,
+            turned_away,
+            len(self._sessions),
+        )
+
+    def _start_session(self, stream: socket.socket | ByteStream) -> None:
+        session = _Session(stream, self._factory, self.address, self._session_over)
+        self._sessions.add(session)
+        try:
+            session.thread.start()
+        except BaseException:
+            self._sessions.discard(session)
+            stream.close()
+            raise
+
+    def _session_over(self, session: _Session) -> None:
+        """In the thread of the session: the last thing that it does."""
+        self._over.append(session)
+        self._wakeup.set()
+
+    def _drain(self) -> None:
+        """Let every session end within the deadline, then anyhow."""
+        self._paused_until = None
+        if self._stop_deadline is None:
+            self.stop()
+        for session in self._sessions:
+            session.end()
+        while self._sessions and self._stop_deadline is not None and time.monotonic() < self._stop_deadline:
+            self._wait_for_something(self._stop_deadline)
+        self._cut_off()
+
+    def _cut_off(self) -> None:
+        if not self._sessions:
+            return
+        logger.warning("%s: stopped with %d clients still connected", self.address, len(self._sessions))
+        deadline = time.monotonic() + CUT_SECONDS
+        for session in self._sessions:
+            session.cut_off(orderly=time.monotonic() < deadline)
+        while self._sessions and time.monotonic() < deadline:
+            self._wait_for_something(deadline)
+        if self._sessions:
+            logger.error("%s: %d services do not return; they are left behind", self.address, len(self._sessions))
+
+
+class _Session:
+    """One client: its service, and the thread in which that is made, opened, awaited and closed."""
+
+    def __init__(
+        self,
+        stream: socket.socket | ByteStream,
+        factory: ServiceFactory,
+        address: Address,
+        on_over: Callable[[_Session], None],
+    ) -> None:
+        self.failure: BaseException | None = None
+        self._stream = stream
+        self._factory = factory
+        self._address = address
+        self._on_over = on_over
+        self._lock = threading.Lock()
+        self._conn: PacketConnection | None = None
+        self._ending = False
+        self.thread = threading.Thread(target=self._run, name=f"packetwire-{address}-client", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            if isinstance(self._address, TcpAddress) and isinstance(self._stream, socket.socket):
+                keep_alive(self._stream)
+            self._serve_client()
+        except BaseException as error:
+            self.failure = error
+            logger.error("%s: a client could not be served: %r", self._address, error, exc_info=error)
+        finally:
+            try:
+                self._stream.close()
+            finally:
+                self._on_over(self)
+
+    def _serve_client(self) -> None:
+        service = self._factory(self._stream)
+        conn = _connection_of(service)
+        with service:
+            with self._lock:
+                self._conn = conn
+                ending = self._ending
+            if ending:
+                _announce_end(conn)
+            conn.join_recv()
+            if conn.is_open() and not isinstance(conn.ended, PeerClosed):
+                self.failure = conn.ended
+
+    def end(self) -> None:
+        """Have the client told that this is the end, behind the replies that it is owed. From any thread."""
+        with self._lock:
+            self._ending = True
+            conn = self._conn
+        if conn is not None:
+            _announce_end(conn)
+
+    def cut_off(self, *, orderly: bool) -> None:
+        """End it now; if `orderly`, what is owed is refused first, which can take a moment. From any thread."""
+        conn = self._conn
+        while orderly and conn is not None and conn.is_open():
+            conn.close(0)
+        if isinstance(self._stream, socket.socket):
+            try:
+                self._stream.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it is gone already
+
+
+def _connection_of(service: Any) -> PacketConnection:
+    conn = getattr(service, "conn", service)
+    if not isinstance(conn, PacketConnection):
+        raise TypeError(
+            f"the factory must return a HasPacketConnection or a PacketConnection, got {service!r:.100}"
+        )
+    return conn
+
+
+def _announce_end(conn: PacketConnection) -> None:
+    try:
+        conn.send_eof()
+    except ConnectionEnded:
+        pass  # it has ended by itself
