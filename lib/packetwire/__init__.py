@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from packetwire.addresses import connect_to
     from packetwire.connection import DEFAULT_PACKET_GRACE, PacketConnection
     from packetwire.core.events import PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
     from packetwire.core.packets import Packet, PacketDecoder
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         StreamTruncated,
     )
     from packetwire.result import RequestResult, RequestState
+    from packetwire.server import serve
     from packetwire.service import HasPacketConnection
     from packetwire.streams.bytestream import ByteStream
     from packetwire.streams.files import ReadableFile, SendableFile
@@ -71,10 +73,13 @@ __all__ = [
     "StreamEnded",
     "StreamTruncated",
     "child",
+    "connect_to",
+    "serve",
     "stdio",
 ]
 
 _HOMES = {
+    "packetwire.addresses": ("connect_to",),
     "packetwire.connection": ("DEFAULT_PACKET_GRACE", "PacketConnection"),
     "packetwire.core.events": ("PeerEndedRequests", "RequestReceived", "ResponseReceived", "StreamEnded"),
     "packetwire.core.packets": ("Packet", "PacketDecoder"),
@@ -93,6 +98,7 @@ _HOMES = {
         "StreamTruncated",
     ),
     "packetwire.result": ("RequestResult", "RequestState"),
+    "packetwire.server": ("serve",),
     "packetwire.service": ("HasPacketConnection",),
     "packetwire.streams.bytestream": ("ByteStream",),
     "packetwire.streams.files": ("ReadableFile", "SendableFile"),

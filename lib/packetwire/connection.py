@@ -170,7 +170,14 @@ class PacketConnection:
         return cls(start, name if name is not None else argv[0], **connection)
 
     def open(self) -> Self:
-        """Open the connection, or count one more user of it."""
+        """Open the connection, or count one more user of it.
+
+        Raises what the making of the stream raises, and `ConnectionEnded` in a handler of this connection
+        that is still at work while it closes.
+        """
+        driver = self._driver
+        if driver is not None and not self._opens and driver.runs_in(threading.get_ident()):
+            raise ConnectionEnded(f"{self} is being closed, a handler of it cannot open it again")
         with self._opening:
             with self._lock:
                 if self._opens:

@@ -21,7 +21,7 @@ from cs.result import Result
 from packetwire.core.events import ResponseReceived
 from packetwire.errors import ConnectionEnded, RequestTimeout
 from packetwire.threaded.driver import Driver, logger
-from packetwire.threaded.waiter import DecodeResponse, Waiter, outcome_of
+from packetwire.threaded.waiter import RESPONSE, DecodeResponse, Waiter, outcome_of
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -81,7 +81,8 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
     def fsm_state(self) -> str:
         if not self.done:
             return "PENDING"
-        return "CANCELLED" if self._cancelled else "DONE"
+        # a request that was lost with its connection is not DONE for whoever acts on that, as in the reference
+        return "CANCELLED" if self._cancelled or self.ended is not None else "DONE"
 
     @property
     def fsm_history(self) -> None:
@@ -94,7 +95,10 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
     # completion, by the reader of the connection
 
     def deliver(self, response: ResponseReceived) -> None:
-        super().deliver(response)
+        self.response = response
+        self.done = True
+        if self.locks:
+            self._release()
         if self._callbacks is not None:
             self._run_callbacks()
 
@@ -131,9 +135,7 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
 
     def join(self, timeout: float | None = None) -> tuple[Any, ExcInfo | None]:
         """Wait; return (result, None), (None, exc_info), or (None, None) if cancelled."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if not self._driver.wait_for(self, deadline):
-            raise RequestTimeout(f"{self.name}: no response within {timeout} s")
+        self._wait(timeout)
         return self._collect()
 
     def _collect(self) -> tuple[Any, ExcInfo | None]:
@@ -157,12 +159,21 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
                 kw["timeout"] = timeout
             self.run_func(*a, **kw)
             timeout = None
-        result, exc_info = self.join(timeout)
+        if not self.done:
+            self._wait(timeout)
+        if self.response is not None and self._decode is None:
+            return self.response[RESPONSE]
+        result, exc_info = self._collect()
         if exc_info is not None and exc_info[1] is not None:
             raise exc_info[1].with_traceback(exc_info[2])
         if self._cancelled:
             raise CancellationError(self._cancel_msg or self, fsm=self)
         return result
+
+    def _wait(self, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._driver.wait_for(self, deadline):
+            raise RequestTimeout(f"{self.name}: no response within {timeout} s")
 
     @property
     def result(self) -> Any:
@@ -225,7 +236,7 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
             self._run_callbacks()
 
     def _run_callbacks(self) -> None:
-        event = "cancel" if self._cancelled else "complete"
+        event = "complete" if self.fsm_state == "DONE" else "cancel"
         transition = FSMTransitionEvent(
             old_state="PENDING", new_state=self.fsm_state, event=event, when=time.time(), extra={}
         )

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from packetwire.addresses import Address, StdioAddress, TcpAddress, UnixAddress,
 from packetwire.connection import PacketConnection
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
-from packetwire.listeners import Listener, check_listenable, listen
+from packetwire.listeners import BACKLOG, Listener, check_listenable, listen
 from packetwire.service import HasPacketConnection
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import PacketConnectionRecvSend
@@ -114,6 +115,7 @@ class Server:
         self._stop_lock = threading.Lock()
         self._stop_deadline: float | None = None
         self._paused_until: float | None = None
+        self._exhausted = False
         self._thread = threading.Thread(target=self._run, name=f"packetwire-{self.address}", daemon=True)
         try:
             if client is not None:
@@ -121,6 +123,7 @@ class Server:
             self._thread.start()
         except BaseException:
             listener.close()
+            self._wakeup.close()
             raise
 
     @property
@@ -230,11 +233,14 @@ class Server:
             if error.errno in _EXHAUSTED:
                 self._ran_out(error)
             return None  # else it is gone already, or what is wrong with it concerns nobody else
+        self._exhausted = False
         return client
 
     def _ran_out(self, error: Exception) -> None:
         """The system is out of something, which polling again at once would not change."""
-        logger.error("%s: clients have to wait: %s", self.address, error)
+        if not self._exhausted:
+            self._exhausted = True
+            logger.error("%s: clients have to wait: %s", self.address, error)
         self._pause()
 
     def _pause(self) -> None:
@@ -245,19 +251,17 @@ class Server:
         """Tell the clients that wait that there is no place for them, so that they do not hang."""
         turned_away = 0
         for listening in self._listener.sockets:
-            while client := self._accept(listening):
+            while turned_away < BACKLOG and (client := self._accept(listening)):
                 turned_away += 1
-                with client:
-                    try:
-                        client.send(bytes(ERQ_PACKET) + bytes(EOF_PACKET), socket.MSG_DONTWAIT)
-                    except OSError:
-                        pass  # it is gone already
-        logger.warning(
-            "%s: %d clients turned away: %d are connected, which is max_connections",
-            self.address,
-            turned_away,
-            len(self._sessions),
-        )
+                with client, suppress(OSError):  # it may be gone already
+                    client.send(bytes(ERQ_PACKET) + bytes(EOF_PACKET), socket.MSG_DONTWAIT)
+        if turned_away:
+            logger.warning(
+                "%s: %d clients turned away, as max_connections=%d are connected",
+                self.address,
+                turned_away,
+                self._max_connections,
+            )
 
     def _start_session(self, stream: socket.socket | ByteStream) -> None:
         session = _Session(stream, self._factory, self.address, self._session_over)
@@ -321,11 +325,13 @@ class _Session:
     def _run(self) -> None:
         try:
             if isinstance(self._address, TcpAddress) and isinstance(self._stream, socket.socket):
-                keep_alive(self._stream)
+                with suppress(OSError):  # some systems refuse it when the client is gone already
+                    keep_alive(self._stream)
             self._serve_client()
         except BaseException as error:
             self.failure = error
-            logger.error("%s: a client could not be served: %r", self._address, error, exc_info=error)
+            in_the_code = not (isinstance(error, OSError) and error.errno in _EXHAUSTED)
+            logger.error("%s: a client could not be served: %r", self._address, error, exc_info=in_the_code)
         finally:
             try:
                 self._stream.close()
@@ -334,7 +340,7 @@ class _Session:
 
     def _serve_client(self) -> None:
         service = self._factory(self._stream)
-        conn = _connection_of(service)
+        conn = connection_of(service)
         with service:
             with self._lock:
                 self._conn = conn
@@ -359,13 +365,12 @@ class _Session:
         while orderly and conn is not None and conn.is_open():
             conn.close(0)
         if isinstance(self._stream, socket.socket):
-            try:
+            with suppress(OSError):  # it may be gone already
                 self._stream.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it is gone already
 
 
-def _connection_of(service: Any) -> PacketConnection:
+def connection_of(service: Any) -> PacketConnection:
+    """The connection of what a factory made. Raises TypeError for something else."""
     conn = getattr(service, "conn", service)
     if not isinstance(conn, PacketConnection):
         raise TypeError(
@@ -375,7 +380,5 @@ def _connection_of(service: Any) -> PacketConnection:
 
 
 def _announce_end(conn: PacketConnection) -> None:
-    try:
+    with suppress(ConnectionEnded):  # it may have ended by itself
         conn.send_eof()
-    except ConnectionEnded:
-        pass  # it has ended by itself

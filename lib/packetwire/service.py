@@ -41,7 +41,8 @@ class HasPacketConnection:
         self.conn = PacketConnection(recv_send, name, **packet_kw)
 
     def __enter__(self) -> Self:
-        self.conn.open()
+        if self._is_own_context():
+            self.conn.open()
         return self
 
     def __exit__(
@@ -50,7 +51,18 @@ class HasPacketConnection:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.conn.__exit__(exc_type, exc, traceback)
+        if self._is_own_context():
+            self.conn.__exit__(exc_type, exc, traceback)
+
+    @classmethod
+    def _is_own_context(cls) -> bool:
+        """Whether `with` is meant for the connection.
+
+        A class with another context manager among its bases, such as a store that opens its connection on
+        demand, may pass `__enter__` on to us without meaning that.
+        """
+        definer = next(base for base in cls.__mro__ if "__enter__" in vars(base))
+        return issubclass(definer, HasPacketConnection)
 
     def conn_submit(
         self,

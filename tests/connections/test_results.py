@@ -187,7 +187,12 @@ def test_lost_with_the_connection(fd_ends):
         fd_ends.close_b()
         with pytest.raises(ConnectionEnded):
             result()
-    assert result.is_done
+    # what was not done must not look so to a callback for DONE, as in the reference
+    assert (result.is_done, result.is_cancelled, result.ready) == (False, True, True)
+    calls = []
+    result.fsm_callback("DONE", lambda *a: calls.append("done"))
+    result.fsm_callback("CANCELLED", lambda *a: calls.append("cancelled"))
+    assert calls == ["cancelled"]
     assert issubclass(result.exc_info[0], ConnectionEnded)
     assert result.join()[0] is None
     assert result.get("default") == "default"

@@ -172,7 +172,7 @@ class Side:
         assert self.ends[0] is engine.ended
         assert self.waiting() == []
         assert (engine.outstanding, engine.owed, engine.unsent_octets) == (0, 0, 0)
-        assert not any((engine._outstanding, engine._inbound, engine._unsent, engine._inbound_octets))
+        assert not any((engine.waiters, engine._inbound, engine._unsent, engine._inbound_octets))
         assert not any(
             (engine._unsent_replies, engine._batch_replies, engine._unsent_refusals, engine._batch_refusals)
         )

@@ -63,7 +63,7 @@ def test_requests_that_are_given_up_leave_nothing() -> None:
         engine.forget(0, engine.request(1))
         engine.data_to_send()
         engine.data_sent()
-    assert not engine._outstanding
+    assert not engine.waiters
     assert engine._next_tags == {0: 20_002}
     assert engine.unsent_octets == 0
 
@@ -253,7 +253,7 @@ def test_many_channels_of_the_peer_leave_nothing() -> None:
         engine.respond(channel, 2, True)
         engine.data_to_send()
         engine.data_sent()
-    assert not any((engine._inbound, engine._outstanding, engine._next_tags, engine._unsent))
+    assert not any((engine._inbound, engine.waiters, engine._next_tags, engine._unsent))
 
 
 @pytest.mark.parametrize("octets", ["text", 5, None, [1]])

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ import pytest
 
 import packetwire
 from packetwire import errors
+from packetwire.server import Server
 
-from .pages import ROOT, tables
+from .pages import ROOT, code_blocks, tables
 from .programs import needs_ssh, programs, promises, run_program, write_programs
 
 GUIDE = ROOT / "docs" / "guide.md"
@@ -36,16 +40,23 @@ CALLED = (
     "Responder.respond",
     "PacketDecoder",
     "child",
+    "connect_to",
+    "serve",
+    "Server.stop",
+    "Server.wait",
 )
 """What people call, with all its defaults in the table."""
 
 CLASS_ATTRIBUTES = ("BaseRequest",)
 
-SAYS_HOW_LONG_OR_HOW_MUCH = re.compile(r"DEFAULT_\w+|[A-Z_]*(TIMEOUT|WAIT|GRACE|KEPT|LIMIT|NESTED)")
+SAYS_HOW_LONG_OR_HOW_MUCH = re.compile(
+    r"DEFAULT_\w+|BACKLOG|"
+    r"[A-Z_]*(TIMEOUT|WAIT|GRACE|SECONDS|INTERVAL|IDLE|PROBES|TRIES|KEPT|LIMIT|NESTED|MODE)"
+)
 """Constants with these names belong into the table."""
 
-NO_DEFAULTS = {("packetwire.core.engine", "JOIN_LIMIT")}
-"""A number that no user sees anything of."""
+NO_ROWS = {("packetwire.core.engine", "JOIN_LIMIT"), ("packetwire.addresses", "CONNECT_TIMEOUT")}
+"""A number that no user sees anything of, and one that stands in the table as a parameter's default."""
 
 
 @pytest.mark.timeout(90)
@@ -83,10 +94,60 @@ def test_a_program_that_needs_ssh_is_announced() -> None:
         assert announced == needs_ssh(program), name
 
 
+@pytest.fixture
+def shell(tmp_path: Path) -> Path:
+    """A directory with the programs, and with the commands `packetwire` and `python3` of these tests in bin."""
+    write_programs(GUIDE, tmp_path)
+    (tmp_path / "bin").mkdir()
+    for name, command in ("packetwire", f"{sys.executable} -m packetwire"), ("python3", sys.executable):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    return tmp_path
+
+
+def start(command: str, shell: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["/bin/sh", "-c", f"exec {command}"],
+        cwd=shell,
+        env=os.environ | {"PATH": f"{shell / 'bin'}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.timeout(90)
+def test_the_commands_print_what_their_comments_say(shell: Path) -> None:
+    commands = "".join(code_blocks(GUIDE, "sh")).splitlines()
+    (serving,) = (command for command in commands if command.startswith("packetwire serve "))
+    commands.remove(serving)
+    assert any("  # packetwire: " in command for command in commands), "one that fails is among them"
+    with start(serving, shell) as server:
+        assert server.stderr
+        assert server.stderr.readline().startswith("serving ")
+        try:
+            for command in commands:
+                check_command(command, shell)
+        finally:
+            server.terminate()
+    assert server.returncode == 0
+
+
+def check_command(command: str, shell: Path) -> None:
+    with start(command, shell) as called:
+        stdout, stderr = called.communicate(timeout=60)
+    _, _, promised = command.partition("  # ")
+    if promised.startswith("packetwire: "):
+        assert (called.returncode, stdout, stderr.rstrip("\n")) == (1, "", promised)
+    else:
+        assert (called.returncode, stdout.rstrip("\n")) == (0, promised)
+
+
 def public(path: str) -> Any:
     """What a path from a public name leads to."""
     name, _, rest = path.partition(".")
-    thing = getattr(packetwire, name)
+    thing = Server if name == "Server" else getattr(packetwire, name)
     return getattr(thing, rest) if rest else thing
 
 
@@ -151,7 +212,7 @@ def test_no_constant_is_missing() -> None:
         if SAYS_HOW_LONG_OR_HOW_MUCH.fullmatch(name)
         and not (name.startswith("DEFAULT_") and value in of_parameters)
     }
-    assert missing.keys() - DEFAULTS.keys() == NO_DEFAULTS
+    assert missing.keys() - DEFAULTS.keys() == NO_ROWS
 
 
 def test_the_table_names_nothing_else() -> None:

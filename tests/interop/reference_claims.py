@@ -83,7 +83,7 @@ def request(tag: int) -> bytes:
 
 @claim
 def callable_order() -> None:
-    """A callable `recv_send` is documented to return `(recv, send, close)` and is unpacked as `(send, recv, close)`."""
+    """A callable `recv_send` shall return `(recv, send, close)`, and is unpacked as `(send, recv, close)`."""
     server_recv, send = os.pipe()
     recv, server_send = os.pipe()
     opened((server_recv, server_send), reverse)
@@ -184,7 +184,7 @@ def exceptions() -> None:
 
 @claim
 def odd_results() -> None:
-    """A handler that returns an int with a text, or a `bytearray`, gets not ok or no response at all to its caller."""
+    """After an int with a text, or a `bytearray`, as its result a caller gets not ok, or no response at all."""
     results = {0: (1, "text"), 1: bytearray(2), 2: memoryview(bytes(2)), 3: bytearray(3)}
     client, _ = pair(lambda rq_type, flags, payload: results[rq_type])
     lost = [client.submit(rq_type) for rq_type in range(3)]

@@ -6,21 +6,22 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packetwire.addresses import CONNECT_TIMEOUT, Address, ExecAddress, SshAddress, StdioAddress, connect_to
+from packetwire.addresses import CONNECT_TIMEOUT, Address, StdioAddress, TcpAddress, connect_to
 from packetwire.cli.addressing import address, seconds
-from packetwire.cli.failure import EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
-from packetwire.cli.fields import request_from_fields
+from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
+from packetwire.cli.fields import field_values
 from packetwire.cli.named import described, find_service
 from packetwire.connection import PacketConnection
 from packetwire.core.engine import MAX_REQUEST_FLAGS, MAX_RQ_TYPE
 from packetwire.core.packets import MAX_UINT
 from packetwire.core.requests import BaseRequest
-from packetwire.errors import LocalProtocolError, RequestFailed
+from packetwire.errors import LocalProtocolError, RequestFailed, RequestTimeout
 from packetwire.service import HasPacketConnection
 
 STDIN = "-"
@@ -44,14 +45,19 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run, late_words="words")
     parser.add_argument("address", metavar="ADDRESS", type=address(_check_callable), help="where to")
     parser.add_argument("type", metavar="TYPE", help="the request type: a number, or with --module a name")
-    parser.add_argument("words", metavar="PAYLOAD", nargs="*", help="a text, - for standard input, or FIELD=VALUE …")
+    parser.add_argument(
+        "words",
+        metavar="PAYLOAD",
+        nargs="*",
+        default=(),
+        help="a text, - for standard input, or FIELD=VALUE …",
+    )
     payload = parser.add_mutually_exclusive_group()
     payload.add_argument("--hex", type=_hex, metavar="HEX", dest="payload", help="the payload, in hexadecimal")
     payload.add_argument("--file", type=_file, metavar="FILE", dest="payload", help="the payload is this file")
     parser.add_argument(
         "--flags",
         type=_number(MAX_REQUEST_FLAGS),
-        default=0,
         metavar="N",
         help="the request's flags, such as 5 or 0x10 (default: 0)",
     )
@@ -69,56 +75,68 @@ def add_parser(commands: Any) -> None:
 
 @dataclass(frozen=True)
 class Question:
-    """A request to send, and what makes the answer of its response."""
+    """A request to send; `decode`, if its class is known, makes what is printed of the response."""
 
     rq_type: int
     flags: int
     payload: bytes
-    what: str
-    decode: Callable[[int, bytes], Any] | None
+    name: str | None = None
+    decode: Callable[[int, bytes], Any] | None = None
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask, print the answer, return the exit status."""
-    connect = connect_to(args.address, timeout=_at_most(args.timeout))
+    connect = connect_to(args.address, timeout=_connect_timeout(args.timeout))
+    service: PacketConnection | HasPacketConnection
     if args.module is None:
-        conn, question = PacketConnection(connect), _plain_question(args)
+        service = conn = PacketConnection(connect)
+        question = _plain_question(args)
     else:
-        conn, question = _typed(args, connect)
+        service = _make_service(args.module, connect)
+        conn = service.conn
+        question = _typed_question(args, service.conn_rq_class_by_type)
     conn.name = str(args.address)
+    deadline = None if args.timeout is None else time.monotonic() + args.timeout
     try:
-        flags, payload = _ask(conn, question, args.channel, args.timeout)
+        with service:
+            flags, payload = _ask(conn, question, args.channel, deadline)
+    except RequestTimeout as error:
+        asked = question.name or "the request"
+        raise CommandFailed(
+            f"{conn.name}: no response to {asked} within {args.timeout:g} s", EXIT_TIMEOUT
+        ) from error
     except TimeoutError as error:
         raise CommandFailed(str(error), EXIT_TIMEOUT) from error
-    if question.decode is None:
-        if flags:
-            print(f"flags: 0x{flags:x}", file=sys.stderr)
-        answer: Any = payload
-    else:
-        with _users_code(f"the response to {question.what} cannot be decoded"):
-            answer = question.decode(flags, payload)
-    _print_answer(answer, args.hex_out)
+    _print_answer(question, flags, payload, args.hex_out)
     return 0
 
 
-def _ask(conn: PacketConnection, question: Question, channel: int, timeout: float | None) -> tuple[int, bytes]:
+def _connect_timeout(timeout: float | None) -> float:
+    return CONNECT_TIMEOUT if timeout is None else min(CONNECT_TIMEOUT, max(timeout, 0.001))
+
+
+def _ask(conn: PacketConnection, question: Question, channel: int, deadline: float | None) -> tuple[int, bytes]:
     """The (flags, payload) of an "ok" response."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    with conn:
-        ok, flags, payload = conn(
-            question.rq_type,
-            question.payload,
-            question.flags,
-            channel=channel,
-            label=question.what,
-            timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),
-        )
+    ok, flags, payload = conn(
+        question.rq_type,
+        question.payload,
+        question.flags,
+        channel=channel,
+        label=question.name,
+        timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),
+    )
     if not ok:
-        raise RequestFailed(flags, payload, question.what)
+        raise RequestFailed(flags, payload, question.name or "the request")
     return flags, payload
 
 
-def _print_answer(answer: Any, in_hex: bool) -> None:
+def _print_answer(question: Question, flags: int, payload: bytes, in_hex: bool) -> None:
+    answer: Any = payload
+    if question.decode is not None:
+        with _users_code(f"the response to {question.name} cannot be decoded", EXIT_FAILED):
+            answer = question.decode(flags, payload)
+    elif flags:
+        print(f"flags: 0x{flags:x}", file=sys.stderr)
     if isinstance(answer, bytes | bytearray | memoryview):
         if in_hex:
             print(bytes(answer).hex())
@@ -127,3 +145,114 @@ def _print_answer(answer: Any, in_hex: bool) -> None:
             sys.stdout.buffer.write(answer)
     elif answer is not None:
         print(answer)
+
+
+# the question, from the arguments
+
+
+def _plain_question(args: argparse.Namespace) -> Question:
+    try:
+        rq_type = _number(MAX_RQ_TYPE)(args.type)
+    except argparse.ArgumentTypeError as error:
+        raise _usage(f"argument TYPE: {error}; names need --module") from None
+    payload = _payload(args)
+    if payload is None:
+        if len(args.words) > 1:
+            raise _usage(f"one PAYLOAD is expected, got {len(args.words)}; quote one that has spaces")
+        payload = os.fsencode("".join(args.words))
+    return Question(rq_type, args.flags or 0, payload)
+
+
+def _payload(args: argparse.Namespace) -> bytes | None:
+    """The octets of the payload, if they are given as such."""
+    payload: bytes | None = args.payload
+    if payload is not None and args.words:
+        raise _usage(f"the payload is given twice: as an option, and as {args.words[0]!r}")
+    return sys.stdin.buffer.read() if list(args.words) == [STDIN] else payload
+
+
+def _make_service(name: str, connect: Callable[[], Any]) -> HasPacketConnection:
+    make = find_service(name, request_handler=None)
+    with _users_code(f"{name} failed", EXIT_FAILED):
+        service = make(connect)
+    if not isinstance(service, HasPacketConnection):
+        raise _usage(f"{name} makes no HasPacketConnection, whose requests would be known, but {service!r:.100}")
+    return service
+
+
+def _typed_question(args: argparse.Namespace, requests: Mapping[int, type[BaseRequest[Any]]]) -> Question:
+    rq_type, rq_class = _find_request(args.type, requests, args.module)
+    name = rq_class.__name__
+    payload = _payload(args)
+    values = field_values(rq_class, args.words) if payload is None else {}
+    with _users_code(f"no {name} can be made of these arguments", EXIT_USAGE):
+        request = rq_class(**values) if payload is None else rq_class.from_bytes(payload)
+        if args.flags is not None:
+            request = rq_class.from_request_payload(args.flags, bytes(request))
+        return Question(rq_type, request.flags, bytes(request), name, request.decode_response_payload)
+
+
+def _find_request(
+    wanted: str, requests: Mapping[int, type[BaseRequest[Any]]], module: str
+) -> tuple[int, type[BaseRequest[Any]]]:
+    """The request type and class that are meant by a number or a name."""
+    found = [
+        (rq_type, rq_class) for rq_type, rq_class in requests.items() if wanted in (rq_class.__name__, str(rq_type))
+    ]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{rq_class.__name__} ({rq_type})" for rq_type, rq_class in requests.items())
+    problem = "more than one request" if found else "no request"
+    raise _usage(f"argument TYPE: there is {problem} {wanted!r} in {module}; there are {known}")
+
+
+@contextmanager
+def _users_code(what: str, status: int) -> Iterator[None]:
+    """Whatever it raises ends the command with one line that begins with `what`."""
+    try:
+        yield
+    except Exception as error:
+        raise CommandFailed(f"{what}: {described(error)}", status) from error
+
+
+def _usage(text: str) -> CommandFailed:
+    return CommandFailed(text, EXIT_USAGE)
+
+
+# kinds of arguments
+
+
+def _check_callable(target: Address) -> None:
+    if isinstance(target, StdioAddress):
+        raise LocalProtocolError("stdio: cannot be called: standard output is for the response")
+    if isinstance(target, TcpAddress) and not target.port:
+        raise LocalProtocolError(f"{target} cannot be called: port 0 is for listening")
+
+
+def _number(high: int) -> Callable[[str], int]:
+    """A number from 0 to `high`, decimal or with 0x."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text, 16 if text.lower().startswith("0x") else 10)
+        except ValueError:
+            value = -1
+        if not 0 <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from 0 to {high}, got {text!r}")
+        return value
+
+    return parse
+
+
+def _hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected pairs of hexadecimal digits, got {text!r:.100}") from None
+
+
+def _file(text: str) -> bytes:
+    try:
+        return Path(text).read_bytes()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {text!r}: {error.strerror}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 124
 """As `timeout` of the coreutils has it."""

@@ -10,17 +10,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import packetwire
-from packetwire.cli import demo
+from packetwire.cli import call, demo, serve
+from packetwire.cli.failure import EXIT_FAILED, CommandFailed
 from packetwire.errors import PacketwireError
 
-EXIT_FAILED = 1
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
-COMMANDS = (demo,)
+COMMANDS = (demo, serve, call)
 """Modules with `add_parser(commands)`, which sets `run`: from the arguments to the exit status."""
 
 
@@ -29,6 +29,21 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Until 3.12 Python gives words behind an option to no argument that was content with none.
+
+        The default of `late_words` names the argument that shall have them.
+        """
+        parsed, rest = super().parse_known_args(args, namespace)
+        late_words = self.get_default("late_words")
+        options_end = rest.index("--") if "--" in rest else len(rest)
+        if late_words and not any(word.startswith("-") and word != "-" for word in rest[:options_end]):
+            setattr(
+                parsed, late_words, [*getattr(parsed, late_words), *rest[:options_end], *rest[options_end + 1 :]]
+            )
+            rest = []
+        return parsed, rest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit has nothing to complain about
         return EXIT_BROKEN_PIPE
+    except CommandFailed as failure:
+        return _failed(_one_line(str(failure)), failure.status)
     except (PacketwireError, OSError) as error:
         return _failed(_one_line(str(error)), EXIT_FAILED)
 

@@ -16,9 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import packetwire
 from packetwire.cli.failure import EXIT_USAGE, CommandFailed
 from packetwire.core.requests import BaseRequest
 from packetwire.service import HasPacketConnection
+
+_PACKAGE = os.path.dirname(packetwire.__file__)
 
 MakeService = Callable[[Any], Any]
 """From a `recv_send` to a `HasPacketConnection`, or, if it is of the user's making, whatever that returns."""
@@ -47,7 +50,8 @@ def find_service(name: str, **map_options: Any) -> MakeService:
         raise _wrong(name, f"cannot be called with a recv_send alone: {error}") from error
     except ValueError:
         pass  # a signature that is not known
-    return found
+    make: MakeService = found
+    return make
 
 
 def _wrong(name: str, what: str) -> CommandFailed:
@@ -108,7 +112,11 @@ def described(error: BaseException) -> str:
     """An exception of the user's code in one line, with the place where it was raised."""
     lines = str(error).splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(("<", _PACKAGE))
+    ]
     if isinstance(error, SyntaxError) or not frames:
         return text
     return f"{text} ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"

@@ -14,21 +14,21 @@ from typing import Any
 
 from packetwire.cli.addressing import address, seconds
 from packetwire.cli.arguments import whole_number
-from packetwire.cli.failure import CommandFailed
-from packetwire.cli.named import MakeService, find_service
+from packetwire.cli.failure import EXIT_FAILED, CommandFailed
+from packetwire.cli.named import MakeService, described, find_service
 from packetwire.connection import DEFAULT_HANDLERS, ERROR_DETAILS
 from packetwire.errors import PacketwireError
 from packetwire.listeners import check_listenable
-from packetwire.server import DEFAULT_DRAIN, DEFAULT_MAX_CONNECTIONS, Server, serve
+from packetwire.server import DEFAULT_DRAIN, DEFAULT_MAX_CONNECTIONS, Server, connection_of, serve
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SERVER_ENDED = 0
 """An octet that is no signal's number."""
 
-DESCRIPTION = f"""
+DESCRIPTION = """
 Serves MODULE:NAME at ADDRESS, to many clients at a time; each gets a service of its own. NAME is a
 HasPacketConnection class or another callable that makes one from a recv_send, or a request map
-{{number: class}}; modules in the current directory are found. ADDRESS is unix:PATH (the socket gets mode
+{number: class}; modules in the current directory are found. ADDRESS is unix:PATH (the socket gets mode
 0600), tcp:HOST:PORT (port 0: any that is free) or stdio: (one client, the process that started this one).
 Whoever can reach a tcp: address can use the service: there is no authentication and no encryption.
 SIGTERM and Ctrl-C let it end: nobody is accepted any more, the replies that are owed are sent, then the
@@ -92,20 +92,24 @@ def handlers(text: str) -> int | str:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal, or the only client, ends it; returns the exit status."""
     make_service = _with_options(find_service(args.service), args.handlers, args.error_detail)
-    with _signals() as (told, tell), _log(args.quiet):
-        with serve(
-            args.address, make_service, max_connections=args.max_connections, drain_timeout=args.drain
-        ) as server:
-            if not args.quiet:
-                print(f"serving {args.service} on {server.address}", file=sys.stderr, flush=True)
-            signum = _serve(server, told, tell)
-    failure = server.failure
-    if failure is not None:
-        expected = isinstance(failure, PacketwireError | OSError)
-        raise CommandFailed(str(failure) if expected else f"{type(failure).__name__}: {failure}", 1) from failure
+    limits = {"max_connections": args.max_connections, "drain_timeout": args.drain}
+    with (
+        _signals() as (told, tell),
+        _log(args.quiet),
+        serve(args.address, make_service, **limits) as server,
+    ):
+        if not args.quiet:
+            print(f"serving {args.service} on {server.address}", file=sys.stderr, flush=True)
+        signum = _serve(server, told, tell)
+    if server.failure is not None:
+        raise CommandFailed(_text_of(server.failure), EXIT_FAILED) from server.failure
     if signum == signal.SIGINT:
         raise KeyboardInterrupt
     return 0
+
+
+def _text_of(failure: BaseException) -> str:
+    return str(failure) if isinstance(failure, PacketwireError | OSError) else described(failure)
 
 
 def _with_options(make_service: MakeService, handlers: int | str | None, error_detail: str | None) -> MakeService:
@@ -113,7 +117,7 @@ def _with_options(make_service: MakeService, handlers: int | str | None, error_d
 
     def make(recv_send: Any) -> Any:
         service = make_service(recv_send)
-        conn = getattr(service, "conn", service)
+        conn = connection_of(service)
         if handlers is not None:
             conn.handlers = handlers
         if error_detail is not None:

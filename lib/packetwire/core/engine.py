@@ -108,7 +108,8 @@ class ConnectionEngine:
         self._decoder = PacketDecoder(max_packet_size)
         self._next_tags: dict[int, int] = {}
         self._request_tails: dict[tuple[int, int, int], bytes] = {}
-        self._outstanding: dict[_RequestKey, Any] = {}
+        self.waiters: dict[_RequestKey, Any] = {}
+        """Our requests that have no answer yet, and who waits for each."""
         self._inbound: dict[_RequestKey, int] = {}  # request not answered -> octets of its payload
         self._inbound_octets = 0
         self._unsent: list[bytes] = []
@@ -121,7 +122,7 @@ class ConnectionEngine:
     @property
     def outstanding(self) -> int:
         """Our requests that have no answer yet."""
-        return len(self._outstanding)
+        return len(self.waiters)
 
     @property
     def owed(self) -> int:
@@ -131,7 +132,7 @@ class ConnectionEngine:
     @property
     def has_room(self) -> bool:
         """Whether one more request of ours fits within `max_outstanding`."""
-        return len(self._outstanding) < self.max_outstanding
+        return len(self.waiters) < self.max_outstanding
 
     @property
     def may_request(self) -> bool:
@@ -166,7 +167,7 @@ class ConnectionEngine:
         """
         if self.ours is not Half.OPEN or self.ended is not None or self.send_failure is not None:
             raise self.why_not()
-        if len(self._outstanding) >= self.max_outstanding:
+        if len(self.waiters) >= self.max_outstanding:
             raise LimitExceeded(f"{self.max_outstanding} requests are without an answer: that is max_outstanding")
         try:
             tail = self._request_tails.get((channel, flags, rq_type))
@@ -181,7 +182,7 @@ class ConnectionEngine:
         if len(head) + len(payload) > self.max_packet_size:
             self._check_size(head, payload)
         self._next_tags[channel] = tag + 1
-        self._outstanding[(channel, tag) if channel else tag] = waiter
+        self.waiters[(channel, tag) if channel else tag] = waiter
         self._send(head, payload)
         return tag
 
@@ -199,9 +200,9 @@ class ConnectionEngine:
     def forget(self, channel: int, tag: int) -> bool:
         """The waiter of a request gave up; false if it was answered or forgotten before."""
         key = tag if channel == 0 else (channel, tag)
-        if key not in self._outstanding:
+        if key not in self.waiters:
             return False
-        del self._outstanding[key]
+        del self.waiters[key]
         return True
 
     def respond(self, channel: int, tag: int, ok: bool, flags: int = 0, payload: BytesLike = b"") -> bool:
@@ -288,7 +289,7 @@ class ConnectionEngine:
                 self._decoder.feed(octets)
             return events
         decoder = self._decoder
-        outstanding = self._outstanding
+        outstanding = self.waiters
         try:
             for packet in decoder.feed(octets):
                 is_request, channel, tag, flags, _, payload = packet
@@ -439,7 +440,7 @@ class ConnectionEngine:
         head = self._decoder.incomplete_head()
         if head is not None and not head.is_request:
             key = (head.channel, head.tag) if head.channel else head.tag
-            if key not in self._outstanding and not self._was_used(head.channel, head.tag):
+            if key not in self.waiters and not self._was_used(head.channel, head.tag):
                 quoted = self._decoder.partial
                 raise refuse("response-never-asked", quoted, tag=head.tag, channel=head.channel)
 
@@ -460,8 +461,8 @@ class ConnectionEngine:
 
     def _end_theirs(self, cause: ConnectionEnded, *, clean: bool) -> StreamEnded:
         self.theirs = Half.ENDED
-        lost = tuple(self._outstanding.values())
-        self._outstanding.clear()
+        lost = tuple(self.waiters.values())
+        self.waiters.clear()
         self.ended = StreamEnded(cause, lost, clean)
         return self.ended
 

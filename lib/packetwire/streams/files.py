@@ -26,7 +26,7 @@ class ReadableFile(Protocol):
     """The requirements for a file used to receive."""
 
     def read(self, size: int, /) -> bytes:
-        """Read up to `size` octets; b"" at the end."""
+        """Read up to `size` octets, but do not wait for more than there are; b"" at the end."""
         ...
 
 
@@ -66,15 +66,15 @@ class FileSource:
         self._read: Callable[[int], bytes | None] = getattr(file, "read1", file.read)
         self._fd = _fd_of(file)
         # only a file without buffer, or one whose buffer was just emptied, can be polled
-        self._buffer_empty = isinstance(file, io.RawIOBase)
-        self._raw = self._buffer_empty
-        self._reads_short = self._raw or hasattr(file, "read1")
+        self._raw = isinstance(file, io.RawIOBase)
+        self._buffered = isinstance(file, io.BufferedIOBase)
+        self._buffer_empty = self._raw
 
     def read(self) -> bytes:
-        octets = self._read(READ_SIZE if self._reads_short else 1)
+        octets = self._read(READ_SIZE)
         if octets is None:
             raise BlockingIOError("the file is in non-blocking mode and has nothing to read now")
-        self._buffer_empty = self._raw or (self._reads_short and len(octets) < READ_SIZE)
+        self._buffer_empty = self._raw or (self._buffered and len(octets) < READ_SIZE)
         return octets
 
     def pollable_fd(self) -> int | None:
@@ -221,9 +221,10 @@ class PumpReader:
         if fd is not None and not self._poll(fd):
             return b""  # stopped: nobody will see it
         self._unwakeable = fd is None
-        octets = self._source.read()
-        self._unwakeable = False
-        return octets
+        try:
+            return self._source.read()
+        finally:
+            self._unwakeable = False
 
     def _poll(self, fd: int) -> bool:
         """Wait until `fd` is readable, or return False if the pump is stopped."""

@@ -56,10 +56,11 @@ RequestHandler = Callable[[int, int, bytes], Any]
 
 MAX_READ = 1 << 20
 JOIN_BATCH = 65536
-POSTPONE_ABOVE = 8
-"""Requests without an answer from which on writing is postponed."""
-POSTPONE_OCTETS = 16384
-"""Octets that are written without postponing further."""
+POSTPONE_ABOVE = 2
+"""Requests without an answer past which writing is postponed."""
+POSTPONE_OCTETS = 640
+"""Octets that are written without postponing further: enough to share a system call, and few enough for
+the peer to work on them meanwhile."""
 MAX_NESTED = 512
 """Handlers of one connection that wait for calls of their own on it: the depth of a chain of call-backs."""
 END_GRACE = 1.0
@@ -171,7 +172,7 @@ class Driver:
         """End the connection in order within `timeout` seconds, then anyhow; return the trailing octets."""
         if self._forked:
             return b""
-        if self._is_ours(get_ident()):
+        if self.runs_in(get_ident()):
             # a handler cannot wait for its own end
             threading.Thread(target=self.close, args=(timeout,), name=f"{self.name}-closer", daemon=True).start()
             return b""
@@ -274,14 +275,15 @@ class Driver:
         batch: list[bytes] | None = None
         try:
             with self._lock:
-                if not engine.has_room or engine.unsent_octets > self._max_unsent:
+                under_way = len(engine.waiters)
+                if under_way >= engine.max_outstanding or engine.unsent_octets > self._max_unsent:
                     self._wait_for_room(me, deadline)
                 if engine.send_failure is not None:
                     self._wait_for_reason(me)
                 tag = engine.request(rq_type, flags, payload, channel=channel, waiter=waiter)
                 postponed = (
-                    not lead
-                    and engine.outstanding > POSTPONE_ABOVE
+                    under_way > POSTPONE_ABOVE
+                    and not lead
                     and engine.unsent_octets < POSTPONE_OCTETS
                     and self._reader == _NOBODY
                 )
@@ -867,8 +869,9 @@ class Driver:
         if not (self._jobs and self._helper_called):
             self.flush()
 
-    def _is_ours(self, me: int) -> bool:
-        return me in self._busy or self._reader == me
+    def runs_in(self, thread_ident: int) -> bool:
+        """Whether that thread runs a handler of this connection, or reads it."""
+        return thread_ident in self._busy or self._reader == thread_ident
 
     def _give_up_slot(self, me: int) -> bool:
         """With the lock held: if this thread runs a handler, it does not while it waits."""

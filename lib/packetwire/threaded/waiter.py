@@ -23,6 +23,9 @@ DecodeResponse = Callable[[int, bytes], Any]
 Response = tuple[bool, int, Any]
 """(ok, flags, payload)"""
 
+RESPONSE = slice(2, 5)
+"""The fields of a `ResponseReceived` that make a `Response`."""
+
 
 class Waiter:
     """The answer to one request: `response`, or `ended` if there will be none."""
@@ -70,7 +73,6 @@ def outcome_of(waiter: Waiter, decode_response: DecodeResponse | None) -> Respon
     if response is None:
         assert waiter.ended is not None
         raise waiter.ended.for_waiter()
-    _, _, ok, flags, payload, _ = response
-    if ok and decode_response is not None:
-        return True, flags, decode_response(flags, payload)
-    return ok, flags, payload
+    if decode_response is None or not response.ok:
+        return response.ok, response.flags, response.payload
+    return True, response.flags, decode_response(response.flags, response.payload)

@@ -1,0 +1,94 @@
+"""FIELD=VALUE words of a command line, made into the values of a dataclass's fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from packetwire.cli.failure import EXIT_USAGE, CommandFailed
+
+_WORD = re.compile(r"(?P<name>\w+)(?::(?P<form>hex|file))?=(?P<value>.*)", re.DOTALL)
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def field_values(cls: type, words: Iterable[str]) -> dict[str, Any]:
+    """What `words` say that the fields of the dataclass `cls` are; raises `CommandFailed`."""
+    if not dataclasses.is_dataclass(cls):
+        raise _wrong(f"{cls.__name__} is no dataclass: give its payload by --hex, --file or -")
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    types = _types(cls)
+    values: dict[str, Any] = {}
+    for word in words:
+        parsed = _WORD.fullmatch(word)
+        if parsed is None:
+            raise _wrong(f"expected FIELD=VALUE, FIELD:hex=HEX or FIELD:file=FILE, got {word!r}")
+        name, form, text = parsed.groups()
+        if name not in fields:
+            raise _wrong(f"{cls.__name__} has no field {name!r}; it has {', '.join(fields) or 'none'}")
+        if name in values:
+            raise _wrong(f"the field {name!r} is given twice")
+        values[name] = _value(name, types[name], form, text)
+    missing = [name for name, field in fields.items() if name not in values and not _has_default(field)]
+    if missing:
+        raise _wrong(f"{cls.__name__} needs {' and '.join(f'{name}=…' for name in missing)}")
+    return values
+
+
+def _wrong(text: str) -> CommandFailed:
+    return CommandFailed(text, EXIT_USAGE)
+
+
+def _types(cls: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls)
+    except Exception as error:  # annotations are the user's code
+        raise _wrong(f"the types of the fields of {cls.__name__} are not known: {error}") from error
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _value(name: str, kind: Any, form: str | None, text: str) -> Any:
+    convert = _CONVERTERS.get(kind)
+    if convert is None:
+        known = ", ".join(known.__name__ for known in _CONVERTERS)
+        raise _wrong(f"the field {name!r} is of type {kind}; only {known} can be given here")
+    octets = os.fsencode(text) if form is None else _octets(name, form, text)
+    if kind is bytes:
+        return octets
+    try:
+        return convert(octets.decode())
+    except (ValueError, KeyError):
+        shown = text if form is None else f"{form}={text}"
+        raise _wrong(f"the field {name!r} must be of type {kind.__name__}, got {shown!r:.100}") from None
+
+
+def _octets(name: str, form: str, text: str) -> bytes:
+    try:
+        return bytes.fromhex(text) if form == "hex" else Path(text).read_bytes()
+    except ValueError:
+        raise _wrong(f"the field {name!r} is no hexadecimal: {text!r:.100}") from None
+    except OSError as error:
+        raise _wrong(f"the field {name!r} cannot be read from {text!r}: {error.strerror}") from None
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return int(text, 0)
+
+
+_CONVERTERS: dict[Any, Callable[[str], Any]] = {
+    int: _whole_number,
+    float: float,
+    bool: lambda text: _BOOLS[text.lower()],
+    str: str,
+    bytes: str.encode,
+}
