@@ -93,9 +93,7 @@ def buffers() -> Ends:
     return Ends(a, b, _closer(a_recv, a_send), _closer(b_recv, b_send), opened)
 
 
-TRANSPORTS = {
-    make.__name__: make for make in (pipes, socketpair, socket_fds, tcp, files, raw_files, buffers)
-}
+TRANSPORTS = {make.__name__: make for make in (pipes, socketpair, socket_fds, tcp, files, raw_files, buffers)}
 DESCRIPTORS = ("pipes", "socketpair")
 """The transports that faults are tried on: their ends can be closed under a connection."""
 

@@ -121,7 +121,11 @@ def failing(rq_type, flags, payload):
 
 @pytest.mark.parametrize(
     ("detail", "told", "not_told"),
-    [("none", b"failed", b"hash"), ("message", b"ValueError: no such hash", b"File"), ("traceback", b"File", b"\0")],
+    [
+        ("none", b"failed", b"hash"),
+        ("message", b"ValueError: no such hash", b"File"),
+        ("traceback", b"File", b"\0"),
+    ],
 )
 def test_an_exception_is_answered_with_as_much_as_the_server_tells(fd_connect, caplog, detail, told, not_told):
     a, _ = fd_connect(b={"request_handler": failing, "error_detail": detail})
@@ -264,7 +268,9 @@ def test_an_inline_handler_may_not_block_on_its_own_connection(fd_connect, inlin
 
 def test_inline_handlers_run_one_at_a_time_in_order(connect):
     seen = []
-    a, _ = connect(b={"handlers": "inline", "request_handler": lambda t, f, p: seen.append((f, threading.get_ident()))})
+    a, _ = connect(
+        b={"handlers": "inline", "request_handler": lambda t, f, p: seen.append((f, threading.get_ident()))}
+    )
     for result in [a.submit(1, i) for i in range(300)]:
         assert result() == (True, 0, b"")
     assert [flags for flags, _ in seen] == list(range(300))
@@ -424,7 +430,13 @@ def test_a_reply_that_is_too_large_is_answered_not_ok(fd_connect):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"handlers": 0}, {"handlers": "many"}, {"error_detail": "all"}, {"max_packet_size": 0}, {"max_outstanding": 0}],
+    [
+        {"handlers": 0},
+        {"handlers": "many"},
+        {"error_detail": "all"},
+        {"max_packet_size": 0},
+        {"max_outstanding": 0},
+    ],
 )
 def test_bad_settings_are_named(settings):
     (name, value), *_ = settings.items()

@@ -133,7 +133,11 @@ def test_stderr_is_forwarded_if_asked_for(capfd):
 @pytest.mark.parametrize(
     ("code", "cause", "quoted"),
     [
-        ("print('Welcome to the machine', flush=True); import time; time.sleep(30)", RemoteProtocolError, "Welcome"),
+        (
+            "print('Welcome to the machine', flush=True); import time; time.sleep(30)",
+            RemoteProtocolError,
+            "Welcome",
+        ),
         ("raise SystemError('at start')", None, "SystemError: at start"),
         ("print('Last login: today', flush=True)", None, "Last login"),
         ("import os; os.write(1, bytes(5)); import time; time.sleep(30)", RemoteProtocolError, "octet"),
@@ -151,7 +155,10 @@ def test_a_child_that_is_no_peer_is_quoted(code, cause, quoted):
 
 def test_a_child_that_says_something_and_waits_is_quoted_in_the_timeout():
     code = "print('Last login: today', flush=True); import sys; sys.stdin.read()"
-    with PacketConnection.spawn(python(code), close_timeout=0.2) as conn, pytest.raises(RequestTimeout, match="Last"):
+    with (
+        PacketConnection.spawn(python(code), close_timeout=0.2) as conn,
+        pytest.raises(RequestTimeout, match="Last"),
+    ):
         while True:
             conn(1, timeout=1)
 
@@ -179,7 +186,12 @@ def test_a_child_that_closed_its_output_and_lives(server):
 
 
 def test_a_child_that_ignores_everything_is_killed():
-    code = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.write(1, bytes(1)); time.sleep(60)"
+    code = """
+    import os, signal, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.write(1, bytes(1))
+    time.sleep(60)
+    """
     conn = PacketConnection.spawn(python(code), close_timeout=0.2, exit_timeout=0.1).open()
     process = conn.process
     conn.join_recv(20)  # it has set its signal handler: a zero octet is no packet

@@ -319,7 +319,14 @@ def test_the_stream_is_cut_at_every_octet(fd_ends):
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"\0", b"\xff" * 20, b"Welcome to the machine\n", b"\x02\x09\x04", b"\x03\x05\x02\x00", b"\xff\xff\xff\xff\x7f"],
+    [
+        b"\0",
+        b"\xff" * 20,
+        b"Welcome to the machine\n",
+        b"\x02\x09\x04",
+        b"\x03\x05\x02\x00",
+        b"\xff\xff\xff\xff\x7f",
+    ],
     ids=repr,
 )
 def test_garbage_ends_the_connection_with_the_octets_quoted(fd_ends, garbage):

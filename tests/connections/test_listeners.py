@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import gc
-import logging
-import os
 import socket
-import stat
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import packetwire.server
 from packetwire import (
-    ConnectionEnded,
     HasPacketConnection,
-    LocalProtocolError,
-    Packet,
     PacketConnection,
-    PeerClosed,
-    RequestFailed,
     connect_to,
     serve,
 )
-from packetwire.listeners import listen
-from packetwire.addresses import UnixAddress
 from packetwire.server import Server
 
 from .conftest import open_fds
@@ -131,7 +117,9 @@ def test_the_same_port_on_all_addresses_of_a_host(service: Service) -> None:
         port = str(server.address).rpartition(":")[2]
         hosts = {found[4][0] for found in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
         for host in hosts:
-            with PacketConnection(connect_to(f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}")) as conn:
+            with PacketConnection(
+                connect_to(f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}")
+            ) as conn:
                 assert is_answered(conn)
     assert hosts
 
@@ -172,26 +160,564 @@ def test_the_server_asks_its_client(address: str) -> None:
         assert conn(0, b"abc", timeout=LIMIT) == (True, 0, b"cba")
 
 
-def test_clients_that_left_are_forgotten(address: str, service: Service) -> None:
-    with serve(address, service) as server:
-        with client(server) as conn:
-            assert is_answered(conn)
-        service.made.clear()
-        until_there_are(server, 0)
-        before = len(open_fds()), threading.active_count()
+def test_clients_that_left_are_forgotten(address: str, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one place each client has to wait for the one before to be forgotten."""
+    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", LIMIT)
+    seen = []
+    with serve(address, service, max_connections=1) as server:
         for _ in range(100):
             with client(server) as conn:
                 assert is_answered(conn)
-            service.made.clear()
-        until_there_are(server, 0)
-        gc.collect()
-        assert (len(open_fds()), threading.active_count()) == before
+                service.made.clear()
+                gc.collect()
+                seen.append((len(open_fds()), threading.active_count()))
+    assert set(seen[1:]) == {seen[1]}
 
 
-def until_there_are(server: Server, count: int) -> None:
-    """Wait for clients that have left to be noticed: the accepting thread has joined theirs when it accepts."""
-    with raw_client(server), pytest.MonkeyPatch.context():
-        pass
-    deadline = threading.Event()
-    while server.connections != count or len(server._sessions) != count:
-        deadline.wait(0.001)
+# too many clients
+
+
+def test_more_clients_than_places_are_turned_away(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", 0.01)
+    with serve(address, service, max_connections=2) as server, client(server) as first:
+        with client(server) as second:
+            assert is_answered(first)
+            assert is_answered(second)
+            with raw_client(server) as third:
+                assert all_octets(third) == ENDED
+            with client(server) as fourth, pytest.raises(ConnectionEnded):
+                fourth(ECHO, timeout=LIMIT)
+            assert "1 clients turned away, as max_connections=2 are connected" in caplog.text
+        monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", LIMIT)
+        with client(server) as fifth:
+            assert is_answered(fifth)
+            assert is_answered(first)
+
+
+def test_a_client_waits_a_moment_for_one_that_leaves(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", LIMIT)
+    with serve(address, service, max_connections=1) as server:
+        first = client(server).open()
+        assert is_answered(first)
+        with client(server) as second:
+            result = second.submit(ECHO, 0, b"patient")
+            first.close()
+            assert result(timeout=LIMIT) == (True, 0, b"patient")
+
+
+# bad clients
+
+A_REQUEST = bytes(Packet(is_request=True, channel=0, tag=2, flags=0, rq_type=ECHO, payload=b"x" * 16384))
+
+BAD = {
+    "silent": b"",
+    "garbage": b"\xff" * 4096,
+    "another protocol": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "half a packet": A_REQUEST[:100],
+    "too large": b"\xff\xff\xff\xff\xff\x7f\x02\x02\x01",
+    "one tag for all, and never reads": A_REQUEST * 500,
+}
+
+
+@pytest.mark.parametrize("octets", BAD.values(), ids=BAD)
+def test_a_bad_client_disturbs_no_other(address: str, service: Service, octets: bytes) -> None:
+    with serve(address, service, drain_timeout=0.01) as server, client(server) as before:
+        for _ in range(3):
+            with raw_client(server) as left, suppress(BlockingIOError, ConnectionError):
+                left.send(octets, socket.MSG_DONTWAIT)
+        with raw_client(server) as bad:
+            with suppress(BlockingIOError, ConnectionError):
+                view = memoryview(octets)
+                while view:
+                    view = view[bad.send(view, socket.MSG_DONTWAIT) :]
+            assert is_answered(before)
+            with client(server) as after:
+                assert is_answered(after)
+
+
+# services that fail
+
+
+@pytest.mark.parametrize("error", [ValueError("not today"), SystemExit("not today")])
+def test_a_service_that_cannot_be_made_concerns_its_client_alone(
+    address: str, service: Service, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = [error]
+
+    def make(recv_send: Any) -> PacketConnection:
+        if errors:
+            raise errors.pop()
+        return service(recv_send)
+
+    with serve(address, make) as server:
+        with client(server) as first, pytest.raises(ConnectionEnded):
+            first(ECHO, timeout=LIMIT)
+        with client(server) as second:
+            assert is_answered(second)
+    assert "a client could not be served" in caplog.text
+    assert "not today" in caplog.text
+    assert server.failure is None
+
+
+def test_a_factory_of_something_else_is_told(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        serve(address, lambda recv_send: [recv_send]) as server,  # type: ignore[arg-type, return-value]
+        client(server) as conn,
+        pytest.raises(ConnectionEnded),
+    ):
+        conn(ECHO, timeout=LIMIT)
+    assert "the factory must return a HasPacketConnection or a PacketConnection, got [<socket" in caplog.text
+
+
+# when the system runs out of something
+
+
+@contextmanager
+def failing_accept(monkeypatch: pytest.MonkeyPatch, code: int, times: int) -> Iterator[list[int]]:
+    """The next `times` calls of accept fail; the list has one item for each call."""
+    real, calls = socket.socket.accept, []
+
+    def accept(self: socket.socket) -> Any:
+        calls.append(code)
+        if len(calls) <= times:
+            raise OSError(code, os.strerror(code))
+        return real(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket.socket, "accept", accept)
+        yield calls
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_without_descriptors_accepting_goes_on_after_a_moment(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", 0.01)
+    with serve(address, service) as server, failing_accept(monkeypatch, code, 3) as calls, client(server) as conn:
+        assert is_answered(conn)
+        assert len(calls) == 4
+    assert caplog.text.count("clients have to wait") == 1
+
+
+def test_without_descriptors_a_client_that_leaves_is_enough(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", LIMIT)
+    tried = threading.Event()
+    real_pause = Server._pause
+
+    def pause(self: Server) -> None:
+        real_pause(self)
+        tried.set()
+
+    monkeypatch.setattr(Server, "_pause", pause)
+    with serve(address, service) as server:
+        first = client(server).open()
+        assert is_answered(first)
+        with failing_accept(monkeypatch, errno.EMFILE, 1) as calls, client(server) as second:
+            result = second.submit(ECHO)
+            assert tried.wait(LIMIT)
+            first.close()
+            assert result(timeout=LIMIT)[0]
+            assert len(calls) == 2
+
+
+@pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EAGAIN, errno.EPROTO, errno.EPERM, errno.ENETDOWN])
+def test_a_client_that_is_gone_before_it_is_accepted(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    with serve(address, service) as server, failing_accept(monkeypatch, code, 1), client(server) as conn:
+        assert is_answered(conn)
+
+
+def test_without_threads_a_client_is_sent_away_and_the_next_is_served(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", 0.01)
+    real, failed = threading.Thread.start, []
+
+    def start(self: threading.Thread) -> None:
+        if self.name.endswith("-client") and not failed:
+            failed.append(self)
+            raise RuntimeError("can't start new thread")
+        real(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with serve(address, service) as server:
+        with raw_client(server) as first:
+            assert all_octets(first) == b""
+        with client(server) as second:
+            assert is_answered(second)
+    assert "clients have to wait: can't start new thread" in caplog.text
+
+
+def test_a_listening_socket_that_breaks_ends_the_server(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(address, service) as server, client(server) as conn:
+        assert is_answered(conn)
+        with failing_accept(monkeypatch, errno.EBADF, 1), raw_client(server):
+            assert server.wait(LIMIT)
+        assert isinstance(server.failure, OSError)
+        assert server.failure.errno == errno.EBADF
+        assert conn.join(LIMIT)
+        assert isinstance(conn.ended, PeerClosed)
+
+
+RUN_OUT = """
+import os, resource, sys
+from packetwire import PacketConnection, serve
+from packetwire.streams.stdio import stdio
+
+def make(recv_send):
+    return PacketConnection(recv_send, request_handler=lambda rq_type, flags, payload: payload)
+
+for _ in "warm up":
+    with PacketConnection(os.pipe()): pass
+with serve(sys.argv[1], make) as server:
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30, resource.RLIM_INFINITY))
+    print(flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_with_all_descriptors_used_it_lives_on(path: str) -> None:
+    with (
+        ExitStack() as stack,
+        subprocess.Popen(
+            [sys.executable, "-c", RUN_OUT.replace("resource.RLIM_INFINITY", "used + 30"), f"unix:{path}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process,
+    ):
+        assert process.stdout
+        assert process.stdout.readline() == b"\n"
+        with ExitStack() as idle:
+            for _ in range(50):
+                idle.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+            with suppress(ConnectionEnded), PacketConnection(connect_to(f"unix:{path}"), close_timeout=1) as conn:
+                conn(ECHO, timeout=LIMIT)
+        with PacketConnection(connect_to(f"unix:{path}"), close_timeout=1) as conn:
+            assert conn(ECHO, b"again", timeout=LIMIT) == (True, 0, b"again")
+        stack.callback(process.kill)
+        process.communicate(timeout=LIMIT)
+        assert process.returncode == 0
+
+
+# the end
+
+
+def test_what_is_owed_is_answered_before_the_end(address: str, service: Service) -> None:
+    told = threading.Event()
+    with serve(address, service) as server, client(server, on_event=lambda event: told.set()) as conn:
+        result = conn.submit(WAIT, 3, b"slow")
+        assert service.waiting.acquire(timeout=LIMIT)
+        server.stop(LIMIT)
+        assert told.wait(LIMIT)  # ERQ: nobody is accepted any more
+        with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+            connect_to(server.address)()
+        assert not server.wait(0)
+        service.release.set()
+        assert result(timeout=LIMIT) == (True, 3, b"slow")
+        assert server.wait(LIMIT)
+        assert conn.join(LIMIT)
+        assert isinstance(conn.ended, PeerClosed)
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+def test_what_is_not_answered_in_time_is_refused(address: str, service: Service, hurried: bool) -> None:
+    with serve(address, service) as server, client(server) as conn:
+        result = conn.submit(WAIT)
+        assert service.waiting.acquire(timeout=LIMIT)
+        if hurried:
+            server.stop(LIMIT)
+        server.stop(0)
+        assert server.wait(LIMIT)
+        ok, _, text = result(timeout=LIMIT)
+        assert (ok, text) == (False, b"the connection was closed before this request was done")
+        service.release.set()
+
+
+def test_a_client_that_does_not_react_is_cut_off(address: str, service: Service) -> None:
+    with serve(address, service) as server, raw_client(server) as silent:
+        with client(server) as conn:
+            assert is_answered(conn)  # so the other is accepted, too
+        server.stop(0.01)
+        assert server.wait(LIMIT)
+        assert all_octets(silent) == ENDED
+
+
+def test_a_handler_can_stop_the_server(address: str, service: Service) -> None:
+    with serve(address, service) as server, client(server) as conn:
+        service.server = server
+        assert conn(STOP, b"now", timeout=LIMIT) == (True, 0, b"now")
+        assert server.wait(LIMIT)
+
+
+def test_to_stop_twice_or_after_the_end_does_nothing(address: str, service: Service) -> None:
+    with serve(address, service) as server:
+        server.stop()
+        server.stop(LIMIT)
+        assert server.wait(LIMIT)
+        server.stop()
+    assert server.failure is None
+    assert server.wait(0)
+
+
+def test_a_block_left_by_an_exception_does_not_wait_for_long(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packetwire.server, "ABANDON_TIMEOUT", 0.01)
+    with ExitStack() as stack:
+        with pytest.raises(KeyError), serve(address, service, drain_timeout=LIMIT * 10) as server:  # noqa: PT012
+            conn = stack.enter_context(client(server))
+            conn.submit(WAIT)
+            assert service.waiting.acquire(timeout=LIMIT)
+            raise KeyError
+        service.release.set()
+
+
+def test_a_client_that_is_being_accepted_at_the_end_is_told(address: str, service: Service) -> None:
+    making, go_on = threading.Event(), threading.Event()
+
+    def make(recv_send: Any) -> PacketConnection:
+        making.set()
+        assert go_on.wait(LIMIT)
+        return service(recv_send)
+
+    with serve(address, make) as server, client(server) as conn:
+        assert making.wait(LIMIT)
+        server.stop(LIMIT)
+        go_on.set()
+        assert conn.join(LIMIT)
+        assert server.wait(LIMIT)
+        assert isinstance(conn.ended, PeerClosed)
+
+
+@pytest.mark.leaves_threads
+def test_a_service_that_does_not_return_is_left_behind(
+    address: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(packetwire.server, "CUT_SECONDS", 0.01)
+    making, go_on = threading.Event(), threading.Event()
+
+    def make(recv_send: Any) -> PacketConnection:
+        making.set()
+        assert go_on.wait(LIMIT)
+        return service(recv_send)
+
+    with serve(address, make, drain_timeout=0) as server, client(server) as conn:
+        assert making.wait(LIMIT)
+        server.stop()
+        assert server.wait(LIMIT)
+        assert conn.join(LIMIT)
+        go_on.set()
+    assert "1 services do not return" in caplog.text
+
+
+# Unix sockets
+
+
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_nobody_else_can_connect_not_even_at_first(
+    path: str, service: Service, monkeypatch: pytest.MonkeyPatch, umask: int
+) -> None:
+    modes, real = [], socket.socket.listen
+
+    def listen(self: socket.socket, backlog: int) -> None:
+        modes.append(stat.S_IMODE(os.stat(path).st_mode))
+        real(self, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", listen)
+    before = os.umask(umask)
+    try:
+        with serve(f"unix:{path}", service):
+            modes.append(stat.S_IMODE(os.stat(path).st_mode))
+    finally:
+        os.umask(before)
+    assert modes == [0o600, 0o600]
+
+
+def leave_stale(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+        sock.listen()
+
+
+def test_a_socket_that_nobody_answers_on_is_replaced(path: str, service: Service) -> None:
+    leave_stale(path)
+    with serve(f"unix:{path}", service) as server, client(server) as conn:
+        assert is_answered(conn)
+    assert not os.path.lexists(path)
+
+
+def test_a_socket_in_use_is_left_alone(path: str, service: Service) -> None:
+    with serve(f"unix:{path}", service) as server:
+        with pytest.raises(OSError, match=f"unix:{path}: another server is serving there") as caught:
+            serve(f"unix:{path}", service)
+        assert caught.value.errno == errno.EADDRINUSE
+        with client(server) as conn:
+            assert is_answered(conn)
+
+
+def test_a_socket_on_which_many_wait_is_in_use(path: str, service: Service) -> None:
+    with socket.socket(socket.AF_UNIX) as busy, ExitStack() as waiting:
+        busy.bind(path)
+        busy.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                waiting_one = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                waiting_one.setblocking(False)
+                waiting_one.connect(path)
+        with pytest.raises(OSError, match="another server is serving there"):
+            serve(f"unix:{path}", service)
+        assert os.path.lexists(path)
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkdir, lambda path: os.symlink("elsewhere", path), lambda path: open(path, "w").close()]
+)
+def test_a_file_that_is_no_socket_is_left_alone(path: str, service: Service, make: Callable[[str], object]) -> None:
+    make(path)
+    with pytest.raises(FileExistsError, match=f"unix:{path}: there is a file that is no socket"):
+        serve(f"unix:{path}", service)
+    assert os.path.lexists(path)
+
+
+def test_of_many_servers_that_start_at_once_one_serves(path: str, service: Service) -> None:
+    for _ in range(10):
+        leave_stale(path)
+        servers: list[Server] = []
+        errors: list[int | None] = []
+        start = threading.Barrier(8)
+
+        def try_to_serve(servers: list = servers, errors: list = errors, start: threading.Barrier = start) -> None:
+            start.wait(LIMIT)
+            try:
+                servers.append(serve(f"unix:{path}", service))
+            except OSError as error:
+                errors.append(error.errno)
+
+        threads = [threading.Thread(target=try_to_serve) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LIMIT)
+        with ExitStack() as stack:
+            for server in servers:
+                stack.enter_context(server)
+            assert errors == [errno.EADDRINUSE] * 7
+            (server,) = servers
+            with client(server) as conn:
+                assert is_answered(conn)
+
+
+def test_a_directory_that_stays_locked_is_an_error(
+    path: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr("packetwire.listeners.LOCK_SECONDS", 0.01)
+    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match=f"unix:{path}: another program has locked the directory"):
+            serve(f"unix:{path}", service)
+    finally:
+        os.close(directory)
+    with serve(f"unix:{path}", service) as server, client(server) as conn:
+        assert is_answered(conn)
+
+
+@pytest.mark.parametrize(
+    ("function", "error"), [("os.open", PermissionError(13, "no")), ("fcntl.flock", OSError(errno.ENOLCK, "no"))]
+)
+def test_a_directory_that_cannot_be_locked_is_no_obstacle(
+    path: str, service: Service, monkeypatch: pytest.MonkeyPatch, function: str, error: OSError
+) -> None:
+    def fail(*args: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(function, fail)
+        server = serve(f"unix:{path}", service)
+    with server, client(server) as conn:
+        assert is_answered(conn)
+
+
+def test_at_the_end_only_a_file_that_is_ours_is_removed(path: str, service: Service) -> None:
+    with serve(f"unix:{path}", service):
+        os.unlink(path)
+    assert not os.path.lexists(path)
+    with serve(f"unix:{path}", service):
+        os.unlink(path)
+        leave_stale(path)
+    assert os.path.lexists(path)
+
+
+def test_a_relative_path_is_found_again(path: str, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(os.path.dirname(path))
+    with serve("unix:socket", service) as server:
+        assert str(server.address) == "unix:socket"
+        with client(server) as conn:
+            assert is_answered(conn)
+        monkeypatch.chdir("/")
+    assert not os.path.lexists(path)
+
+
+def test_a_failure_on_the_way_leaves_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "chmod", fail)
+    with pytest.raises(PermissionError, match=f"unix:{path}: not permitted"):
+        listen(UnixAddress(path))
+    assert not os.path.lexists(path)
+
+
+# what cannot be served on
+
+
+@pytest.mark.parametrize("address", ["exec:store", "ssh:host store"])
+def test_an_address_that_cannot_be_listened_on(address: str, service: Service) -> None:
+    with pytest.raises(
+        LocalProtocolError, match=f"{address} cannot be served on: expected unix:PATH, tcp:HOST:PORT"
+    ):
+        serve(address, service)
+
+
+def test_arguments_that_make_no_sense(service: Service) -> None:
+    with pytest.raises(LocalProtocolError, match="'nonsense' is no address"):
+        serve("nonsense", service)
+    with pytest.raises(LocalProtocolError, match="max_connections must be 1 or more, got 0"):
+        serve("tcp:127.0.0.1:0", service, max_connections=0)
+
+
+def test_a_place_that_is_taken_or_missing_is_named(path: str, service: Service) -> None:
+    with serve("tcp:127.0.0.1:0", service) as server:
+        with pytest.raises(OSError, match=f"{server.address}: Address already in use") as caught:
+            serve(server.address, service)
+        assert caught.value.errno == errno.EADDRINUSE
+    with pytest.raises(FileNotFoundError, match=f"unix:{path}/x/socket: No such file or directory"):
+        serve(f"unix:{path}/x/socket", service)
+    with pytest.raises(OSError, match="AF_UNIX path too long"):
+        serve(f"unix:{path}{'x' * 200}", service)
+    with pytest.raises(OSError, match=r"tcp:192\.0\.2\.1:0: Cannot assign requested address"):
+        serve("tcp:192.0.2.1:0", service)
+
+
+def test_an_error_of_a_handler_reaches_the_client(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(rq_type: int, flags: int, payload: bytes) -> None:
+        raise RuntimeError("on purpose")
+
+    with (
+        serve(address, lambda recv_send: PacketConnection(recv_send, request_handler=fail)) as server,
+        client(server) as conn,
+    ):
+        assert conn(ECHO, timeout=LIMIT) == (False, 0, b"RuntimeError: on purpose")
+    assert caplog.records[0].levelno == logging.ERROR

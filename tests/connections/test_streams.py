@@ -182,10 +182,9 @@ def test_a_source_that_fails_says_so():
         raise ArithmeticError("the source is broken")
 
     read_fd, write_fd = os.pipe()
-    with PacketConnection((chunks(), write_fd)) as conn:
-        with pytest.raises(ConnectionEnded) as caught:
-            while True:
-                conn(1)
+    with PacketConnection((chunks(), write_fd)) as conn, pytest.raises(ConnectionEnded) as caught:
+        while True:
+            conn(1)
     assert "the source is broken" in str(caught.value) or "never used" in str(caught.value)
     os.close(read_fd)
     os.close(write_fd)
@@ -220,7 +219,7 @@ def test_devices():
 
 
 def test_a_terminal():
-    import tty  # noqa: PLC0415
+    import tty
 
     main, other = os.openpty()
     tty.setraw(main)
@@ -259,7 +258,10 @@ def test_what_is_no_stream_is_named(recv_send, error, named):
 
 
 def test_sockets_that_are_no_streams_are_named():
-    with socket.socket(type=socket.SOCK_DGRAM) as datagrams, pytest.raises(LocalProtocolError, match="stream socket"):
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as datagrams,
+        pytest.raises(LocalProtocolError, match="stream socket"),
+    ):
         open_stream(datagrams)
     datagrams.close()
     with pytest.raises(LocalProtocolError, match="closed socket"):

@@ -121,9 +121,7 @@ class ProcessStream(ByteStream):
     def end_reason(self) -> ConnectionEnded:
         if self._wait_exit(EXIT_WAIT):
             return self._exited()
-        return PeerClosed(
-            f"{self._described()} closed its standard output and still runs" + self._quoted_stderr()
-        )
+        return PeerClosed(f"{self._described()} closed its standard output and still runs" + self._quoted_stderr())
 
     def hurry(self) -> None:
         self._exit_timeout = 0.0
