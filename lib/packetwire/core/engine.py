@@ -61,6 +61,9 @@ MAX_TAILS = 256
 NO_HANDLER = b"no request handler"
 REQUESTS_ENDED = b"requests no longer allowed"
 
+_OK_TAIL = head_tail(0, 4, None)
+"""The fields behind the tag of an "ok" response without flags, as most are."""
+
 _new_event: Any = tuple.__new__
 """As the class itself, without its check of the arguments."""
 
@@ -105,6 +108,8 @@ class ConnectionEngine:
         """Responses that came after their caller had given up."""
         self.unsent_octets = 0
         """Octets not yet reported as written."""
+        self.octets_wanted = 0
+        """The octets missing from the packet that is arriving, 0 if unknown: a hint for the next read."""
         self._decoder = PacketDecoder(max_packet_size)
         self._next_tags: dict[int, int] = {}
         self._request_tails: dict[tuple[int, int, int], bytes] = {}
@@ -138,11 +143,6 @@ class ConnectionEngine:
     def may_request(self) -> bool:
         """Whether `request` can be called at all."""
         return self.ours is Half.OPEN and self.ended is None and self.send_failure is None
-
-    @property
-    def octets_wanted(self) -> int:
-        """The octets missing from the packet that is arriving, 0 if unknown: a hint for the next read."""
-        return self._decoder.octets_wanted
 
     @property
     def partial_octets(self) -> bytes:
@@ -220,7 +220,11 @@ class ConnectionEngine:
             if not self._may_answer:
                 return False
             raise LocalProtocolError(f"no request with tag {tag} on channel {channel} waits for an answer")
-        head = packet_head(tag, head_tail(channel, flags << 3 | (4 if ok else 0), None), len(payload))
+        if channel or flags or not ok:
+            tail = head_tail(channel, flags << 3 | (4 if ok else 0), None)
+        else:
+            tail = _OK_TAIL
+        head = packet_head(tag, tail, len(payload))
         if len(head) + len(payload) > self.max_packet_size:
             self._check_size(head, payload)
         self._inbound_octets -= self._inbound.pop(key)
@@ -309,7 +313,9 @@ class ConnectionEngine:
                     self._receive_unexpected(packet)
             if decoder.fault is not None:
                 raise decoder.fault
+            self.octets_wanted = 0
             if decoder.needed:
+                self.octets_wanted = decoder.octets_wanted
                 self._check_incomplete_packet()
         except RemoteProtocolError as error:
             events.append(self._break(error, "the peer broke the protocol"))

@@ -375,7 +375,8 @@ class PacketDecoder:
         """
         if self.fault is not None:
             raise self.fault
-        octets = check_payload(octets)
+        if type(octets) is not bytes:
+            octets = check_payload(octets)
         packets: list[Packet] = []
         try:
             if self._partial and not self.ended:
@@ -423,7 +424,12 @@ class PacketDecoder:
         return octets[missing:]
 
     def _decode(self, octets: bytes, packets: list[Packet]) -> None:
-        """Decode whole packets in place; keep the octets of the last, incomplete one."""
+        """Decode whole packets in place; keep the octets of the last, incomplete one.
+
+        Fields of one octet are read here, without looking for the packet's end. Whatever is longer, or
+        amiss, such as a field that ran past the end, which shows in the last offset, is left to
+        `Packet._of_body`, which does not look at what happens to lie behind the packet.
+        """
         base = self.octets_decoded
         limit = self.max_packet_size
         end = len(octets)
@@ -443,7 +449,36 @@ class PacketDecoder:
                 if stop > end:
                     self.needed = stop - start
                     break
-                packet = _decode_body(octets, body, stop, base)
+                packet = None
+                try:
+                    tag = octets[body]
+                    offset = body + 1
+                    if tag > 127:
+                        # two or three octets, as the tags of all but the first requests
+                        octet = octets[offset]
+                        offset += 1
+                        tag = (tag & 0x7F) << 7 | octet & 0x7F
+                        if octet > 127:
+                            octet = octets[offset]
+                            offset += 1
+                            tag = tag << 7 | octet & 0x7F
+                    else:
+                        octet = 0
+                    wire_flags = octets[offset]
+                    offset += 1
+                    if octet < 128 and wire_flags < 128 and not wire_flags & FLAG_CHANNEL:
+                        rq_type = None
+                        if wire_flags & FLAG_REQUEST:
+                            rq_type = octets[offset]
+                            offset += 1
+                        if offset <= stop and (rq_type is None or rq_type < 128):
+                            packet = _tuple_new(
+                                Packet, (rq_type is not None, 0, tag, wire_flags >> 2, rq_type, octets[offset:stop])
+                            )
+                except IndexError:
+                    pass
+                if packet is None:
+                    packet = Packet._of_body(octets, body, stop, base)
                 packets.append(packet)
                 start = stop
                 if packet[4] == 0 and packet == EOF_PACKET:
@@ -453,44 +488,3 @@ class PacketDecoder:
             self.octets_decoded = base + start
         if start < end:
             self._partial += octets[start:] if start else octets
-
-
-def _decode_body(octets: bytes, start: int, stop: int, base: int) -> Packet:
-    """`Packet._of_body` for the common case: fields are read without looking for the packet's end.
-
-    Whatever is amiss, be it a field that ran past the end, which shows in the last offset, `_of_body` is
-    left to say it, because it does not look at what happens to lie behind the packet.
-    """
-    try:
-        tag = octets[start]
-        offset = start + 1
-        if tag > 127:
-            octet = octets[offset]
-            offset += 1
-            tag = (tag & 0x7F) << 7 | octet & 0x7F
-            if octet > 127:
-                octet = octets[offset]
-                offset += 1
-                tag = tag << 7 | octet & 0x7F
-                if octet > 127:
-                    tag, offset = _field(octets, start, stop, "tag", start, base)
-        wire_flags = octets[offset]
-        offset += 1
-        if wire_flags > 127:
-            wire_flags, offset = _field(octets, offset - 1, stop, "flags", start, base)
-        channel = 0
-        if wire_flags & FLAG_CHANNEL:
-            channel, offset = _field(octets, offset, stop, "channel", start, base)
-        if not wire_flags & FLAG_REQUEST:
-            if offset <= stop:
-                return _tuple_new(Packet, (False, channel, tag, wire_flags >> 2, None, octets[offset:stop]))
-        else:
-            rq_type = octets[offset]
-            offset += 1
-            if rq_type > 127:
-                rq_type, offset = _field(octets, offset - 1, stop, "rq_type", start, base)
-            if offset <= stop:
-                return _tuple_new(Packet, (True, channel, tag, wire_flags >> 2, rq_type, octets[offset:stop]))
-    except (IndexError, RemoteProtocolError):
-        pass
-    return Packet._of_body(octets, start, stop, base)

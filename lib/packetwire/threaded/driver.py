@@ -105,6 +105,7 @@ class Driver:
         self._lock = threading.Lock()
         self._change = threading.Condition(self._lock)
         self._watchers = 0  # threads that wait on _change
+        self._received_all = threading.Event()
         self._reader = _NOBODY
         self._writer = _NOBODY
         self._stopping = False
@@ -166,7 +167,17 @@ class Driver:
 
     def join_receive(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received."""
-        return self._await(lambda: not self.receiving, _deadline(timeout))
+        me = get_ident()
+        if self._reader == me:
+            raise self._would_wait_for_itself()
+        with self._lock:
+            nested = self._give_up_slot(me)
+        try:
+            # not by _change: this waits long, and must not wake up for each request that is served
+            return self._received_all.wait(timeout)
+        finally:
+            with self._lock:
+                self._take_slot_back(nested)
 
     def close(self, timeout: float) -> bytes:
         """End the connection in order within `timeout` seconds, then anyhow; return the trailing octets."""
@@ -246,6 +257,7 @@ class Driver:
         self._forked = self._stopping = True
         self._lock = threading.Lock()
         self._change = threading.Condition(self._lock)
+        self._received_all.set()
         self._reader = self._writer = _CLOSED
         self.engine.fail(ConnectionEnded(f"{self.name} was opened in process {os.getppid()}; this is a fork"))
 
@@ -432,7 +444,7 @@ class Driver:
     def _disarm(self) -> None:
         try:
             self._parking.disarm()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._fail(_ended(f"{self.name}: the stream's descriptor is gone: {error}", error))
 
     def _read_until(self, waiter: Waiter, deadline: float | None) -> bool:
@@ -468,7 +480,7 @@ class Driver:
         if self.engine.ended is None:
             try:
                 self._parking.arm()
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 self._fail(_ended(f"{self.name}: the stream's descriptor is gone: {error}", error))
 
     def _read(self) -> bool:
@@ -551,6 +563,7 @@ class Driver:
             self._jobs.append(event)
 
     def _end(self, event: StreamEnded) -> None:
+        self._received_all.set()
         for waiter in event.lost:
             waiter.fail(event.cause)
         if not event.clean:
@@ -637,7 +650,8 @@ class Driver:
                 batch = self.engine.more_data_to_send()
                 if not batch:
                     self._writer = _NOBODY
-        self._has_written()
+        if self._jobs or self._watchers:
+            self._has_written()
 
     def _has_written(self) -> None:
         """There is room again: for whoever waits to send, and for handlers whose replies had none."""
@@ -652,7 +666,7 @@ class Driver:
             if len(batch) > 1 and sum(map(len, batch)) <= JOIN_BATCH:
                 batch = (b"".join(batch),)
             taken = self.stream.try_write(batch)
-            if len(batch) == 1 and taken == len(batch[0]):
+            if taken == len(batch[0]) and len(batch) == 1:
                 return ()
             while taken and (batch := _behind(batch, taken)):
                 taken = self.stream.try_write(batch)
@@ -796,7 +810,7 @@ class Driver:
     def _park(self) -> None:
         if self.engine.unsent_octets and self._writer == _NOBODY:
             self.flush()
-        doom = self._doom if self.receiving else None
+        doom = self._doom if self.engine.ended is None else None
         parked = self._parking.park(None if doom is None else max(0.0, doom[0] - time.monotonic()))
         if self._stopping:
             return
@@ -972,10 +986,6 @@ def _ended(text: str, cause: BaseException) -> ConnectionEnded:
     ended = ConnectionEnded(text)
     ended.__cause__ = cause
     return ended
-
-
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout
 
 
 def _behind(buffers: Sequence[bytes | memoryview], taken: int) -> Sequence[bytes | memoryview]:

@@ -12,6 +12,7 @@ import select
 import threading
 import time
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 
@@ -24,18 +25,24 @@ class Parked(Enum):
 
 
 class Parking(Protocol):
-    """All methods but `park` return at once and can be called from any thread; after `close` they do nothing."""
+    """All methods but `park` return at once and can be called from any thread."""
 
-    def arm(self) -> None:
-        """Let one parked thread have the next readable event. Raises OSError if the descriptor is closed."""
+    def arm(self) -> object:
+        """Let one parked thread have the next readable event.
+
+        Raises OSError if the descriptor is gone, ValueError if the parking place is closed.
+        """
         ...
 
-    def disarm(self) -> None:
-        """Let nobody have it."""
+    def disarm(self) -> object:
+        """Let nobody have it. Raises as `arm`."""
         ...
 
     def wake(self) -> None:
-        """Let at least one parked thread go, or the next that parks. Several calls may count as one."""
+        """Let at least one parked thread go, or the next that parks. Several calls may count as one.
+
+        Does nothing after `close`.
+        """
         ...
 
     def park(self, timeout: float | None) -> Parked:
@@ -75,17 +82,12 @@ class EpollParking:
             self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             # edge-triggered: every write wakes one thread, and nobody has to read it
             self._epoll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
+            # these are called once for each request, so they go without a method of ours around them
+            self.arm = partial(self._epoll.modify, fd, _ARMED)
+            self.disarm = partial(self._epoll.modify, fd, _DISARMED)
         except BaseException:
             self._epoll.close()
             raise
-
-    def arm(self) -> None:
-        if not self._closed:
-            self._epoll.modify(self._fd, _ARMED)
-
-    def disarm(self) -> None:
-        if not self._closed:
-            self._epoll.modify(self._fd, _DISARMED)
 
     def wake(self) -> None:
         with self._lock:
