@@ -183,14 +183,10 @@ class PacketConnection:
                 if self._opens:
                     self._opens += 1
                     return self
-            driver = self._start()
-            with self._lock:
-                self._driver = driver
-                self._opens = 1
-                self._was_open = True
+            self._start()
         return self
 
-    def _start(self) -> Driver:
+    def _start(self) -> None:
         stream = open_stream(self.recv_send)
         try:
             if not callable(self.recv_send):
@@ -216,9 +212,16 @@ class PacketConnection:
         except BaseException:
             stream.close()
             raise
-        self._driver = driver  # for a handler that is called before we return
-        driver.start()
-        return driver
+        with self._lock:
+            # before it starts: a handler may be called, and ask back, before we return
+            self._driver, self._opens, self._was_open = driver, 1, True
+        try:
+            driver.start()
+        except BaseException:
+            with self._lock:
+                self._opens = 0
+            driver.close(0.0)
+            raise
 
     def close(self, timeout: float | None = None) -> None:
         """Give the connection up; the last user's close ends it, within `timeout` seconds.

@@ -186,31 +186,35 @@ class Server:
         left = None if until is None else max(0.0, until - time.monotonic()) * 1000
         ready = {fd for fd, _ in poller.poll(left)}
         self._wakeup.clear()
-        if self._forget_sessions():
+        over = self._forget_sessions()
+        if over:
             self._paused_until = None
         elif paused and time.monotonic() >= paused:
             self._paused_until = None
             if self._is_full:
                 self._turn_away()
+        for session in over:
+            if isinstance(session.failure, OSError) and session.failure.errno in _EXHAUSTED:
+                self._ran_out(session.failure)
         for sock in sockets:
-            if sock.fileno() in ready:
+            if self._paused_until is None and sock.fileno() in ready:
                 self._admit(sock)
 
     @property
     def _is_full(self) -> bool:
         return len(self._sessions) >= self._max_connections
 
-    def _forget_sessions(self) -> bool:
-        """Let go of the sessions that are over; whether there were any."""
-        forgotten = False
+    def _forget_sessions(self) -> list[_Session]:
+        """Let go of the sessions that are over; returns them."""
+        over = []
         while self._over:
             session = self._over.popleft()
             session.thread.join()  # it has nothing left to do
             self._sessions.discard(session)
-            forgotten = True
+            over.append(session)
             if not self._listener.sockets and self._stop_deadline is None:
                 self.failure = session.failure
-        return forgotten
+        return over
 
     def _admit(self, listening: socket.socket) -> None:
         if self._is_full:
@@ -317,7 +321,6 @@ class _Session:
         self._factory = factory
         self._address = address
         self._on_over = on_over
-        self._lock = threading.Lock()
         self._conn: PacketConnection | None = None
         self._ending = False
         self.thread = threading.Thread(target=self._run, name=f"packetwire-{address}-client", daemon=True)
@@ -340,12 +343,9 @@ class _Session:
 
     def _serve_client(self) -> None:
         service = self._factory(self._stream)
-        conn = connection_of(service)
+        self._conn = conn = connection_of(service)
         with service:
-            with self._lock:
-                self._conn = conn
-                ending = self._ending
-            if ending:
+            if self._ending:
                 _announce_end(conn)
             conn.join_recv()
             if conn.is_open() and not isinstance(conn.ended, PeerClosed):
@@ -353,11 +353,9 @@ class _Session:
 
     def end(self) -> None:
         """Have the client told that this is the end, behind the replies that it is owed. From any thread."""
-        with self._lock:
-            self._ending = True
-            conn = self._conn
-        if conn is not None:
-            _announce_end(conn)
+        self._ending = True  # first: the session looks at it when it has opened the connection
+        if self._conn is not None:
+            _announce_end(self._conn)
 
     def cut_off(self, *, orderly: bool) -> None:
         """End it now; if `orderly`, what is owed is refused first, which can take a moment. From any thread."""
@@ -380,5 +378,5 @@ def connection_of(service: Any) -> PacketConnection:
 
 
 def _announce_end(conn: PacketConnection) -> None:
-    with suppress(ConnectionEnded):  # it may have ended by itself
+    with suppress(ConnectionEnded):  # it may not be open yet, or have ended by itself
         conn.send_eof()

@@ -12,6 +12,7 @@ from cs.result import Result
 from packetwire import (
     LimitExceeded,
     LocalProtocolError,
+    Packet,
     PacketConnection,
     RequestReceived,
     RequestTimeout,
@@ -401,6 +402,26 @@ def test_sixteen_threads_share_a_connection(connect):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("handlers", [1, 4, "inline"])
+def test_a_handler_that_is_called_while_the_connection_opens_can_ask_back(fd_ends, handlers):
+    first = bytes(Packet(is_request=True, tag=2, rq_type=1))
+    asked = []
+
+    def handler(rq_type, flags, payload):
+        asked.append(near.submit(0))
+        return b"fine"
+
+    near = PacketConnection(fd_ends.a, request_handler=handler, handlers=handlers, leading_octets=first)
+    with near:
+        far = fd_ends.b
+        octets = b""
+        while b"fine" not in octets:
+            octets += far.recv(1000) if hasattr(far, "recv") else os.read(far[0], 1000)
+        eof = bytes(PacketConnection.EOF_Packet)
+        far.send(eof) if hasattr(far, "send") else os.write(far[1], eof)
+    assert len(asked) == 1
 
 
 def test_a_request_that_cannot_be_sent_changes_nothing(fd_connect):

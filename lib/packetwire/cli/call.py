@@ -25,6 +25,8 @@ from packetwire.errors import LocalProtocolError, RequestFailed, RequestTimeout
 from packetwire.service import HasPacketConnection
 
 STDIN = "-"
+CLOSE_TIMEOUT = 1.0
+"""Seconds for the peer to end the connection, too, when it has answered."""
 
 DESCRIPTION = """
 Sends one request to ADDRESS and writes the payload of the response to standard output, as it is.
@@ -96,10 +98,12 @@ def run(args: argparse.Namespace) -> int:
         conn = service.conn
         question = _typed_question(args, service.conn_rq_class_by_type)
     conn.name = str(args.address)
+    conn.close_timeout = CLOSE_TIMEOUT
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
     try:
         with service:
             flags, payload = _ask(conn, question, args.channel, deadline)
+            _print_answer(question, flags, payload, args.hex_out)
     except RequestTimeout as error:
         asked = question.name or "the request"
         raise CommandFailed(
@@ -107,7 +111,6 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     except TimeoutError as error:
         raise CommandFailed(str(error), EXIT_TIMEOUT) from error
-    _print_answer(question, flags, payload, args.hex_out)
     return 0
 
 
@@ -137,14 +140,13 @@ def _print_answer(question: Question, flags: int, payload: bytes, in_hex: bool) 
             answer = question.decode(flags, payload)
     elif flags:
         print(f"flags: 0x{flags:x}", file=sys.stderr)
-    if isinstance(answer, bytes | bytearray | memoryview):
-        if in_hex:
-            print(bytes(answer).hex())
-        else:
-            sys.stdout.flush()
-            sys.stdout.buffer.write(answer)
-    elif answer is not None:
-        print(answer)
+    if sys.stdout is None or answer is None:
+        return
+    if isinstance(answer, bytes | bytearray | memoryview) and not in_hex:
+        sys.stdout.buffer.write(answer)
+    else:
+        print(bytes(answer).hex() if isinstance(answer, bytes | bytearray | memoryview) else answer)
+    sys.stdout.flush()
 
 
 # the question, from the arguments
@@ -168,7 +170,11 @@ def _payload(args: argparse.Namespace) -> bytes | None:
     payload: bytes | None = args.payload
     if payload is not None and args.words:
         raise _usage(f"the payload is given twice: as an option, and as {args.words[0]!r}")
-    return sys.stdin.buffer.read() if list(args.words) == [STDIN] else payload
+    if list(args.words) != [STDIN]:
+        return payload
+    if sys.stdin is None:
+        raise _usage("standard input is closed")
+    return sys.stdin.buffer.read()
 
 
 def _make_service(name: str, connect: Callable[[], Any]) -> HasPacketConnection:

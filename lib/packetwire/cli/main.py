@@ -13,14 +13,14 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import packetwire
-from packetwire.cli import call, demo, serve
+from packetwire.cli import bench, call, demo, serve
 from packetwire.cli.failure import EXIT_FAILED, CommandFailed
 from packetwire.errors import PacketwireError
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
-COMMANDS = (demo, serve, call)
+COMMANDS = (demo, serve, call, bench)
 """Modules with `add_parser(commands)`, which sets `run`: from the arguments to the exit status."""
 
 

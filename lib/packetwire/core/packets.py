@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cs.buffer import CornuCopyBuffer
 
 MAX_VARINT_OCTETS = 9
+CHUNK_SIZE = 16384
+"""From this size on a piece of a packet is kept as it came."""
 MAX_HEAD_OCTETS = 5 * MAX_VARINT_OCTETS
 MAX_UINT = (1 << 7 * MAX_VARINT_OCTETS) - 1
 """The largest integer on the wire: 63 bits."""
@@ -337,18 +339,22 @@ class PacketDecoder:
         self.fault: RemoteProtocolError | None = None
         """What was wrong with the octets; nothing behind that can be decoded."""
         self._partial = bytearray()
+        # behind _partial, if the packet is long: chunks are joined once, because a buffer that grows
+        # costs a page fault for every page, again and again
+        self._chunks: list[bytes | bytearray] = []
+        self._chunks_size = 0
         self.needed = 0
         """The octets that the packet that has begun has in all; 0 while that is not known."""
 
     @property
     def octets_wanted(self) -> int:
         """How many octets complete the packet that has begun; 0 if none has or its length is not known."""
-        return max(0, self.needed - len(self._partial))
+        return max(0, self.needed - len(self._partial) - self._chunks_size)
 
     @property
     def partial(self) -> bytes:
         """The octets of the packet that has begun, whole only in part."""
-        return b"" if self.ended else bytes(self._partial)
+        return b"" if self.ended else b"".join((self._partial, *self._chunks))
 
     @property
     def trailing(self) -> bytes:
@@ -398,7 +404,7 @@ class PacketDecoder:
         if self._partial and not self.ended:
             announced = f" of {self.needed}" if self.needed else ""
             raise StreamTruncated(
-                f"the stream ended inside a packet, after {len(self._partial)}{announced} octets of it: "
+                f"the stream ended inside a packet, after {len(self.partial)}{announced} octets of it: "
                 f"{bytes(self._partial[:QUOTED_OCTETS])!r}"
             )
 
@@ -410,18 +416,43 @@ class PacketDecoder:
             joined = bytes(partial) + octets
             partial.clear()
             return joined
-        missing = self.needed - len(partial)
+        missing = self.octets_wanted
         if len(octets) < missing:
-            partial += octets
+            self._collect(octets)
             return b""
-        partial += octets[:missing] if len(octets) > missing else octets
-        _, body = decode_varint(partial, 0, len(partial))
-        packet = Packet._of_body(partial, body, self.needed, self.octets_decoded)
+        last = octets[:missing] if len(octets) > missing else octets
+        if self._chunks:
+            packet = self._join(last)
+        else:
+            partial += last
+            _, body = decode_varint(partial, 0, len(partial))
+            packet = Packet._of_body(partial, body, self.needed, self.octets_decoded)
         packets.append(packet)
         self.ended = packet == EOF_PACKET
         self.octets_decoded += self.needed
         self._partial, self.needed = bytearray(), 0
         return octets[missing:]
+
+    def _collect(self, octets: bytes) -> None:
+        """Keep octets of the packet that has begun, in few pieces even if they come one by one."""
+        if not self._chunks and (len(self._partial) < MAX_HEAD_OCTETS or len(octets) < CHUNK_SIZE):
+            self._partial += octets
+            return
+        self._chunks_size += len(octets)
+        if len(octets) >= CHUNK_SIZE:
+            self._chunks.append(octets)
+        elif isinstance(self._chunks[-1], bytearray):
+            self._chunks[-1] += octets
+        else:
+            self._chunks.append(bytearray(octets))
+
+    def _join(self, last: bytes) -> Packet:
+        """The packet of all chunks; its fields are in `_partial`, which is long enough for them."""
+        _, body = decode_varint(self._partial, 0, len(self._partial))
+        head = Packet._of_body(self._partial, body, len(self._partial), self.octets_decoded)
+        payload = b"".join((head.payload, *self._chunks, last))
+        self._chunks, self._chunks_size = [], 0
+        return _tuple_new(Packet, (*tuple(head)[:5], payload))
 
     def _decode(self, octets: bytes, packets: list[Packet]) -> None:
         """Decode whole packets in place; keep the octets of the last, incomplete one.

@@ -57,10 +57,9 @@ class SocketReader:
         return self._fd
 
     def try_read(self, size: int) -> bytes | None:
-        if size > len(self._buffer):
-            self._buffer = bytearray(size)
-            self._view = memoryview(self._buffer)
         try:
+            if size > READ_SIZE:
+                return self._socket.recv(size, _DONTWAIT)  # one copy less, which counts for large ones only
             count = self._recv_into(self._buffer, 0, _DONTWAIT)
         except BlockingIOError:
             return None

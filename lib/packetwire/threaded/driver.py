@@ -54,7 +54,6 @@ logger = logging.getLogger("packetwire")
 
 RequestHandler = Callable[[int, int, bytes], Any]
 
-MAX_READ = 1 << 20
 JOIN_BATCH = 65536
 POSTPONE_ABOVE = 2
 """Requests without an answer past which writing is postponed."""
@@ -484,20 +483,26 @@ class Driver:
                 self._fail(_ended(f"{self.name}: the stream's descriptor is gone: {error}", error))
 
     def _read(self) -> bool:
-        """As the reader: take what there is, once, and deliver what comes of it; false if there was nothing."""
-        wanted = self.engine.octets_wanted
-        try:
-            octets = self.stream.try_read(READ_SIZE if wanted <= READ_SIZE else min(wanted, MAX_READ))
-        except Exception as error:
-            self._read_failure = error
-            octets = b""
-        except BaseException as error:
-            self._interrupted(error, [])
-            raise
-        if octets is None:
-            return False
-        self._take_in(octets)
-        return True
+        """As the reader: take what there is and deliver what comes of it; false if there was nothing.
+
+        That is one read, or several while a long packet is arriving, of which there may well be more.
+        """
+        brought = False
+        while True:
+            try:
+                octets = self.stream.try_read(READ_SIZE)
+            except Exception as error:
+                self._read_failure = error
+                octets = b""
+            except BaseException as error:
+                self._interrupted(error, [])
+                raise
+            if octets is None:
+                return brought
+            self._take_in(octets)
+            brought = True
+            if self.engine.octets_wanted < READ_SIZE or self.engine.ended is not None:
+                return True
 
     def _take_in(self, octets: bytes) -> None:
         """As the reader: feed the engine what was read, b"" for the end, and deliver what comes of it."""
@@ -542,7 +547,7 @@ class Driver:
         """Tell the observers, before anything comes of the events."""
         for event in events:
             if self._trace:
-                self._trace("<== %s", event)
+                self._trace("<== %s", _shown(event))
             if self._on_event:
                 try:
                     self._on_event(event)
@@ -668,9 +673,8 @@ class Driver:
             taken = self.stream.try_write(batch)
             if taken == len(batch[0]) and len(batch) == 1:
                 return ()
-            while taken and (batch := _behind(batch, taken)):
-                taken = self.stream.try_write(batch)
-            return batch
+            # what was not taken now will hardly be taken at once
+            return _behind(batch, taken) if taken else batch
         except Exception as error:
             self._write_failed(error)
             return ()
@@ -980,6 +984,20 @@ def _error_text(error: BaseException, detail: str) -> bytes:
     else:
         text = "".join(traceback.format_exception_only(error)).rstrip()
     return text[:ERROR_TEXT_LIMIT].encode("utf-8", errors="replace")
+
+
+def _shown(event: Event) -> str:
+    """An event for the log, with the first octets of its payload."""
+    if isinstance(event, StreamEnded):
+        return f"end: {event.cause}"
+    if isinstance(event, RequestReceived):
+        return (
+            f"request {event.channel}:{event.tag} rq_type={event.rq_type} flags=0x{event.flags:x} "
+            f"{event.payload[:32]!r}"
+        )
+    if isinstance(event, ResponseReceived):
+        return f"response {event.channel}:{event.tag} ok={event.ok} flags=0x{event.flags:x} {event.payload[:32]!r}"
+    return "end of requests"
 
 
 def _ended(text: str, cause: BaseException) -> ConnectionEnded:

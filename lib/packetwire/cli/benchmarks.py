@@ -1,0 +1,227 @@
+"""The requests of `packetwire bench`, their answers, and how the answering is measured.
+
+    packetwire serve packetwire.cli.benchmarks:REQUESTS ADDRESS
+
+is the server that `packetwire bench ADDRESS` measures.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, ClassVar, Self
+
+from packetwire.core.requests import BaseRequest
+
+REVERSE, SWALLOW, PRODUCE = range(3)
+"""The request types."""
+
+PAYLOAD = bytes(range(16))
+BULK = b"\xa5" * (1 << 20)  # no zeros: the system would have a single page for all of them
+DEPTH = 64
+"""Requests under way at a time when it is about many."""
+CALLERS = 16
+"""Threads that ask at a time."""
+
+_SWALLOWED = len(BULK).to_bytes(4, "big")
+
+
+def answer(rq_type: int, flags: int, payload: bytes) -> bytes:
+    """What every measured server answers: a `request_handler`."""
+    if rq_type == REVERSE:
+        return payload[::-1]
+    if rq_type == SWALLOW:
+        return len(payload).to_bytes(4, "big")
+    if rq_type == PRODUCE:
+        return BULK
+    raise ValueError(f"there is no request type {rq_type}")
+
+
+@dataclass(frozen=True)
+class _Octets(BaseRequest[bytes]):
+    octets: bytes = b""
+
+    rq_type: ClassVar[int]
+
+    def __bytes__(self) -> bytes:
+        return self.octets
+
+    @classmethod
+    def from_bytes(cls, bs: bytes) -> Self:
+        return cls(bs)
+
+    def fulfil(self, context: Any) -> bytes:
+        return answer(self.rq_type, self.flags, self.octets)
+
+    def decode_response_payload(self, flags: int, payload: bytes) -> bytes:
+        return payload
+
+
+class Reverse(_Octets):
+    """Ask for the octets in reverse."""
+
+    rq_type = REVERSE
+
+
+class Swallow(_Octets):
+    """Send octets; the answer is how many came."""
+
+    rq_type = SWALLOW
+
+
+class Produce(_Octets):
+    """Ask for 1 MiB."""
+
+    rq_type = PRODUCE
+
+
+REQUESTS: dict[int, type[BaseRequest[Any]]] = {REVERSE: Reverse, SWALLOW: Swallow, PRODUCE: Produce}
+
+
+class WrongAnswer(Exception):
+    """The server is not one that answers as `answer` does."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many requests in so many seconds."""
+
+    requests: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RoundTrips:
+    """Seconds from asking to having the answer: of half of all requests at most, and of 99 %."""
+
+    median: float
+    p99: float
+
+
+class Asker(ABC):
+    """The asking end of a connection, and the measurements on it.
+
+    A measurement takes `seconds`, and makes one request at least. None warms up: `in_flight` with a number
+    of requests and no limit of time is there for that, and for the growth of memory.
+    """
+
+    @abstractmethod
+    def call(self, rq_type: int, payload: bytes) -> bytes:
+        """Ask, wait, return the answer."""
+
+    @abstractmethod
+    def submit(self, rq_type: int, payload: bytes) -> Any:
+        """Ask; what is returned is for `collect`, which is called in the same order."""
+
+    @abstractmethod
+    def collect(self, submitted: Any) -> bytes:
+        """Wait for the answer to what was submitted."""
+
+    def round_trip(self, seconds: float) -> RoundTrips:
+        """One request after the other."""
+        call = self.call
+        times: list[float] = []
+        asked = perf_counter()
+        end = asked + seconds
+        while asked < end or not times:
+            reply = call(REVERSE, PAYLOAD)
+            answered = perf_counter()
+            times.append(answered - asked)
+            asked = answered
+        expect(reply, PAYLOAD[::-1])
+        return summary(times)
+
+    def in_flight(self, seconds: float, requests: float = math.inf) -> Rate:
+        """`DEPTH` requests under way at a time, until there were `requests` or the time is over."""
+        submit, collect = self.submit, self.collect
+        answered = 0
+        begin = perf_counter()
+        end = begin + seconds
+        under_way = deque(submit(REVERSE, PAYLOAD) for _ in range(DEPTH))
+        while answered < requests and perf_counter() < end:
+            collect(under_way.popleft())
+            answered += 1
+            under_way.append(submit(REVERSE, PAYLOAD))
+        while under_way:
+            reply = collect(under_way.popleft())
+            answered += 1
+        taken = perf_counter() - begin
+        expect(reply, PAYLOAD[::-1])
+        return Rate(answered, taken)
+
+    def callers(self, seconds: float) -> Rate:
+        """`CALLERS` threads, each with one request after the other; every answer is checked."""
+        counts: list[int] = []
+        errors: list[Exception] = []
+        start = threading.Barrier(CALLERS + 1)
+
+        def ask(number: int) -> None:
+            call = self.call
+            payload = PAYLOAD[1:] + bytes((number,))
+            expected = payload[::-1]
+            count = 0
+            start.wait()
+            try:
+                while True:
+                    reply = call(REVERSE, payload)
+                    count += 1
+                    if reply != expected:
+                        expect(reply, expected)
+                    if perf_counter() >= end:
+                        break
+            except Exception as error:
+                errors.append(error)
+            counts.append(count)
+
+        # daemons, so that a process that is told to end does not wait for them
+        threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(CALLERS)]
+        for thread in threads:
+            thread.start()
+        begin = perf_counter()
+        end = begin + seconds
+        start.wait()
+        for thread in threads:
+            thread.join()
+        taken = perf_counter() - begin
+        if errors:
+            raise errors[0]
+        return Rate(sum(counts), taken)
+
+    def up(self, seconds: float) -> Rate:
+        """1 MiB with each request, one after the other."""
+        return repeated(lambda: self.call(SWALLOW, BULK), seconds, _SWALLOWED)
+
+    def down(self, seconds: float) -> Rate:
+        """1 MiB with each answer, one after the other."""
+        return repeated(lambda: self.call(PRODUCE, b""), seconds, BULK)
+
+
+def repeated(ask: Callable[[], bytes], seconds: float, expected: bytes) -> Rate:
+    """Ask again and again; each answer must have the right length, the last one be right altogether."""
+    count = 0
+    begin = now = perf_counter()
+    while now < begin + seconds or not count:
+        reply = ask()
+        now = perf_counter()
+        count += 1
+        if len(reply) != len(expected):
+            break
+    expect(reply, expected)
+    return Rate(count, now - begin)
+
+
+def summary(times: list[float]) -> RoundTrips:
+    """The figures that are shown of many round trips."""
+    return RoundTrips(statistics.median(times), sorted(times)[len(times) * 99 // 100])
+
+
+def expect(reply: bytes, expected: bytes) -> None:
+    """Raise `WrongAnswer` for any other reply."""
+    if reply != expected:
+        raise WrongAnswer(f"expected {len(expected)} octets {expected[:20]!r}, got {len(reply)}: {reply[:40]!r}")

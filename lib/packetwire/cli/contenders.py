@@ -1,0 +1,367 @@
+"""What `packetwire bench` compares; run as a program, one end of one of them.
+
+Such a process is told what to do on a socket of its own, a line of JSON for each command and each answer:
+its standard output stays out of it, and whoever draws a progress bar does so in another process, between
+the measurements. `packetwire.cli.measured` is the other end of that socket.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import queue
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from packetwire.addresses import connect_to
+from packetwire.cli.benchmarks import (
+    BULK,
+    DEPTH,
+    PAYLOAD,
+    REVERSE,
+    Asker,
+    Rate,
+    RoundTrips,
+    WrongAnswer,
+    answer,
+    expect,
+    repeated,
+    summary,
+)
+from packetwire.connection import DEFAULT_HANDLERS, PacketConnection
+from packetwire.errors import RequestFailed
+
+SERVE, ASK, ASK_ADDRESS = "serve", "ask", "ask-address"
+"""What the process is, as its first argument."""
+
+USAGE = "usage"
+"""The command that is no method of `Asker`."""
+
+Command = list[Any]
+"""What to measure, and the arguments."""
+
+FIRST_ANSWER_TIMEOUT = 30.0
+"""Seconds for a server to show that it is there and the right one."""
+
+
+# packetwire
+
+
+class PacketwireAsker(Asker):
+    """Asks over a `PacketConnection`."""
+
+    def __init__(self, conn: PacketConnection) -> None:
+        self._conn = conn
+
+    def call(self, rq_type: int, payload: bytes) -> bytes:
+        return _payload(self._conn(rq_type, payload))
+
+    def submit(self, rq_type: int, payload: bytes) -> Any:
+        return self._conn.submit(rq_type, 0, payload)
+
+    def collect(self, submitted: Any) -> bytes:
+        return _payload(submitted())
+
+
+def _payload(response: tuple[bool, int, Any]) -> bytes:
+    ok, flags, payload = response
+    if not ok:
+        raise RequestFailed(flags, payload, "a request")
+    octets: bytes = payload
+    return octets
+
+
+@contextmanager
+def _packetwire_asker(recv_fd: int, send_fd: int) -> Iterator[Asker]:
+    with PacketConnection((recv_fd, send_fd)) as conn:
+        yield PacketwireAsker(conn)
+
+
+def _packetwire_server(handlers: int | str) -> Callable[[int, int], None]:
+    def serve(recv_fd: int, send_fd: int) -> None:
+        with PacketConnection((recv_fd, send_fd), request_handler=answer, handlers=handlers) as conn:
+            conn.join_recv()
+
+    return serve
+
+
+@contextmanager
+def _address_asker(address: str) -> Iterator[Asker]:
+    """Asks a server at an address, once that has shown that it is one to be measured."""
+    with PacketConnection(connect_to(address), address) as conn:
+        try:
+            expect(_payload(conn(REVERSE, PAYLOAD, timeout=FIRST_ANSWER_TIMEOUT)), PAYLOAD[::-1])
+        except (RequestFailed, WrongAnswer) as error:
+            raise WrongAnswer(
+                f"{address}: that is no server to be measured, which is: "
+                f"packetwire serve packetwire.cli.benchmarks:REQUESTS ADDRESS ({error})"
+            ) from error
+        yield PacketwireAsker(conn)
+
+
+# multiprocessing.connection: messages with a length, and no tags
+
+
+class ConnectionAsker(Asker):
+    """Asks over `multiprocessing.connection`: answers come in order, and callers take turns."""
+
+    def __init__(self, reader: Any, writer: Any) -> None:
+        self._receive, self._send = reader.recv_bytes, writer.send_bytes
+        self._turn = threading.Lock()
+
+    def call(self, rq_type: int, payload: bytes) -> bytes:
+        with self._turn:
+            self.submit(rq_type, payload)
+            return self.collect(None)
+
+    def submit(self, rq_type: int, payload: bytes) -> None:
+        self._send(bytes((rq_type,)) + payload)
+
+    def collect(self, submitted: None) -> bytes:
+        message: bytes = self._receive()
+        return message
+
+
+def _connections(recv_fd: int, send_fd: int) -> tuple[Any, Any]:
+    from multiprocessing.connection import Connection
+
+    if recv_fd == send_fd:
+        both = Connection(recv_fd)
+        return both, both
+    return Connection(recv_fd, writable=False), Connection(send_fd, readable=False)
+
+
+@contextmanager
+def _connection_asker(recv_fd: int, send_fd: int) -> Iterator[Asker]:
+    yield ConnectionAsker(*_connections(recv_fd, send_fd))
+
+
+def _serve_connection(recv_fd: int, send_fd: int) -> None:
+    reader, writer = _connections(recv_fd, send_fd)
+    while True:
+        try:
+            message = reader.recv_bytes()
+        except (EOFError, ConnectionError):
+            return
+        writer.send_bytes(answer(message[0], 0, message[1:]))
+
+
+# read and write, and nothing else
+
+ECHO = b"e" * 20
+"""Stands for a request of 16 octets, and for its answer: all octets the same, wherever a read cuts them."""
+UPLOAD = b"u" * len(BULK)
+DOWNLOAD = b"d"
+READ_SIZE = 1 << 16
+
+
+class RawAsker(Asker):
+    """`os.read` and `os.write` in bare loops: the limit. There is nothing that could tell callers apart."""
+
+    def __init__(self, recv_fd: int, send_fd: int) -> None:
+        self._recv_fd, self._send_fd = recv_fd, send_fd
+
+    def call(self, rq_type: int, payload: bytes) -> bytes:
+        raise NotImplementedError
+
+    def submit(self, rq_type: int, payload: bytes) -> Any:
+        raise NotImplementedError
+
+    def collect(self, submitted: Any) -> bytes:
+        raise NotImplementedError
+
+    def round_trip(self, seconds: float) -> RoundTrips:
+        recv_fd, send_fd, read, write = self._recv_fd, self._send_fd, os.read, os.write
+        times: list[float] = []
+        asked = time.perf_counter()
+        end = asked + seconds
+        while asked < end or not times:
+            write(send_fd, ECHO)
+            read(recv_fd, READ_SIZE)
+            answered = time.perf_counter()
+            times.append(answered - asked)
+            asked = answered
+        return summary(times)
+
+    def in_flight(self, seconds: float, requests: float = math.inf) -> Rate:
+        """One write for each packet; a read takes what is there."""
+        recv_fd, send_fd, read, write = self._recv_fd, self._send_fd, os.read, os.write
+        answered = octets = 0
+        begin = time.perf_counter()
+        end = begin + seconds
+        for _ in range(DEPTH):
+            write(send_fd, ECHO)
+        while answered < requests and time.perf_counter() < end:
+            arrived, octets = divmod(octets + len(_read(read, recv_fd)), len(ECHO))
+            for _ in range(arrived):
+                write(send_fd, ECHO)
+            answered += arrived
+        while octets < DEPTH * len(ECHO):
+            octets += len(_read(read, recv_fd))
+        return Rate(answered + DEPTH, time.perf_counter() - begin)
+
+    def up(self, seconds: float) -> Rate:
+        def upload() -> bytes:
+            _write_all(self._send_fd, UPLOAD)
+            return _read(os.read, self._recv_fd)
+
+        return repeated(upload, seconds, UPLOAD[:1])
+
+    def down(self, seconds: float) -> Rate:
+        def download() -> bytes:
+            os.write(self._send_fd, DOWNLOAD)
+            _read_octets(self._recv_fd, len(BULK))
+            return DOWNLOAD
+
+        return repeated(download, seconds, DOWNLOAD)
+
+
+@contextmanager
+def _raw_asker(recv_fd: int, send_fd: int) -> Iterator[Asker]:
+    yield RawAsker(recv_fd, send_fd)
+
+
+def _serve_raw(recv_fd: int, send_fd: int) -> None:
+    while octets := os.read(recv_fd, READ_SIZE):
+        if octets[:1] == ECHO[:1]:
+            os.write(send_fd, octets)
+        elif octets[:1] == UPLOAD[:1]:
+            _read_octets(recv_fd, len(UPLOAD) - len(octets))
+            os.write(send_fd, UPLOAD[:1])
+        else:
+            _write_all(send_fd, BULK)
+
+
+def _read(read: Callable[[int, int], bytes], fd: int) -> bytes:
+    octets = read(fd, READ_SIZE)
+    if not octets:
+        raise EOFError("the raw server has ended")
+    return octets
+
+
+def _read_octets(fd: int, count: int) -> None:
+    while count > 0:
+        octets = os.read(fd, len(BULK))
+        if not octets:
+            raise EOFError("the other end of the raw connection has ended")
+        count -= len(octets)
+
+
+def _write_all(fd: int, octets: bytes) -> None:
+    written = os.write(fd, octets)
+    while written < len(octets):
+        written += os.write(fd, memoryview(octets)[written:])
+
+
+# all of them
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of those that are compared; both its ends get the descriptors to read and to write."""
+
+    label: str
+    serve: Callable[[int, int], None]
+    ask: Callable[[int, int], AbstractContextManager[Asker]]
+    many_callers: bool = True
+    """Whether threads can share the connection."""
+
+
+RAW, CONNECTION, DEFAULT, INLINE = "raw", "multiprocessing", "packetwire", "packetwire-inline"
+
+CONTENDERS = {
+    RAW: Contender("raw", _serve_raw, _raw_asker, many_callers=False),
+    CONNECTION: Contender("mp.connection", _serve_connection, _connection_asker),
+    DEFAULT: Contender("packetwire", _packetwire_server(DEFAULT_HANDLERS), _packetwire_asker),
+    INLINE: Contender("inline", _packetwire_server("inline"), _packetwire_asker),
+}
+
+
+# the process of one end
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process has used: CPU time in seconds, and resident memory at its highest in KiB."""
+
+    cpu: float
+    peak: int
+
+
+def usage(new_peak: bool = False) -> Usage:
+    """Of this process. With `new_peak` the highest is what is resident now; only Linux has that."""
+    cpu = time.process_time()
+    try:
+        if new_peak:
+            with open("/proc/self/clear_refs", "w", encoding="ascii") as clear:
+                clear.write("5")
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return Usage(cpu, int(status.read().partition("\nVmHWM:")[2].split()[0]))
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return Usage(cpu, peak // 1024 if sys.platform == "darwin" else peak)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Be one end of a contender: `serve` or `ask`, its name and three descriptors, or `ask-address`.
+
+    The descriptors are those of the socket for commands, to read and to write. Its end is the end of the
+    process, also in the middle of a measurement: whoever started that may be gone.
+    """
+    role, name, control_fd, *fds = argv
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))  # closes what is open
+    with socket.socket(fileno=int(control_fd)) as control:
+        commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        obey = _told_usage(control) if role == SERVE else commands.put
+        threading.Thread(target=_listen, args=(control, obey), daemon=True).start()
+        if role == SERVE:
+            CONTENDERS[name].serve(*map(int, fds))
+            return 0
+        asking = _address_asker(name) if role == ASK_ADDRESS else CONTENDERS[name].ask(*map(int, fds))
+        try:
+            with asking as asker:
+                _measure(asker, commands, control)
+        except Exception as error:  # whatever it is, the process that asked shall be told
+            _say(control, {"failed": str(error) or type(error).__name__})
+    return 1
+
+
+def _listen(control: socket.socket, obey: Callable[[Command], None]) -> None:
+    """In a thread, which sleeps during a measurement."""
+    with control.makefile("r", encoding="utf-8") as lines:
+        for line in lines:
+            obey(json.loads(line))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _told_usage(control: socket.socket) -> Callable[[Command], None]:
+    """For a server, which is asked for nothing else."""
+    return lambda command: _say(control, {"done": dataclasses.asdict(usage(*command[1:]))})
+
+
+def _measure(asker: Asker, commands: queue.SimpleQueue[Command], control: socket.socket) -> NoReturn:
+    while True:
+        command, *arguments = commands.get()
+        measurement = usage if command == USAGE else getattr(asker, command)
+        _say(control, {"done": dataclasses.asdict(measurement(*arguments))})
+
+
+def _say(control: socket.socket, message: dict[str, Any]) -> None:
+    try:
+        control.sendall(json.dumps(message).encode() + b"\n")
+    except OSError:
+        pass  # nobody listens any more
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,563 @@
+"""`packetwire serve` as a user runs it: a process, what it says, how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packetwire import (
+    ConnectionEnded,
+    PacketConnection,
+    PeerClosed,
+    PeerEndedRequests,
+    RequestResult,
+    child,
+    connect_to,
+)
+from packetwire.core.events import Event
+
+PACKETWIRE = [sys.executable, "-m", "packetwire"]
+LIMIT = 30
+
+pytestmark = pytest.mark.timeout(60)
+
+STORE = """
+import os, threading, time
+from dataclasses import dataclass
+from packetwire import BaseRequest, HasPacketConnection, PacketConnection
+
+print("printed while it is imported")
+os.write(1, b"written, too\\n")
+
+@dataclass
+class Echo(BaseRequest):
+    data: bytes
+    def __bytes__(self): return self.data
+    @classmethod
+    def from_bytes(cls, octets): return cls(octets)
+    def fulfil(self, context): return self.flags, self.data
+
+class Together(Echo):
+    \"\"\"Needs as many handlers at once as the payload says.\"\"\"
+    barriers = {b"%d" % count: threading.Barrier(count, timeout=30) for count in (2, 4)}
+    def fulfil(self, context): self.barriers[self.data].wait()
+
+class Crowd(Echo):
+    \"\"\"How many of these ran at once until now.\"\"\"
+    running, most = [], 0
+    def fulfil(self, context):
+        self.running.append(self)
+        time.sleep(0.002)
+        Crowd.most = max(Crowd.most, len(self.running))
+        self.running.remove(self)
+        return str(Crowd.most)
+
+class Fail(Echo):
+    def fulfil(self, context): raise RuntimeError(self.data.decode())
+
+class Wait(Echo):
+    \"\"\"Waits at two FIFOs: until someone knows that it has begun, and until it may go on.\"\"\"
+    def fulfil(self, context):
+        with open("begun", "w"): pass
+        with open("go"): return "waited"
+
+class Named(Echo):
+    def fulfil(self, context): return type(context).__name__
+
+REQUESTS = {0: Echo, 1: Together, 2: Fail, 3: Wait, 4: Named, 5: Crowd}
+
+class Store(HasPacketConnection):
+    def __init__(self, recv_send, size=1):
+        super().__init__(recv_send, rq_type_map=REQUESTS, handlers=2)
+
+    class Inner:
+        REQUESTS = REQUESTS
+
+def make(recv_send): return Store(recv_send, size=2)
+def plain(recv_send): return PacketConnection(recv_send, request_handler=lambda rq_type, flags, payload: "plain")
+def nothing(recv_send): return None
+def broken(recv_send): raise RuntimeError("cannot be made")
+def two(recv_send, other): pass
+NUMBERS = {1: int}
+NAMES = {"Echo": Echo}
+NOTHING = {}
+"""
+ECHO, TOGETHER, FAIL, WAIT, NAMED, CROWD = range(6)
+
+PRINTED = {"printed while it is imported", "written, too"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A directory with the module of a user."""
+    (tmp_path / "store.py").write_text(STORE)
+    os.mkfifo(tmp_path / "begun")
+    os.mkfifo(tmp_path / "go")
+    return tmp_path
+
+
+class Serving:
+    """A running `packetwire serve`; `said` is what it wrote to standard error up to its line."""
+
+    def __init__(self, folder: Path, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [*PACKETWIRE, "serve", *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+        )
+        self.said = ""
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.said += line
+            if line.startswith("serving "):
+                self.address = line.split(" on ")[1].strip()
+                return
+        raise AssertionError(f"it is not serving:\n{self.said}")
+
+    def connect(self, **connection: Any) -> PacketConnection:
+        return PacketConnection(connect_to(self.address), close_timeout=2, **connection)
+
+    def end(self, signum: int = signal.SIGTERM) -> tuple[int, str]:
+        """Send a signal; the exit status and what else came on standard error."""
+        self.process.send_signal(signum)
+        return self.wait()
+
+    def wait(self) -> tuple[int, str]:
+        output, errors = self.process.communicate(timeout=LIMIT)
+        assert output == ""
+        return self.process.returncode, errors
+
+
+Start = Callable[..., Serving]
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    """Start to serve at a Unix socket, or where the second argument says."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as from a terminal
+    started: list[Serving] = []
+
+    def start(service: str = "store:REQUESTS", *args: str, address: str | None = None) -> Serving:
+        serving = Serving(folder, service, address or f"unix:{folder}/socket", *args)
+        started.append(serving)
+        return serving
+
+    yield start
+    for serving in started:
+        serving.process.kill()
+        serving.process.communicate()
+    signal.signal(signal.SIGINT, before)
+
+
+def run(folder: Path, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PACKETWIRE, "serve", *args],
+        **{"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "cwd": folder} | options,
+        check=False,
+        timeout=LIMIT,
+    )
+
+
+@contextmanager
+def stdio_server(folder: Path, *args: str) -> Iterator[PacketConnection]:
+    """A connection to a server on its standard input and output; "stderr" is what it says."""
+    with (
+        open(folder / "stderr", "wb") as stderr,
+        PacketConnection(child([*PACKETWIRE, "serve", *args], cwd=folder, stderr=stderr), close_timeout=2) as conn,
+    ):
+        yield conn
+    assert conn.process
+    assert conn.process.returncode == 0
+
+
+# being served
+
+
+def test_a_request_map_is_served_until_sigterm(start: Start, folder: Path) -> None:
+    serving = start()
+    assert serving.said.splitlines()[-1] == f"serving store:REQUESTS on unix:{folder}/socket"
+    assert stat.S_IMODE(os.stat(folder / "socket").st_mode) == 0o600
+    with serving.connect() as conn:
+        assert conn(ECHO, b"data", 3, timeout=LIMIT) == (True, 3, b"data")
+    assert serving.end() == (0, "")
+    assert not (folder / "socket").exists()
+
+
+@pytest.mark.parametrize(
+    ("service", "context"),
+    [
+        ("store:REQUESTS", b"HasPacketConnection"),
+        ("store:Store.Inner.REQUESTS", b"HasPacketConnection"),
+        ("store:Store", b"Store"),
+        ("store:make", b"Store"),
+        ("store:plain", b"plain"),
+    ],
+)
+def test_what_can_be_served(start: Start, service: str, context: bytes) -> None:
+    with start(service).connect() as conn:
+        assert conn(NAMED, timeout=LIMIT) == (True, 0, context)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_the_real_port_is_told(start: Start, host: str) -> None:
+    serving = start(address=f"tcp:{host}:0")
+    assert re.fullmatch(rf"tcp:{re.escape(host)}:[1-9]\d*", serving.address)
+    with serving.connect() as conn:
+        assert conn(ECHO, b"data", timeout=LIMIT) == (True, 0, b"data")
+
+
+def test_many_clients_each_with_a_service_of_its_own(start: Start) -> None:
+    serving = start()
+    answers = []
+
+    def ask(number: int) -> None:
+        with serving.connect() as conn:
+            answers.append((number, conn(ECHO, b"%d" % number, timeout=LIMIT)[2]))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [(number, b"%d" % number) for number in range(20)]
+
+
+def test_the_parent_process_is_served_and_nothing_gets_between_the_packets(folder: Path) -> None:
+    with stdio_server(folder, "store:REQUESTS", "stdio:") as conn:
+        assert conn(ECHO, b"data", timeout=LIMIT) == (True, 0, b"data")
+        assert conn(NAMED, timeout=LIMIT)[2] == b"HasPacketConnection"
+    assert isinstance(conn.ended, PeerClosed)
+    assert set((folder / "stderr").read_text().splitlines()) == {*PRINTED, "serving store:REQUESTS on stdio:"}
+
+
+def test_a_stale_socket_is_replaced_and_a_live_one_is_not(start: Start, folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(f"{folder}/socket")
+    with start().connect() as conn:
+        assert conn(ECHO, timeout=LIMIT)[0]
+        second = run(folder, "store:REQUESTS", f"unix:{folder}/socket")
+        assert second.returncode == 1
+        assert (
+            second.stderr.splitlines()[-1] == f"packetwire: unix:{folder}/socket: another server is serving there"
+        )
+        assert conn(ECHO, timeout=LIMIT)[0]
+
+
+# options
+
+
+@pytest.mark.parametrize(("options", "count"), [([], 2), (["--handlers", "4"], 4)])
+def test_handlers_that_run_at_once(start: Start, options: list[str], count: int) -> None:
+    with start("store:Store", *options).connect() as conn:
+        results = [conn.submit(TOGETHER, 0, b"%d" % count) for _ in range(count)]
+        assert all(result(timeout=LIMIT)[0] for result in results)
+
+
+@pytest.mark.parametrize("handlers", ["1", "inline"])
+def test_handlers_one_at_a_time(start: Start, handlers: str) -> None:
+    with start("store:Store", "--handlers", handlers).connect() as conn:
+        assert {crowd for _, _, crowd in conn.map([CROWD] * 50, timeout=LIMIT)} == {b"1"}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], r"RuntimeError: on purpose"),
+        (["--error-detail", "message"], r"RuntimeError: on purpose"),
+        (["--error-detail", "none"], r"the request failed"),
+        (["--error-detail", "traceback"], r"Traceback [^\0]*store\.py[^\0]*RuntimeError: on purpose\n"),
+    ],
+)
+def test_what_a_client_is_told_of_an_exception(start: Start, options: list[str], told: str) -> None:
+    serving = start("store:REQUESTS", *options)
+    with serving.connect() as conn:
+        ok, _, text = conn(FAIL, b"on purpose", timeout=LIMIT)
+    assert not ok
+    assert re.fullmatch(told, text.decode())
+    status, errors = serving.end()
+    assert status == 0
+    assert "Traceback" in errors
+    assert errors.rstrip().endswith("RuntimeError: on purpose")
+
+
+def test_quiet(folder: Path) -> None:
+    with stdio_server(folder, "--quiet", "store:REQUESTS", "stdio:") as conn:
+        assert not conn(FAIL, b"on purpose", timeout=LIMIT)[0]
+    assert set((folder / "stderr").read_text().splitlines()) == PRINTED
+
+
+def test_max_connections(start: Start) -> None:
+    serving = start("store:REQUESTS", "--max-connections", "1")
+    with serving.connect() as first:
+        assert first(ECHO, timeout=LIMIT)[0]
+        with serving.connect() as second, pytest.raises(ConnectionEnded):
+            second(ECHO, timeout=LIMIT)
+        assert first(ECHO, timeout=LIMIT)[0]
+    status, errors = serving.end()
+    assert status == 0
+    assert "clients turned away, as max_connections=1 are connected" in errors
+
+
+def test_logging_that_the_module_sets_up_is_left_to_it(start: Start, folder: Path) -> None:
+    with (folder / "store.py").open("a") as file:
+        file.write("import logging\nlogging.basicConfig(format='MINE %(message)s')\n")
+    serving = start()
+    with serving.connect() as conn:
+        assert not conn(FAIL, b"on purpose", timeout=LIMIT)[0]
+    _, errors = serving.end()
+    assert errors.count("RuntimeError('on purpose')") == 1
+    assert errors.startswith("MINE ")
+
+
+# the end
+
+
+@contextmanager
+def waiting(serving: Serving, folder: Path) -> Iterator[tuple[RequestResult, threading.Event]]:
+    """The result of a request whose handler waits for "go", and what tells when the server stops accepting."""
+    stopping = threading.Event()
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, PeerEndedRequests):
+            stopping.set()
+
+    with serving.connect(on_event=on_event) as conn:
+        result = conn.submit(WAIT)
+        (folder / "begun").read_bytes()
+        yield result, stopping
+
+
+def test_sigterm_lets_what_is_owed_be_answered(start: Start, folder: Path) -> None:
+    serving = start("store:REQUESTS", "--drain", "600")
+    with waiting(serving, folder) as (result, stopping):
+        serving.process.send_signal(signal.SIGTERM)
+        assert stopping.wait(LIMIT)
+        assert not (folder / "socket").exists()
+        (folder / "go").write_bytes(b"")
+        assert result(timeout=LIMIT) == (True, 0, b"waited")
+        assert serving.wait() == (0, "")
+
+
+def test_the_drain_is_bounded(start: Start, folder: Path) -> None:
+    serving = start("store:REQUESTS", "--drain", "0.05")
+    with waiting(serving, folder) as (result, _):
+        status, errors = serving.end()
+        assert result(timeout=LIMIT)[0] is False
+        assert status == 0
+        assert "stopped with 1 clients still connected" in errors
+
+
+def test_a_second_signal_cuts_the_drain_short(start: Start, folder: Path) -> None:
+    serving = start("store:REQUESTS", "--drain", "600")
+    with waiting(serving, folder) as (result, stopping):
+        serving.process.send_signal(signal.SIGTERM)
+        assert stopping.wait(LIMIT)
+        assert serving.end()[0] == 0
+        assert result(timeout=LIMIT)[0] is False
+
+
+def test_ctrl_c(start: Start, folder: Path) -> None:
+    serving = start()
+    with serving.connect() as conn:
+        assert conn(ECHO, timeout=LIMIT)[0]
+        assert serving.end(signal.SIGINT) == (130, "packetwire: interrupted\n")
+        assert conn.join(LIMIT)
+        assert isinstance(conn.ended, PeerClosed)
+    assert not (folder / "socket").exists()
+
+
+def test_an_ignored_interrupt_stays_ignored(start: Start) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    serving = start()
+    serving.process.send_signal(signal.SIGINT)
+    with serving.connect() as conn:
+        assert conn(ECHO, timeout=LIMIT)[0]
+    assert serving.end() == (0, "")
+
+
+def test_the_end_of_standard_input_ends_stdio(folder: Path) -> None:
+    done = run(folder, "--quiet", "store:REQUESTS", "stdio:")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_sigterm_ends_stdio(start: Start, folder: Path) -> None:
+    with open(folder / "stderr", "wb") as stderr:
+        conn = PacketConnection(
+            child([*PACKETWIRE, "serve", "store:REQUESTS", "stdio:"], cwd=folder, stderr=stderr), close_timeout=2
+        )
+        with conn:
+            assert conn(ECHO, timeout=LIMIT)[0]
+            assert conn.process
+            conn.process.terminate()
+            assert conn.join(LIMIT)
+            assert isinstance(conn.ended, PeerClosed)
+        assert conn.process.returncode == 0
+
+
+def test_a_parent_that_sends_garbage_is_a_failure(folder: Path) -> None:
+    (folder / "garbage").write_bytes(b"\xff" * 100)
+    with open(folder / "garbage", "rb") as garbage:
+        done = run(folder, "--quiet", "store:REQUESTS", "stdio:", stdin=garbage)
+    assert done.returncode == 1
+    assert re.fullmatch(r"packetwire: the peer broke the protocol: an integer of more than 9 octets .*", last(done))
+
+
+def last(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.splitlines()[-1]
+
+
+# what cannot be served
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (
+            (),
+            "packetwire serve: the following arguments are required: MODULE:NAME, ADDRESS",
+        ),
+        (("store:Store",), "the following arguments are required: ADDRESS"),
+        (("store", "unix:x"), "packetwire: expected MODULE:NAME, such as store:Store, got 'store'"),
+        (("store:", "unix:x"), "expected MODULE:NAME, such as store:Store, got 'store:'"),
+        ((":Store", "unix:x"), "expected MODULE:NAME"),
+        ((".store:Store", "unix:x"), "expected MODULE:NAME"),
+        (("sotre:Store", "unix:x"), "packetwire: there is no module 'sotre', neither in {folder} nor installed"),
+        (("store.x:Store", "unix:x"), "packetwire: there is no module 'store.x'"),
+        (("store:Stor", "unix:x"), "store:Stor: there is no 'Stor' in {folder}/store.py; did you mean 'Store'?"),
+        (("store:Store.Iner", "unix:x"), "there is no 'Iner' in <class 'store.Store'>; did you mean 'Inner'?"),
+        (("store:Echo", "unix:x"), "store:Echo is a request class; name the request map that it is in"),
+        (("store:STORE", "unix:x"), "there is no 'STORE'"),
+        (("store:os", "unix:x"), "store:os is neither a HasPacketConnection class, nor a callable"),
+        (
+            ("store:two", "unix:x"),
+            "store:two cannot be called with a recv_send alone: missing a required argument: 'other'",
+        ),
+        (("store:NUMBERS", "unix:x"), "store:NUMBERS is no request map: it must have subclasses of BaseRequest"),
+        (("store:NAMES", "unix:x"), "store:NAMES is no request map"),
+        (("store:NOTHING", "unix:x"), "store:NOTHING is an empty request map"),
+        (
+            ("store:Store", "unx:x"),
+            "packetwire serve: argument ADDRESS: 'unx:x' is no address: expected exec:CMD, ",
+        ),
+        (("store:Store", "exec:x"), "exec:x cannot be served on: expected unix:PATH, tcp:HOST:PORT or stdio:"),
+        (("store:Store", "tcp:localhost"), "'tcp:localhost' is no address: expected tcp:HOST:PORT"),
+        (("store:Store", "unix:x", "more"), "unrecognized arguments: more"),
+        (("store:Store", "unix:x", "--dain", "1"), "unrecognized arguments: --dain 1"),
+        (("store:Store", "unix:x", "--drain", "x"), "--drain: expected a number of seconds, such as 2.5, got 'x'"),
+        (("store:Store", "unix:x", "--drain", "-1"), "got '-1'"),
+        (("store:Store", "unix:x", "--drain", "inf"), "got 'inf'"),
+        (
+            ("store:Store", "unix:x", "--handlers", "0"),
+            "--handlers: expected a whole number from 1 or 'inline', got '0'",
+        ),
+        (("store:Store", "unix:x", "--handlers", "line"), "got 'line'"),
+        (("store:Store", "unix:x", "--error-detail", "al"), "--error-detail: invalid choice: 'al'"),
+        (
+            ("store:Store", "unix:x", "--max-connections", "0"),
+            "--max-connections: expected a whole number from 1, got '0'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(folder: Path, args: tuple[str, ...], expected: str) -> None:
+    done = run(folder, *args)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert expected.format(folder=folder) in last(done)
+    assert not set(done.stderr.splitlines()[:-1]) - PRINTED
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import nonesuch", "ModuleNotFoundError: No module named 'nonesuch' (mine.py, line 1)"),
+        ("\n\nx = = 1", "SyntaxError: invalid syntax (mine.py, line 3)"),
+        ("def f():\n    1 / 0\nf()", "ZeroDivisionError: division by zero (mine.py, line 2)"),
+        ("raise SystemExit('go away\\nplease')", "SystemExit: go away (mine.py, line 1)"),
+        ("raise ValueError", "ValueError (mine.py, line 1)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(folder: Path, code: str, expected: str) -> None:
+    (folder / "mine.py").write_text(code)
+    done = run(folder, "mine:Store", "unix:x")
+    assert (done.returncode, done.stderr) == (2, f"packetwire: importing 'mine' failed: {expected}\n")
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("unix:{folder}/no/socket", "unix:{folder}/no/socket: No such file or directory: '{folder}/no'"),
+        ("unix:{folder}/store.py", "unix:{folder}/store.py: there is a file that is no socket"),
+        ("tcp:192.0.2.1:0", "tcp:192.0.2.1:0: Cannot assign requested address"),
+        ("tcp:no.such.invalid:0", "tcp:no.such.invalid:0: "),
+    ],
+)
+def test_a_place_that_cannot_be_listened_on(folder: Path, address: str, expected: str) -> None:
+    done = run(folder, "store:Store", address.format(folder=folder))
+    assert done.returncode == 1
+    assert last(done).startswith("packetwire: " + expected.format(folder=folder))
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [
+        ("store:broken", "RuntimeError: cannot be made (store.py, line "),
+        (
+            "store:nothing",
+            "TypeError: the factory must return a HasPacketConnection or a PacketConnection, got None",
+        ),
+    ],
+)
+def test_a_service_that_cannot_be_made_ends_stdio(folder: Path, service: str, expected: str) -> None:
+    done = run(folder, service, "stdio:", "--quiet", "--handlers", "2")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert last(done).startswith(f"packetwire: {expected}")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_service_that_cannot_be_made_is_logged_and_the_server_goes_on(start: Start) -> None:
+    serving = start("store:broken")
+    for _ in range(2):
+        with serving.connect() as conn, pytest.raises(ConnectionEnded):
+            conn(ECHO, timeout=LIMIT)
+    status, errors = serving.end()
+    assert status == 0
+    assert errors.count("\nRuntimeError: cannot be made\n") == 2
+
+
+def test_the_module_is_looked_for_in_the_current_directory_unless_that_is_unwanted(folder: Path) -> None:
+    """As `python -m` does it, and the console script, whose own directory comes first otherwise."""
+    code = "import sys; sys.path[:] = sys.path[1:]; from packetwire.cli.main import main; sys.exit(main())"
+    for options, status in ([], 0), (["-P"], 2):
+        done = subprocess.run(
+            [sys.executable, *options, "-c", code, "serve", "--quiet", "store:Store", "stdio:"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+            timeout=LIMIT,
+        )
+        assert done.returncode == status
+    assert done.stderr == "packetwire: there is no module 'store'\n"
+
+
+def test_help(folder: Path) -> None:
+    text = " ".join(run(folder, "--help").stdout.split())
+    for option in "--max-connections", "--handlers", "--error-detail", "--drain", "--quiet":
+        assert option in text
+    for word in "unix:PATH", "tcp:HOST:PORT", "stdio:", "no authentication", "SIGTERM", "Exit status: 0", "130":
+        assert word in text

@@ -1,0 +1,109 @@
+"""docs/design.md against the sources: its layers, its diagram, and the names in it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .pages import ROOT, code_blocks, tables
+from .state_diagram import mermaid
+
+DESIGN = ROOT / "docs" / "design.md"
+PACKAGE = ROOT / "lib" / "packetwire"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = tables(DESIGN)["|layer|modules|whatitis|fromelsewhere|"]
+THE_PACKAGE = "the package itself"
+
+
+def code_words(cell: str) -> list[str]:
+    """What a cell of the table lists, in code marks or as one piece of code without them."""
+    return re.findall(r"[\w.]+", cell)
+
+
+LAYER_OF = {
+    module: number
+    for number, (_, modules, _, _) in enumerate(LAYERS)
+    for module in ([""] if modules == THE_PACKAGE else code_words(modules))
+}
+"""The number of a layer, by the first part of a module's name behind that of the package."""
+
+ELSEWHERE = {name: set(code_words(elsewhere)) for name, _, _, elsewhere in LAYERS}
+
+
+def part_of(path: Path) -> str:
+    """Which part of the package a source is in."""
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if part == "__init__" else part
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a source imports anywhere, also for its types only."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            assert node.module
+            if node.module == "packetwire":
+                # a submodule, or a public name
+                yield from (
+                    f"packetwire.{alias.name}" if alias.name in LAYER_OF else "packetwire" for alias in node.names
+                )
+            else:
+                yield node.module
+
+
+def test_each_module_has_a_layer() -> None:
+    assert {part_of(path) for path in SOURCES} == set(LAYER_OF)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    own = LAYER_OF[part_of(path)]
+    for name in imported(path):
+        package, _, rest = name.partition(".")
+        if package == "packetwire":
+            assert LAYER_OF[rest.partition(".")[0]] <= own, name
+
+
+def test_there_are_imports_to_find() -> None:
+    found = set(imported(PACKAGE / "connection.py"))
+    assert {"packetwire.core.engine", "packetwire.threaded.driver", "packetwire.result"} <= found
+    assert "packetwire.streams.process" in found, "also inside functions"
+    assert "cs.buffer" in set(imported(PACKAGE / "core" / "packets.py"))
+
+
+def test_what_comes_from_elsewhere() -> None:
+    found: dict[str, set[str]] = {name: set() for name in ELSEWHERE}
+    for path in SOURCES:
+        packages = {name.partition(".")[0] for name in imported(path)}
+        found[LAYERS[LAYER_OF[part_of(path)]][0]] |= packages - sys.stdlib_module_names - {"packetwire"}
+    assert found == ELSEWHERE
+
+
+def test_the_diagram_is_made_from_the_table_of_states() -> None:
+    assert code_blocks(DESIGN, "mermaid") == [mermaid()]
+
+
+def test_the_steps_of_a_request_are_in_layers() -> None:
+    layers = {name for name, _, _, _ in LAYERS}
+    for _, where in tables(DESIGN)["|step|where|"]:
+        assert set(where.split(", ")) <= layers
+
+
+def test_the_files_that_are_named_exist() -> None:
+    named = set(re.findall(r"`((?:core|streams|cli)/\w+\.py|addresses\.py)`", DESIGN.read_text()))
+    assert named
+    assert [name for name in named if not (PACKAGE / name).is_file()] == []
+
+
+def test_the_modules_of_the_core_are_all_described() -> None:
+    (paragraph,) = re.findall(r"In the core (.*?)\n\n", DESIGN.read_text(), re.DOTALL)
+    modules = {path.stem for path in (PACKAGE / "core").glob("*.py")} - {"__init__"}
+    assert set(re.findall(r"`(\w+)`", paragraph)) == modules
