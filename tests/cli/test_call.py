@@ -360,7 +360,7 @@ def test_the_time_for_connecting_is_over(call: Call) -> None:
 @pytest.mark.parametrize("kind", ["unix", "exec"])
 def test_ctrl_c(peer: Peer, folder: Path, kind: str) -> None:
     os.mkfifo(folder / "begun")
-    address = peer.address if kind == "unix" else "exec:sh -c 'echo >begun; exec cat >/dev/null'"
+    address = peer.address if kind == "unix" else "exec:sh -c 'head -c 1 >begun; exec cat >/dev/null'"
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as from a terminal
     try:
         process = subprocess.Popen(

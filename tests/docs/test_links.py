@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from .pages import CHANGELOG, README, WIRE, anchors, links
+from .pages import CHANGELOG, README, ROOT, anchors, links
 
 
-@pytest.mark.parametrize("page", [README, WIRE, CHANGELOG], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, CHANGELOG, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
 def test_links_within_the_project(page: Path) -> None:
     for link in links(page):
         if link.startswith("https://"):
