@@ -7,6 +7,7 @@ import fcntl
 import gc
 import logging
 import os
+import queue
 import socket
 import stat
 import subprocess
@@ -524,24 +525,25 @@ def test_a_client_that_is_being_accepted_at_the_end_is_told(address: str, servic
         assert isinstance(conn.ended, PeerClosed)
 
 
-@pytest.mark.leaves_threads
 def test_a_service_that_does_not_return_is_left_behind(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(packetwire.server, "CUT_SECONDS", 0.01)
-    making, go_on = threading.Event(), threading.Event()
+    making: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
+    go_on = threading.Event()
 
     def make(recv_send: Any) -> PacketConnection:
-        making.set()
+        making.put(threading.current_thread())
         assert go_on.wait(LIMIT)
         return service(recv_send)
 
     with serve(address, make, drain_timeout=0) as server, client(server) as conn:
-        assert making.wait(LIMIT)
+        session = making.get(timeout=LIMIT)
         server.stop()
         assert server.wait(LIMIT)
         assert conn.join(LIMIT)
         go_on.set()
+        session.join(LIMIT)
     assert "1 services do not return" in caplog.text
 
 

@@ -9,7 +9,10 @@ import pytest
 from .pages import CHANGELOG, README, ROOT, anchors, links
 
 
-@pytest.mark.parametrize("page", [README, CHANGELOG, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+PAGES = [README, CHANGELOG, *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_within_the_project(page: Path) -> None:
     for link in links(page):
         if link.startswith("https://"):

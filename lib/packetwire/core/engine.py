@@ -220,10 +220,8 @@ class ConnectionEngine:
             if not self._may_answer:
                 return False
             raise LocalProtocolError(f"no request with tag {tag} on channel {channel} waits for an answer")
-        if channel or flags or not ok:
-            tail = head_tail(channel, flags << 3 | (4 if ok else 0), None)
-        else:
-            tail = _OK_TAIL
+        usual = ok and not flags and not channel
+        tail = _OK_TAIL if usual else head_tail(channel, flags << 3 | (4 if ok else 0), None)
         head = packet_head(tag, tail, len(payload))
         if len(head) + len(payload) > self.max_packet_size:
             self._check_size(head, payload)
