@@ -8,7 +8,6 @@ import pytest
 
 from .pages import CHANGELOG, README, ROOT, anchors, links
 
-
 PAGES = [README, CHANGELOG, *sorted((ROOT / "docs").glob("*.md"))]
 
 
