@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -292,20 +292,22 @@ def test_a_factory_of_something_else_is_told(address: str, caplog: pytest.LogCap
 # when the system runs out of something
 
 
-@contextmanager
-def failing_accept(monkeypatch: pytest.MonkeyPatch, code: int, times: int) -> Iterator[list[int]]:
-    """The next `times` calls of accept fail; the list has one item for each call."""
-    real, calls = socket.socket.accept, []
+class Accepting:
+    """Lets `socket.accept` fail while `failures` are left, and counts its calls."""
 
-    def accept(self: socket.socket) -> Any:
-        calls.append(code)
-        if len(calls) <= times:
-            raise OSError(code, os.strerror(code))
-        return real(self)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, code: int, failures: float) -> None:
+        self.calls = 0
+        self.failures = failures
+        real = socket.socket.accept
 
-    with monkeypatch.context() as patched:
-        patched.setattr(socket.socket, "accept", accept)
-        yield calls
+        def accept(sock: socket.socket) -> Any:
+            self.calls += 1
+            if self.failures > 0:
+                self.failures -= 1
+                raise OSError(code, os.strerror(code))
+            return real(sock)
+
+        monkeypatch.setattr(socket.socket, "accept", accept)
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
@@ -313,9 +315,11 @@ def test_without_descriptors_accepting_goes_on_after_a_moment(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", 0.01)
-    with serve(address, service) as server, failing_accept(monkeypatch, code, 3) as calls, client(server) as conn:
-        assert is_answered(conn)
-        assert len(calls) == 4
+    with serve(address, service) as server:
+        accepting = Accepting(monkeypatch, code, 3)
+        with client(server) as conn:
+            assert is_answered(conn)
+            assert accepting.calls == 4
     assert caplog.text.count("clients have to wait") == 1
 
 
@@ -334,20 +338,27 @@ def test_without_descriptors_a_client_that_leaves_is_enough(
     with serve(address, service) as server:
         first = client(server).open()
         assert is_answered(first)
-        with failing_accept(monkeypatch, errno.EMFILE, 1) as calls, client(server) as second:
+        accepting = Accepting(monkeypatch, errno.EMFILE, float("inf"))
+        with client(server) as second:
             result = second.submit(ECHO)
             assert tried.wait(LIMIT)
+            assert all(is_answered(first) for _ in range(100))
+            assert accepting.calls == 1  # meanwhile it did not try again and again
+            accepting.failures = 0
             first.close()
             assert result(timeout=LIMIT)[0]
-            assert len(calls) == 2
+            assert accepting.calls == 2
 
 
 @pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EAGAIN, errno.EPROTO, errno.EPERM, errno.ENETDOWN])
 def test_a_client_that_is_gone_before_it_is_accepted(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    with serve(address, service) as server, failing_accept(monkeypatch, code, 1), client(server) as conn:
-        assert is_answered(conn)
+    with serve(address, service) as server:
+        accepting = Accepting(monkeypatch, code, 1)
+        with client(server) as conn:
+            assert is_answered(conn)
+        assert accepting.calls == 2
 
 
 def test_without_threads_a_client_is_sent_away_and_the_next_is_served(
@@ -376,7 +387,8 @@ def test_a_listening_socket_that_breaks_ends_the_server(
 ) -> None:
     with serve(address, service) as server, client(server) as conn:
         assert is_answered(conn)
-        with failing_accept(monkeypatch, errno.EBADF, 1), suppress(ConnectionResetError), raw_client(server):
+        Accepting(monkeypatch, errno.EBADF, 1)
+        with suppress(ConnectionResetError), raw_client(server):
             assert server.wait(LIMIT)
         assert server.wait(LIMIT)
         assert isinstance(server.failure, OSError)
