@@ -14,7 +14,7 @@ from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, MAX_UINT, decode_va
 from packetwire.core.refusals import REFUSALS
 from packetwire.core.requests import response_parts
 from packetwire.core.state import TRANSITIONS, Act, Half
-from packetwire.threaded.driver import ERROR_TEXT_LIMIT
+from packetwire.error_text import ERROR_TEXT_LIMIT
 
 from .pages import WIRE, code_blocks, tables
 

@@ -25,7 +25,6 @@ import select
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Container, Sequence
@@ -37,6 +36,7 @@ from packetwire.core.engine import NO_HANDLER, ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.packets import BytesLike
 from packetwire.core.requests import Outcome, response_parts, subscribe
+from packetwire.error_text import error_text
 from packetwire.errors import (
     ConnectionEnded,
     LimitExceeded,
@@ -64,7 +64,6 @@ MAX_NESTED = 512
 """Handlers of one connection that wait for calls of their own on it: the depth of a chain of call-backs."""
 END_GRACE = 1.0
 """Seconds for the stream to end by itself, and so say why, after a write failed or a child exited."""
-ERROR_TEXT_LIMIT = 16384
 
 _NOBODY = 0
 _WRITER_THREAD = -1
@@ -958,7 +957,7 @@ class Driver:
             error,
             exc_info=error,
         )
-        self._respond(event, False, 0, _error_text(error, self._error_detail))
+        self._respond(event, False, 0, error_text(error, self._error_detail))
 
     def _respond(self, event: RequestReceived, ok: bool, flags: int, payload: bytes) -> None:
         try:
@@ -973,17 +972,6 @@ class Driver:
             self._answer_error(event, error)
         if self._trace:
             self._trace("==> response %d:%d ok=%s flags=0x%x", event.channel, event.tag, ok, flags)
-
-
-def _error_text(error: BaseException, detail: str) -> bytes:
-    """What the peer is told of a handler's exception."""
-    if detail == "none":
-        return b"the request failed"
-    if detail == "traceback":
-        text = "".join(traceback.format_exception(error))
-    else:
-        text = "".join(traceback.format_exception_only(error)).rstrip()
-    return text[:ERROR_TEXT_LIMIT].encode("utf-8", errors="replace")
 
 
 def _shown(event: Event) -> str:

@@ -1,0 +1,19 @@
+"""What the peer is told of a handler's exception."""
+
+from __future__ import annotations
+
+import traceback
+
+ERROR_TEXT_LIMIT = 16384
+"""Characters."""
+
+
+def error_text(error: BaseException, detail: str) -> bytes:
+    """The payload of the failed response, by `detail`: "none", "message" or "traceback"."""
+    if detail == "none":
+        return b"the request failed"
+    if detail == "traceback":
+        text = "".join(traceback.format_exception(error))
+    else:
+        text = "".join(traceback.format_exception_only(error)).rstrip()
+    return text[:ERROR_TEXT_LIMIT].encode("utf-8", errors="replace")
