@@ -129,3 +129,10 @@ class RequestTimeout(PacketwireError, TimeoutError):
 
 class LimitExceeded(PacketwireError):
     """A bound was passed; the message names it and the value."""
+
+
+def ended_by(cause: BaseException, text: str) -> ConnectionEnded:
+    """A `ConnectionEnded` that says `text`, chained to `cause`."""
+    ended = ConnectionEnded(text)
+    ended.__cause__ = cause
+    return ended

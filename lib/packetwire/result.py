@@ -20,7 +20,8 @@ from cs.result import Result
 
 from packetwire.core.events import ResponseReceived
 from packetwire.errors import ConnectionEnded, RequestTimeout
-from packetwire.threaded.driver import Driver, logger
+from packetwire.threaded.answering import logger
+from packetwire.threaded.driver import Driver
 from packetwire.threaded.waiter import RESPONSE, DecodeResponse, Waiter, outcome_of
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
     # completion, by the reader of the connection
 
     def deliver(self, response: ResponseReceived) -> None:
-        self.response = response
+        self.response = response[RESPONSE]  # type: ignore[assignment]
         self.done = True
         if self.locks:
             self._release()
@@ -162,7 +163,7 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
         if not self.done:
             self._wait(timeout)
         if self.response is not None and self._decode is None:
-            return self.response[RESPONSE]
+            return self.response
         result, exc_info = self._collect()
         if exc_info is not None and exc_info[1] is not None:
             raise exc_info[1].with_traceback(exc_info[2])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 from cs.fsm import CancellationError, FSMTransitionEvent
@@ -217,3 +219,17 @@ def test_request_state_as_the_reference_has_it():
     cancelled = Result()
     RequestState(None, cancelled).cancel()
     assert cancelled.is_cancelled
+
+
+def test_a_response_is_freed_with_its_result_and_not_by_the_garbage_collector(fd_connect):
+    a, _ = fd_connect(b={"request_handler": lambda rq_type, flags, payload: payload})
+    result = a.submit(1, payload=b"x")
+    assert result() == (True, 0, b"x")
+    freed = weakref.ref(result)
+    gc.disable()
+    try:
+        del result
+        a(2)  # whatever the reader had in its hands is gone now
+        assert freed() is None
+    finally:
+        gc.enable()

@@ -452,7 +452,7 @@ class PacketDecoder:
         head = Packet._of_body(self._partial, body, len(self._partial), self.octets_decoded)
         payload = b"".join((head.payload, *self._chunks, last))
         self._chunks, self._chunks_size = [], 0
-        return _tuple_new(Packet, (*tuple(head)[:5], payload))
+        return _tuple_new(Packet, (*head[:5], payload))
 
     def _decode(self, octets: bytes, packets: list[Packet]) -> None:
         """Decode whole packets in place; keep the octets of the last, incomplete one.

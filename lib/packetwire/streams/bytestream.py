@@ -13,6 +13,8 @@ from typing import Protocol
 from packetwire.errors import ConnectionEnded
 
 Buffers = Sequence[bytes | memoryview]
+JOIN_LIMIT = 65536
+"""Octets up to which several buffers are copied into one: below, that costs less than their number does."""
 
 
 class ReadHalf(Protocol):
@@ -91,6 +93,16 @@ class ByteStream:
         """The poll event of `write_fd` that says there is room."""
         return self.writer.events
 
+    def write_batch(self, batch: Buffers) -> Buffers:
+        """Write what fits, without waiting, and return the rest. Raises OSError."""
+        if len(batch) > 1 and sum(map(len, batch)) <= JOIN_LIMIT:
+            batch = (b"".join(batch),)
+        taken = self.try_write(batch)
+        if taken == len(batch[0]) and len(batch) == 1:
+            return ()
+        # what was not taken now will hardly be taken at once
+        return _behind(batch, taken) if taken else batch
+
     def start(self, on_exit: Callable[[ConnectionEnded], None]) -> None:
         """The connection runs now. `on_exit` may be called, from any thread, to say that the other end
         is gone although the stream may not show it, with the exception that explains it."""
@@ -121,3 +133,12 @@ class ByteStream:
             finally:
                 if on_close is not None:
                     on_close()
+
+
+def _behind(buffers: Buffers, taken: int) -> Buffers:
+    """What is left of `buffers` behind their first `taken` octets."""
+    for index, buffer in enumerate(buffers):
+        if taken < len(buffer):
+            return memoryview(buffer)[taken:], *buffers[index + 1 :]
+        taken -= len(buffer)
+    return ()

@@ -19,7 +19,6 @@ the connection, because what follows could not be understood.
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import sys
@@ -27,34 +26,29 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Container, Sequence
-from functools import partial
+from collections.abc import Callable, Container
 from threading import get_ident
-from typing import Any
 
-from packetwire.core.engine import NO_HANDLER, ConnectionEngine
+from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.packets import BytesLike
-from packetwire.core.requests import Outcome, response_parts, subscribe
-from packetwire.error_text import error_text
+from packetwire.core.requests import Outcome
 from packetwire.errors import (
     ConnectionEnded,
     LimitExceeded,
     LocalProtocolError,
-    PacketwireError,
     RequestTimeout,
+    ended_by,
 )
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.fds import READ_SIZE
 from packetwire.streams.wakeup import Wakeup
+from packetwire.threaded.answering import Answering, RequestHandler, logger
 from packetwire.threaded.parking import Parked, open_parking
+from packetwire.threaded.spinning import Spin
 from packetwire.threaded.waiter import Waiter
+from packetwire.threaded.writing import NOBODY, Writing
 
-logger = logging.getLogger("packetwire")
-
-RequestHandler = Callable[[int, int, bytes], Any]
-
-JOIN_BATCH = 65536
 POSTPONE_ABOVE = 2
 """Requests without an answer past which writing is postponed."""
 POSTPONE_OCTETS = 640
@@ -62,11 +56,12 @@ POSTPONE_OCTETS = 640
 the peer to work on them meanwhile."""
 MAX_NESTED = 512
 """Handlers of one connection that wait for calls of their own on it: the depth of a chain of call-backs."""
+WATCH = 0.001
+"""Seconds between two looks."""
+WATCH_PATIENCE = 4
 END_GRACE = 1.0
 """Seconds for the stream to end by itself, and so say why, after a write failed or a child exited."""
 
-_NOBODY = 0
-_WRITER_THREAD = -1
 _CLOSED = -2
 
 
@@ -86,26 +81,24 @@ class Driver:
         trace_log: Callable[..., object] | None,
         error_detail: str,
         max_unsent: int,
+        spin: float,
     ) -> None:
         self.name = name
         self.engine = engine
         self.stream = stream
-        self._handler = handler
         self._all_inline = handlers == "inline"
         self._inline = inline
         self._limit = handlers if isinstance(handlers, int) else 1
         self._on_event = on_event
         self._trace = trace_log
-        self._watched = trace_log is not None or on_event is not None
-        self._error_detail = error_detail
+        self._observed = trace_log is not None or on_event is not None
         self._max_unsent = max_unsent
 
         self._lock = threading.Lock()
         self._change = threading.Condition(self._lock)
         self._watchers = 0  # threads that wait on _change
         self._received_all = threading.Event()
-        self._reader = _NOBODY
-        self._writer = _NOBODY
+        self._reader = NOBODY
         self._stopping = False
         self._forked = False
 
@@ -116,6 +109,9 @@ class Driver:
         self._lead_poll = select.poll()
         self._lead_poll.register(self._read_fd, select.POLLIN)
         self._lead_poll.register(self._lead_wakeup.fileno(), select.POLLIN)
+        self._lead_spin = Spin(self._lead_poll.poll, spin)
+        self._idle_spin = Spin(self._lead_poll.poll, spin)
+        self._handled_inline = 0  # requests in what was read last
 
         self._jobs: deque[RequestReceived] = deque()
         self._taken: set[tuple[int, int]] = set()
@@ -123,11 +119,28 @@ class Driver:
         self._busy: set[int] = set()  # idents of the threads that run a handler
         self._workers: set[threading.Thread] = set()
         self._helper_called = False
+        self._on_watch = False
         self._unarmed = False
 
-        self._leftover: Sequence[bytes | memoryview] = ()
-        self._write_wakeup: Wakeup | None = None
-        self._write_thread: threading.Thread | None = None
+        self._writing = Writing(
+            engine,
+            stream,
+            self._lock,
+            name,
+            written=self._has_written,
+            failed=self._write_failed,
+            interrupted=self._write_interrupted,
+        )
+        self._answering = Answering(
+            engine,
+            self._lock,
+            name,
+            handler=handler,
+            error_detail=error_detail,
+            trace_log=trace_log,
+            answered=self._has_answered,
+        )
+        self._run_handler = self._answering.run_handler
 
         self._doom: tuple[float, ConnectionEnded] | None = None
 
@@ -231,24 +244,19 @@ class Driver:
         with self._lock:
             self._stopping = True
             self._jobs.clear()
-            write_wakeup, write_thread = self._write_wakeup, self._write_thread
         self._parking.wake()
-        if write_wakeup:
-            write_wakeup.set()
-        if write_thread:
-            write_thread.join()
+        self._writing.stop()
         # whoever is reading or writing at this moment is about to see that it has ended
-        self._await(lambda: self._reader == _NOBODY and self._writer == _NOBODY, time.monotonic() + END_GRACE)
+        self._await(lambda: self._reader == NOBODY and self._writing.holder == NOBODY, time.monotonic() + END_GRACE)
         me = threading.current_thread()
         with self._lock:
-            self._reader = self._writer = _CLOSED
+            self._reader = _CLOSED
             workers = [w for w in self._workers if w is not me and w.ident not in self._busy]
         for worker in workers:
             worker.join(END_GRACE)
         self._parking.close()
         self._lead_wakeup.close()
-        if write_wakeup:
-            write_wakeup.close()
+        self._writing.close()
 
     def after_fork(self) -> None:
         """In a forked child: the connection belongs to the parent."""
@@ -256,7 +264,8 @@ class Driver:
         self._lock = threading.Lock()
         self._change = threading.Condition(self._lock)
         self._received_all.set()
-        self._reader = self._writer = _CLOSED
+        self._reader = _CLOSED
+        self._writing.close()
         self.engine.fail(ConnectionEnded(f"{self.name} was opened in process {os.getppid()}; this is a fork"))
 
     # calls
@@ -282,6 +291,7 @@ class Driver:
         """
         me = get_ident()
         engine = self.engine
+        writing = self._writing
         batch: list[bytes] | None = None
         try:
             with self._lock:
@@ -295,24 +305,23 @@ class Driver:
                     under_way > POSTPONE_ABOVE
                     and not lead
                     and engine.unsent_octets < POSTPONE_OCTETS
-                    and self._reader == _NOBODY
+                    and self._reader == NOBODY
                 )
-                if self._writer == _NOBODY and not postponed:
-                    self._writer = me
-                    batch = engine.data_to_send()
-                if lead and self._reader == _NOBODY:
+                if not postponed:
+                    batch = writing.take(me)
+                if lead and self._reader == NOBODY:
                     self._reader = me
             if postponed:
                 self._call_helper()
             elif batch is not None:
                 if lead and self._reader == me:
                     self._disarm()
-                self._write_batches(batch)
+                writing.write(batch)
             elif lead and self._reader == me:
                 self._disarm()
         finally:
-            if self._writer == me:
-                self._writer = _NOBODY
+            if writing.holder == me:
+                writing.release(me)
         if self._trace:
             self._trace("==> request %d:%d rq_type=%d %r", channel, tag, rq_type, payload[:32])
         return tag
@@ -352,7 +361,7 @@ class Driver:
         if self._reader == me:
             raise self._would_wait_for_itself()
         nested = self._give_up_slot(me)
-        self._call_helper()
+        self._wake_helper()
         self._watchers += 1
         try:
             while engine.may_request and (not engine.has_room or engine.unsent_octets > self._max_unsent):
@@ -386,7 +395,7 @@ class Driver:
         me = get_ident()
         if self._reader == me:
             raise self._would_wait_for_itself()
-        if self.engine.unsent_octets and self._writer == _NOBODY:
+        if self.engine.unsent_octets and self._writing.holder == NOBODY:
             self.flush()
         nested = False
         if me in self._busy:
@@ -415,7 +424,7 @@ class Driver:
 
     def interrupt_lead(self) -> None:
         """Let the thread that reads for itself look at its waiter again."""
-        if self._reader != _NOBODY:
+        if self._reader != NOBODY:
             self._lead_wakeup.set()
 
     def _would_wait_for_itself(self) -> LocalProtocolError:
@@ -430,7 +439,7 @@ class Driver:
         """Become the reader until `waiter` is done; false if someone else reads, or at the deadline."""
         try:
             with self._lock:
-                if self._reader != _NOBODY or self.engine.ended is not None:
+                if self._reader != NOBODY or self.engine.ended is not None:
                     return False
                 self._reader = me
             self._disarm()
@@ -443,13 +452,16 @@ class Driver:
         try:
             self._parking.disarm()
         except (OSError, ValueError) as error:
-            self._fail(_ended(f"{self.name}: the stream's descriptor is gone: {error}", error))
+            self._fail(ended_by(error, f"{self.name}: the stream's descriptor is gone: {error}"))
 
     def _read_until(self, waiter: Waiter, deadline: float | None) -> bool:
         """As the reader: read until `waiter` is done or nothing more comes; false at the deadline."""
         poll = self._lead_poll.poll
         while not waiter.done and self.engine.ended is None:
-            if deadline is None:
+            ready = self._lead_spin() if len(self.engine.waiters) <= POSTPONE_ABOVE else None
+            if ready:
+                pass
+            elif deadline is None:
                 ready = poll()
             else:
                 ready = poll(max(0.0, deadline - time.monotonic()) * 1000)
@@ -467,7 +479,7 @@ class Driver:
 
     def _leave_reading(self) -> None:
         # first give up the role, then arm: a worker that is woken while the role is taken leaves again
-        self._reader = _NOBODY
+        self._reader = NOBODY
         self._arm()
         if self._watchers:
             self._changed()
@@ -479,7 +491,7 @@ class Driver:
             try:
                 self._parking.arm()
             except (OSError, ValueError) as error:
-                self._fail(_ended(f"{self.name}: the stream's descriptor is gone: {error}", error))
+                self._fail(ended_by(error, f"{self.name}: the stream's descriptor is gone: {error}"))
 
     def _read(self) -> bool:
         """As the reader: take what there is and deliver what comes of it; false if there was nothing.
@@ -505,7 +517,7 @@ class Driver:
 
     def _take_in(self, octets: bytes) -> None:
         """As the reader: feed the engine what was read, b"" for the end, and deliver what comes of it."""
-        if self.engine.unsent_octets and self._writer == _NOBODY:
+        if self.engine.unsent_octets and self._writing.holder == NOBODY:
             self.flush()  # what was postponed must not wait for the handlers that follow
         events: list[Event] = []
         try:
@@ -514,7 +526,7 @@ class Driver:
                     self.engine.receive(octets, events)
             else:
                 self._receive_end(events)
-            if self._watched:
+            if self._observed:
                 self._show(events)
             for event in events:
                 # told apart by their exact type, the frequent kinds first
@@ -538,7 +550,7 @@ class Driver:
         cause = self.stream.end_reason()
         error = self._read_failure
         if cause is None and error is not None:
-            cause = _ended(f"{self.name}: reading failed: {error}", error)
+            cause = ended_by(error, f"{self.name}: reading failed: {error}")
         with self._lock:
             events += self.engine.receive_eof(cause)
 
@@ -562,6 +574,7 @@ class Driver:
             and not self._jobs
             and self.engine.unsent_octets <= self._max_unsent
         ):
+            self._handled_inline += 1
             self._run_handler(event)
         else:
             self._jobs.append(event)
@@ -580,7 +593,7 @@ class Driver:
                 event.waiter.deliver(event)
             elif isinstance(event, StreamEnded):
                 self._end(event)
-        self._fail(_ended(f"{self.name}: interrupted while reading: {error!r}", error))
+        self._fail(ended_by(error, f"{self.name}: interrupted while reading: {error!r}"))
 
     def _fail(self, cause: ConnectionEnded) -> None:
         """End the connection for `cause`, if it has not ended yet. From any thread."""
@@ -629,33 +642,8 @@ class Driver:
 
     def flush(self) -> None:
         """Write what the engine wants sent, as far as that goes without waiting."""
-        me = get_ident()
-        try:
-            with self._lock:
-                if self._writer != _NOBODY:
-                    return  # that thread looks again before it gives up the role
-                batch = self.engine.data_to_send()
-                if not batch:
-                    return
-                self._writer = me
-            self._write_batches(batch)
-        finally:
-            if self._writer == me:
-                self._writer = _NOBODY
-
-    def _write_batches(self, batch: list[bytes]) -> None:
-        """As the writer: write until nothing is left, or hand the rest to the thread that waits for room."""
-        while batch:
-            rest = self._try_write(batch)
-            if rest:
-                self._hand_over(rest)
-                return
-            with self._lock:
-                batch = self.engine.more_data_to_send()
-                if not batch:
-                    self._writer = _NOBODY
-        if self._jobs or self._watchers:
-            self._has_written()
+        if self.engine.unsent_octets:
+            self._writing.flush()
 
     def _has_written(self) -> None:
         """There is room again: for whoever waits to send, and for handlers whose replies had none."""
@@ -664,103 +652,78 @@ class Driver:
         if self._watchers:
             self._changed()
 
-    def _try_write(self, batch: Sequence[bytes | memoryview]) -> Sequence[bytes | memoryview]:
-        """Write what fits, return the rest. A failure leaves no rest."""
-        try:
-            if len(batch) > 1 and sum(map(len, batch)) <= JOIN_BATCH:
-                batch = (b"".join(batch),)
-            taken = self.stream.try_write(batch)
-            if taken == len(batch[0]) and len(batch) == 1:
-                return ()
-            # what was not taken now will hardly be taken at once
-            return _behind(batch, taken) if taken else batch
-        except Exception as error:
-            self._write_failed(error)
-            return ()
-        except BaseException as error:
-            self._fail(_ended(f"{self.name}: interrupted while writing: {error!r}", error))
-            raise
-
     def _write_failed(self, error: Exception) -> None:
         """Nothing can be sent. What the peer sent before may say why, so go on reading for a moment."""
         with self._lock:
             self.engine.send_failed(error)
             expected = self._doom is not None
         if not expected:
-            self._expect_end(_ended(f"{self.name}: writing failed: {error}", error))
+            self._expect_end(ended_by(error, f"{self.name}: writing failed: {error}"))
         self._changed()
 
-    def _hand_over(self, rest: Sequence[bytes | memoryview]) -> None:
-        with self._lock:
-            if self._stopping:
-                self._writer = _NOBODY
-                return
-            self._leftover = rest
-            self._writer = _WRITER_THREAD
-            start = self._write_thread is None
-            if start:
-                self._write_wakeup = Wakeup()
-                self._write_thread = threading.Thread(
-                    target=self._wait_and_write, name=f"{self.name}-writer", daemon=True
-                )
-        if start:
-            self._write_thread.start()  # type: ignore[union-attr]
-        else:
-            self._write_wakeup.set()  # type: ignore[union-attr]
-
-    def _wait_and_write(self) -> None:
-        """The writer thread: wait for room and write, whenever there is something left over."""
-        wakeup = self._write_wakeup
-        assert wakeup is not None
-        while not self._stopping:
-            poller = select.poll()
-            poller.register(wakeup.fileno(), select.POLLIN)
-            if self._leftover:
-                poller.register(self.stream.write_fd, self.stream.write_events)
-            poller.poll()
-            wakeup.clear()
-            if self._leftover and not self._stopping:
-                self._leftover = self._try_write(self._leftover)
-                if not self._leftover:
-                    self._writer_has_room()
-        with self._lock:
-            if self._writer == _WRITER_THREAD:
-                self._writer = _NOBODY
-
-    def _writer_has_room(self) -> None:
-        """As the writer thread, with all written: take the next batch, or give up the role."""
-        with self._lock:
-            self._leftover = self.engine.more_data_to_send()
-            if not self._leftover:
-                self._writer = _NOBODY
-        self._has_written()
-        if self._leftover and self._write_wakeup:
-            self._write_wakeup.set()
+    def _write_interrupted(self, error: BaseException) -> None:
+        self._fail(ended_by(error, f"{self.name}: interrupted while writing: {error!r}"))
 
     # workers
 
     def _call_worker(self) -> None:
         """There may be a handler to run for a worker that is parked."""
         if self._running < self._limit:
-            self._call_helper()
+            self._wake_helper()
+
+    def _wake_helper(self) -> None:
+        """Have a spare worker come now."""
+        self._helper_called = True
+        self._parking.wake()
 
     def _call_helper(self) -> None:
         """Have a spare worker see to what is postponed here: octets to write, the stream, further handlers.
 
         It gets the GIL when this thread blocks, or has computed for some milliseconds; by then there is
-        mostly nothing left to do.
+        mostly nothing left to do. While that is so it comes by the clock.
         """
         if not self._helper_called:
             self._helper_called = True
-            self._parking.wake()
+            if not self._on_watch:
+                self._parking.wake()
 
-    def _help(self) -> None:
-        """As a worker that was called."""
+    def _help(self) -> bool:
+        """As a worker that was called; false if there was nothing to do."""
         self._helper_called = False
+        needed = bool(self._jobs)
         if self.engine.unsent_octets:
             self.flush()
-        if self._unarmed and self._reader == _NOBODY:
+            needed = True
+        if self._unarmed and self._reader == NOBODY:
             self._arm()
+            needed = True
+        return needed
+
+    def _watch(self) -> None:
+        """As a worker that was called in vain: look by the clock a while, instead of being woken each time."""
+        if self._on_watch:
+            return
+        self._on_watch = True
+        idle = 0
+        parked = Parked.TIMEOUT
+        while idle < WATCH_PATIENCE and not self._stopping and self._doom is None:
+            parked = self._parking.park(WATCH)
+            if parked is Parked.READABLE:
+                break
+            if not self._helper_called:
+                idle += 1
+            elif self._help():
+                break
+            else:
+                idle = 0
+        # whoever calls from here on wakes a worker; whoever called before did not
+        self._on_watch = False
+        if parked is Parked.READABLE:
+            if self._helper_called:
+                self._parking.wake()
+            self._read_as_worker()
+        elif self._helper_called:
+            self._help()
 
     def _add_worker(self) -> bool:
         with self._lock:
@@ -778,21 +741,22 @@ class Driver:
                 last = self._spare == 0
             logger.error("%s: %s", self.name, error)
             if last:
-                self._fail(_ended(f"{self.name}: no thread can be started to read: {error}", error))
+                self._fail(ended_by(error, f"{self.name}: no thread can be started to read: {error}"))
             return False
         return True
 
     def _work(self) -> None:
-        """A worker: run a handler if one is to be run, else read if that was postponed, else park."""
+        """A worker: run a handler if one is to be run, else read if that may bring something, else park."""
         event: RequestReceived | None = None
         try:
             while True:
-                event = self._next_job(finished=event is not None)
+                served = event is not None
+                event = self._next_job(finished=served)
                 if event is not None:
-                    self._run_job(event)
+                    self._run_jobs(event)
                 elif self._is_superfluous():
                     return
-                elif not (self._unarmed and self._read_as_worker()):
+                elif not ((self._unarmed or served) and self._read_as_worker(soon=not self._unarmed)):
                     self._park()
         finally:
             with self._lock:
@@ -811,7 +775,7 @@ class Driver:
         return True
 
     def _park(self) -> None:
-        if self.engine.unsent_octets and self._writer == _NOBODY:
+        if self.engine.unsent_octets and self._writing.holder == NOBODY:
             self.flush()
         doom = self._doom if self.engine.ended is None else None
         parked = self._parking.park(None if doom is None else max(0.0, doom[0] - time.monotonic()))
@@ -819,24 +783,32 @@ class Driver:
             return
         if parked is Parked.READABLE:
             self._read_as_worker()
-        elif parked is Parked.WOKEN:
-            self._help()
+        elif parked is Parked.WOKEN and not self._help():
+            self._watch()
         if doom is not None and time.monotonic() >= doom[0]:
             self._fail(doom[1])
 
-    def _read_as_worker(self) -> bool:
-        """Read once, if nobody else does; true if that brought anything."""
+    def _read_as_worker(self, *, soon: bool = False) -> bool:
+        """Read, if nobody else does; true if that brought anything. `soon`: only what comes at once."""
         me = get_ident()
         try:
             with self._lock:
-                if self._reader != _NOBODY or self.engine.ended is not None:
+                if self._reader != NOBODY or self.engine.ended is not None:
                     return False
                 self._reader = me
+            if soon:
+                self._disarm()
+                if not self._comes_soon():
+                    return False
+            self._handled_inline = 0
             brought = self._read()
+            while self._handled_inline == 1 and not self._jobs and self._comes_soon():
+                self._handled_inline = 0
+                self._read()
             if len(self._jobs) > 1:
                 # these are run before anyone reads on; the helper reads if a handler takes its time
                 self._unarmed = True
-                self._reader = _NOBODY
+                self._reader = NOBODY
                 self._call_helper()
             return brought
         except BaseException as error:
@@ -845,6 +817,18 @@ class Driver:
         finally:
             if self._reader == me:
                 self._leave_reading()
+
+    def _comes_soon(self) -> bool:
+        """As the reader, after a request was answered: whether the next one comes at once, as far as looked."""
+        if self.engine.ended is not None:
+            return False
+        ready = self._idle_spin()
+        if not ready:
+            return False
+        if len(ready) == 1 and ready[0][0] == self._read_fd:
+            return True
+        self._lead_wakeup.clear()
+        return False
 
     def _next_job(self, *, finished: bool) -> RequestReceived | None:
         """The next request to handle, if one more handler may run; there is another spare worker then.
@@ -874,17 +858,33 @@ class Driver:
             self._call_helper()
         return event
 
-    def _run_job(self, event: RequestReceived) -> None:
+    def _run_jobs(self, event: RequestReceived | None) -> None:
+        """Run the handler for `event`, and for what follows it in the queue."""
         me = get_ident()
         self._busy.add(me)
         try:
-            self._run_handler(event)
-        except KeyboardInterrupt:
-            pass  # raised by the handler itself, and answered: a worker is not the program
+            while event is not None:
+                try:
+                    self._run_handler(event)
+                except KeyboardInterrupt:
+                    pass  # raised by the handler itself, and answered: a worker is not the program
+                if not (self._jobs and self._helper_called):
+                    self.flush()
+                event = self._following_job()
         finally:
             self._busy.discard(me)
-        if not (self._jobs and self._helper_called):
-            self.flush()
+
+    def _following_job(self) -> RequestReceived | None:
+        """The next request for a worker that has a slot for a handler, and keeps it."""
+        if self.engine.unsent_octets > self._max_unsent or self._running > self._limit or self._stopping:
+            return None
+        try:
+            event = self._jobs.popleft()
+        except IndexError:
+            return None
+        if self._jobs:
+            self._call_helper()
+        return event
 
     def runs_in(self, thread_ident: int) -> bool:
         """Whether that thread runs a handler of this connection, or reads it."""
@@ -901,7 +901,7 @@ class Driver:
         self._nested += 1
         self._running -= 1
         if self._jobs:
-            self._call_helper()
+            self._wake_helper()
         return True
 
     def _take_slot_back(self, nested: bool) -> None:
@@ -916,62 +916,13 @@ class Driver:
         """In on_event: the request is answered by `answer`, the handler is not called for it."""
         self._taken.add((event.channel, event.tag))
 
-    def _run_handler(self, event: RequestReceived) -> None:
-        try:
-            if self._handler is None:
-                self._respond(event, False, 0, NO_HANDLER)
-                return
-            result = self._handler(event.rq_type, event.flags, event.payload)
-            if type(result) is bytes:
-                flags, payload = 0, result
-            elif subscribe(result, partial(self.answer, event)):
-                return
-            else:
-                flags, payload = response_parts(result)
-        except KeyboardInterrupt as error:
-            self._answer_error(event, error)
-            raise  # an inline handler may run in the main thread, where it is meant for the program
-        except BaseException as error:
-            self._answer_error(event, error)
-        else:
-            self._respond(event, True, flags, payload)
-
     def answer(self, event: RequestReceived, outcome: Outcome) -> None:
-        """A deferred result is there."""
-        try:
-            flags, payload = response_parts(outcome())
-        except BaseException as error:  # whatever it is, it belongs to the peer that asked
-            self._answer_error(event, error)
-        else:
-            self._respond(event, True, flags, payload)
-        if self._reader != get_ident():
+        """The result of a request that was taken is there."""
+        self._answering.answer(event, outcome)
+
+    def _has_answered(self) -> None:
+        if self._reader != get_ident():  # the reader writes behind all events of its chunk
             self.flush()
-
-    def _answer_error(self, event: RequestReceived, error: BaseException) -> None:
-        logger.error(
-            "%s: request %d on channel %d (rq_type %d) failed: %r",
-            self.name,
-            event.tag,
-            event.channel,
-            event.rq_type,
-            error,
-            exc_info=error,
-        )
-        self._respond(event, False, 0, error_text(error, self._error_detail))
-
-    def _respond(self, event: RequestReceived, ok: bool, flags: int, payload: bytes) -> None:
-        try:
-            with self._lock:
-                if ok:
-                    self.engine.respond(event.channel, event.tag, True, flags, payload)
-                else:
-                    self.engine.respond_failure(event.channel, event.tag, payload)
-        except PacketwireError as error:
-            if not ok:
-                raise
-            self._answer_error(event, error)
-        if self._trace:
-            self._trace("==> response %d:%d ok=%s flags=0x%x", event.channel, event.tag, ok, flags)
 
 
 def _shown(event: Event) -> str:
@@ -986,21 +937,6 @@ def _shown(event: Event) -> str:
     if isinstance(event, ResponseReceived):
         return f"response {event.channel}:{event.tag} ok={event.ok} flags=0x{event.flags:x} {event.payload[:32]!r}"
     return "end of requests"
-
-
-def _ended(text: str, cause: BaseException) -> ConnectionEnded:
-    ended = ConnectionEnded(text)
-    ended.__cause__ = cause
-    return ended
-
-
-def _behind(buffers: Sequence[bytes | memoryview], taken: int) -> Sequence[bytes | memoryview]:
-    """What is left of `buffers` behind their first `taken` octets."""
-    for index, buffer in enumerate(buffers):
-        if taken < len(buffer):
-            return memoryview(buffer)[taken:], *buffers[index + 1 :]
-        taken -= len(buffer)
-    return ()
 
 
 _drivers: weakref.WeakSet[Driver] = weakref.WeakSet()

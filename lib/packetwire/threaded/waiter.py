@@ -24,7 +24,8 @@ Response = tuple[bool, int, Any]
 """(ok, flags, payload)"""
 
 RESPONSE = slice(2, 5)
-"""The fields of a `ResponseReceived` that make a `Response`."""
+"""The fields of a `ResponseReceived` that make a `Response`. The event itself is not kept: it refers to its
+waiter, so a large payload would stay until the garbage collector comes."""
 
 
 class Waiter:
@@ -32,13 +33,13 @@ class Waiter:
 
     # defaults on the class: making one costs nothing
     done = False
-    response: ResponseReceived | None = None
+    response: Response | None = None
     ended: ConnectionEnded | None = None
     locks: list[Lock] | None = None
 
     def deliver(self, response: ResponseReceived) -> None:
         """The response came."""
-        self.response = response
+        self.response = response[RESPONSE]  # type: ignore[assignment]
         self.done = True
         if self.locks:
             self._release()
@@ -73,6 +74,7 @@ def outcome_of(waiter: Waiter, decode_response: DecodeResponse | None) -> Respon
     if response is None:
         assert waiter.ended is not None
         raise waiter.ended.for_waiter()
-    if decode_response is None or not response.ok:
-        return response.ok, response.flags, response.payload
-    return True, response.flags, decode_response(response.flags, response.payload)
+    ok, flags, payload = response
+    if decode_response is None or not ok:
+        return response
+    return True, flags, decode_response(flags, payload)

@@ -1,0 +1,99 @@
+"""From a request that was received to its response: the handler, its result or exception, the answer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from packetwire.core.engine import NO_HANDLER, ConnectionEngine
+from packetwire.core.events import RequestReceived
+from packetwire.core.requests import Outcome, response_parts, subscribe
+from packetwire.error_text import error_text
+from packetwire.errors import PacketwireError
+
+logger = logging.getLogger("packetwire")
+
+RequestHandler = Callable[[int, int, bytes], Any]
+
+
+class Answering:
+    """Answers requests through `engine`, which `lock` guards. Nothing here writes: see `answered`."""
+
+    def __init__(
+        self,
+        engine: ConnectionEngine,
+        lock: threading.Lock,
+        name: str,
+        *,
+        handler: RequestHandler | None,
+        error_detail: str,
+        trace_log: Callable[..., object] | None,
+        answered: Callable[[], object],
+    ) -> None:
+        self._engine = engine
+        self._lock = lock
+        self._name = name
+        self._handler = handler
+        self._error_detail = error_detail
+        self._trace = trace_log
+        self._answered = answered
+
+    def run_handler(self, event: RequestReceived) -> None:
+        """Call the handler and answer, unless its result is deferred. A KeyboardInterrupt is raised too."""
+        try:
+            if self._handler is None:
+                self._respond(event, False, 0, NO_HANDLER)
+                return
+            result = self._handler(event.rq_type, event.flags, event.payload)
+            if type(result) is bytes:
+                flags, payload = 0, result
+            elif subscribe(result, partial(self.answer, event)):
+                return
+            else:
+                flags, payload = response_parts(result)
+        except KeyboardInterrupt as error:
+            self._answer_error(event, error)
+            raise  # an inline handler may run in the main thread, where it is meant for the program
+        except BaseException as error:
+            self._answer_error(event, error)
+        else:
+            self._respond(event, True, flags, payload)
+
+    def answer(self, event: RequestReceived, outcome: Outcome) -> None:
+        """A deferred result is there; `answered` is called in the end."""
+        try:
+            flags, payload = response_parts(outcome())
+        except BaseException as error:  # whatever it is, it belongs to the peer that asked
+            self._answer_error(event, error)
+        else:
+            self._respond(event, True, flags, payload)
+        self._answered()
+
+    def _answer_error(self, event: RequestReceived, error: BaseException) -> None:
+        logger.error(
+            "%s: request %d on channel %d (rq_type %d) failed: %r",
+            self._name,
+            event.tag,
+            event.channel,
+            event.rq_type,
+            error,
+            exc_info=error,
+        )
+        self._respond(event, False, 0, error_text(error, self._error_detail))
+
+    def _respond(self, event: RequestReceived, ok: bool, flags: int, payload: bytes) -> None:
+        try:
+            with self._lock:
+                if ok:
+                    self._engine.respond(event.channel, event.tag, True, flags, payload)
+                else:
+                    self._engine.respond_failure(event.channel, event.tag, payload)
+        except PacketwireError as error:
+            if not ok:
+                raise
+            self._answer_error(event, error)
+        if self._trace:
+            self._trace("==> response %d:%d ok=%s flags=0x%x", event.channel, event.tag, ok, flags)

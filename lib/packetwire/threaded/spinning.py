@@ -1,0 +1,48 @@
+"""Looking again and again, for some microseconds, before going to sleep.
+
+To put a thread to sleep and wake it up costs more than a request does, above all where the processor
+itself goes to sleep meanwhile. So whoever expects octets at once looks for them a while. Where that was in
+vain several times it is hardly tried any more, so that slow peers and busy machines lose nothing by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+DEFAULT_SPIN = 50e-6
+"""Seconds: some more than a peer on the same machine takes for a small request."""
+SPIN_PATIENCE = 4
+"""Times in a row that it may be in vain."""
+SPIN_PROBE = 64
+"""After that it is tried once in so many times."""
+
+
+class Spin:
+    """Calls `poll(0)` until it finds something, for at most `seconds`. For one thread at a time."""
+
+    def __init__(self, poll: Callable[[int], list[Any]], seconds: float) -> None:
+        self._poll = poll
+        self._seconds = seconds
+        self._misses = 0 if seconds > 0 else None
+        self._skipped = 0
+
+    def __call__(self) -> list[Any] | None:
+        """What was found in time, or nothing."""
+        misses = self._misses
+        if misses is None:
+            return None
+        if misses >= SPIN_PATIENCE:
+            self._skipped += 1
+            if self._skipped % SPIN_PROBE:
+                return None
+        until = perf_counter() + self._seconds
+        while True:
+            found = self._poll(0)
+            if found:
+                self._misses = 0
+                return found
+            if perf_counter() >= until:
+                self._misses = misses + 1
+                return None
