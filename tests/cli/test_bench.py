@@ -27,6 +27,12 @@ SERVED = "packetwire.cli.benchmarks:REQUESTS"
 OVER_STDIO = "exec:" + shlex.join([*PACKETWIRE, "serve", SERVED, "stdio:"])
 WIDTH = 100
 
+REVERSES_ALL = """
+from packetwire import PacketConnection, stdio
+with PacketConnection(stdio(), request_handler=lambda rq_type, flags, payload: payload[::-1]) as conn:
+    conn.join_recv()
+"""
+
 CONTENDERS = ["raw", "multiprocessing", "packetwire", "packetwire-inline"]
 FIGURES = {
     "round_trip_us",
@@ -139,12 +145,13 @@ def test_what_is_served() -> None:
         (("--seconds", "fast"), "argument --seconds: expected a number of seconds"),
         (("--growth", "0"), "argument --growth: expected a whole number from 1, got '0'"),
         (("--seed", "-1"), "argument --seed: expected a whole number from 0, got '-1'"),
-        (("--json", "/nonexistent/results.json"), "argument --json: cannot write '/nonexistent/results.json'"),
-        (("--json", "/"), "argument --json: cannot write '/'"),
-        (("--unknown",), "unrecognized arguments: --unknown"),
+        (("--json", "/nonexistent/x"), "argument --json: cannot write '/nonexistent/x': No such file or directory"),
+        (("--json", "/dev/null/x"), "argument --json: cannot write '/dev/null/x': Not a directory"),
+        (("--json", "/"), "argument --json: cannot write '/': Is a directory"),
+        (("--unknown",), "packetwire bench: unrecognized arguments: --unknown (see packetwire bench --help)"),
         (("nowhere",), "'nowhere' is no address"),
         (("exec:",), "there is no command"),
-        (("stdio:",), "stdio: cannot be measured"),
+        (("stdio:",), "stdio: is for serving"),
         (("tcp:localhost:0",), "port 0 is for listening"),
         (("unix:/nonexistent", "--pipe"), "--pipe is for this machine"),
     ],
@@ -163,6 +170,7 @@ def test_bad_arguments_get_one_line(args: tuple[str, ...], expected: str) -> Non
         ("exec:/nonexistent", "exec:/nonexistent: No such file or directory"),
         ("exec:false", "exited with status 1"),
         (f"exec:{shlex.join([sys.executable, '-m', 'packetwire.cli.chunkstore'])}", SERVED),
+        (f"exec:{shlex.join([sys.executable, '-c', REVERSES_ALL])}", SERVED),
     ],
 )
 def test_a_server_that_cannot_be_measured_gets_one_line(address: str, expected: str) -> None:
@@ -171,6 +179,40 @@ def test_a_server_that_cannot_be_measured_gets_one_line(address: str, expected: 
     assert done.stderr.startswith("packetwire: ")
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_benchmark_that_fails_leaves_the_file_of_its_results_alone(tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("before")
+    for path in old, tmp_path / "new.json":
+        assert bench("unix:/nonexistent", "--json", str(path)).returncode == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+    assert old.read_text() == "before"
+
+
+def test_json_into_a_pipe() -> None:
+    with subprocess.Popen(
+        ["sh", "-c", 'exec "$@" --json /dev/fd/3 3>&1 >/dev/null', "sh", *PACKETWIRE, "bench", *SMALL],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        output, _ = process.communicate()
+    assert process.returncode == 0
+    assert list(json.loads(output)["medians"]) == CONTENDERS
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(closed: str, tmp_path: Path) -> None:
+    """What is opened instead, here the sockets of the contenders, must not get their numbers."""
+    path = tmp_path / "results.json"
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *PACKETWIRE, "bench", *SMALL, "--json", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(json.loads(path.read_text())["medians"]) == CONTENDERS
 
 
 def test_help() -> None:
@@ -280,7 +322,7 @@ def test_a_measured_process_that_dies_gets_one_line(start: Callable[..., subproc
 
 
 def run_in_terminal(*args: str, **env: str) -> tuple[int, str]:
-    """The exit status, and what was written to a terminal of 80 columns, without the control sequences."""
+    """The exit status, and what was written to a terminal, without the control sequences."""
     ours, theirs = pty.openpty()
     settings = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "40", **env}
     written = bytearray()
@@ -304,8 +346,10 @@ def run_in_terminal(*args: str, **env: str) -> tuple[int, str]:
     return status, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode())
 
 
-def test_on_a_terminal_there_is_a_bar() -> None:
-    status, shown = run_in_terminal(*SMALL)
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_on_a_terminal_there_is_a_bar(columns: str) -> None:
+    """A narrow one breaks the lines of the tables, but nothing is left out."""
+    status, shown = run_in_terminal(*SMALL, COLUMNS=columns)
     assert status == 0
     assert "━" in shown
     assert "100%" in shown

@@ -281,6 +281,19 @@ def test_closed_standard_streams(call: Call, peer: Peer, folder: Path, closed: s
     assert done.stderr == ("packetwire: standard input is closed\n" if status else "")
 
 
+@pytest.mark.parametrize("rq_type", ["7", str(FAIL)])
+def test_without_standard_error_nothing_else_is_on_standard_output(peer: Peer, rq_type: str) -> None:
+    peer.reply = 18, b"payload"
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *PACKETWIRE, "call", peer.address, rq_type],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=False,
+        timeout=LIMIT,
+    )
+    assert (done.returncode, done.stdout) == ((0, b"payload") if rq_type == "7" else (1, b""))
+
+
 def test_flags_are_shown_apart(call: Call, peer: Peer) -> None:
     peer.reply = 18, b"payload"
     assert outcome(call(peer.address, "7")) == (0, b"payload", b"flags: 0x12\n")
@@ -501,8 +514,8 @@ TYPED = ("unix:x", "--module", "shop:REQUESTS")
         (("unix:x",), "the following arguments are required: TYPE"),
         (("x", "7"), "argument ADDRESS: 'x' is no address: expected exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH, "),
         (("ssh:-p22 host x", "7"), "write '-p22' as two words, -p 22"),
-        (("stdio:", "7"), "stdio: cannot be called: standard output is for the response"),
-        (("tcp:localhost:0", "7"), "tcp:localhost:0 cannot be called: port 0 is for listening"),
+        (("stdio:", "7"), "stdio: is for serving: here standard output is for the results"),
+        (("tcp:localhost:0", "7"), "tcp:localhost:0: port 0 is for listening, there is nothing to connect to"),
         (
             ("unix:x", "Add"),
             "argument TYPE: expected a number from 0 to 9223372036854775806, got 'Add'; names need --module",
@@ -530,7 +543,7 @@ TYPED = ("unix:x", "--module", "shop:REQUESTS")
             ("unix:x", "7", "--timeout", "soon"),
             "argument --timeout: expected a number of seconds, such as 2.5, got 'soon'",
         ),
-        (("unix:x", "7", "--timeut", "1", "text"), "unrecognized arguments: --timeut 1 text"),
+        (("unix:x", "7", "--timeut", "1", "text"), "packetwire call: unrecognized arguments: --timeut 1 text"),
         (("unix:x", "7", "--module", "shop"), "expected MODULE:NAME, such as store:Store, got 'shop'"),
         (("unix:x", "7", "--module", "shpo:REQUESTS"), "there is no module 'shpo'"),
         (("unix:x", "7", "--module", "shop:REQUEST"), "shop.py; did you mean 'REQUESTS'?"),

@@ -395,6 +395,20 @@ def test_the_end_of_standard_input_ends_stdio(folder: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_without_standard_streams_stdio_ends_at_once(folder: Path, closed: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *PACKETWIRE, "serve", "--quiet", "store:REQUESTS", "stdio:"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        timeout=LIMIT,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert not set(done.stderr.splitlines()) - PRINTED
+
+
 def test_sigterm_ends_stdio(start: Start, folder: Path) -> None:
     with open(folder / "stderr", "wb") as stderr:
         conn = PacketConnection(
@@ -456,7 +470,10 @@ def last(done: subprocess.CompletedProcess[str]) -> str:
         ),
         (("store:Store", "exec:x"), "exec:x cannot be served on: expected unix:PATH, tcp:HOST:PORT or stdio:"),
         (("store:Store", "tcp:localhost"), "'tcp:localhost' is no address: expected tcp:HOST:PORT"),
-        (("store:Store", "unix:x", "more"), "unrecognized arguments: more"),
+        (
+            ("store:Store", "unix:x", "more"),
+            "packetwire serve: unrecognized arguments: more (see packetwire serve --help)",
+        ),
         (("store:Store", "unix:x", "--dain", "1"), "unrecognized arguments: --dain 1"),
         (("store:Store", "unix:x", "--drain", "x"), "--drain: expected a number of seconds, such as 2.5, got 'x'"),
         (("store:Store", "unix:x", "--drain", "-1"), "got '-1'"),

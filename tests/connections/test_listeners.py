@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import queue
+import re
 import socket
 import stat
 import subprocess
@@ -32,7 +33,7 @@ from packetwire import (
     connect_to,
     serve,
 )
-from packetwire.addresses import UnixAddress
+from packetwire.addresses import TcpAddress, UnixAddress
 from packetwire.listeners import listen
 from packetwire.server import Server
 
@@ -43,6 +44,8 @@ pytestmark = pytest.mark.timeout(60)
 KINDS = ["unix", "tcp:127.0.0.1:0", "tcp:[::1]:0", "tcp:localhost:0"]
 LIMIT = 30
 """Seconds for what does not take any."""
+FOREVER = 1000
+"""Seconds for what a test lets wait: the watchdog is earlier."""
 
 ECHO, WAIT, STOP, CALL_BACK = range(4)
 
@@ -64,7 +67,7 @@ class Service:
     def handle(self, rq_type: int, flags: int, payload: bytes) -> Any:
         if rq_type == WAIT:
             self.waiting.release()
-            assert self.release.wait(LIMIT)
+            assert self.release.wait(FOREVER)
         if rq_type == STOP:
             assert self.server
             self.server.stop()
@@ -128,16 +131,51 @@ def test_a_client_is_served(address: str, service: Service) -> None:
     assert server.failure is None
 
 
-def test_the_same_port_on_all_addresses_of_a_host(service: Service) -> None:
-    with serve("tcp:localhost:0", service) as server:
-        port = str(server.address).rpartition(":")[2]
-        hosts = {found[4][0] for found in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
-        for host in hosts:
-            with PacketConnection(
-                connect_to(f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}")
-            ) as conn:
+@pytest.fixture
+def many_homed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that the host "many.homed" has; this machine does not have the last of them."""
+    hosts = ["127.0.0.1", "::1", "192.0.2.1"]
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: str, port: int, *args: Any, **hints: Any) -> list[Any]:
+        return [
+            found
+            for name in (hosts if host == "many.homed" else [host])
+            for found in real(name, port, *args, **hints)
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return hosts
+
+
+def test_the_same_port_on_all_addresses_of_a_host(service: Service, many_homed: list[str]) -> None:
+    with serve("tcp:many.homed:0", service) as server:
+        assert re.fullmatch(r"tcp:many\.homed:[1-9]\d*", str(server.address))
+        for host in many_homed[:2]:
+            address = TcpAddress(host, int(str(server.address).rpartition(":")[2]))
+            with PacketConnection(connect_to(address), close_timeout=2) as conn:
                 assert is_answered(conn)
-    assert hosts
+
+
+def test_a_port_that_is_taken_on_another_address_of_the_host(
+    service: Service, many_homed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = socket.create_server, []
+
+    def create_server(place: tuple[Any, ...], **options: Any) -> socket.socket:
+        asked.append(place[:2])
+        if len(asked) == 2:
+            raise OSError(errno.EADDRINUSE, "taken")
+        return real(place, **options)
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+    with serve("tcp:many.homed:0", service) as server, client(server) as conn:
+        assert is_answered(conn)
+    assert [host for host, _ in asked] == [*many_homed[:2], *many_homed]
+    asked.clear()
+    with pytest.raises(OSError, match=r"tcp:many\.homed:\d+: taken") as caught:
+        serve(server.address, service)
+    assert caught.value.errno == errno.EADDRINUSE
 
 
 def test_many_clients_at_a_time(address: str, service: Service) -> None:
@@ -464,16 +502,17 @@ def test_what_is_owed_is_answered_before_the_end(address: str, service: Service)
 
 
 @pytest.mark.leaves_threads
-@pytest.mark.parametrize("hurried", [False, True])
-def test_what_is_not_answered_in_time_is_refused(address: str, service: Service, hurried: bool) -> None:
+@pytest.mark.parametrize("timeouts", [(0,), (FOREVER, 0), (0, FOREVER)])
+def test_what_is_not_answered_in_time_is_refused(
+    address: str, service: Service, timeouts: tuple[float, ...]
+) -> None:
     with serve(address, service) as server, client(server) as conn:
         result = conn.submit(WAIT)
         assert service.waiting.acquire(timeout=LIMIT)
         with service.made[0]:
             pass  # the session has opened it by now
-        if hurried:
-            server.stop(LIMIT)
-        server.stop(0)
+        for timeout in timeouts:
+            server.stop(timeout)
         assert server.wait(LIMIT)
         ok, _, text = result(timeout=LIMIT)
         assert (ok, text) == (False, b"the connection was closed before this request was done")
@@ -512,7 +551,7 @@ def test_a_block_left_by_an_exception_does_not_wait_for_long(
 ) -> None:
     monkeypatch.setattr(packetwire.server, "ABANDON_TIMEOUT", 0.01)
     with ExitStack() as stack:
-        with pytest.raises(KeyError), serve(address, service, drain_timeout=LIMIT * 10) as server:
+        with pytest.raises(KeyError), serve(address, service, drain_timeout=FOREVER) as server:
             conn = stack.enter_context(client(server))
             conn.submit(WAIT)
             assert service.waiting.acquire(timeout=LIMIT)
@@ -525,7 +564,7 @@ def test_a_client_that_is_being_accepted_at_the_end_is_told(address: str, servic
 
     def make(recv_send: Any) -> PacketConnection:
         making.set()
-        assert go_on.wait(LIMIT)
+        assert go_on.wait(FOREVER)
         return service(recv_send)
 
     with serve(address, make) as server, client(server) as conn:
@@ -546,7 +585,7 @@ def test_a_service_that_does_not_return_is_left_behind(
 
     def make(recv_send: Any) -> PacketConnection:
         making.put(threading.current_thread())
-        assert go_on.wait(LIMIT)
+        assert go_on.wait(FOREVER)
         return service(recv_send)
 
     with serve(address, make, drain_timeout=0) as server, client(server) as conn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 
@@ -233,3 +234,16 @@ def test_a_response_is_freed_with_its_result_and_not_by_the_garbage_collector(fd
         assert freed() is None
     finally:
         gc.enable()
+
+
+def test_no_python_runs_when_a_result_goes(held):
+    """An exception in there would get lost: a Ctrl-C, for instance."""
+    a, answer = held
+    result = a.submit(1)
+    answer()
+    result()
+    called = []
+    sys.setprofile(lambda frame, event, arg: called.append(frame.f_code.co_name) if event == "call" else None)
+    del result
+    sys.setprofile(None)
+    assert called == []

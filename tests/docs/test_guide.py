@@ -169,7 +169,7 @@ def constants() -> dict[tuple[str, str], Any]:
     return {
         (module.__name__, name): getattr(module, name)
         for module in modules
-        for node in ast.parse(inspect.getsource(module)).body
+        for node in ast.parse(Path(module.__file__).read_text()).body
         for name in assigned_names(node)
         if name.isupper() and not name.startswith("_")
     }

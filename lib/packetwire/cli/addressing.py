@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-from packetwire.addresses import Address, parse_address
+from packetwire.addresses import Address, StdioAddress, TcpAddress, parse_address
 from packetwire.errors import LocalProtocolError
 
 
@@ -22,6 +22,14 @@ def address(check: Callable[[Address], None]) -> Callable[[str], Address]:
         return parsed
 
     return parse_checked
+
+
+def check_connectable(target: Address) -> None:
+    """Raises `LocalProtocolError` for an address that a command can only serve at."""
+    if isinstance(target, StdioAddress):
+        raise LocalProtocolError("stdio: is for serving: here standard output is for the results")
+    if isinstance(target, TcpAddress) and not target.port:
+        raise LocalProtocolError(f"{target}: port 0 is for listening, there is nothing to connect to")
 
 
 def seconds(text: str) -> float:

@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import packetwire
-from packetwire.addresses import Address, StdioAddress, TcpAddress
-from packetwire.cli.addressing import address, seconds
+from packetwire.cli.addressing import address, check_connectable, seconds
 from packetwire.cli.arguments import whole_number
 from packetwire.cli.benchmarks import BULK, CALLERS, DEPTH
 from packetwire.cli.contenders import CONNECTION, CONTENDERS, DEFAULT, INLINE, RAW
 from packetwire.cli.display import Display, open_display
 from packetwire.cli.failure import EXIT_USAGE, CommandFailed
 from packetwire.cli.measured import MeasuredProcess, contest, remote
-from packetwire.errors import LocalProtocolError
 
 WARM_UP = 2000
 """Requests before anything is measured."""
@@ -74,7 +72,7 @@ def add_parser(commands: Any) -> None:
         "address",
         metavar="ADDRESS",
         nargs="?",
-        type=address(_check_measurable),
+        type=address(check_connectable),
         help="a server to measure alone: exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH or tcp:HOST:PORT",
     )
     parser.add_argument("--pipe", action="store_true", help="a pair of pipes rather than of Unix sockets")
@@ -97,13 +95,6 @@ def add_parser(commands: Any) -> None:
     )
 
 
-def _check_measurable(target: Address) -> None:
-    if isinstance(target, StdioAddress):
-        raise LocalProtocolError("stdio: cannot be measured: standard output is for the table")
-    if isinstance(target, TcpAddress) and not target.port:
-        raise LocalProtocolError(f"{target} cannot be measured: port 0 is for listening")
-
-
 def _some_seconds(text: str) -> float:
     value = seconds(text)
     if not value:
@@ -114,8 +105,15 @@ def _some_seconds(text: str) -> float:
 def _writable(text: str) -> str:
     """Checked before all the measuring, and without leaving an empty file behind."""
     path = Path(text)
-    if text != STDOUT and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
-        raise argparse.ArgumentTypeError(f"cannot write {text!r}")
+    is_new = not os.path.lexists(path)
+    if text == STDOUT or not (is_new or path.is_file() or path.is_dir()):
+        return text  # whoever reads a FIFO would take this for its end
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write {text!r}: {error.strerror}") from None
     return text
 
 
@@ -216,7 +214,7 @@ def measure_in_flight(ends: Ends, seconds: float) -> Figures:
 @contextmanager
 def progress(total: int) -> Iterator[Step]:
     """A bar on standard error, if that is a terminal; it is drawn between two measurements and never during one."""
-    if not (sys.stderr and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"):
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield lambda: None
         return
     try:
@@ -316,6 +314,7 @@ def show_ratios(ratios: Mapping[str, Mapping[str, Figures]], display: Display) -
         for figure, (label, _) in FIGURES.items()
         if any(figure in ratios[name][other] for name, _, other in pairs)
     ]
+    display.fact("ratios", "ours / theirs: of times less is better, of rates more")
     display.table(["ours / theirs", *(f"{CONTENDERS[name].label}/{short}" for name, short, _ in pairs)], rows)
 
 

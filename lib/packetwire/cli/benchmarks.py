@@ -224,4 +224,4 @@ def summary(times: list[float]) -> RoundTrips:
 def expect(reply: bytes, expected: bytes) -> None:
     """Raise `WrongAnswer` for any other reply."""
     if reply != expected:
-        raise WrongAnswer(f"expected {len(expected)} octets {expected[:20]!r}, got {len(reply)}: {reply[:40]!r}")
+        raise WrongAnswer(f"expected {len(expected)} octets {expected[:20]!r}, got {len(reply)}: {reply[:20]!r}")

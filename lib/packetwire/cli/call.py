@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packetwire.addresses import CONNECT_TIMEOUT, Address, StdioAddress, TcpAddress, connect_to
-from packetwire.cli.addressing import address, seconds
+from packetwire.addresses import CONNECT_TIMEOUT, connect_to
+from packetwire.cli.addressing import address, check_connectable, seconds
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
 from packetwire.cli.fields import field_values
 from packetwire.cli.named import described, find_service
@@ -21,7 +21,7 @@ from packetwire.connection import PacketConnection
 from packetwire.core.engine import MAX_REQUEST_FLAGS, MAX_RQ_TYPE
 from packetwire.core.packets import MAX_UINT
 from packetwire.core.requests import BaseRequest
-from packetwire.errors import LocalProtocolError, RequestFailed, RequestTimeout
+from packetwire.errors import RequestFailed, RequestTimeout
 from packetwire.service import HasPacketConnection
 
 STDIN = "-"
@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser("call", help="send one request, print the response", description=DESCRIPTION)
     parser.set_defaults(run=run, late_words="words")
-    parser.add_argument("address", metavar="ADDRESS", type=address(_check_callable), help="where to")
+    parser.add_argument("address", metavar="ADDRESS", type=address(check_connectable), help="where to")
     parser.add_argument("type", metavar="TYPE", help="the request type: a number, or with --module a name")
     parser.add_argument(
         "words",
@@ -140,7 +140,7 @@ def _print_answer(question: Question, flags: int, payload: bytes, in_hex: bool) 
             answer = question.decode(flags, payload)
     elif flags:
         print(f"flags: 0x{flags:x}", file=sys.stderr)
-    if sys.stdout is None or answer is None:
+    if answer is None:
         return
     if isinstance(answer, bytes | bytearray | memoryview) and not in_hex:
         sys.stdout.buffer.write(answer)
@@ -226,13 +226,6 @@ def _usage(text: str) -> CommandFailed:
 
 
 # kinds of arguments
-
-
-def _check_callable(target: Address) -> None:
-    if isinstance(target, StdioAddress):
-        raise LocalProtocolError("stdio: cannot be called: standard output is for the response")
-    if isinstance(target, TcpAddress) and not target.port:
-        raise LocalProtocolError(f"{target} cannot be called: port 0 is for listening")
 
 
 def _number(high: int) -> Callable[[str], int]:

@@ -97,16 +97,16 @@ def _packetwire_server(handlers: int | str) -> Callable[[int, int], None]:
 
 @contextmanager
 def _address_asker(address: str) -> Iterator[Asker]:
-    """Asks a server at an address, once that has shown that it is one to be measured."""
+    """Asks a server at an address; a wrong answer is that of a server which is not meant to be measured."""
     with PacketConnection(connect_to(address), address) as conn:
         try:
             expect(_payload(conn(REVERSE, PAYLOAD, timeout=FIRST_ANSWER_TIMEOUT)), PAYLOAD[::-1])
+            yield PacketwireAsker(conn)
         except (RequestFailed, WrongAnswer) as error:
             raise WrongAnswer(
-                f"{address}: that is no server to be measured, which is: "
+                f"{address}: this server cannot be measured; start one there by "
                 f"packetwire serve packetwire.cli.benchmarks:REQUESTS ADDRESS ({error})"
             ) from error
-        yield PacketwireAsker(conn)
 
 
 # multiprocessing.connection: messages with a length, and no tags

@@ -50,7 +50,7 @@ class Display(Protocol):
 
 def open_display() -> Display:
     """The display that suits standard output."""
-    if sys.stdout and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         try:
             return RichDisplay()
         except ImportError:
@@ -118,8 +118,8 @@ class RichDisplay:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console: Console = Console(highlight=False, soft_wrap=True)
-        self._console.width = min(self._console.width, WIDTH)
+        # a narrow terminal breaks the lines of a table, which loses nothing; rich would cut the words
+        self._console: Console = Console(highlight=False, soft_wrap=True, width=WIDTH)
 
     def title(self, text: str) -> None:
         self._console.print()
@@ -135,7 +135,10 @@ class RichDisplay:
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Advance]:
         from rich import progress
+        from rich.console import Console
 
+        console = Console()
+        console.width = min(console.width, WIDTH)
         columns = (
             progress.TextColumn(f"  [cyan]{{task.description:{LABEL - 1}}}"),
             progress.BarColumn(bar_width=30),
@@ -143,7 +146,7 @@ class RichDisplay:
             progress.DownloadColumn(),
             progress.TransferSpeedColumn(),
         )
-        with progress.Progress(*columns, console=self._console) as bars:
+        with progress.Progress(*columns, console=console) as bars:
             task = bars.add_task(label, total=total)
             yield lambda count: bars.advance(task, count)
 

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 import packetwire
-from packetwire.cli import bench, call, demo, serve
 from packetwire.cli.failure import EXIT_FAILED, CommandFailed
 from packetwire.errors import PacketwireError
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
-COMMANDS = (demo, serve, call, bench)
-"""Modules with `add_parser(commands)`, which sets `run`: from the arguments to the exit status."""
+
+def commands() -> tuple[ModuleType, ...]:
+    """Modules with `add_parser(commands)`, which sets `run`: from the arguments to the exit status.
+
+    Imported by `main`, so that a Ctrl-C in the meantime ends it as at any other time.
+    """
+    from packetwire.cli import bench, call, demo, serve
+
+    return demo, serve, call, bench
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments."""
+    """Says in one line what is wrong with the arguments: the command does so itself, naming its own help."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -43,12 +48,14 @@ class OneLineParser(argparse.ArgumentParser):
                 parsed, late_words, [*getattr(parsed, late_words), *rest[:options_end], *rest[options_end + 1 :]]
             )
             rest = []
+        if rest and self.get_default("run"):
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
         return parsed, rest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, return its exit status."""
-    logging.getLogger("packetwire").addHandler(logging.NullHandler())  # what matters comes as an exception
+    _fill_in_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no "µ" is no reason to fail
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -58,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(argv)
         finally:
-            if sys.stdout:
-                sys.stdout.flush()
+            sys.stdout.flush()
             if interruptible:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is over, and the exit status stands
     except KeyboardInterrupt:
@@ -73,12 +79,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(_one_line(str(error)), EXIT_FAILED)
 
 
+def _fill_in_standard_streams() -> None:
+    """What is closed leads nowhere: no other file takes its number, and a `print` to it finds no other stream.
+
+    `sys.stdin` is left as it is: whoever wants to read it shall know.
+    """
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        fd = os.dup(fd)
+    os.close(fd)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  (for the rest of the process)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def _run(argv: Sequence[str] | None) -> int:
+    import logging
+
+    logging.getLogger("packetwire").addHandler(logging.NullHandler())  # what matters comes as an exception
     parser = OneLineParser(prog="packetwire", description="Tagged requests over any bidirectional byte stream.")
     parser.add_argument("--version", action="version", version=f"packetwire {packetwire.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(commands)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in commands():
+        command.add_parser(subparsers)
     args = parser.parse_args(argv)
     status: int = args.run(args)
     return status

@@ -125,9 +125,6 @@ def described(error: BaseException) -> str:
 @contextmanager
 def _prints_to_stderr() -> Iterator[None]:
     """What a module prints while it is imported must not get between packets, or into a payload."""
-    if sys.stdout is None:
-        yield
-        return
     sys.stdout.flush()
     kept = os.dup(1)
     try:
