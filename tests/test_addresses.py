@@ -26,6 +26,7 @@ from packetwire.addresses import (
     SshAddress,
     StdioAddress,
     TcpAddress,
+    TlsAddress,
     UnixAddress,
     parse_address,
 )
@@ -50,10 +51,12 @@ PARSED = [
     ("tcp:127.0.0.1:0", TcpAddress("127.0.0.1", 0)),
     ("tcp:[::1]:65535", TcpAddress("::1", 65535)),
     ("tcp:[fe80::1%eth0]:1", TcpAddress("fe80::1%eth0", 1)),
+    ("tls:localhost:7000", TlsAddress("localhost", 7000)),
+    ("tls:[::1]:0", TlsAddress("::1", 0)),
     ("stdio:", StdioAddress()),
 ]
 
-ALL_FORMS = "expected exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH, tcp:HOST:PORT or stdio:"
+ALL_FORMS = "expected exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH, tcp:HOST:PORT, tls:HOST:PORT or stdio:"
 
 REFUSED = [
     ("", ALL_FORMS),
@@ -94,6 +97,8 @@ REFUSED = [
     ("tcp:::1:7000", "an IPv6 address goes in brackets: tcp:[::1]:7000"),
     ("tcp:[::1:7000", "an IPv6 address goes in brackets"),
     ("tcp:[a:7000", "'[a' is no host"),
+    ("tls:", "expected tls:HOST:PORT; '' is no port"),
+    ("tls:::1:7000", "an IPv6 address goes in brackets: tls:[::1]:7000"),
     ("stdio:x", "expected stdio:; 'x' stands behind it"),
 ]
 
@@ -133,13 +138,15 @@ options = st.lists(
     )
 ).map(lambda found: tuple(word for option in found for word in option))
 
+label = r"[a-z0-9-]{1,63}"
+names = st.from_regex(rf"{label}(\.{label})*|[0-9a-f:]{{0,20}}:[0-9a-f]{{0,20}}", fullmatch=True)
+
 addresses = st.one_of(
     st.builds(ExecAddress, st.lists(words, min_size=1).map(tuple)),
     st.builds(SshAddress, words.filter(hosts), commands, options),
     st.builds(UnixAddress, words),
-    st.builds(
-        TcpAddress, st.from_regex(r"[a-z0-9.-]+|[0-9a-f:]*:[0-9a-f]*", fullmatch=True), st.integers(0, 65535)
-    ),
+    st.builds(TcpAddress, names, st.integers(0, 65535)),
+    st.builds(TlsAddress, names, st.integers(0, 65535)),
 )
 
 

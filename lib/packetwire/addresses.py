@@ -6,6 +6,7 @@
                           a command on another machine, by the `ssh` program; CMD is for the shell there
     unix:PATH             a Unix socket
     tcp:HOST:PORT         TCP, without any authentication or encryption; IPv6 as tcp:[::1]:PORT
+    tls:HOST:PORT         TLS over TCP; what is trusted is no part of the address, but an `ssl.SSLContext`
     stdio:                the process that started this one
 
 `parse_address` makes an object of such a text, `connect_to` what `PacketConnection` takes as `recv_send`.
@@ -18,11 +19,16 @@ import io
 import re
 import shlex
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from packetwire.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 CONNECT_TIMEOUT = 30.0
 """Seconds for a connection to be made."""
@@ -189,10 +195,15 @@ class TcpAddress:
     port: int
 
     form: ClassVar[str] = "tcp:HOST:PORT"
+    scheme: ClassVar[str] = "tcp"
 
     def __post_init__(self) -> None:
         if not self.host:
             raise LocalProtocolError("there is no host")
+        try:
+            self.host.encode("idna")  # as the resolver does, which would raise something else than an OSError
+        except UnicodeError as error:
+            raise LocalProtocolError(f"{self.host!r} is no host") from error
         if not 0 <= self.port <= 65535:
             raise LocalProtocolError(f"a port is a number from 0 to 65535, not {self.port}")
 
@@ -204,21 +215,54 @@ class TcpAddress:
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
-            raise ValueError(f"an IPv6 address goes in brackets: tcp:[{host}]:{port}")
+            raise ValueError(f"an IPv6 address goes in brackets: {cls.scheme}:[{host}]:{port}")
         elif "[" in host or "]" in host:
             raise ValueError(f"{host!r} is no host")
         return cls(host, int(port))
 
     def __str__(self) -> str:
-        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}:{host}:{self.port}"
 
     def open(self, timeout: float) -> Any:
+        sock = self.connect(timeout)
+        return sock, sock, sock.close
+
+    def connect(self, timeout: float) -> socket.socket:
+        """The socket. Raises OSError."""
         if not self.port:
             raise LocalProtocolError(f"{self}: port 0 is for listening, there is nothing to connect to")
         sock = socket.create_connection((self.host, self.port), timeout)
         sock.settimeout(None)
         keep_alive(sock)
-        return sock, sock, sock.close
+        return sock
+
+
+@dataclass(frozen=True)
+class TlsAddress(TcpAddress):
+    """`tls:HOST:PORT`: TLS over TCP."""
+
+    form: ClassVar[str] = "tls:HOST:PORT"
+    scheme: ClassVar[str] = "tls"
+
+    def open(self, timeout: float, ssl_context: SSLContext | None = None, server_name: str | None = None) -> Any:
+        """Connect and shake hands; without a context the system's CAs are trusted."""
+        from packetwire.streams.open import open_stream
+        from packetwire.streams.tls import client_context, start_tls
+
+        deadline = time.monotonic() + timeout
+        context = client_context() if ssl_context is None else ssl_context
+        sock = self.connect(timeout)
+        try:
+            return start_tls(
+                open_stream(lambda: (sock, sock, sock.close)),
+                context,
+                server_name=server_name or self.host,
+                timeout=max(0.0, deadline - time.monotonic()),
+            )
+        except BaseException:
+            sock.close()
+            raise
 
 
 def keep_alive(sock: socket.socket) -> None:
@@ -259,6 +303,7 @@ KINDS: dict[str, type[Address]] = {
     "ssh": SshAddress,
     "unix": UnixAddress,
     "tcp": TcpAddress,
+    "tls": TlsAddress,
     "stdio": StdioAddress,
 }
 """The kinds of addresses by what stands before the first colon."""
@@ -285,19 +330,38 @@ def parse_address(text: str) -> Address:
         raise LocalProtocolError(f"{text!r} is no address: expected {kind.form}; {reason}") from error
 
 
-def connect_to(address: str | Address, *, timeout: float = CONNECT_TIMEOUT) -> Callable[[], Any]:
+def connect_to(
+    address: str | Address,
+    *,
+    timeout: float = CONNECT_TIMEOUT,
+    ssl_context: SSLContext | None = None,
+    server_name: str | None = None,
+) -> Callable[[], Any]:
     """A `recv_send` that connects to `address` at each opening, and ends that at each close.
 
         with PacketConnection(connect_to("unix:/run/store.sock")) as conn: ...
 
+    A `tls:` address is that of a server with a certificate for `server_name`, or else for the host, from a
+    CA that the system trusts. Another CA, or a certificate of our own, is in the `ssl_context`; see
+    `packetwire.streams.tls.client_context`.
+
     Raises `LocalProtocolError` if the text is no address. Opening raises an OSError, which names the
-    address, if there is nobody; sockets wait for at most `timeout` seconds.
+    address, if there is nobody, or not the right one; sockets wait for at most `timeout` seconds.
     """
     target = parse_address(address) if isinstance(address, str) else address
+    connect_within = target.open
+    if isinstance(target, TlsAddress):
+        if ssl_context is not None:
+            from packetwire.streams.tls import prepared
+
+            prepared(ssl_context, server_side=False)
+        connect_within = partial(target.open, ssl_context=ssl_context, server_name=server_name)
+    elif ssl_context is not None or server_name is not None:
+        raise LocalProtocolError(f"{target} has no use for an ssl_context or a server_name: only tls: has")
 
     def connect() -> Any:
         try:
-            return target.open(timeout)
+            return connect_within(timeout)
         except OSError as error:
             raise naming(target, error) from error
 

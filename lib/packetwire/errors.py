@@ -58,6 +58,9 @@ class RemoteProtocolError(ProtocolError):
         super().__init__(text)
         self.code = code
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self.code, self.args[0])
+
 
 class ConnectionEnded(PacketwireError):
     """The connection has ended, or is not open."""

@@ -16,9 +16,10 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
-from packetwire.addresses import Address, StdioAddress, TcpAddress, UnixAddress, forms, naming
+from packetwire.addresses import Address, StdioAddress, TcpAddress, TlsAddress, UnixAddress, forms, naming
 from packetwire.errors import LocalProtocolError
 
 BACKLOG = 1024
@@ -29,7 +30,7 @@ LOCK_INTERVAL = 0.01
 PORT_TRIES = 8
 """Tries to find a port that is free on all addresses of a host, if the system is to choose one."""
 
-LISTENING_KINDS: list[type[Address]] = [UnixAddress, TcpAddress, StdioAddress]
+LISTENING_KINDS: list[type[Address]] = [UnixAddress, TcpAddress, TlsAddress, StdioAddress]
 
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
@@ -173,7 +174,7 @@ def _listen_tcp(address: TcpAddress) -> Listener:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
-    return Listener(TcpAddress(address.host, sockets[0].getsockname()[1]), sockets)
+    return Listener(replace(address, port=sockets[0].getsockname()[1]), sockets)
 
 
 def _listen_all(places: Sequence[tuple[socket.AddressFamily, Any]]) -> list[socket.socket]:

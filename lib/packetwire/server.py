@@ -1,10 +1,10 @@
 """`serve`: a connection for each client that comes to an address.
 
 Strategy. One thread accepts, polling the listening sockets and a wake-up, so it can always be told to stop.
-Each client has a thread of its own, a *session*, which makes the service, opens it, waits until nothing
-more is received, and closes it; so whatever a client or its service does, the others and the accepting
-thread go on. Sessions that are over are joined and forgotten by the accepting thread, which is the only one
-that knows them all; it also sees to the end, when it has stopped accepting.
+Each client has a thread of its own, a *session*, which shakes hands if that is TLS, makes the service, opens
+it, waits until nothing more is received, and closes it; so whatever a client or its service does, the others
+and the accepting thread go on. Sessions that are over are joined and forgotten by the accepting thread, which
+is the only one that knows them all; it also sees to the end, when it has stopped accepting.
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from packetwire.addresses import Address, StdioAddress, TcpAddress, UnixAddress, keep_alive, parse_address
+from packetwire.addresses import (
+    Address,
+    StdioAddress,
+    TcpAddress,
+    TlsAddress,
+    UnixAddress,
+    keep_alive,
+    parse_address,
+)
 from packetwire.connection import PacketConnection
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
@@ -30,6 +38,9 @@ from packetwire.service import HasPacketConnection
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import PacketConnectionRecvSend
 from packetwire.streams.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 logger = logging.getLogger("packetwire")
 
@@ -57,6 +68,7 @@ def serve(
     *,
     max_connections: int = DEFAULT_MAX_CONNECTIONS,
     drain_timeout: float = DEFAULT_DRAIN,
+    ssl_context: SSLContext | None = None,
 ) -> Server:
     """Serve at `address`; returns as soon as clients can connect.
 
@@ -64,8 +76,12 @@ def serve(
             server.wait()
 
     `factory(recv_send)` makes a `HasPacketConnection` or a `PacketConnection` for each client, in a thread
-    of that client's; it is opened there, and closed when the client has ended. `unix:` and `tcp:` listen,
-    `stdio:` is one client: the process that started this one, and the server ends with it.
+    of that client's; it is opened there, and closed when the client has ended. `unix:`, `tcp:` and `tls:`
+    listen, `stdio:` is one client: the process that started this one, and the server ends with it.
+
+    `tls:` needs an `ssl_context` with a certificate; see `packetwire.streams.tls.server_context`. There
+    `recv_send` is a `TlsStream`, whose `ssl_object.getpeercert()` tells who the client is, if clients need a
+    certificate.
 
     When `max_connections` clients are connected and none leaves within half a second, those that wait are
     turned away: they are told that the connection has ended. Whoever reaches a `tcp:` address can connect;
@@ -78,13 +94,31 @@ def serve(
     check_listenable(address)
     if max_connections < 1:
         raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
+    _check_context(address, ssl_context)
     stdio: ByteStream | None = None
     if isinstance(address, UnixAddress | TcpAddress):
         listener = listen(address)
     else:
         stdio = StdioAddress().open(0)
         listener = Listener(address, [])
-    return Server(listener, factory, stdio, max_connections=max_connections, drain_timeout=drain_timeout)
+    return Server(
+        listener,
+        factory,
+        stdio,
+        max_connections=max_connections,
+        drain_timeout=drain_timeout,
+        ssl_context=ssl_context,
+    )
+
+
+def _check_context(address: Address, ssl_context: SSLContext | None) -> None:
+    if isinstance(address, TlsAddress) != (ssl_context is not None):
+        need = "needs an ssl_context with a certificate" if ssl_context is None else "has no use for an ssl_context"
+        raise LocalProtocolError(f"{address} {need}")
+    if ssl_context is not None:
+        from packetwire.streams.tls import prepared
+
+        prepared(ssl_context, server_side=True)
 
 
 class Server:
@@ -101,6 +135,7 @@ class Server:
         *,
         max_connections: int,
         drain_timeout: float,
+        ssl_context: SSLContext | None = None,
     ) -> None:
         """`client` is there from the beginning; without listening sockets it is the only one."""
         self.address = listener.address
@@ -109,6 +144,7 @@ class Server:
         self._factory = factory
         self._max_connections = max_connections
         self._drain_timeout = drain_timeout
+        self._ssl_context = ssl_context
         self._sessions: set[_Session] = set()
         self._over: deque[_Session] = deque()
         self._wakeup = Wakeup()
@@ -258,7 +294,8 @@ class Server:
             while turned_away < BACKLOG and (client := self._accept(listening)):
                 turned_away += 1
                 with client, suppress(OSError):  # it may be gone already
-                    client.send(bytes(ERQ_PACKET) + bytes(EOF_PACKET), socket.MSG_DONTWAIT)
+                    if self._ssl_context is None:
+                        client.send(bytes(ERQ_PACKET) + bytes(EOF_PACKET), socket.MSG_DONTWAIT)
         if turned_away:
             logger.warning(
                 "%s: %d clients turned away, as max_connections=%d are connected",
@@ -268,7 +305,7 @@ class Server:
             )
 
     def _start_session(self, stream: socket.socket | ByteStream) -> None:
-        session = _Session(stream, self._factory, self.address, self._session_over)
+        session = _Session(stream, self._factory, self.address, self._session_over, self._ssl_context)
         self._sessions.add(session)
         try:
             session.thread.start()
@@ -315,12 +352,15 @@ class _Session:
         factory: ServiceFactory,
         address: Address,
         on_over: Callable[[_Session], None],
+        ssl_context: SSLContext | None,
     ) -> None:
         self.failure: BaseException | None = None
         self._stream = stream
         self._factory = factory
         self._address = address
         self._on_over = on_over
+        self._ssl_context = ssl_context
+        self._shaking_hands = ssl_context is not None
         self._conn: PacketConnection | None = None
         self._ending = False
         self.thread = threading.Thread(target=self._run, name=f"packetwire-{address}-client", daemon=True)
@@ -330,7 +370,10 @@ class _Session:
             if isinstance(self._address, TcpAddress) and isinstance(self._stream, socket.socket):
                 with suppress(OSError):  # some systems refuse it when the client is gone already
                     keep_alive(self._stream)
-            self._serve_client()
+            if self._ssl_context is None:
+                self._serve_client(self._stream)
+            else:
+                self._serve_over_tls(self._stream, self._ssl_context)
         except BaseException as error:
             self.failure = error
             in_the_code = not (isinstance(error, OSError) and error.errno in _EXHAUSTED)
@@ -341,8 +384,26 @@ class _Session:
             finally:
                 self._on_over(self)
 
-    def _serve_client(self) -> None:
-        service = self._factory(self._stream)
+    def _serve_over_tls(self, stream: socket.socket | ByteStream, ssl_context: SSLContext) -> None:
+        from packetwire.streams.tls import start_tls
+
+        try:
+            tls = start_tls(stream, ssl_context, server_side=True)
+        except OSError as error:
+            logger.warning("%s: a client was not let in: %s", self._address, error)
+            return
+        finally:
+            self._shaking_hands = False
+        try:
+            self._serve_client(tls)
+        except BaseException:
+            tls.end_write()  # without that it would look as if someone had cut it off
+            raise
+        finally:
+            tls.close()
+
+    def _serve_client(self, stream: socket.socket | ByteStream) -> None:
+        service = self._factory(stream)
         self._conn = conn = connection_of(service)
         with service:
             if self._ending:
@@ -356,12 +417,17 @@ class _Session:
         self._ending = True  # first: the session looks at it when it has opened the connection
         if self._conn is not None:
             _announce_end(self._conn)
+        elif self._shaking_hands:
+            self._shut_down()
 
     def cut_off(self, *, orderly: bool) -> None:
         """End it now; if `orderly`, what is owed is refused first, which can take a moment. From any thread."""
         conn = self._conn
         while orderly and conn is not None and conn.is_open():
             conn.close(0)
+        self._shut_down()
+
+    def _shut_down(self) -> None:
         if isinstance(self._stream, socket.socket):
             with suppress(OSError):  # it may be gone already
                 self._stream.shutdown(socket.SHUT_RDWR)

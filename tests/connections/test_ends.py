@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import socket
 import sys
@@ -573,3 +574,30 @@ def test_a_connection_cannot_be_used_in_a_forked_child(fd_ends):
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert a(1, b"ab")[2] == b"ba"
+
+
+def test_closing_while_a_worker_is_being_started(fd_ends, monkeypatch):
+    start, closing = threading.Thread.start, threading.Event()
+    held = queue.SimpleQueue()
+
+    def slow_start(thread):
+        if thread.name == "b-worker" and not closing.is_set() and len(b._driver._workers) > 1:
+            held.put(thread)
+            assert closing.wait(20)
+        start(thread)
+
+    b = PacketConnection(fd_ends.b, "b", request_handler=lambda *request: b"", close_timeout=0.1)
+    with PacketConnection(fd_ends.a, "a", close_timeout=0.1) as a:
+        b.open()
+        monkeypatch.setattr(threading.Thread, "start", slow_start)
+        a.submit(1)
+        thread = held.get(timeout=20)
+        closer = threading.Thread(target=b.close)
+        start(closer)
+        while not b._driver._stopping:
+            pass
+        closing.set()
+        closer.join(20)
+        assert not closer.is_alive()
+        thread.join(20)
+    assert b.closed

@@ -73,7 +73,7 @@ def add_parser(commands: Any) -> None:
         metavar="ADDRESS",
         nargs="?",
         type=address(check_connectable),
-        help="a server to measure alone: exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH or tcp:HOST:PORT",
+        help="a server to measure alone: exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH, tcp: or tls:HOST:PORT",
     )
     parser.add_argument("--pipe", action="store_true", help="a pair of pipes rather than of Unix sockets")
     parser.add_argument("--rounds", type=whole_number(1), default=5, metavar="N", help="(default: 5)")

@@ -17,6 +17,7 @@ from packetwire.cli.addressing import address, check_connectable, seconds
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
 from packetwire.cli.fields import field_values
 from packetwire.cli.named import described, find_service
+from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
 from packetwire.core.engine import MAX_REQUEST_FLAGS, MAX_RQ_TYPE
 from packetwire.core.packets import MAX_UINT
@@ -31,8 +32,8 @@ CLOSE_TIMEOUT = 1.0
 DESCRIPTION = """
 Sends one request to ADDRESS and writes the payload of the response to standard output, as it is.
 ADDRESS is exec:CMD (a child process), ssh:[OPTIONS] HOST CMD (by the ssh program; an option's value is a word
-of its own), unix:PATH or tcp:HOST:PORT. TYPE is the request's number. PAYLOAD is taken as text; - is standard
-input. Flags of the response are shown on standard error, if there are any.
+of its own), unix:PATH, tcp:HOST:PORT or tls:HOST:PORT. TYPE is the request's number. PAYLOAD is taken as
+text; - is standard input. Flags of the response are shown on standard error, if there are any.
 With --module, TYPE may also be the name of a request class, and what follows are the fields of that class, if
 it is a dataclass: FIELD=VALUE for int, float, bool, str and bytes, FIELD:hex=HEX, or FIELD:file=FILE. The
 decoded response is printed: octets as they are, anything else as text.
@@ -73,6 +74,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--module", metavar="MODULE:NAME", help="a request map, or what `packetwire serve` would serve"
     )
+    add_client_options(parser)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,12 @@ class Question:
 
 def run(args: argparse.Namespace) -> int:
     """Ask, print the answer, return the exit status."""
-    connect = connect_to(args.address, timeout=_connect_timeout(args.timeout))
+    connect = connect_to(
+        args.address,
+        timeout=_connect_timeout(args.timeout),
+        ssl_context=client_ssl_context(args),
+        server_name=args.server_name,
+    )
     service: PacketConnection | HasPacketConnection
     if args.module is None:
         service = conn = PacketConnection(connect)

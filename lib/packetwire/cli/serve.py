@@ -16,6 +16,7 @@ from packetwire.cli.addressing import address, seconds
 from packetwire.cli.arguments import whole_number
 from packetwire.cli.failure import EXIT_FAILED, CommandFailed
 from packetwire.cli.named import MakeService, described, find_service
+from packetwire.cli.tls import add_server_options, server_ssl_context
 from packetwire.connection import DEFAULT_HANDLERS, ERROR_DETAILS
 from packetwire.errors import PacketwireError
 from packetwire.listeners import check_listenable
@@ -29,7 +30,8 @@ DESCRIPTION = """
 Serves MODULE:NAME at ADDRESS, to many clients at a time; each gets a service of its own. NAME is a
 HasPacketConnection class or another callable that makes one from a recv_send, or a request map
 {number: class}; modules in the current directory are found. ADDRESS is unix:PATH (the socket gets mode
-0600), tcp:HOST:PORT (port 0: any that is free) or stdio: (one client, the process that started this one).
+0600), tcp:HOST:PORT (port 0: any that is free), tls:HOST:PORT (with --cert) or stdio: (one client, the
+process that started this one).
 Whoever can reach a tcp: address can use the service: there is no authentication and no encryption.
 SIGTERM and Ctrl-C let it end: nobody is accepted any more, the replies that are owed are sent, then the
 connections are closed; a second signal cuts that short.
@@ -44,7 +46,10 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("service", metavar="MODULE:NAME", help="what is served")
     parser.add_argument(
-        "address", metavar="ADDRESS", type=address(check_listenable), help="unix:PATH, tcp:HOST:PORT or stdio:"
+        "address",
+        metavar="ADDRESS",
+        type=address(check_listenable),
+        help="unix:PATH, tcp:HOST:PORT, tls:HOST:PORT or stdio:",
     )
     parser.add_argument(
         "--max-connections",
@@ -77,6 +82,7 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="standard error gets only what ends the server: no line when it is ready, no failures of handlers",
     )
+    add_server_options(parser)
 
 
 def handlers(text: str) -> int | str:
@@ -96,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     with (
         _signals() as (told, tell),
         _log(args.quiet),
-        serve(args.address, make_service, **limits) as server,
+        serve(args.address, make_service, **limits, ssl_context=server_ssl_context(args)) as server,
     ):
         if not args.quiet:
             print(f"serving {args.service} on {server.address}", file=sys.stderr, flush=True)

@@ -116,6 +116,7 @@ class Driver:
         self._jobs: deque[RequestReceived] = deque()
         self._taken: set[tuple[int, int]] = set()
         self._running = self._nested = self._spare = 0
+        self._starting = 0  # threads that cannot be joined yet
         self._busy: set[int] = set()  # idents of the threads that run a handler
         self._workers: set[threading.Thread] = set()
         self._helper_called = False
@@ -246,17 +247,20 @@ class Driver:
             self._jobs.clear()
         self._parking.wake()
         self._writing.stop()
-        # whoever is reading or writing at this moment is about to see that it has ended
-        self._await(lambda: self._reader == NOBODY and self._writing.holder == NOBODY, time.monotonic() + END_GRACE)
+        # whoever is reading, writing or starting a thread at this moment is about to see that it has ended
+        self._await(self._is_quiet, time.monotonic() + END_GRACE)
         me = threading.current_thread()
         with self._lock:
             self._reader = _CLOSED
-            workers = [w for w in self._workers if w is not me and w.ident not in self._busy]
+            workers = [w for w in self._workers if w is not me and w.ident and w.ident not in self._busy]
         for worker in workers:
             worker.join(END_GRACE)
         self._parking.close()
         self._lead_wakeup.close()
         self._writing.close()
+
+    def _is_quiet(self) -> bool:
+        return self._reader == NOBODY and self._writing.holder == NOBODY and not self._starting
 
     def after_fork(self) -> None:
         """In a forked child: the connection belongs to the parent."""
@@ -656,9 +660,10 @@ class Driver:
         """Nothing can be sent. What the peer sent before may say why, so go on reading for a moment."""
         with self._lock:
             self.engine.send_failed(error)
-            expected = self._doom is not None
-        if not expected:
-            self._expect_end(ended_by(error, f"{self.name}: writing failed: {error}"))
+            if self._doom is None:  # whoever sees the failure finds this too, and waits for a better reason
+                reason = ended_by(error, f"{self.name}: writing failed: {error}")
+                self._doom = time.monotonic() + END_GRACE, reason
+        self._parking.wake()
         self._changed()
 
     def _write_interrupted(self, error: BaseException) -> None:
@@ -730,8 +735,10 @@ class Driver:
             if self._stopping:
                 return False
             worker = threading.Thread(target=self._work, name=f"{self.name}-worker", daemon=True)
-            self._workers.add(worker)
+            # those that left are forgotten only here: closing waits until the last of them is gone
+            self._workers = {w for w in self._workers if w.ident is None or w.is_alive()} | {worker}
             self._spare += 1
+            self._starting += 1
         try:
             worker.start()
         except RuntimeError as error:  # the system has no more threads
@@ -743,24 +750,24 @@ class Driver:
             if last:
                 self._fail(ended_by(error, f"{self.name}: no thread can be started to read: {error}"))
             return False
+        finally:
+            with self._lock:
+                self._starting -= 1
+            self._changed()
         return True
 
     def _work(self) -> None:
         """A worker: run a handler if one is to be run, else read if that may bring something, else park."""
         event: RequestReceived | None = None
-        try:
-            while True:
-                served = event is not None
-                event = self._next_job(finished=served)
-                if event is not None:
-                    self._run_jobs(event)
-                elif self._is_superfluous():
-                    return
-                elif not ((self._unarmed or served) and self._read_as_worker(soon=not self._unarmed)):
-                    self._park()
-        finally:
-            with self._lock:
-                self._workers.discard(threading.current_thread())
+        while True:
+            served = event is not None
+            event = self._next_job(finished=served)
+            if event is not None:
+                self._run_jobs(event)
+            elif self._is_superfluous():
+                return
+            elif not ((self._unarmed or served) and self._read_as_worker(soon=not self._unarmed)):
+                self._park()
 
     def _is_superfluous(self) -> bool:
         """Whether this worker shall end; then it is not counted as spare any more."""

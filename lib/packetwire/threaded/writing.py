@@ -51,6 +51,7 @@ class Writing:
         self._leftover: Sequence[bytes | memoryview] = ()
         self._wakeup: Wakeup | None = None
         self._thread: threading.Thread | None = None
+        self._started = threading.Event()
         self._stopping = False
 
     def take(self, me: int) -> list[bytes] | None:
@@ -113,16 +114,24 @@ class Writing:
                 return
             self._leftover = rest
             self.holder = _THREAD
-            thread = self._thread
-            if thread is None:
+            start = self._wakeup is None
+            if start:
                 self._wakeup = Wakeup()
-                self._thread = threading.Thread(
-                    target=self._wait_and_write, name=f"{self._name}-writer", daemon=True
-                )
-        if thread is None:
-            self._thread.start()  # type: ignore[union-attr]
+        if start:
+            self._start_thread()
         else:
             self._wakeup.set()  # type: ignore[union-attr]
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._wait_and_write, name=f"{self._name}-writer", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            self._thread = None
+            self.holder = NOBODY
+            self._failed(error)
+        finally:
+            self._started.set()
 
     def _wait_and_write(self) -> None:
         """The thread: wait for room and write, whenever there is something left over."""
@@ -159,11 +168,12 @@ class Writing:
         """Nothing is handed over any more; wait for the thread's end."""
         with self._lock:
             self._stopping = True
-            wakeup, thread = self._wakeup, self._thread
+            wakeup = self._wakeup
         if wakeup:
             wakeup.set()
-        if thread:
-            thread.join()
+            self._started.wait()  # a thread that was not started yet cannot be joined
+        if self._thread:
+            self._thread.join()
 
     def close(self) -> None:
         """After `stop`: nobody can take the role any more."""

@@ -1,0 +1,98 @@
+"""FBSP, the Firebird Butler Service Protocol (4/FBSP): messages, sessions, services and clients.
+
+Nothing here does input or output: a service or client is given to a channel, which carries its messages.
+"""
+
+from packetwire.fbsp.client import FBSPClient, FBSPEventClient
+from packetwire.fbsp.constants import (
+    ERROR_TYPE_MASK,
+    FOURCC,
+    HEADER_FMT,
+    HEADER_FMT_FULL,
+    PROTO_CANCEL_REQ,
+    PROTO_ERROR,
+    PROTO_HELLO,
+    PROTO_STATE_INFO,
+    PROTO_WELCOME,
+    VERSION_MASK,
+    ErrorCode,
+    MsgFlag,
+    MsgType,
+    State,
+    bb2h,
+)
+from packetwire.fbsp.messages import (
+    APIMessage,
+    CancelMessage,
+    DataMessage,
+    ErrorMessage,
+    FBSPMessage,
+    HandshakeMessage,
+    HelloMessage,
+    StateMessage,
+    WelcomeMessage,
+)
+from packetwire.fbsp.service import FBSPService
+from packetwire.fbsp.session import FBSPSession
+from packetwire.messaging.descriptors import (
+    PLATFORM_OID,
+    PLATFORM_UID,
+    PLATFORM_VERSION,
+    VENDOR_OID,
+    VENDOR_UID,
+    AgentDescriptor,
+    ButlerInterface,
+    PeerDescriptor,
+    ServiceDescriptor,
+)
+from packetwire.messaging.errors import ClientError, InvalidMessageError, ServiceError, StopError
+from packetwire.messaging.message import msg_bytes
+from packetwire.messaging.sentinels import ANY, INVALID, TIMEOUT
+
+__all__ = [
+    "ANY",
+    "ERROR_TYPE_MASK",
+    "FOURCC",
+    "HEADER_FMT",
+    "HEADER_FMT_FULL",
+    "INVALID",
+    "PLATFORM_OID",
+    "PLATFORM_UID",
+    "PLATFORM_VERSION",
+    "PROTO_CANCEL_REQ",
+    "PROTO_ERROR",
+    "PROTO_HELLO",
+    "PROTO_STATE_INFO",
+    "PROTO_WELCOME",
+    "TIMEOUT",
+    "VENDOR_OID",
+    "VENDOR_UID",
+    "VERSION_MASK",
+    "APIMessage",
+    "AgentDescriptor",
+    "ButlerInterface",
+    "CancelMessage",
+    "ClientError",
+    "DataMessage",
+    "ErrorCode",
+    "ErrorMessage",
+    "FBSPClient",
+    "FBSPEventClient",
+    "FBSPMessage",
+    "FBSPService",
+    "FBSPSession",
+    "HandshakeMessage",
+    "HelloMessage",
+    "InvalidMessageError",
+    "MsgFlag",
+    "MsgType",
+    "PeerDescriptor",
+    "ServiceDescriptor",
+    "ServiceError",
+    "State",
+    "StateMessage",
+    "StopError",
+    "WelcomeMessage",
+    "bb2h",
+    "msg_bytes",
+]

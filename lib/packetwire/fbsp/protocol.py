@@ -1,0 +1,110 @@
+"""What both sides of FBSP do alike: frames into messages, new messages, and the order of a session."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, ClassVar, Final
+
+from packetwire.errors import LocalProtocolError
+from packetwire.fbsp.constants import CONTROL_OCTET, HEADER_OCTETS, REVISION, MsgFlag, MsgType
+from packetwire.fbsp.lifecycle import TRANSITIONS, Phase, act_of
+from packetwire.fbsp.messages import MESSAGE_MAP, NO_TOKEN, APIMessage, DataMessage, FBSPMessage, header_refusal
+from packetwire.fbsp.refusals import refuse
+from packetwire.fbsp.session import FBSPSession, PendingRequest
+from packetwire.messaging.channel import Session
+from packetwire.messaging.message import Token, TZMQMessage, msg_bytes
+from packetwire.messaging.protocol import Protocol
+
+DEFAULT_MAX_MESSAGE_SIZE: Final = 50 << 20
+"""Octets of all frames of a message."""
+LEAST_MAX_MESSAGE_SIZE: Final = 1_000_000
+"""The specification lets nobody refuse what is smaller."""
+MAX_FRAMES: Final = 65536
+"""Frames of a message."""
+
+
+class _FBSP(Protocol):
+    """4/FBSP, the Firebird Butler Service Protocol."""
+
+    OID: ClassVar[str] = "1.3.6.1.4.1.53446.1.3.1"
+    UID: ClassVar[uuid.UUID] = uuid.uuid5(uuid.NAMESPACE_OID, OID)
+    MESSAGE_MAP: ClassVar[dict[MsgType, type[FBSPMessage]]] = MESSAGE_MAP
+
+    def __init__(
+        self,
+        *,
+        session_type: type[FBSPSession] = FBSPSession,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+    ) -> None:
+        if max_message_size < LEAST_MAX_MESSAGE_SIZE:
+            raise ValueError(f"max_message_size is at least {LEAST_MAX_MESSAGE_SIZE}, not {max_message_size}")
+        super().__init__(session_type=session_type)
+        self.max_message_size = max_message_size
+        self._classes = {bytes((each << 3 | REVISION,)): made for each, made in self.MESSAGE_MAP.items()}
+
+    def message_factory(self, zmsg: TZMQMessage | None = None) -> FBSPMessage:
+        """An empty message of the class that the control frame asks for; raises `InvalidMessageError`."""
+        if not zmsg:
+            raise refuse("no-frames")
+        header = msg_bytes(zmsg[0])
+        message_class = self._classes.get(header[CONTROL_OCTET : CONTROL_OCTET + 1])
+        if message_class is None:
+            raise header_refusal(header)
+        return message_class()
+
+    def convert_msg(self, zmsg: TZMQMessage) -> FBSPMessage:
+        """The message in these frames; raises `InvalidMessageError`."""
+        size = sum(map(len, zmsg))
+        if size > self.max_message_size:
+            raise refuse("too-large", header_of(zmsg), size=size, limit=self.max_message_size)
+        if len(zmsg) > MAX_FRAMES:
+            raise refuse("too-many-frames", header_of(zmsg), count=len(zmsg), limit=MAX_FRAMES)
+        msg = self.message_factory(zmsg)
+        msg.from_zmsg(zmsg)
+        return msg
+
+    def create_message_for(
+        self,
+        message_type: MsgType,
+        token: Token = NO_TOKEN,
+        type_data: int = 0,
+        flags: MsgFlag = MsgFlag.NONE,
+    ) -> Any:
+        """A new message of a type."""
+        msg = self.MESSAGE_MAP[message_type]()
+        msg.msg_type = message_type
+        msg.token = token
+        msg.type_data = type_data
+        msg.flags = flags
+        return msg
+
+    def create_ack_reply(self, msg: FBSPMessage) -> FBSPMessage:
+        """The acknowledgement of a message: its control frame, with other flags."""
+        flags = msg.flags & ~MsgFlag.ACK_REQ | MsgFlag.ACK_REPLY
+        acknowledgement: FBSPMessage = self.create_message_for(msg.msg_type, msg.token, msg.type_data, flags)
+        return acknowledgement
+
+    def create_data_for(self, msg: APIMessage) -> DataMessage:
+        """A new DATA message that belongs to a request."""
+        data: DataMessage = self.create_message_for(MsgType.DATA, msg.token)
+        return data
+
+    def session_discarded(self, channel: Any, session: Session) -> None:
+        if isinstance(session, FBSPSession):
+            session.close()
+
+
+def header_of(zmsg: TZMQMessage) -> bytes:
+    """The control frame of a message that may be none."""
+    return msg_bytes(zmsg[0]) if len(zmsg[0]) == HEADER_OCTETS else b""
+
+
+def next_phase(request: PendingRequest, msg: FBSPMessage) -> Phase:
+    """The phase of a request once a message of the service is sent; raises `LocalProtocolError`."""
+    act = act_of(msg)
+    phase = request.phase if act is None else TRANSITIONS.get((request.phase, act))
+    if phase is None:
+        raise LocalProtocolError(
+            f"{msg.msg_type.name} must not be sent for a request that is {request.phase.value}"
+        )
+    return phase

@@ -1,0 +1,125 @@
+"""Channels: how a protocol's messages reach its peers, and which peers there are.
+
+Strategy: all that does not depend on the carrier is here, so that a carrier adds only how frames leave
+(`_transmit`) and how it waits for them (`receive`), and calls `deliver` with what has arrived. A channel is
+used by one thread at a time; a carrier with several threads holds a lock of its own around it.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from packetwire.messaging.errors import ChannelError, InvalidMessageError
+from packetwire.messaging.message import Message, RoutingID, TZMQMessage
+from packetwire.messaging.sentinels import INVALID
+
+if TYPE_CHECKING:
+    from packetwire.messaging.protocol import Protocol
+
+logger = logging.getLogger("packetwire")
+
+
+class Session:
+    """What is known of one peer: a protocol keeps more in a subclass."""
+
+    def __init__(self) -> None:
+        self.routing_id: RoutingID | None = None
+        self.endpoint: str | None = None
+        """The address that was connected to, if any."""
+        self.send_pending = False
+        """Whether something waits to be sent."""
+
+
+class Channel(ABC):
+    """The peers of one socket or connection: their sessions, and the way of messages to and from them."""
+
+    def __init__(self, protocol: Protocol, *, session_type: type[Session] | None = None) -> None:
+        self.protocol = protocol
+        self.session_type = session_type or protocol.session_type
+        self.sessions: dict[RoutingID, Session] = {}
+
+    @property
+    def session(self) -> Session | None:
+        """The session, on a channel with one peer; None if there is none."""
+        if len(self.sessions) > 1:
+            raise ChannelError(f"the channel has {len(self.sessions)} sessions, not one")
+        return next(iter(self.sessions.values()), None)
+
+    def create_session(self, routing_id: RoutingID) -> Session:
+        """A new session for a peer; raises `ChannelError` if it has one."""
+        if routing_id in self.sessions:
+            raise ChannelError(f"there is a session for the route {routing_id!r} already")
+        session = self.session_type()
+        session.routing_id = routing_id
+        self.protocol.initialize_session(session)
+        self.sessions[routing_id] = session
+        return session
+
+    def discard_session(self, session: Session) -> None:
+        """Forget a session; what was already forgotten is no error."""
+        if session.routing_id is None or self.sessions.get(session.routing_id) is not session:
+            return
+        del self.sessions[session.routing_id]
+        self.protocol.session_discarded(self, session)
+
+    def send(self, msg: Message, session: Session) -> int:
+        """Send a message: 0, or the carrier's error number.
+
+        A message that the protocol forbids raises `LocalProtocolError` and is not sent. One that came too
+        late, because the peer has left or withdrawn its request, is dropped, and that is no error.
+        """
+        zmsg = msg.as_zmsg()
+        if not self.protocol.before_sending(self, session, msg):
+            return 0
+        error_number = self._transmit(zmsg, session)
+        if not error_number:
+            self.protocol.after_sending(self, session, msg)
+        return error_number
+
+    @abstractmethod
+    def _transmit(self, zmsg: list[bytes], session: Session) -> int:
+        """Hand frames to the carrier: 0, or its error number."""
+
+    @abstractmethod
+    def receive(self, timeout: int | None = None) -> Any:
+        """Wait for a message and handle it: the handler's result, or a sentinel.
+
+        `timeout` is in milliseconds; None waits for ever.
+        """
+
+    def deliver(self, routing_id: RoutingID, zmsg: TZMQMessage) -> Any:
+        """Handle the frames that arrived from a peer: the handler's result, or `INVALID`."""
+        session = self.sessions.get(routing_id)
+        try:
+            msg = self.protocol.convert_msg(zmsg)
+        except InvalidMessageError as error:
+            self._refuse(session or self._stranger(routing_id), error)
+            return INVALID
+        if session is None:
+            if not self.protocol.accept_new_session(self, routing_id, msg):
+                return INVALID
+            session = self.create_session(routing_id)
+        return self.protocol.handle_msg(self, session, msg)
+
+    def lose_session(self, session: Session, exc: Exception | None = None) -> None:
+        """The carrier has lost the peer: tell the protocol why, and forget the session."""
+        try:
+            self.protocol.handle_session_lost(self, session, exc)
+        except Exception:
+            logger.exception("the handler of a lost session failed")
+        finally:
+            self.discard_session(session)
+
+    def _stranger(self, routing_id: RoutingID) -> Session:
+        """A session to answer one who has none; it is not kept."""
+        session = Session()
+        session.routing_id = routing_id
+        return session
+
+    def _refuse(self, session: Session, error: InvalidMessageError) -> None:
+        try:
+            self.protocol.handle_invalid_msg(self, session, error)
+        except Exception:
+            logger.exception("the handler of an invalid message failed")

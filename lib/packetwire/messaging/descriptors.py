@@ -1,0 +1,167 @@
+"""Who takes part: agents, their running instances (peers), services and their interfaces."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any, Final, Self
+
+from packetwire.messaging.protobuf import (
+    ProtoMessage,
+    add_supplement,
+    create_message,
+    read_supplement,
+)
+
+PLATFORM_OID: Final = "1.3.6.1.4.1.53446.1.1.0"
+PLATFORM_UID: Final = uuid.uuid5(uuid.NAMESPACE_OID, PLATFORM_OID)
+PLATFORM_VERSION: Final = "0.8.0"
+"""The Butler platform whose agents ours are interchangeable with: Saturnin, as it calls itself on the wire."""
+VENDOR_OID: Final = "1.3.6.1.4.1.53446.1.2.0"
+VENDOR_UID: Final = uuid.uuid5(uuid.NAMESPACE_OID, VENDOR_OID)
+"""The vendor of that platform."""
+
+PROTO_PEER: Final = "firebird.butler.PeerIdentification"
+UID_OCTETS: Final = 16
+
+
+class ButlerInterface(IntEnum):
+    """The operations of one interface of a service: members with the values 1 to 255.
+
+    A subclass says with `get_uid` which interface it is.
+    """
+
+    @classmethod
+    def get_uid(cls) -> uuid.UUID:
+        """The identity of the interface."""
+        raise NotImplementedError(f"{cls.__name__} needs a class method get_uid that returns its UUID")
+
+
+@dataclass(frozen=True)
+class AgentDescriptor:
+    """An agent: the program that is a service or a client, whoever runs it."""
+
+    uid: uuid.UUID
+    name: str
+    version: str
+    vendor_uid: uuid.UUID
+    classification: str
+    platform_uid: uuid.UUID = PLATFORM_UID
+    platform_version: str = PLATFORM_VERSION
+    supplement: dict[str, Any] | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.uid)
+
+    def get_key(self) -> uuid.UUID:
+        """What it is identified by."""
+        return self.uid
+
+    def copy(self) -> Self:
+        """An equal descriptor."""
+        return replace(self)
+
+    def replace(self, **changes: Any) -> Self:
+        """A descriptor with some fields changed."""
+        return replace(self, **changes)
+
+    def write_to(self, proto: ProtoMessage) -> None:
+        """Write the fields into an AgentIdentification."""
+        proto.uid = self.uid.bytes
+        proto.name = self.name
+        proto.version = self.version
+        proto.classification = self.classification
+        proto.vendor.uid = self.vendor_uid.bytes
+        proto.platform.uid = self.platform_uid.bytes
+        proto.platform.version = self.platform_version
+        add_supplement(proto.supplement, self.supplement)
+
+    @classmethod
+    def from_proto(cls, proto: ProtoMessage) -> Self:
+        """What an AgentIdentification says; raises ValueError for what is no UUID."""
+        return cls(
+            uid=uid_of("uid", proto.uid),
+            name=proto.name,
+            version=proto.version,
+            vendor_uid=uid_of("vendor.uid", proto.vendor.uid),
+            classification=proto.classification,
+            platform_uid=uid_of("platform.uid", proto.platform.uid),
+            platform_version=proto.platform.version,
+            supplement=read_supplement(proto.supplement),
+        )
+
+
+@dataclass(frozen=True)
+class PeerDescriptor:
+    """A peer: a running instance of an agent."""
+
+    uid: uuid.UUID
+    pid: int
+    host: str
+    supplement: dict[str, Any] | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.uid)
+
+    def get_key(self) -> uuid.UUID:
+        """What it is identified by."""
+        return self.uid
+
+    def copy(self) -> Self:
+        """An equal descriptor."""
+        return replace(self)
+
+    def replace(self, **changes: Any) -> Self:
+        """A descriptor with some fields changed."""
+        return replace(self, **changes)
+
+    def write_to(self, proto: ProtoMessage) -> None:
+        """Write the fields into a PeerIdentification."""
+        proto.uid = self.uid.bytes
+        proto.pid = self.pid
+        proto.host = self.host
+        add_supplement(proto.supplement, self.supplement)
+
+    def as_proto(self) -> ProtoMessage:
+        """A PeerIdentification."""
+        proto = create_message(PROTO_PEER)
+        self.write_to(proto)
+        return proto
+
+    @classmethod
+    def from_proto(cls, proto: ProtoMessage) -> Self:
+        """What a PeerIdentification says, of our package or of the reference's.
+
+        Raises ValueError for another message, and for what is no UUID.
+        """
+        if proto.DESCRIPTOR.name != "PeerIdentification":
+            raise ValueError(f"a PeerIdentification is needed, not a {proto.DESCRIPTOR.full_name}")
+        return cls(uid_of("uid", proto.uid), proto.pid, proto.host, read_supplement(proto.supplement))
+
+
+@dataclass(frozen=True)
+class ServiceDescriptor:
+    """A service: its agent, and the interfaces that it offers, in the order in which they are numbered."""
+
+    agent: AgentDescriptor
+    api: Sequence[type[ButlerInterface]]
+    description: str = ""
+    facilities: Sequence[str] = ()
+    factory: str = ""
+    config: Callable[[], Any] | None = None
+
+    def __hash__(self) -> int:
+        return hash(self.agent)
+
+    def get_key(self) -> uuid.UUID:
+        """What it is identified by."""
+        return self.agent.uid
+
+
+def uid_of(field: str, octets: bytes) -> uuid.UUID:
+    """A UUID of a field; raises ValueError if these are not its octets."""
+    if len(octets) != UID_OCTETS:
+        raise ValueError(f"{field} has {len(octets)} octets, not {UID_OCTETS}" if octets else f"{field} is missing")
+    return uuid.UUID(bytes=octets)

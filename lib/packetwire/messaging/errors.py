@@ -1,0 +1,65 @@
+"""The exceptions of protocols of messages.
+
+    PacketwireError
+    ├── MessagingError          keyword arguments become attributes
+    │   ├── ChannelError        a channel cannot do what was asked
+    │   ├── ClientError         raised by a client
+    │   ├── ServiceError        a service answered with an error; `code` says which
+    │   └── StopError           a handler's way to refuse what it was given; `code` is what the peer is told
+    └── RemoteProtocolError
+        └── InvalidMessageError frames that are no message of the protocol; `code` says why
+
+The codes of the first are numbers of the protocol, those of the last are names, as of any `RemoteProtocolError`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from packetwire.errors import PacketwireError, RemoteProtocolError
+
+__all__ = [
+    "ChannelError",
+    "ClientError",
+    "InvalidMessageError",
+    "MessagingError",
+    "ServiceError",
+    "StopError",
+]
+
+
+class MessagingError(PacketwireError):
+    """An error with a code: `code` and all other keyword arguments become attributes."""
+
+    code: int | None = None
+
+    def __init__(self, *args: object, **attributes: Any) -> None:
+        super().__init__(*args)
+        self.__dict__.update(attributes)
+
+
+class ChannelError(MessagingError):
+    """The channel cannot do what was asked of it."""
+
+
+class ClientError(MessagingError):
+    """An error raised by a client."""
+
+
+class ServiceError(MessagingError):
+    """The service answered with an error, or did not answer as it must."""
+
+
+class StopError(MessagingError):
+    """Raised by a handler to refuse what it was given; the peer is told the text and `code`."""
+
+
+class InvalidMessageError(RemoteProtocolError):
+    """Frames that are no valid message of the protocol; `code` is the key of the rule that they break.
+
+    Keyword arguments become attributes, as far as a protocol needs them to answer.
+    """
+
+    def __init__(self, text: str = "", code: str = "invalid-message", **attributes: Any) -> None:
+        super().__init__(code, text)
+        self.__dict__.update(attributes)

@@ -1,0 +1,100 @@
+"""Protobuf: the messages of `butler.proto`, out of its compiled descriptor set. Only this module imports protobuf.
+
+Strategy: the set is loaded into the default pool, because what an `Any` holds is only found there. No
+generated code is involved, so no version of protobuf is asked for beyond what it itself can read. Compile with
+
+    protoc --descriptor_set_out=butler.binpb butler.proto
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, struct_pb2  # type: ignore[import-untyped]
+from google.protobuf.any_pb2 import Any as AnyMessage  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+ProtoMessage = Any
+"""An instance of a class that protobuf makes; the field names are those of `butler.proto`."""
+
+PROTO_STRUCT = "google.protobuf.Struct"
+PROTO_ANY = "google.protobuf.Any"
+PACKAGE = "packetwire.butler"
+
+
+def load_messages(octets: bytes) -> dict[str, Any]:
+    """Name -> class, for all messages of a compiled descriptor set."""
+    pool = descriptor_pool.Default()
+    found = {}
+    for file in descriptor_pb2.FileDescriptorSet.FromString(octets).file:
+        pool.AddSerializedFile(file.SerializeToString())
+        for declared in file.message_type:
+            descriptor = pool.FindMessageTypeByName(f"{file.package}.{declared.name}")
+            found[declared.name] = message_factory.GetMessageClass(descriptor)
+    return found
+
+
+CLASSES = load_messages(files(__package__).joinpath("butler.binpb").read_bytes())
+REGISTERED = {
+    PROTO_STRUCT: struct_pb2.Struct,
+    PROTO_ANY: AnyMessage,
+    "firebird.base.ConfigProto": CLASSES["ConfigProto"],
+    "firebird.base.Value": CLASSES["Value"],
+    **{f"firebird.butler.{name}": each for name, each in CLASSES.items() if name not in ("ConfigProto", "Value")},
+}
+"""The classes by the names that the protocols' specifications use."""
+
+
+def create_message(name: str, octets: bytes = b"") -> ProtoMessage:
+    """A new message, of the type with this name in the protocols, filled from `octets`.
+
+    Raises ValueError if these are no such message.
+    """
+    message = REGISTERED[name]()
+    if octets:
+        fill_message(message, octets)
+    return message
+
+
+def fill_message(message: ProtoMessage, octets: bytes) -> None:
+    """Replace the content of a message by what `octets` hold; raises ValueError if they hold no such message."""
+    try:
+        message.ParseFromString(octets)
+    except DecodeError as error:
+        raise ValueError(str(error) or "broken protobuf") from error
+
+
+def dict2struct(content: dict[str, Any]) -> ProtoMessage:
+    """A Struct of what JSON knows: None, bool, numbers, str, lists and dicts with str keys."""
+    struct = struct_pb2.Struct()
+    struct.update(content)
+    return struct
+
+
+def struct2dict(struct: ProtoMessage) -> dict[str, Any]:
+    """The content of a Struct; its numbers are floats."""
+    return {name: _plain(value) for name, value in struct.fields.items()}
+
+
+def _plain(value: ProtoMessage) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return struct2dict(value.struct_value)
+    if kind == "list_value":
+        return [_plain(item) for item in value.list_value.values]
+    return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def add_supplement(supplements: Any, content: dict[str, Any] | None) -> None:
+    """Append a dict to a repeated field of Any, as a Struct; None adds nothing."""
+    if content is not None:
+        supplements.add().Pack(dict2struct(content))
+
+
+def read_supplement(supplements: Any) -> dict[str, Any] | None:
+    """The first Struct in a repeated field of Any; raises ValueError if it is broken."""
+    for packed in supplements:
+        if packed.TypeName() == PROTO_STRUCT:
+            return struct2dict(create_message(PROTO_STRUCT, packed.value))
+    return None

@@ -1,0 +1,481 @@
+"""TLS over any other stream.
+
+Strategy. An SSL object stands between two memory BIOs and never sees a descriptor; what goes in and out of
+these passes through the halves of the stream below, which never block. Two rules keep a poll of that
+stream's descriptors sufficient:
+
+- *A read leaves nothing behind.* All that came is decrypted and returned at once, because what has left
+  the descriptor no poll sees. What was decrypted in the handshake is the stream's `leading_octets`. An end
+  or a fault behind octets that are returned is told by `on_exit`, as no poll may see that either.
+- *Octets count as written when their ciphertext has gone.* Encrypting cannot be taken back, so it is noted
+  how many of the next octets are encrypted already; whoever tries again does so with the same octets.
+
+A read can make something to write: the answer to a key update, an alert. It is written at once if that
+goes, else by the next read or write: it only has to precede what we send next, and nobody waits for it.
+A write never needs a read, because the handshake is done before and renegotiation is off.
+
+The reader and the writer may be two threads. One lock guards the SSL object and its BIOs, for the time of a
+pure call; another keeps the ciphertext in order on its way to the stream below, over a try that does not
+block. Neither is held across a wait.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed, StreamTruncated
+from packetwire.streams.bytestream import Buffers, ByteStream, ReadHalf, WriteHalf
+from packetwire.streams.fds import READ_SIZE
+from packetwire.streams.open import PacketConnectionRecvSend, open_stream
+
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds for a handshake, from the first octet to the last."""
+MAX_PLAINTEXT = 16384
+"""Octets that a record can carry."""
+ENCRYPT_SIZE = 65536
+"""Octets that are encrypted before they are written: a few records in one system call."""
+
+_QUOTED = 64
+_HANDSHAKE, _ALERT = 0x16, 0x15
+_VERSION_MAJOR = 0x03
+"""What a record begins with, in a handshake."""
+
+
+def client_context(
+    cafile: str | os.PathLike[str] | None = None,
+    certfile: str | os.PathLike[str] | None = None,
+    keyfile: str | os.PathLike[str] | None = None,
+) -> ssl.SSLContext:
+    """Settings for connecting: the peer must have a certificate for its name.
+
+    It is verified with the CAs of `cafile`, else with those of the system. `certfile` and `keyfile` are
+    our own certificate, for peers that ask for one; without `keyfile` the key is in `certfile`. Raises
+    OSError, which names the file.
+    """
+    try:
+        context = ssl.create_default_context(cafile=cafile)
+    except OSError as error:
+        raise _unusable(error, "the CA certificates", cafile or "the system's place for them") from error
+    if certfile is not None:
+        _load_certificate(context, certfile, keyfile)
+    elif keyfile is not None:
+        raise LocalProtocolError(f"a key without its certificate: {os.fspath(keyfile)!r}")
+    return prepared(context)
+
+
+def server_context(
+    certfile: str | os.PathLike[str],
+    keyfile: str | os.PathLike[str] | None = None,
+    client_cafile: str | os.PathLike[str] | None = None,
+) -> ssl.SSLContext:
+    """Settings for serving with a certificate; without `keyfile` the key is in `certfile`.
+
+    With `client_cafile` only those are served whose certificate is from a CA in there. Raises OSError,
+    which names the file.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _load_certificate(context, certfile, keyfile)
+    if client_cafile is not None:
+        try:
+            context.load_verify_locations(client_cafile)
+        except OSError as error:
+            raise _unusable(error, "the CA certificates", client_cafile) from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return prepared(context)
+
+
+def prepared(context: ssl.SSLContext, *, server_side: bool | None = None) -> ssl.SSLContext:
+    """The same context, without renegotiation. Raises `LocalProtocolError` if it is for the other side."""
+    if server_side is not None:
+        try:
+            context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side, None if server_side else "host")
+        except ssl.SSLError as error:
+            side = "serving" if server_side else "connecting"
+            raise LocalProtocolError(f"this ssl_context is not for {side}: {_words(error)}") from error
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    return context
+
+
+def _load_certificate(
+    context: ssl.SSLContext, certfile: str | os.PathLike[str], keyfile: str | os.PathLike[str] | None
+) -> None:
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except OSError as error:
+        files = certfile if keyfile is None else f"{os.fspath(certfile)}, {os.fspath(keyfile)}"
+        raise _unusable(error, "the certificate and its key", files) from error
+
+
+def _unusable(error: OSError, what: str, files: str | os.PathLike[str]) -> OSError:
+    reason = _words(error) if isinstance(error, ssl.SSLError) else error.strerror
+    unusable = OSError(f"{what} cannot be read from {os.fspath(files)}: {reason}")
+    if not isinstance(error, ssl.SSLError):
+        unusable.errno = error.errno
+    return unusable
+
+
+def start_tls(
+    recv_send: PacketConnectionRecvSend,
+    ssl_context: ssl.SSLContext,
+    *,
+    server_side: bool = False,
+    server_name: str | None = None,
+    timeout: float = HANDSHAKE_TIMEOUT,
+) -> TlsStream:
+    """Speak TLS over a stream in any form from now on; returns when the handshake is done.
+
+    `server_name` is the name that the server's certificate must be for. What is supplied is not closed,
+    as usual. Raises OSError, which says what was wrong: nothing can be done with the stream then.
+    """
+    prepared(ssl_context, server_side=server_side)
+    stream = TlsStream(open_stream(recv_send), ssl_context, server_side=server_side, server_name=server_name)
+    try:
+        stream.shake_hands(timeout)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+class TlsStream(ByteStream):
+    """TLS over `inner`, which it closes. The handshake comes first: `shake_hands`, or `try_handshake`.
+
+    `ssl_object` tells about the peer: `getpeercert()`, `version()`, `cipher()`.
+    """
+
+    def __init__(
+        self,
+        inner: ByteStream,
+        ssl_context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_name: str | None = None,
+    ) -> None:
+        self._inner = inner
+        self._server_side = server_side
+        self._records = _Records(ssl_context, server_side, server_name)
+        self._outgoing = _Outgoing(self._records, inner.writer)
+        self._tls_reader = _TlsReader(self._records, self._outgoing, inner.reader)
+        super().__init__(self._tls_reader, _TlsWriter(self._records, self._outgoing, inner.writer), inner.close)
+        self._to_decrypt, inner.leading_octets = inner.leading_octets, b""
+        self._begin = b""  # the first octets of the peer
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject:
+        """For looking only: it is in use."""
+        return self._records.ssl_object
+
+    # the handshake
+
+    def shake_hands(self, timeout: float = HANDSHAKE_TIMEOUT) -> None:
+        """Wait until the handshake is done, at most `timeout` seconds. Raises OSError if it fails."""
+        deadline = time.monotonic() + timeout
+        while wanted := self.try_handshake():
+            poller = select.poll()
+            for fd, events in wanted:
+                poller.register(fd, events)
+            left = deadline - time.monotonic()
+            if left <= 0 or not poller.poll(left * 1000 + 1):
+                came = f"it began with {self._begin!r}" if self._begin else "it sent nothing"
+                raise TimeoutError(f"the peer did not end the TLS handshake within {timeout:g} s; {came}")
+
+    def try_handshake(self) -> list[tuple[int, int]]:
+        """Go on with the handshake as far as that goes without waiting.
+
+        Returns the descriptors, with their events, to poll before the next try; none if it is done.
+        Raises OSError if it failed.
+        """
+        while True:
+            done = self._advance()
+            sent = self._outgoing.flush()
+            to_send = [] if sent else [(self._inner.write_fd, self._inner.write_events)]
+            if done:
+                if sent:
+                    self.leading_octets = self._decrypt_first()
+                return to_send
+            octets = self._inner.try_read(READ_SIZE)
+            if octets is None:
+                return _merged([*to_send, (self._inner.read_fd, select.POLLIN)])
+            if not octets:
+                raise self._cut_short()
+            self._begin = self._begin or octets[:_QUOTED]
+            self._check_begin()
+            self._to_decrypt = octets
+
+    def _advance(self) -> bool:
+        octets, self._to_decrypt = self._to_decrypt, b""
+        try:
+            return self._records.shake_hands(octets)
+        except ssl.SSLError as error:
+            raise self._failed(error) from error
+
+    def _decrypt_first(self) -> bytes:
+        """What came behind the handshake."""
+        octets = self._records.decrypt(b"")
+        if self._records.failure is not None and not octets:
+            raise self._failed(self._records.failure) from self._records.failure
+        return octets
+
+    def _failed(self, error: ssl.SSLError) -> OSError:
+        with suppress(OSError):  # the peer may be gone
+            self._outgoing.flush()  # the alert that tells it
+        hint = ""
+        if self._server_side and error.reason == "NO_SHARED_CIPHER":
+            hint = "; has the ssl_context a certificate?"
+        return ConnectionError(f"the TLS handshake failed: {_words(error)}{hint}")
+
+    def _check_begin(self) -> None:
+        kind, *version = self._begin[:2]
+        if kind not in (_HANDSHAKE, _ALERT) or version not in ([], [_VERSION_MAJOR]):
+            raise ConnectionError(f"the peer does not speak TLS: it began with {self._begin!r}")
+
+    def _cut_short(self) -> OSError:
+        when = "in the middle of" if self._begin else "without a word of"
+        error = ConnectionError(f"the peer closed the stream {when} the TLS handshake")
+        error.__cause__ = self._inner.end_reason()
+        return error
+
+    # the life of a stream
+
+    def start(self, on_exit: Callable[[ConnectionEnded], None]) -> None:
+        self._inner.start(on_exit)
+        self._tls_reader.start(on_exit)
+
+    def end_reason(self) -> ConnectionEnded | None:
+        return self._inner.end_reason() or self._tls_reader.end_reason
+
+    def hurry(self) -> None:
+        self._inner.hurry()
+
+
+class _Records:
+    """The SSL object between its BIOs, for one thread at a time; nothing here waits."""
+
+    def __init__(self, context: ssl.SSLContext, server_side: bool, server_name: str | None) -> None:
+        self._from_peer, self._to_peer = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._lock = threading.Lock()  # guards the SSL object and both BIOs
+        self.ssl_object = context.wrap_bio(self._from_peer, self._to_peer, server_side, server_name)
+        self.closed_by_peer = False
+        """Whether close_notify has come."""
+        self.failure: ssl.SSLError | None = None
+        """Why nothing more can be decrypted."""
+
+    def shake_hands(self, octets: bytes) -> bool:
+        """Go on with what came; whether the handshake is done. Raises `ssl.SSLError`."""
+        with self._lock:
+            self._from_peer.write(octets)
+            try:
+                self.ssl_object.do_handshake()
+            except ssl.SSLWantReadError:
+                return False
+            return True
+
+    def decrypt(self, octets: bytes) -> bytes:
+        """All that can be read with what came; then `closed_by_peer` or `failure` may be set."""
+        found = []
+        with self._lock:
+            self._from_peer.write(octets)
+            try:
+                while self._from_peer.pending or self.ssl_object.pending():
+                    piece = self.ssl_object.read(MAX_PLAINTEXT)
+                    if not piece:
+                        raise ssl.SSLZeroReturnError
+                    found.append(piece)
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLZeroReturnError:
+                self.closed_by_peer = True
+            except ssl.SSLError as error:
+                self.failure = error
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def encrypt(self, octets: memoryview) -> None:
+        with self._lock:
+            while octets:
+                octets = octets[self.ssl_object.write(octets) :]
+
+    def close(self) -> None:
+        """Make close_notify, if that is in order."""
+        # it raises as long as the peer's has not come, or if the handshake was not done
+        with self._lock, suppress(ssl.SSLError):
+            self.ssl_object.unwrap()
+
+    def has_ciphertext(self) -> bool:
+        with self._lock:
+            return self._to_peer.pending > 0
+
+    def take_ciphertext(self) -> bytes:
+        with self._lock:
+            return self._to_peer.read()
+
+
+class _Outgoing:
+    """The ciphertext on its way to the stream below, in order."""
+
+    def __init__(self, records: _Records, writer: WriteHalf) -> None:
+        self._records = records
+        self._writer = writer
+        self._lock = threading.Lock()
+        self._unsent = memoryview(b"")
+
+    def flush(self) -> bool:
+        """Pass on what there is, as far as that goes without waiting; whether that was all. Raises OSError."""
+        with self._lock:
+            while True:
+                if not self._unsent:
+                    self._unsent = memoryview(self._records.take_ciphertext())
+                    if not self._unsent:
+                        return True
+                taken = self._writer.try_write((self._unsent,))
+                if not taken:
+                    return False
+                self._unsent = self._unsent[taken:]
+
+
+class _TlsReader:
+    """Reads what the peer encrypted."""
+
+    def __init__(self, records: _Records, outgoing: _Outgoing, reader: ReadHalf) -> None:
+        self._records = records
+        self._outgoing = outgoing
+        self._reader = reader
+        self._on_exit: Callable[[ConnectionEnded], None] | None = None
+        self.end_reason: ConnectionEnded | None = None
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def start(self, on_exit: Callable[[ConnectionEnded], None]) -> None:
+        self._on_exit = on_exit
+        self._tell_end()
+
+    def try_read(self, size: int) -> bytes | None:
+        """As the contract says, but for a record that was incomplete until now, by which it may be more."""
+        if self._is_over:
+            return self._end()
+        octets = self._reader.try_read(size)
+        if octets is None:
+            return None
+        if not octets:
+            self.end_reason = StreamTruncated("the stream ended without a close_notify of TLS: it was cut off")
+            return b""
+        octets = self._records.decrypt(octets)
+        if self._records.has_ciphertext():
+            with suppress(OSError):  # whoever writes next will see it
+                self._outgoing.flush()
+        if octets:
+            self._tell_end()
+            return octets
+        return self._end() if self._is_over else None
+
+    @property
+    def _is_over(self) -> bool:
+        return self._records.closed_by_peer or self._records.failure is not None
+
+    def _end(self) -> bytes:
+        if self._records.failure is not None:
+            raise _broken(self._records.failure) from self._records.failure
+        return b""
+
+    def _tell_end(self) -> None:
+        """Octets come first that were before the end, and nothing may become readable again."""
+        if self._on_exit is None or not self._is_over:
+            return
+        cause: ConnectionEnded = PeerClosed("the peer closed the TLS stream without saying EOF")
+        if self._records.failure is not None:
+            cause = ConnectionEnded(str(_broken(self._records.failure)))
+            cause.__cause__ = self._records.failure
+        self._on_exit(cause)
+
+    def give_back(self, octets: bytes) -> bytes:
+        return octets
+
+    def close(self) -> None:
+        """The stream closes what is below."""
+
+
+class _TlsWriter:
+    """Encrypts and writes."""
+
+    def __init__(self, records: _Records, outgoing: _Outgoing, writer: WriteHalf) -> None:
+        self._records = records
+        self._outgoing = outgoing
+        self._writer = writer
+        self._encrypted = 0  # of the octets that come next
+
+    @property
+    def events(self) -> int:
+        return self._writer.events
+
+    def fileno(self) -> int:
+        return self._writer.fileno()
+
+    def try_write(self, buffers: Buffers) -> int:
+        if not self._outgoing.flush():
+            return 0
+        taken, self._encrypted = self._encrypted, 0
+        for octets in _behind(buffers, taken):
+            self._records.encrypt(octets)
+            if not self._outgoing.flush():
+                self._encrypted = len(octets)
+                break
+            taken += len(octets)
+        return taken
+
+    def end(self) -> None:
+        self._records.close()
+        with suppress(OSError):  # the peer may be gone already, which ends this direction just as well
+            self._outgoing.flush()
+        self._writer.end()
+
+    def close(self) -> None:
+        """The stream closes what is below."""
+
+
+def _behind(buffers: Buffers, taken: int) -> Iterator[memoryview]:
+    """What is left of `buffers` behind their first octets, in pieces of a good size to encrypt."""
+    joined = bytearray()
+    for buffer in buffers:
+        view = memoryview(buffer)[taken:]
+        taken = max(0, taken - len(buffer))
+        if len(joined) + len(view) < ENCRYPT_SIZE:
+            joined += view
+            continue
+        if joined:
+            yield memoryview(joined)
+            joined = bytearray()
+        for start in range(0, len(view), ENCRYPT_SIZE):
+            yield view[start : start + ENCRYPT_SIZE]
+    if joined:
+        yield memoryview(joined)
+
+
+def _merged(wanted: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """One entry for each descriptor: a socket is polled for both directions."""
+    merged: dict[int, int] = {}
+    for fd, events in wanted:
+        merged[fd] = merged.get(fd, 0) | events
+    return list(merged.items())
+
+
+def _broken(error: ssl.SSLError) -> OSError:
+    return ConnectionError(f"TLS: {_words(error)}")
+
+
+def _words(error: Any) -> str:
+    """What OpenSSL says, for people."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    reason = str(error.reason or "")
+    _, is_alert, alert = reason.partition("_ALERT_")
+    if is_alert:
+        return f"the peer refused, its alert is {alert.replace('_', ' ').lower()!r}"
+    return reason.replace("_", " ").lower() or re.sub(r" \(_ssl\.c:\d+\)$", "", str(error))
