@@ -28,6 +28,9 @@ from packetwire.addresses import (
     TcpAddress,
     TlsAddress,
     UnixAddress,
+    ZmqDealerAddress,
+    ZmqPairAddress,
+    ZmqRouterAddress,
     parse_address,
 )
 
@@ -54,9 +57,15 @@ PARSED = [
     ("tls:localhost:7000", TlsAddress("localhost", 7000)),
     ("tls:[::1]:0", TlsAddress("::1", 0)),
     ("stdio:", StdioAddress()),
+    ("zmq+pair:inproc://pair", ZmqPairAddress("inproc://pair")),
+    ("zmq+dealer:tcp://127.0.0.1:7000", ZmqDealerAddress("tcp://127.0.0.1:7000")),
+    ("zmq+router:ipc:///run/store.zmq", ZmqRouterAddress("ipc:///run/store.zmq")),
 ]
 
-ALL_FORMS = "expected exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH, tcp:HOST:PORT, tls:HOST:PORT or stdio:"
+ALL_FORMS = (
+    "expected exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, stdio:, "
+    "zmq+pair:ENDPOINT, zmq+dealer:ENDPOINT or zmq+router:ENDPOINT"
+)
 
 REFUSED = [
     ("", ALL_FORMS),

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from packetwire.addresses import connect_to
+    from packetwire.aio.connection import AsyncPacketConnection
+    from packetwire.aio.server import aserve
+    from packetwire.aio.service import AsyncHasPacketConnection
     from packetwire.connection import DEFAULT_PACKET_GRACE, PacketConnection
     from packetwire.core.events import PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
     from packetwire.core.packets import Packet, PacketDecoder
@@ -43,6 +46,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_PACKET_GRACE",
+    "AsyncHasPacketConnection",
+    "AsyncPacketConnection",
     "BaseRequest",
     "ByteStream",
     "ChildExited",
@@ -72,6 +77,7 @@ __all__ = [
     "SendableFile",
     "StreamEnded",
     "StreamTruncated",
+    "aserve",
     "child",
     "connect_to",
     "serve",
@@ -80,6 +86,9 @@ __all__ = [
 
 _HOMES = {
     "packetwire.addresses": ("connect_to",),
+    "packetwire.aio.connection": ("AsyncPacketConnection",),
+    "packetwire.aio.server": ("aserve",),
+    "packetwire.aio.service": ("AsyncHasPacketConnection",),
     "packetwire.connection": ("DEFAULT_PACKET_GRACE", "PacketConnection"),
     "packetwire.core.events": ("PeerEndedRequests", "RequestReceived", "ResponseReceived", "StreamEnded"),
     "packetwire.core.packets": ("Packet", "PacketDecoder"),

@@ -8,6 +8,9 @@
     tcp:HOST:PORT         TCP, without any authentication or encryption; IPv6 as tcp:[::1]:PORT
     tls:HOST:PORT         TLS over TCP; what is trusted is no part of the address, but an `ssl.SSLContext`
     stdio:                the process that started this one
+    zmq+pair:ENDPOINT     a ZMQ socket PAIR; the endpoint is tcp://HOST:PORT, ipc://PATH or inproc://NAME
+    zmq+dealer:ENDPOINT   a ROUTER there, to connect to
+    zmq+router:ENDPOINT   a ROUTER here, to serve on
 
 `parse_address` makes an object of such a text, `connect_to` what `PacketConnection` takes as `recv_send`.
 Each kind is one class and one line of `KINDS`.
@@ -21,14 +24,17 @@ import shlex
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from packetwire.errors import LocalProtocolError
+from packetwire.streams.zmqpeers import DEFAULT_IDLE_LIMIT
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+    from packetwire.streams.curve import CurveClient, CurveServer
 
 CONNECT_TIMEOUT = 30.0
 """Seconds for a connection to be made."""
@@ -41,6 +47,8 @@ KEEPALIVE_PROBES = 4
 SSH_FLAGS = frozenset("46AaCgKkMqsTvXxYy")
 SSH_OPTIONS_WITH_VALUE = frozenset("BbcDEeFIiJLlmoPpRSw")
 """The options of `ssh` that go with a command whose standard input and output are a connection."""
+
+ZMQ_TRANSPORTS = ("tcp", "ipc", "inproc")
 
 
 class Address(Protocol):
@@ -298,6 +306,97 @@ class StdioAddress:
         return stdio()
 
 
+@dataclass(frozen=True)
+class ZmqAddress:
+    """What the addresses of ZMQ sockets have in common."""
+
+    endpoint: str
+
+    form: ClassVar[str]
+    scheme: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        transport, separator, place = self.endpoint.partition("://")
+        if transport not in ZMQ_TRANSPORTS or not separator or not place:
+            raise LocalProtocolError(
+                f"{self.endpoint!r} is no endpoint: expected tcp://HOST:PORT, ipc://PATH or inproc://NAME"
+            )
+
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        return cls(rest)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.endpoint}"
+
+
+@dataclass(frozen=True)
+class ZmqPairAddress(ZmqAddress):
+    """`zmq+pair:ENDPOINT`: a PAIR, which has one peer at a time.
+
+    `curve` are CURVE keys: a `CurveClient` to connect, a `CurveServer` to serve. They are no part of the text.
+    """
+
+    curve: CurveClient | CurveServer | None = field(default=None, repr=False)
+    idle_limit: float | None = DEFAULT_IDLE_LIMIT
+    """Seconds after which a client that is silent is let go; None for never."""
+
+    form: ClassVar[str] = "zmq+pair:ENDPOINT"
+    scheme: ClassVar[str] = "zmq+pair"
+
+    def open(self, timeout: float) -> Any:
+        from packetwire.streams.zmq import open_pair
+
+        return open_pair(self.endpoint, timeout=timeout, curve=_for_client(self.curve))
+
+
+@dataclass(frozen=True)
+class ZmqDealerAddress(ZmqAddress):
+    """`zmq+dealer:ENDPOINT`: a ROUTER, to connect to.
+
+    `curve` are CURVE keys; `identity` is how the ROUTER knows us again. They are no part of the text.
+    """
+
+    curve: CurveClient | None = field(default=None, repr=False)
+    identity: bytes | None = None
+
+    form: ClassVar[str] = "zmq+dealer:ENDPOINT"
+    scheme: ClassVar[str] = "zmq+dealer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.identity is not None and not (1 <= len(self.identity) <= 255 and self.identity[0]):
+            raise LocalProtocolError("an identity has from 1 to 255 octets, and does not begin with a null octet")
+
+    def open(self, timeout: float) -> Any:
+        from packetwire.streams.zmq import open_dealer
+
+        return open_dealer(self.endpoint, timeout=timeout, curve=_for_client(self.curve), identity=self.identity)
+
+
+@dataclass(frozen=True)
+class ZmqRouterAddress(ZmqAddress):
+    """`zmq+router:ENDPOINT`: a ROUTER, to serve on. `curve` are CURVE keys, which are no part of the text."""
+
+    curve: CurveServer | None = field(default=None, repr=False)
+    idle_limit: float | None = DEFAULT_IDLE_LIMIT
+    """Seconds after which a client that is silent is let go; None for never."""
+
+    form: ClassVar[str] = "zmq+router:ENDPOINT"
+    scheme: ClassVar[str] = "zmq+router"
+
+    def open(self, timeout: float) -> Any:
+        raise LocalProtocolError(f"{self}: a ROUTER is for serving, connect to it by zmq+dealer:{self.endpoint}")
+
+
+def _for_client(curve: Any) -> CurveClient | None:
+    from packetwire.streams.curve import CurveClient
+
+    if curve is not None and not isinstance(curve, CurveClient):
+        raise LocalProtocolError(f"who connects needs the keys of a CurveClient, got a {type(curve).__name__}")
+    return curve
+
+
 KINDS: dict[str, type[Address]] = {
     "exec": ExecAddress,
     "ssh": SshAddress,
@@ -305,6 +404,9 @@ KINDS: dict[str, type[Address]] = {
     "tcp": TcpAddress,
     "tls": TlsAddress,
     "stdio": StdioAddress,
+    "zmq+pair": ZmqPairAddress,
+    "zmq+dealer": ZmqDealerAddress,
+    "zmq+router": ZmqRouterAddress,
 }
 """The kinds of addresses by what stands before the first colon."""
 

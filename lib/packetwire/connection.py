@@ -28,6 +28,7 @@ from packetwire.threaded.waiter import DecodeResponse, Response, Waiter, outcome
 if TYPE_CHECKING:
     from subprocess import Popen
 
+    from packetwire.capture import CaptureWriter
     from packetwire.result import RequestResult
 
 DEFAULT_PACKET_GRACE = 0.0
@@ -77,7 +78,8 @@ class PacketConnection:
     - `max_packet_size`: octets of a packet, both ways. `max_outstanding`: requests of ours without an answer,
       at which `submit` waits; `max_unsent`: octets not written, past which `submit` waits.
     - `on_event(event)` sees every event in wire order, in the thread that reads; see `take`.
-    - `trace_log(format, *args)` is told of every packet.
+    - `trace_log(format, *args)` is told of every packet; `capture`, a `packetwire.capture.CaptureWriter`, records
+      all octets, for `packetwire dump`.
     - `close_timeout`: seconds, the default of `close`.
     - `leading_octets`: what was read from the stream before, such as the `trailing_octets` of a
       connection that used it.
@@ -108,6 +110,7 @@ class PacketConnection:
         close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
         leading_octets: bytes = b"",
         spin: float = DEFAULT_SPIN,
+        capture: CaptureWriter | None = None,
     ) -> None:
         if handlers != "inline" and not (isinstance(handlers, int) and handlers >= 1):
             raise LocalProtocolError(f"handlers must be 1 or more, or 'inline', got {handlers!r}")
@@ -132,6 +135,7 @@ class PacketConnection:
         self.on_event = on_event
         self.close_timeout = close_timeout
         self.spin = spin
+        self.capture = capture
         self.trailing_octets = bytes(leading_octets)
         """What came behind the peer's EOF on the last opening: the next user of the stream needs it."""
         self._driver: Driver | None = None
@@ -200,6 +204,8 @@ class PacketConnection:
             if not callable(self.recv_send):
                 stream.leading_octets = self.trailing_octets + stream.leading_octets
             self.trailing_octets = b""
+            if self.capture is not None:
+                stream = self.capture.stream(stream, self.name)
             engine = ConnectionEngine(
                 accepts_requests=self.request_handler is not None or self.on_event is not None,
                 max_packet_size=self.max_packet_size,

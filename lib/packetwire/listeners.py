@@ -17,10 +17,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
-from packetwire.addresses import Address, StdioAddress, TcpAddress, TlsAddress, UnixAddress, forms, naming
+from packetwire.addresses import (
+    Address,
+    StdioAddress,
+    TcpAddress,
+    TlsAddress,
+    UnixAddress,
+    ZmqPairAddress,
+    ZmqRouterAddress,
+    forms,
+    naming,
+)
 from packetwire.errors import LocalProtocolError
+from packetwire.streams.zmqpeers import PeerStream
 
 BACKLOG = 1024
 """Clients that the system lets wait to be accepted; it may have a lower bound of its own."""
@@ -30,19 +41,43 @@ LOCK_INTERVAL = 0.01
 PORT_TRIES = 8
 """Tries to find a port that is free on all addresses of a host, if the system is to choose one."""
 
-LISTENING_KINDS: list[type[Address]] = [UnixAddress, TcpAddress, TlsAddress, StdioAddress]
+LISTENING_KINDS: list[type[Address]] = [
+    UnixAddress,
+    TcpAddress,
+    TlsAddress,
+    StdioAddress,
+    ZmqPairAddress,
+    ZmqRouterAddress,
+]
 
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
-class Listener:
-    """Sockets to accept clients on; `address` is the real one, with the port that the system chose."""
+class Acceptor(Protocol):
+    """What clients come to: a listening socket that does not block, or a bound ZMQ socket."""
 
-    def __init__(self, address: Address, sockets: list[socket.socket]) -> None:
+    def fileno(self) -> int:
+        """Readable when there is a client."""
+        ...
+
+    def accept(self) -> tuple[socket.socket | PeerStream, Any]:
+        """The client that waits longest, and where it comes from. Raises OSError."""
+        ...
+
+    def close(self) -> None:
+        """Accept no more."""
+        ...
+
+
+class Listener:
+    """What to accept clients from; `address` is the real one, with the port that the system chose."""
+
+    def __init__(self, address: Address, sockets: Sequence[Acceptor]) -> None:
         self.address = address
-        self.sockets = sockets
+        self.sockets: Sequence[Any] = sockets
         for sock in sockets:
-            sock.setblocking(False)  # a client may be gone again between the poll and the accept
+            if isinstance(sock, socket.socket):
+                sock.setblocking(False)  # a client may be gone again between the poll and the accept
 
     def close(self) -> None:
         """Accept no more. A second call does nothing."""
@@ -68,10 +103,12 @@ class UnixListener(Listener):
         super().close()
 
 
-def listen(address: UnixAddress | TcpAddress) -> Listener:
+def listen(address: UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress) -> Listener:
     """Listen on `address`. Raises OSError, which names it."""
     try:
-        return _listen_unix(address) if isinstance(address, UnixAddress) else _listen_tcp(address)
+        if isinstance(address, UnixAddress):
+            return _listen_unix(address)
+        return _listen_tcp(address) if isinstance(address, TcpAddress) else _listen_zmq(address)
     except OSError as error:
         raise naming(address, error) from error
 
@@ -197,3 +234,33 @@ def _listen_all(places: Sequence[tuple[socket.AddressFamily, Any]]) -> list[sock
             sock.close()
         raise
     return sockets
+
+
+# ZMQ
+
+
+def _listen_zmq(address: ZmqPairAddress | ZmqRouterAddress) -> Listener:
+    path = address.endpoint.removeprefix("ipc://")
+    if path == address.endpoint or path.startswith("@"):
+        return _bind_zmq(address)
+    with _directory_locked(os.path.dirname(path) or "."):
+        _remove_stale(path)  # ZMQ itself would take it away from a server that is alive
+        listener = _bind_zmq(address)
+        os.chmod(path, SOCKET_MODE)
+        return listener
+
+
+def _bind_zmq(address: ZmqPairAddress | ZmqRouterAddress) -> Listener:
+    from packetwire.streams.curve import CurveServer
+    from packetwire.streams.zmqrouter import ZmqListener
+
+    curve = address.curve
+    if curve is not None and not isinstance(curve, CurveServer):
+        raise LocalProtocolError(f"{address}: who serves needs the keys of a CurveServer")
+    bound = ZmqListener(
+        address.endpoint,
+        pair=isinstance(address, ZmqPairAddress),
+        curve=curve,
+        idle_limit=address.idle_limit,
+    )
+    return Listener(replace(address, endpoint=bound.endpoint), [bound])

@@ -27,17 +27,20 @@ from packetwire.addresses import (
     TcpAddress,
     TlsAddress,
     UnixAddress,
+    ZmqPairAddress,
+    ZmqRouterAddress,
     keep_alive,
     parse_address,
 )
 from packetwire.connection import PacketConnection
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
-from packetwire.listeners import BACKLOG, Listener, check_listenable, listen
+from packetwire.listeners import BACKLOG, Acceptor, Listener, check_listenable, listen
 from packetwire.service import HasPacketConnection
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import PacketConnectionRecvSend
 from packetwire.streams.wakeup import Wakeup
+from packetwire.streams.zmqpeers import PeerStream
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -76,8 +79,9 @@ def serve(
             server.wait()
 
     `factory(recv_send)` makes a `HasPacketConnection` or a `PacketConnection` for each client, in a thread
-    of that client's; it is opened there, and closed when the client has ended. `unix:`, `tcp:` and `tls:`
-    listen, `stdio:` is one client: the process that started this one, and the server ends with it.
+    of that client's; it is opened there, and closed when the client has ended. `unix:`, `tcp:`, `tls:`,
+    `zmq+router:` and `zmq+pair:` listen, `stdio:` is one client: the process that started this one, and the
+    server ends with it.
 
     `tls:` needs an `ssl_context` with a certificate; see `packetwire.streams.tls.server_context`. There
     `recv_send` is a `TlsStream`, whose `ssl_object.getpeercert()` tells who the client is, if clients need a
@@ -96,7 +100,7 @@ def serve(
         raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
     _check_context(address, ssl_context)
     stdio: ByteStream | None = None
-    if isinstance(address, UnixAddress | TcpAddress):
+    if isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
         listener = listen(address)
     else:
         stdio = StdioAddress().open(0)
@@ -252,7 +256,7 @@ class Server:
                 self.failure = session.failure
         return over
 
-    def _admit(self, listening: socket.socket) -> None:
+    def _admit(self, listening: Acceptor) -> None:
         if self._is_full:
             self._pause()  # somebody may be about to leave
             return
@@ -263,7 +267,7 @@ class Server:
             except RuntimeError as error:  # the system has no more threads
                 self._ran_out(error)
 
-    def _accept(self, listening: socket.socket) -> socket.socket | None:
+    def _accept(self, listening: Acceptor) -> socket.socket | PeerStream | None:
         """A client that waits, or None."""
         try:
             client, _ = listening.accept()
@@ -293,6 +297,9 @@ class Server:
         for listening in self._listener.sockets:
             while turned_away < BACKLOG and (client := self._accept(listening)):
                 turned_away += 1
+                if isinstance(client, PeerStream):
+                    client.turn_away()
+                    continue
                 with client, suppress(OSError):  # it may be gone already
                     if self._ssl_context is None:
                         client.send(bytes(ERQ_PACKET) + bytes(EOF_PACKET), socket.MSG_DONTWAIT)
@@ -431,6 +438,8 @@ class _Session:
         if isinstance(self._stream, socket.socket):
             with suppress(OSError):  # it may be gone already
                 self._stream.shutdown(socket.SHUT_RDWR)
+        elif isinstance(self._stream, PeerStream):
+            self._stream.hang_up()
 
 
 def connection_of(service: Any) -> PacketConnection:

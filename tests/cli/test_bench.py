@@ -55,7 +55,7 @@ LABELS = [
     "memory growth, KiB",
 ]
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.long]
 
 
 def bench(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -514,6 +514,7 @@ TYPED = ("unix:x", "--module", "shop:REQUESTS")
         (("unix:x",), "the following arguments are required: TYPE"),
         (("x", "7"), "argument ADDRESS: 'x' is no address: expected exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH, "),
         (("ssh:-p22 host x", "7"), "write '-p22' as two words, -p 22"),
+        (("zmq+router:tcp://x:1", "7"), "a ROUTER is for serving; connect by zmq+dealer:"),
         (("stdio:", "7"), "stdio: is for serving: here standard output is for the results"),
         (("tcp:localhost:0", "7"), "tcp:localhost:0: port 0 is for listening, there is nothing to connect to"),
         (

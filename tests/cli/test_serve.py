@@ -468,7 +468,11 @@ def last(done: subprocess.CompletedProcess[str]) -> str:
             ("store:Store", "unx:x"),
             "packetwire serve: argument ADDRESS: 'unx:x' is no address: expected exec:CMD, ",
         ),
-        (("store:Store", "exec:x"), "exec:x cannot be served on: expected unix:PATH, tcp:HOST:PORT, tls:HOST:PORT or stdio:"),
+        (
+            ("store:Store", "exec:x"),
+            "exec:x cannot be served on: expected unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, stdio:, zmq+pair:ENDPOINT "
+            "or zmq+router:ENDPOINT",
+        ),
         (("store:Store", "tcp:localhost"), "'tcp:localhost' is no address: expected tcp:HOST:PORT"),
         (
             ("store:Store", "unix:x", "more"),

@@ -16,6 +16,7 @@ from .test_ends import ERQ, RawPeer, response
 pytestmark = pytest.mark.timeout(120)
 
 
+@pytest.mark.long
 def test_200_000_requests_are_submitted_before_the_first_result_is_collected(fd_connect):
     a, _ = fd_connect(b={"request_handler": lambda rq_type, flags, payload: flags})
     results = [a.submit(1, i) for i in range(200_000)]
@@ -23,6 +24,7 @@ def test_200_000_requests_are_submitted_before_the_first_result_is_collected(fd_
     assert a.outstanding == 0
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_while_callers_time_out(fd_ends):
     peer = RawPeer(fd_ends)
     ended = threading.Event()

@@ -20,6 +20,7 @@ from packetwire import (
     PacketConnection,
     PeerClosed,
     RemoteProtocolError,
+    RequestReceived,
     RequestTimeout,
     Responder,
     StreamEnded,
@@ -601,3 +602,25 @@ def test_closing_while_a_worker_is_being_started(fd_ends, monkeypatch):
         assert not closer.is_alive()
         thread.join(20)
     assert b.closed
+
+
+@pytest.mark.parametrize("round_", range(100))
+def test_eof_leaves_though_another_thread_is_writing_while_there_is_no_time(round_):
+    taken, answered = queue.SimpleQueue(), threading.Event()
+
+    def take(event):
+        if isinstance(event, RequestReceived):
+            responder = a.take(event)
+            taken.put(None)
+            responder.respond(b"")
+            answered.set()
+
+    ends = socket.socketpair()
+    a = PacketConnection(ends[0], "a", on_event=take)
+    with ends[0], ends[1], PacketConnection(ends[1], "b", close_timeout=5) as b:
+        a.open()
+        b.submit(1)
+        taken.get(timeout=20)
+        a.close(0.0)
+        assert b.join_recv(10)
+        assert answered.wait(20)

@@ -214,6 +214,7 @@ def test_the_server_asks_its_client(address: str) -> None:
         assert conn(0, b"abc", timeout=LIMIT) == (True, 0, b"cba")
 
 
+@pytest.mark.long
 def test_clients_that_left_are_forgotten(address: str, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one place each client has to wait for the one before to be forgotten."""
     monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", LIMIT)

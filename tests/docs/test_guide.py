@@ -18,6 +18,7 @@ import pytest
 
 import packetwire
 from packetwire import errors
+from packetwire.aio.server import AsyncServer
 from packetwire.server import Server
 
 from .pages import ROOT, code_blocks, tables
@@ -44,8 +45,21 @@ CALLED = (
     "serve",
     "Server.stop",
     "Server.wait",
+    "AsyncPacketConnection",
+    *(
+        "AsyncPacketConnection." + name
+        for name in ("spawn", "__call__", "submit", "drain", "map", "close", "join", "join_recv")
+    ),
+    "AsyncHasPacketConnection",
+    *("AsyncHasPacketConnection." + name for name in ("conn_do_remote", "conn_submit", "conn_map")),
+    "aserve",
+    "AsyncServer.stop",
+    "AsyncServer.wait",
 )
 """What people call, with all its defaults in the table."""
+
+SERVERS = {"Server": Server, "AsyncServer": AsyncServer}
+"""What nobody makes by its name."""
 
 CLASS_ATTRIBUTES = ("BaseRequest",)
 
@@ -55,8 +69,12 @@ SAYS_HOW_LONG_OR_HOW_MUCH = re.compile(
 )
 """Constants with these names belong into the table."""
 
-NO_ROWS = {("packetwire.core.engine", "JOIN_LIMIT"), ("packetwire.addresses", "CONNECT_TIMEOUT")}
-"""A number that no user sees anything of, and one that stands in the table as a parameter's default."""
+NO_ROWS = {
+    ("packetwire.core.engine", "JOIN_LIMIT"),
+    ("packetwire.addresses", "CONNECT_TIMEOUT"),
+    ("packetwire.messaging.sentinels", "TIMEOUT"),
+}
+"""A number that no user sees anything of, one that stands in the table as a parameter's default, and no number."""
 
 
 @pytest.mark.timeout(90)
@@ -147,7 +165,7 @@ def check_command(command: str, shell: Path) -> None:
 def public(path: str) -> Any:
     """What a path from a public name leads to."""
     name, _, rest = path.partition(".")
-    thing = Server if name == "Server" else getattr(packetwire, name)
+    thing = SERVERS.get(name) or getattr(packetwire, name)
     return getattr(thing, rest) if rest else thing
 
 

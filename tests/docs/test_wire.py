@@ -7,6 +7,7 @@ import re
 import pytest
 
 from packetwire import Packet, PacketConnection, RequestReceived, errors
+from packetwire.capture import HEADER, MAX_RECORD, CaptureDecoder, Kind
 from packetwire.connection import DEFAULT_CLOSE_TIMEOUT, DEFAULT_MAX_UNSENT
 from packetwire.core import engine as bounds
 from packetwire.core.engine import ConnectionEngine
@@ -190,3 +191,18 @@ def test_the_bounds() -> None:
 
 def test_the_first_tag() -> None:
     assert f"on each channel from {bounds.FIRST_TAG} upwards by 1" in TEXT
+
+
+def test_the_records_of_a_capture() -> None:
+    rows = [bytes.fromhex(octets) for octets, _ in TABLES["|record|meaning|"]]
+    found = CaptureDecoder().feed(HEADER + b"".join(rows))
+    assert [bytes(record) for record in found] == rows
+    assert [record.sign for record in found] == ["+", ">", "<", ">", "-"]
+    assert [(record.time - found[0].time) / 1e6 for record in found] == [0, 1, 1.5, 2, 3]
+    assert Packet.from_bytes(found[1].octets) == packet_of(TABLES[PACKETS_HEAD][0])
+
+
+def test_the_kinds_and_the_bound_of_a_capture() -> None:
+    kinds = {int(octet, 16): sign for octet, sign, _ in TABLES["|kind||octets|"]}
+    assert kinds == {int(kind): chr(kind) for kind in Kind}
+    assert TEXT.count(str(MAX_RECORD)) >= 3

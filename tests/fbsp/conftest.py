@@ -1,10 +1,15 @@
-"""How thoroughly hypothesis searches: HYPOTHESIS_PROFILE=thorough for a long run."""
+"""What services and clients are put on, and how thoroughly hypothesis searches (HYPOTHESIS_PROFILE=thorough)."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from .fake import CARRIER
 
 settings.register_profile(
     "default",
@@ -16,3 +21,12 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(params=["none", "zmq", "packets"])
+def carrier(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What all services and clients of a test are put on."""
+    with ExitStack() as CARRIER.opened:
+        CARRIER.name = request.param
+        yield request.param
+    CARRIER.name = "none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
+from contextlib import ExitStack
 from typing import Any
 
 from packetwire.fbsp import (
@@ -24,6 +25,8 @@ from packetwire.fbsp import (
 from packetwire.fbsp.handshake import fill_hello, fill_welcome
 from packetwire.fbsp.protocol import _FBSP
 from packetwire.messaging import TIMEOUT, Channel, Protocol, Session
+
+from .carriers import CLIENTS, SERVICES
 
 CODEC = _FBSP()
 HELLO_TOKEN = b"hello-01"
@@ -80,11 +83,31 @@ class FakeChannel(Channel):
     def receive(self, timeout: int | None = None) -> Any:
         return self.deliver(*self.inbox.popleft()) if self.inbox else TIMEOUT
 
-    def take(self, route: bytes = ROUTE) -> list[FBSPMessage]:
+    def say(self, zmsg: list[bytes]) -> None:
+        """Let a message of the one peer arrive."""
+        self.inbox.append((ROUTE, zmsg))
+
+    def take_frames(self, route: bytes) -> list[list[bytes]]:
         """What was sent on a route since this was last asked for."""
-        taken = [CODEC.convert_msg(zmsg) for to, zmsg in self.sent if to == route]
+        taken = [zmsg for to, zmsg in self.sent if to == route]
         self.sent = [(to, zmsg) for to, zmsg in self.sent if to != route]
         return taken
+
+
+class Carrier:
+    """What services and clients of a test are put on: `FakeChannel` for no carrier, or one of `carriers`."""
+
+    name = "none"
+    opened = ExitStack()
+
+    def service_channel(self, protocol: Any) -> Any:
+        return SERVICES[self.name](protocol, self.opened) if self.name in SERVICES else FakeChannel(protocol)
+
+    def client_channel(self, protocol: Any) -> Any:
+        return CLIENTS[self.name](protocol, self.opened) if self.name in CLIENTS else FakeChannel(protocol)
+
+
+CARRIER = Carrier()
 
 
 def make(
@@ -137,7 +160,7 @@ class Serving:
 
     def __init__(self, **kwargs: Any) -> None:
         self.service = FBSPService(service=SERVICE, peer=SERVICE_PEER, **kwargs)
-        self.channel = FakeChannel(self.service)
+        self.channel = CARRIER.service_channel(self.service)
         self.kept: list[Any] = []
         self.events: list[tuple[Any, ...]] = []
         self.service.register_api_handler(EchoAPI.ECHO, self.echo)
@@ -168,12 +191,16 @@ class Serving:
     def say(self, msg: FBSPMessage | list[bytes], route: bytes = ROUTE) -> list[Any]:
         """Send a message to the service; what it has answered."""
         self.channel.deliver(route, msg if isinstance(msg, list) else msg.as_zmsg())
-        return self.channel.take(route)
+        return self.take(route)
+
+    def take(self, route: bytes = ROUTE) -> list[Any]:
+        """What the service has sent on a route since this was last asked for."""
+        return [CODEC.convert_msg(zmsg) for zmsg in self.channel.take_frames(route)]
 
     def send(self, msg: FBSPMessage) -> list[Any]:
         """Let the service send a message; what has left."""
         self.channel.send(msg, self.session())
-        return self.channel.take()
+        return self.take()
 
 
 class Asking:
@@ -181,7 +208,7 @@ class Asking:
 
     def __init__(self, kind: type[FBSPClient] = FBSPClient) -> None:
         self.client = kind()
-        self.channel = FakeChannel(self.client)
+        self.channel = CARRIER.client_channel(self.client)
         self.session: Any = self.channel.create_session(ROUTE)
         self.refused: list[Exception] = []
         self.client.on_exception = lambda channel, session, msg, exc: self.refused.append(exc)
@@ -197,18 +224,22 @@ class Asking:
     def connect(self) -> Any:
         self.client.send_hello(self.channel, self.session, CLIENT, CLIENT_PEER, HELLO_TOKEN)
         result = self.hear(welcome())
-        self.channel.take()
+        self.take()
         return result
 
     def hear(self, msg: FBSPMessage | list[bytes]) -> Any:
         """Let a message of the service arrive; what `receive` returns."""
-        self.channel.inbox.append((ROUTE, msg if isinstance(msg, list) else msg.as_zmsg()))
+        self.channel.say(msg if isinstance(msg, list) else msg.as_zmsg())
         return self.channel.receive()
 
     def send(self, msg: FBSPMessage) -> list[Any]:
         """Let the client send a message; what has left."""
         self.channel.send(msg, self.session)
-        return self.channel.take()
+        return self.take()
+
+    def take(self) -> list[Any]:
+        """What the client has sent since this was last asked for."""
+        return [CODEC.convert_msg(zmsg) for zmsg in self.channel.take_frames(ROUTE)]
 
     def ask(self, operation: ButlerInterface = EchoAPI.ECHO, token: bytes = TOKEN) -> None:
         self.send(self.client.create_request_for(self.session, operation, token))

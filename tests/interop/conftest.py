@@ -17,6 +17,14 @@ from reference_process import TRANSPORTS, ReferencePeer
 from packetwire import PacketConnection
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of this takes minutes: it is left to `-m long`."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session")
 def python() -> Path:
     """The interpreter that the reference runs on."""

@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-from packetwire.addresses import Address, StdioAddress, TcpAddress, parse_address
+from packetwire.addresses import Address, StdioAddress, TcpAddress, ZmqRouterAddress, parse_address
 from packetwire.errors import LocalProtocolError
 
 
@@ -28,6 +28,8 @@ def check_connectable(target: Address) -> None:
     """Raises `LocalProtocolError` for an address that a command can only serve at."""
     if isinstance(target, StdioAddress):
         raise LocalProtocolError("stdio: is for serving: here standard output is for the results")
+    if isinstance(target, ZmqRouterAddress):
+        raise LocalProtocolError(f"{target}: a ROUTER is for serving; connect by zmq+dealer:")
     if isinstance(target, TcpAddress) and not target.port:
         raise LocalProtocolError(f"{target}: port 0 is for listening, there is nothing to connect to")
 

@@ -24,9 +24,9 @@ def commands() -> tuple[ModuleType, ...]:
 
     Imported by `main`, so that a Ctrl-C in the meantime ends it as at any other time.
     """
-    from packetwire.cli import bench, call, demo, serve
+    from packetwire.cli import bench, bridge, call, demo, dump, replay, serve
 
-    return demo, serve, call, bench
+    return demo, serve, call, bench, bridge, dump, replay
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from packetwire.cli.addressing import address, seconds
 from packetwire.cli.arguments import whole_number
 from packetwire.cli.failure import EXIT_FAILED, CommandFailed
 from packetwire.cli.named import MakeService, described, find_service
+from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
 from packetwire.cli.tls import add_server_options, server_ssl_context
 from packetwire.connection import DEFAULT_HANDLERS, ERROR_DETAILS
 from packetwire.errors import PacketwireError
 from packetwire.listeners import check_listenable
 from packetwire.server import DEFAULT_DRAIN, DEFAULT_MAX_CONNECTIONS, Server, connection_of, serve
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SERVER_ENDED = 0
 """An octet that is no signal's number."""
 
@@ -100,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
     make_service = _with_options(find_service(args.service), args.handlers, args.error_detail)
     limits = {"max_connections": args.max_connections, "drain_timeout": args.drain}
     with (
-        _signals() as (told, tell),
-        _log(args.quiet),
+        stop_signals() as (told, tell),
+        log_shown(args.quiet),
         serve(args.address, make_service, **limits, ssl_context=server_ssl_context(args)) as server,
     ):
         if not args.quiet:
@@ -149,39 +146,3 @@ def _serve(server: Server, told: int, tell: int) -> int:
             first = first or octet
     watcher.join()
     return first
-
-
-@contextmanager
-def _signals() -> Iterator[tuple[int, int]]:
-    """A pipe into which signals write their numbers: nothing is interrupted, the thread that reads acts."""
-    read_fd, write_fd = os.pipe()
-    os.set_blocking(write_fd, False)
-    replaced = {}
-    wakeup_fd = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
-    try:
-        for signum in STOP_SIGNALS:
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                replaced[signum] = signal.signal(signum, lambda signum, frame: None)
-        yield read_fd, write_fd
-    finally:
-        for signum, handler in replaced.items():
-            signal.signal(signum, handler)
-        signal.set_wakeup_fd(wakeup_fd)
-        os.close(read_fd)
-        os.close(write_fd)
-
-
-@contextmanager
-def _log(quiet: bool) -> Iterator[None]:
-    """Show on standard error what goes wrong, unless the user's module has set up logging itself."""
-    logger = logging.getLogger("packetwire")
-    if quiet or logging.getLogger().handlers:
-        yield
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)

@@ -1,8 +1,11 @@
 """FBSP, the Firebird Butler Service Protocol (4/FBSP): messages, sessions, services and clients.
 
-Nothing here does input or output: a service or client is given to a channel, which carries its messages.
+`Service` and `ServiceClient` are how to use it: a service as a class, a client whose calls return. They
+stand on `FBSPService` and `FBSPClient`, which do no input or output: they are given to a channel, which
+carries their messages.
 """
 
+from packetwire.fbsp.calling import Call, ServiceClient
 from packetwire.fbsp.client import FBSPClient, FBSPEventClient
 from packetwire.fbsp.constants import (
     ERROR_TYPE_MASK,
@@ -32,7 +35,9 @@ from packetwire.fbsp.messages import (
     StateMessage,
     WelcomeMessage,
 )
+from packetwire.fbsp.requests import FBSPPacketChannel
 from packetwire.fbsp.service import FBSPService
+from packetwire.fbsp.serving import Request, Service, Stream, operation
 from packetwire.fbsp.session import FBSPSession
 from packetwire.messaging.descriptors import (
     PLATFORM_OID,
@@ -71,6 +76,7 @@ __all__ = [
     "APIMessage",
     "AgentDescriptor",
     "ButlerInterface",
+    "Call",
     "CancelMessage",
     "ClientError",
     "DataMessage",
@@ -79,6 +85,7 @@ __all__ = [
     "FBSPClient",
     "FBSPEventClient",
     "FBSPMessage",
+    "FBSPPacketChannel",
     "FBSPService",
     "FBSPSession",
     "HandshakeMessage",
@@ -87,12 +94,17 @@ __all__ = [
     "MsgFlag",
     "MsgType",
     "PeerDescriptor",
+    "Request",
+    "Service",
+    "ServiceClient",
     "ServiceDescriptor",
     "ServiceError",
     "State",
     "StateMessage",
     "StopError",
+    "Stream",
     "WelcomeMessage",
     "bb2h",
     "msg_bytes",
+    "operation",
 ]

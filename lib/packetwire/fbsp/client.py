@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from packetwire.errors import TEXT_LIMIT, LocalProtocolError
@@ -44,6 +45,12 @@ ReplyHandler = Callable[[Channel, Any, Any, Any], object]
 ACKNOWLEDGED_BY_SERVICES: Final = ACKNOWLEDGED & CLIENT_SENDS
 MAX_ERRORS_TOLD: Final = 16
 """Errors of one ERROR message that an exception repeats; the message keeps all of them."""
+
+
+@cache
+def uid_of_interface(interface: type[ButlerInterface]) -> uuid.UUID:
+    """`get_uid`, which may make a new object each time."""
+    return interface.get_uid()
 
 
 class _APIHandlerChecker:
@@ -91,7 +98,7 @@ class FBSPClient(_FBSP):
 
     def create_request_for(self, session: FBSPSession, api_code: ButlerInterface, token: Token) -> APIMessage:
         """A new REQUEST of a call; raises `ServiceError` if the service does not have its interface."""
-        number = session.apis.get(type(api_code).get_uid())
+        number = session.apis.get(uid_of_interface(type(api_code)))
         if number is None:
             raise ServiceError(f"the service does not have the interface {type(api_code).__name__}")
         request: APIMessage = self.create_message_for(MsgType.REQUEST, token, bb2h(number, api_code.value))

@@ -256,6 +256,11 @@ class FBSPService(_FBSP):
         if greeting is not None:
             self.on_session_closed(channel, session, greeting, exc)
 
+    def probe(self, channel: Channel, session: Session) -> None:
+        """A NOOP that asks for no acknowledgement."""
+        token = getattr(session, "hello_token", None) or NO_TOKEN
+        channel.send(self.create_message_for(MsgType.NOOP, token), session)
+
     def before_handling(self, channel: Channel, session: Session, msg: Message) -> None:
         assert isinstance(msg, FBSPMessage)
         if msg.has_ack_reply() and msg.msg_type not in ACKNOWLEDGED_BY_CLIENTS:
@@ -273,7 +278,11 @@ class FBSPService(_FBSP):
         session.greeting = msg
         session.hello_token = msg.token
         session.partner_uid = partner
-        self._partners[partner] = session
+        if self._partners.setdefault(partner, session) is not session:
+            # another channel's thread was quicker
+            self.send_error(channel, session, msg, ErrorCode.CONFLICT, violation("identity-connected", uid=partner))
+            channel.discard_session(session)
+            return
         welcome = self.create_welcome_reply(msg)
         welcome.data.CopyFrom(self.welcome_df)
         channel.send(welcome, session)

@@ -63,3 +63,6 @@ class InvalidMessageError(RemoteProtocolError):
     def __init__(self, text: str = "", code: str = "invalid-message", **attributes: Any) -> None:
         super().__init__(code, text)
         self.__dict__.update(attributes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.code), vars(self)

@@ -121,6 +121,9 @@ class Protocol:
     def handle_session_lost(self, channel: Channel, session: Session, exc: Exception | None) -> None:
         """The carrier has lost the peer; the channel forgets the session afterwards."""
 
+    def probe(self, channel: Channel, session: Session) -> None:
+        """Send something that needs no answer to a peer that is silent, to find out whether it is there."""
+
     @eventsocket
     def on_invalid_msg(self, channel: Channel, session: Session, exc: InvalidMessageError) -> None:
         """Called when what arrived is no message of the protocol."""

@@ -61,8 +61,9 @@ def open_stream(recv_send: PacketConnectionRecvSend) -> ByteStream:
         return _pair(recv_send, recv_send)
     if isinstance(recv_send, tuple | list) and len(recv_send) == 2:
         return _pair(*recv_send)
-    popen = sys.modules.get("subprocess")  # whoever has a Popen has imported its module; we need not
-    if popen is not None and isinstance(recv_send, popen.Popen):
+    # whoever has a Popen has imported its module; we need not, and another thread may be about to
+    popen = getattr(sys.modules.get("subprocess"), "Popen", None)
+    if popen is not None and isinstance(recv_send, popen):
         return _open_popen(recv_send)
     if callable(recv_send):
         return _open_made(recv_send())

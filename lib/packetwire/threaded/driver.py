@@ -224,6 +224,9 @@ class Driver:
                 )
                 engine.abandon("the connection was closed before this request was done")
         self.end()
+        # whoever is writing at this moment does not wait, but takes the EOF along only if it is not too late
+        self._await(lambda: not self._writing.by_a_thread, time.monotonic() + END_GRACE)
+        self.flush()
         self._await(lambda: self._dead or not (self.receiving or engine.unsent_octets), deadline)
 
     @property

@@ -54,6 +54,11 @@ class Writing:
         self._started = threading.Event()
         self._stopping = False
 
+    @property
+    def by_a_thread(self) -> bool:
+        """Whether one is writing, which does not wait; the thread that polls for room does not count."""
+        return self.holder > NOBODY
+
     def take(self, me: int) -> list[bytes] | None:
         """With the lock held: take the role and what is to be written, if nobody has it; see `write`."""
         if self.holder != NOBODY:

@@ -1,0 +1,263 @@
+"""From a request that was received to its response: where its handler runs, what comes of it, the answer.
+
+A handler that is a coroutine runs as a task of its own. A plain one may block and runs in a worker thread,
+unless it is inline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Container
+from contextlib import suppress
+from functools import partial
+from inspect import isawaitable, iscoroutinefunction
+from types import CoroutineType
+from typing import Any
+
+from packetwire.aio.workers import Workers
+from packetwire.core.engine import NO_HANDLER, ConnectionEngine
+from packetwire.core.events import RequestReceived
+from packetwire.core.requests import Outcome, response_parts, subscribe
+from packetwire.error_text import error_text
+from packetwire.errors import PacketwireError
+from packetwire.threaded.answering import RequestHandler
+
+logger = logging.getLogger("packetwire")
+
+TASKS_AT_ONCE = 32
+"""Handlers that begin as tasks before those that began earlier had a chance to answer."""
+STOP_SECONDS = 1.0
+"""Seconds for handlers to end that were cancelled."""
+
+
+class Answering:
+    """Answers requests through `engine`. Nothing here writes: `answered` is called for each response.
+
+    `settled` is called when a worker's results are taken, or `resume` may start something. No handler starts
+    while more than `max_unsent` octets are unsent.
+    """
+
+    def __init__(
+        self,
+        engine: ConnectionEngine,
+        name: str,
+        *,
+        handler: RequestHandler | None,
+        handlers: int | str,
+        inline: Container[int] | None,
+        error_detail: str,
+        trace_log: Callable[..., object] | None,
+        max_unsent: int,
+        answered: Callable[[], object],
+        settled: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._name = name
+        self._handler = handler
+        self._all_inline = handlers == "inline" or _is_async(handler)
+        self._inline = inline
+        self._error_detail = error_detail
+        self._trace = trace_log
+        self._max_unsent = max_unsent
+        self._answered = answered
+        self._settled = settled
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._held: deque[RequestReceived] = deque()
+        self._taken: set[tuple[int, int]] = set()
+        self._tasks: dict[asyncio.Task[None], Awaitable[Any]] = {}  # and what each awaits
+        self._begun = 0  # of these, lately
+        self._deferred: set[asyncio.Future[Any]] = set()  # asyncio itself does not keep them
+        self._stopping = False
+        self._workers: Workers | None = None
+        if handler is not None and isinstance(handlers, int):
+            self._workers = Workers(
+                handler, handlers, name, deliver=self._handled, delivered=settled, held=self._holds
+            )
+
+    # where a handler runs
+
+    def take(self, event: RequestReceived) -> None:
+        """In on_event: the request is answered by `answer`, the handler is not called for it."""
+        self._taken.add((event.channel, event.tag))
+
+    def receive(self, event: RequestReceived) -> None:
+        """Run the handler here if it does not wait and nothing stands in its way, else leave it to a worker."""
+        if self._taken and (event.channel, event.tag) in self._taken:
+            self._taken.discard((event.channel, event.tag))
+        elif self._handler is None:
+            self._respond(event, False, 0, NO_HANDLER)
+        elif not (self._all_inline or (self._inline and event.rq_type in self._inline)):
+            assert self._workers is not None
+            self._workers.add(event)
+        elif self._held or self._begun >= TASKS_AT_ONCE or self._engine.unsent_octets > self._max_unsent:
+            self._held.append(event)
+        else:
+            self._run_handler(event)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether handlers wait to be started by `resume`."""
+        return bool(self._held)
+
+    def resume(self) -> None:
+        """There may be room for replies: start the handlers that waited for it."""
+        while self._held and self._begun < TASKS_AT_ONCE and not self._holds(0):
+            self._run_handler(self._held.popleft())
+        self.resume_workers()
+
+    def resume_workers(self) -> None:
+        """The same for those only that run in workers."""
+        if self._workers is not None:
+            self._workers.resume()
+
+    def _holds(self, octets: int) -> bool:
+        """Whether no further handler shall start, with `octets` of replies on their way to the engine."""
+        return self._engine.unsent_octets + octets > self._max_unsent
+
+    def _run_handler(self, event: RequestReceived) -> None:
+        try:
+            result = self._handler(event.rq_type, event.flags, event.payload)  # type: ignore[misc]
+        except KeyboardInterrupt as error:
+            self._answer_error(event, error)
+            raise  # it is meant for the program
+        except BaseException as error:
+            self._answer_error(event, error)
+        else:
+            if type(result) is bytes:  # the shortest way
+                self._respond(event, True, 0, result)
+            else:
+                self._settle(event, result)
+
+    def _handled(self, event: RequestReceived, result: Any, error: BaseException | None) -> None:
+        """A worker has run the handler."""
+        if error is not None:
+            self._answer_error(event, error)
+        else:
+            self._settle(event, result)
+
+    # tasks
+
+    def _start_task(self, event: RequestReceived, result: Awaitable[Any]) -> None:
+        self._tasks[self._loop.create_task(self._fulfil(event, result))] = result
+        self._begun += 1
+        if self._begun == TASKS_AT_ONCE:
+            self._loop.call_soon(self._have_begun)  # behind their first steps
+
+    def _have_begun(self) -> None:
+        self._begun = 0
+        if self._held:
+            self._settled()
+
+    async def _fulfil(self, event: RequestReceived, result: Awaitable[Any]) -> None:
+        try:
+            awaited = await result
+        except asyncio.CancelledError as error:
+            if not self._stopping:  # else there is nobody to be told
+                self._answer_error(event, error)
+        except KeyboardInterrupt as error:
+            self._answer_error(event, error)
+            raise  # it is meant for the program
+        except BaseException as error:
+            self._answer_error(event, error)
+        else:
+            self._settle(event, awaited)
+        finally:
+            del self._tasks[asyncio.current_task(self._loop)]  # type: ignore[arg-type]
+
+    def runs_this_task(self) -> bool:
+        """Whether the present task runs a handler."""
+        return asyncio.current_task() in self._tasks
+
+    async def stop(self) -> None:
+        """Begin nothing more, and end the handlers that are tasks.
+
+        One that does not let itself be cancelled is left to it, and so are handlers in workers.
+        """
+        self._stopping = True
+        self._held.clear()
+        if self._workers is not None:
+            self._workers.stop()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel("the connection was closed")
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=STOP_SECONDS)
+        finally:
+            for task, result in self._tasks.items():
+                if task.done() and isinstance(result, CoroutineType):
+                    result.close()  # cancelled before it began, so nobody has awaited this
+
+    # answers
+
+    def _settle(self, event: RequestReceived, result: Any) -> None:
+        """Answer with what a handler returned: now, or when that is there."""
+        try:
+            if type(result) is CoroutineType:
+                self._start_task(event, result)
+                return
+            elif subscribe(result, partial(self.answer, event)):
+                if isinstance(result, asyncio.Future):
+                    self._deferred.add(result)
+                    result.add_done_callback(self._deferred.discard)
+                return
+            elif isawaitable(result):
+                self._start_task(event, result)
+                return
+            else:
+                flags, payload = response_parts(result)
+        except BaseException as error:
+            self._answer_error(event, error)
+        else:
+            self._respond(event, True, flags, payload)
+
+    def answer(self, event: RequestReceived, outcome: Outcome) -> None:
+        """A deferred result is there. From any thread."""
+        if threading.get_ident() == self._thread:
+            self._answer(event, outcome)
+        else:
+            with suppress(RuntimeError):  # the loop is closed, and the connection with it
+                self._loop.call_soon_threadsafe(self._answer, event, outcome)
+
+    def _answer(self, event: RequestReceived, outcome: Outcome) -> None:
+        try:
+            flags, payload = response_parts(outcome())
+        except BaseException as error:  # whatever it is, it belongs to the peer that asked
+            self._answer_error(event, error)
+        else:
+            self._respond(event, True, flags, payload)
+
+    def _answer_error(self, event: RequestReceived, error: BaseException) -> None:
+        logger.error(
+            "%s: request %d on channel %d (rq_type %d) failed: %r",
+            self._name,
+            event.tag,
+            event.channel,
+            event.rq_type,
+            error,
+            exc_info=error,
+        )
+        self._respond(event, False, 0, error_text(error, self._error_detail))
+
+    def _respond(self, event: RequestReceived, ok: bool, flags: int, payload: bytes) -> None:
+        try:
+            if ok:
+                self._engine.respond(event.channel, event.tag, True, flags, payload)
+            else:
+                self._engine.respond_failure(event.channel, event.tag, payload)
+        except PacketwireError as error:
+            if not ok:
+                raise
+            self._answer_error(event, error)
+        if self._trace:
+            self._trace("==> response %d:%d ok=%s flags=0x%x", event.channel, event.tag, ok, flags)
+        self._answered()
+
+
+def _is_async(handler: RequestHandler | None) -> bool:
+    """Whether calling it makes a coroutine."""
+    return iscoroutinefunction(handler) or iscoroutinefunction(type(handler).__call__)

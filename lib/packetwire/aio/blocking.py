@@ -1,0 +1,97 @@
+"""Blocking work beside the event loop, in daemon threads of our own.
+
+Not in the loop's default executor: its threads are joined at exit, which would wait for whatever they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+ResultT = TypeVar("ResultT")
+
+
+async def in_thread(
+    work: Callable[[], ResultT], name: str, dispose: Callable[[ResultT], object] | None = None
+) -> ResultT:
+    """What `work()` returns or raises.
+
+    If this is cancelled the thread goes on, and `dispose` is called with what comes of it.
+    """
+    thread = Work(work, name)
+    try:
+        await thread.finished
+    except BaseException:
+        if dispose is not None:
+            threading.Thread(target=thread.dispose_of_result, args=(dispose,), name=name, daemon=True).start()
+        raise
+    return thread.result()
+
+
+async def to_the_end_in_thread(
+    work: Callable[[], ResultT],
+    name: str,
+    *,
+    hurry: Callable[[], object] | None = None,
+    dispose: Callable[[ResultT], object] | None = None,
+) -> ResultT:
+    """As `in_thread`, but a cancellation has to wait until the work is done, which `hurry` may speed up."""
+    thread = Work(work, name)
+    cancelled: asyncio.CancelledError | None = None
+    while not thread.finished.done():
+        try:
+            await asyncio.wait([thread.finished])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            if hurry is not None:
+                hurry()
+    if cancelled is not None:
+        if dispose is not None:
+            thread.dispose_of_result(dispose)
+        raise cancelled
+    return thread.result()
+
+
+class Work(Generic[ResultT]):
+    """A thread that does one piece of work, from now on; `finished` is done soon after."""
+
+    def __init__(self, work: Callable[[], ResultT], name: str) -> None:
+        self._work = work
+        self._loop = asyncio.get_running_loop()
+        self._results: list[ResultT] = []
+        self._failure: BaseException | None = None
+        self.finished: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._work())
+        except BaseException as error:  # raised where the result is taken
+            self._failure = error
+        with suppress(RuntimeError):  # the loop may be closed by now
+            self._loop.call_soon_threadsafe(self._finish)
+
+    def _finish(self) -> None:
+        if not self.finished.done():
+            self.finished.set_result(None)
+
+    def join(self) -> None:
+        """Wait until it is done, from any thread."""
+        self._thread.join()
+
+    def result(self) -> ResultT:
+        """What the work returned or raised, once it is finished."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return self._results[0]
+
+    def dispose_of_result(self, dispose: Callable[[ResultT], object]) -> None:
+        """Wait until it is done, from any thread, and call `dispose` with what it returned."""
+        self._thread.join()
+        for result in self._results:
+            dispose(result)

@@ -1,0 +1,423 @@
+"""`AsyncPacketConnection`: requests and responses both ways over one stream, for programs with asyncio.
+
+The class is what its user sees: opening and closing, which are counted, and the calls. The work is done by
+a `Driver`, one per opening, so that a connection can be opened again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Container, Iterable
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from packetwire.aio.driver import Driver
+from packetwire.aio.opening import AsyncRecvSend, open_transport
+from packetwire.aio.request import RequestFuture
+from packetwire.connection import (
+    ABANDON_TIMEOUT,
+    DEFAULT_CLOSE_TIMEOUT,
+    DEFAULT_HANDLERS,
+    DEFAULT_MAX_UNSENT,
+    ERROR_DETAILS,
+    _submit_args,
+)
+from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, ConnectionEngine
+from packetwire.core.events import Event, RequestReceived
+from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
+from packetwire.core.requests import Responder
+from packetwire.errors import ConnectionEnded, LocalProtocolError
+from packetwire.threaded.answering import RequestHandler
+from packetwire.threaded.waiter import DecodeResponse, Response
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+_names = itertools.count(1)
+
+
+class AsyncPacketConnection:
+    """Requests and responses over one byte stream, many at a time, both ways, in an event loop.
+
+    `recv_send` is the stream: all that `PacketConnection` accepts, and also
+
+    - a pair of asyncio's (StreamReader, StreamWriter), which is not closed;
+    - a coroutine function, or a callable that returns an awaitable, for any of the forms that a callable
+      can return. A (StreamReader, StreamWriter) that it returns is closed at the end.
+
+    A callable that is no coroutine function is called in a thread, and so is its `close`: they may wait.
+
+    The connection is open inside `async with`; that is counted, so nested use is fine, and it can be opened
+    again after its end, in another loop too. It is to be used in the loop that it was opened in.
+
+    - `request_handler(rq_type, flags, payload)` answers the peer's requests. A coroutine function is run as
+      a task for each request, which may use this connection. A plain function runs in a thread, as many as
+      `handlers` at once, or in the loop if that is "inline" or the request's type is in `inline`: right for
+      what is quick. It returns what a handler of `PacketConnection` may return, or an awaitable of that.
+    - The other arguments are those of `PacketConnection`. `on_event` and `trace_log` are called in the loop.
+    """
+
+    def __init__(
+        self,
+        recv_send: AsyncRecvSend,
+        name: str | None = None,
+        *,
+        request_handler: RequestHandler | None = None,
+        trace_log: Callable[..., object] | None = None,
+        handlers: int | str = DEFAULT_HANDLERS,
+        inline: Container[int] | None = None,
+        max_packet_size: int = DEFAULT_MAX_PACKET_SIZE,
+        max_outstanding: int = DEFAULT_MAX_OUTSTANDING,
+        max_unsent: int = DEFAULT_MAX_UNSENT,
+        error_detail: str = "message",
+        on_event: Callable[[Event], object] | None = None,
+        close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
+        leading_octets: bytes = b"",
+    ) -> None:
+        if handlers != "inline" and not (isinstance(handlers, int) and handlers >= 1):
+            raise LocalProtocolError(f"handlers must be 1 or more, or 'inline', got {handlers!r}")
+        if error_detail not in ERROR_DETAILS:
+            raise LocalProtocolError(f"error_detail must be one of {ERROR_DETAILS}, got {error_detail!r}")
+        for what, value in ("max_packet_size", max_packet_size), ("max_outstanding", max_outstanding):
+            if value < 1:
+                raise LocalProtocolError(f"{what} must be 1 or more, got {value!r}")
+        self.name = name if name is not None else f"a{next(_names)}"
+        self.recv_send = recv_send
+        self.request_handler = request_handler
+        self.trace_log = trace_log
+        self.handlers = handlers
+        self.inline = inline
+        self.max_packet_size = max_packet_size
+        self.max_outstanding = max_outstanding
+        self.max_unsent = max_unsent
+        self.error_detail = error_detail
+        self.on_event = on_event
+        self.close_timeout = close_timeout
+        self.trailing_octets = bytes(leading_octets)
+        """What came behind the peer's EOF on the last opening: the next user of the stream needs it."""
+        self._driver: Driver | None = None
+        self._opening = asyncio.Lock()  # keeps opening and closing apart
+        self._opens = 0
+        self._was_open = False
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}[{self.name}]"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}[{self.name}]{id(self)}"
+
+    # opening and closing
+
+    @classmethod
+    def spawn(
+        cls,
+        argv: Iterable[str],
+        name: str | None = None,
+        *,
+        cwd: Any = None,
+        env: Any = None,
+        forward_stderr: bool = False,
+        exit_timeout: float | None = None,
+        **connection: Any,
+    ) -> Self:
+        """A connection to a child process over its standard input and output, started at each opening.
+
+        As `PacketConnection.spawn`.
+        """
+        from packetwire.streams.process import EXIT_WAIT, child
+
+        argv = [argv] if isinstance(argv, str) else list(argv)
+        start = child(
+            argv,
+            cwd=cwd,
+            env=env,
+            forward_stderr=forward_stderr,
+            exit_timeout=EXIT_WAIT if exit_timeout is None else exit_timeout,
+        )
+        return cls(start, name if name is not None else argv[0], **connection)
+
+    async def open(self) -> Self:
+        """Open the connection, or count one more user of it.
+
+        Raises what the making of the stream raises, and `ConnectionEnded` in a handler of this connection
+        that is still at work while it closes.
+        """
+        if self._driver is not None and not self._opens and self._driver.runs_this_task():
+            raise ConnectionEnded(f"{self} is being closed, a handler of it cannot open it again")
+        if not self._opens and not self._opening.locked():
+            self._opening = asyncio.Lock()  # the former one may belong to another loop
+        async with self._opening:
+            if self._opens:
+                self._opens += 1
+            else:
+                await self._start()
+        return self
+
+    async def _start(self) -> None:
+        leading = b"" if callable(self.recv_send) else self.trailing_octets
+        transport = await open_transport(self.recv_send, self.name, leading)
+        self.trailing_octets = b""
+        try:
+            engine = ConnectionEngine(
+                accepts_requests=self.request_handler is not None or self.on_event is not None,
+                max_packet_size=self.max_packet_size,
+                max_outstanding=self.max_outstanding,
+            )
+            driver = Driver(
+                engine,
+                transport,
+                name=self.name,
+                handler=self.request_handler,
+                handlers=self.handlers,
+                inline=self.inline,
+                on_event=self.on_event,
+                trace_log=self.trace_log,
+                error_detail=self.error_detail,
+                max_unsent=self.max_unsent,
+            )
+        except BaseException:
+            await transport.close(b"")
+            raise
+        # before it starts: a handler may be called, and ask back, before we return
+        self._driver, self._opens, self._was_open = driver, 1, True
+        try:
+            await driver.start()
+        except BaseException:
+            self._opens = 0
+            await driver.close(0.0)
+            raise
+
+    async def close(self, timeout: float | None = None) -> None:
+        """Give the connection up; the last user's close ends it, within `timeout` seconds.
+
+        As `PacketConnection.close`. A handler that is a task and still runs then is cancelled. If this is
+        cancelled the connection ends at once.
+        """
+        if self._opens == 0:
+            return
+        self._opens -= 1
+        if self._opens:
+            return
+        driver = self._driver
+        assert driver is not None
+        async with self._opening:
+            try:
+                await driver.close(self.close_timeout if timeout is None else timeout)
+            finally:
+                self.trailing_octets = driver.trailing_octets
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close(None if exc_type is None else min(ABANDON_TIMEOUT, self.close_timeout))
+
+    def is_open(self) -> bool:
+        """Whether it is open."""
+        return self._opens > 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was open and is not any more."""
+        return self._was_open and not self._opens
+
+    @property
+    def requests_allowed(self) -> bool:
+        """Whether the peer's requests are answered."""
+        return self._opens > 0 and self.request_handler is not None
+
+    @property
+    def ended(self) -> ConnectionEnded | None:
+        """Why nothing more is received, or None while the connection lives."""
+        driver = self._driver
+        return driver.engine.ended.cause if driver and driver.engine.ended else None
+
+    @property
+    def process(self) -> Popen[bytes] | None:
+        """The child process of this opening, if the stream is one to a child."""
+        return self._driver.transport.process if self._driver else None
+
+    @property
+    def outstanding(self) -> int:
+        """Our requests that have no answer yet, those that wait for room among them."""
+        return self._driver.outstanding if self._driver else 0
+
+    @property
+    def late_responses(self) -> int:
+        """Responses that came after their caller had given up."""
+        return self._driver.engine.late_responses if self._driver else 0
+
+    async def join(self, timeout: float | None = None) -> bool:
+        """Wait until nothing more is received or sent; returns at once after close. False at the timeout."""
+        return await self.join_recv(timeout)
+
+    async def join_recv(self, timeout: float | None = None) -> bool:
+        """Wait until nothing more is received: servers await this. False at the timeout."""
+        return await self._driver.join_receive(timeout) if self._driver else True
+
+    def send_erq(self) -> None:
+        """Announce that this side sends no more requests, behind those that wait for room."""
+        self._open_driver().end_requests()
+
+    def send_eof(self) -> None:
+        """Announce the end: EOF leaves as soon as the replies that are owed have left."""
+        self._open_driver().end()
+
+    def _open_driver(self) -> Driver:
+        driver = self._driver
+        if driver is None or not self._opens:
+            state = "is closed" if self._was_open else "was never opened"
+            raise ConnectionEnded(f"{self} {state}; use it inside `async with conn:`")
+        return driver
+
+    # calls
+
+    async def __call__(
+        self,
+        rq_type: int,
+        payload: BytesLike = b"",
+        flags: int = 0,
+        *,
+        decode_response: DecodeResponse | None = None,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> Response:
+        """Ask and wait for the response: `(ok, flags, payload)`.
+
+        Waits for room too. If the task is cancelled, or `timeout` seconds are over, a late response is
+        dropped. Raises as the call of a `PacketConnection` does.
+        """
+        driver = self._driver
+        if driver is None or not self._opens:
+            driver = self._open_driver()
+        future = driver.loop.create_future()
+        tag = driver.ask(future, rq_type, flags, payload, channel) if timeout is None else -1
+        if tag >= 0:
+            try:
+                response: Response = await future
+            except BaseException:
+                driver.forget(channel, tag)
+                raise
+        else:
+            request = RequestFuture(driver, channel)
+            driver.request(request, rq_type, flags, payload)
+            if timeout is not None:
+                self._limit(driver, request, rq_type, label, timeout)
+            response = await request
+        if decode_response is None or not response[0]:
+            return response
+        return True, response[1], decode_response(response[1], response[2])
+
+    def submit(
+        self,
+        rq_type: int,
+        flags: int = 0,
+        payload: BytesLike = b"",
+        *,
+        decode_response: DecodeResponse | None = None,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> RequestFuture:
+        """Ask, return an asyncio future that will be `(ok, flags, payload)`; `timeout` is for the response.
+
+        The request leaves in this round of the loop, or when there is room for it within `max_outstanding`
+        and `max_unsent`. As much again is kept, then this raises `LimitExceeded`: whoever submits many
+        requests awaits `drain` before each, or uses `map`. Else it raises as the call does, and so does the
+        future.
+        """
+        driver = self._open_driver()
+        request = RequestFuture(driver, channel, decode_response)
+        driver.request(request, rq_type, flags, payload, bounded=True)
+        if timeout is not None:
+            self._limit(driver, request, rq_type, label, timeout)
+        return request
+
+    async def drain(self, *, timeout: float | None = None) -> None:
+        """Wait until there is room for one more request, or none can be made any more.
+
+        Raises `RequestTimeout` after `timeout` seconds.
+        """
+        await self._open_driver().drain(timeout)
+
+    def _limit(
+        self, driver: Driver, request: RequestFuture, rq_type: int, label: str | None, timeout: float
+    ) -> None:
+        why = partial(self._timeout_text, driver, request, rq_type, label, timeout)
+        request.timer = driver.loop.call_later(timeout, driver.time_out, request, why)
+
+    def _timeout_text(
+        self, driver: Driver, request: RequestFuture, rq_type: int, label: str | None, timeout: float
+    ) -> str:
+        what = f"request {request.tag}" + (f" ({label})" if label else "")
+        if request.channel:
+            what += f" on channel {request.channel}"
+        partial_octets = driver.engine.partial_octets
+        hint = f"; a packet has begun: {partial_octets[:100]!r}" if partial_octets else ""
+        return f"{self}: no response to {what}, rq_type {rq_type}, within {timeout} s{hint}"
+
+    def map(
+        self,
+        requests: Iterable[int | tuple[int, BytesLike] | tuple[int, int, BytesLike]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Response]:
+        """Ask many, up to `window` at a time, yield the responses in the order of the requests.
+
+        A request is an rq_type, (rq_type, payload) or (rq_type, flags, payload). `timeout` limits the wait
+        for each response.
+        """
+        return pipelined(
+            self,
+            lambda request: self.submit(*_submit_args(request), channel=channel, timeout=timeout),
+            requests,
+            window,
+        )
+
+    def take(self, event: RequestReceived) -> Responder:
+        """In `on_event`: take this request over from the request handler, and answer it by the `Responder`."""
+        driver = self._open_driver()
+        responder = Responder()
+        driver.take(event)
+        responder.when_done(partial(driver.answer, event))
+        return responder
+
+
+def pipelined(
+    conn: AsyncPacketConnection, submit: Callable[[Any], RequestFuture], requests: Iterable[Any], window: int
+) -> AsyncGenerator[Any]:
+    """Submit `requests`, up to `window` ahead of the responses, and yield these in order.
+
+    If the iteration is left early, the requests under way are cancelled when it is closed.
+    """
+    if window < 1:
+        raise LocalProtocolError(f"window must be 1 or more, got {window}")
+    return _pipeline(conn, submit, requests, window)
+
+
+async def _pipeline(
+    conn: AsyncPacketConnection, submit: Callable[[Any], RequestFuture], requests: Iterable[Any], window: int
+) -> AsyncGenerator[Any]:
+    under_way: deque[RequestFuture] = deque()
+    try:
+        for request in requests:
+            if len(under_way) >= window:
+                yield await under_way.popleft()
+            await conn.drain()
+            under_way.append(submit(request))
+        while under_way:
+            yield await under_way.popleft()
+    finally:
+        for future in under_way:
+            future.cancel()

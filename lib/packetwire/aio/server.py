@@ -1,0 +1,410 @@
+"""`aserve`: a connection in the event loop for each client that comes to an address.
+
+Strategy. The loop polls the listening sockets. Each client has a task, a *session*, which shakes hands if that
+is TLS, makes the service, opens it, waits until nothing more is received, and closes it. One more task sees to
+the end: when it is told to stop, or when the only client has left, it lets the sessions end within a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from packetwire.addresses import Address, StdioAddress, TcpAddress, UnixAddress, keep_alive, parse_address
+from packetwire.aio.blocking import in_thread, to_the_end_in_thread
+from packetwire.aio.connection import AsyncPacketConnection
+from packetwire.aio.service import AsyncHasPacketConnection
+from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
+from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
+from packetwire.listeners import BACKLOG, Listener, check_listenable, listen
+from packetwire.server import (
+    _EXHAUSTED,
+    _LISTENER_BROKEN,
+    ABANDON_TIMEOUT,
+    CUT_SECONDS,
+    DEFAULT_DRAIN,
+    DEFAULT_MAX_CONNECTIONS,
+    PAUSE_SECONDS,
+    _check_context,
+)
+from packetwire.streams.bytestream import ByteStream
+from packetwire.streams.open import PacketConnectionRecvSend
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+logger = logging.getLogger("packetwire")
+
+AsyncService = AsyncHasPacketConnection | AsyncPacketConnection
+AsyncServiceFactory = Callable[[PacketConnectionRecvSend], AsyncService]
+
+
+async def aserve(
+    address: str | Address,
+    factory: AsyncServiceFactory,
+    *,
+    max_connections: int = DEFAULT_MAX_CONNECTIONS,
+    drain_timeout: float = DEFAULT_DRAIN,
+    ssl_context: SSLContext | None = None,
+) -> AsyncServer:
+    """Serve at `address`, in the running loop; returns as soon as clients can connect.
+
+        async with await aserve("unix:/run/store.sock", Store) as server:
+            await server.wait()
+
+    `factory(recv_send)` makes an `AsyncHasPacketConnection` or an `AsyncPacketConnection` for each client; it
+    is opened in a task of that client's, and closed when the client has ended. For the rest see `serve`.
+    """
+    if isinstance(address, str):
+        address = parse_address(address)
+    check_listenable(address)
+    if max_connections < 1:
+        raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
+    _check_context(address, ssl_context)
+    stdio: ByteStream | None = None
+    if not isinstance(address, UnixAddress | TcpAddress | StdioAddress):
+        raise LocalProtocolError(f"{address}: serve() serves there, aserve() does not")
+    if isinstance(address, UnixAddress | TcpAddress):
+        place = address
+        listener = await in_thread(lambda: listen(place), f"packetwire-{address}-listen", Listener.close)
+    else:
+        stdio = StdioAddress().open(0)
+        listener = Listener(address, [])
+    return AsyncServer(
+        listener,
+        factory,
+        stdio,
+        max_connections=max_connections,
+        drain_timeout=drain_timeout,
+        ssl_context=ssl_context,
+    )
+
+
+class AsyncServer:
+    """What `aserve` returns: it runs until `stop`, or until the end of an `async with` block.
+
+    `address` is where it is reached, with the real port; `failure` is what ended it, if nobody stopped it.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        factory: AsyncServiceFactory,
+        client: ByteStream | None = None,
+        *,
+        max_connections: int,
+        drain_timeout: float,
+        ssl_context: SSLContext | None = None,
+    ) -> None:
+        """`client` is there from the beginning; without listening sockets it is the only one."""
+        self.address = listener.address
+        self.failure: BaseException | None = None
+        self._listener = listener
+        self._factory = factory
+        self._max_connections = max_connections
+        self._drain_timeout = drain_timeout
+        self._ssl_context = ssl_context
+        self._loop = asyncio.get_running_loop()
+        self._sessions: set[_Session] = set()
+        self._stop_deadline: float | None = None
+        self._change = asyncio.Event()
+        self._pause: asyncio.TimerHandle | None = None
+        self._exhausted = False
+        if client is not None:
+            self._start_session(client)
+        self._accept_clients()
+        self._task = self._loop.create_task(self._run(), name=f"packetwire-{self.address}")
+
+    @property
+    def connections(self) -> int:
+        """The clients that are connected now."""
+        return len(self._sessions)
+
+    def stop(self, drain_timeout: float | None = None) -> None:
+        """Have it end; returns at once, also in a handler. A second call can only hurry.
+
+        No more clients are accepted. Those that are connected have `drain_timeout` seconds to get their
+        replies and to end the connection, which they are told to do; then they are cut off.
+        """
+        deadline = self._loop.time() + (self._drain_timeout if drain_timeout is None else drain_timeout)
+        if self._stop_deadline is None or deadline < self._stop_deadline:
+            self._stop_deadline = deadline
+        self._change.set()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, at most `timeout` seconds: whether it has. Not to be awaited by a handler."""
+        done, _ = await asyncio.wait([self._task], timeout=timeout)
+        return bool(done)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop(None if exc_type is None else min(ABANDON_TIMEOUT, self._drain_timeout))
+        await self.wait()
+
+    # accepting
+
+    def _accept_clients(self) -> None:
+        for sock in self._listener.sockets:
+            self._loop.add_reader(sock.fileno(), self._admit, sock)
+
+    def _accept_nobody(self) -> None:
+        for sock in self._listener.sockets:
+            self._loop.remove_reader(sock.fileno())
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._sessions) >= self._max_connections
+
+    def _admit(self, listening: socket.socket) -> None:
+        if self._is_full:
+            self._rest()  # somebody may be about to leave
+            return
+        try:
+            client = self._accept(listening)
+        except OSError as error:
+            self._break(error)
+            return
+        if client is not None:
+            self._start_session(client)
+
+    def _break(self, error: OSError) -> None:
+        logger.error("%s: accepting failed: %s", self.address, error)
+        self.failure = error
+        self.stop()
+
+    def _accept(self, listening: socket.socket) -> socket.socket | None:
+        """A client that waits, or None. Raises OSError if nobody can be accepted any more."""
+        try:
+            client, _ = listening.accept()
+        except OSError as error:
+            if error.errno in _LISTENER_BROKEN:
+                raise
+            if error.errno in _EXHAUSTED:
+                self._ran_out(error)
+            return None  # else it is gone already, or what is wrong with it concerns nobody else
+        self._exhausted = False
+        return client
+
+    def _ran_out(self, error: OSError) -> None:
+        """The system is out of something, which polling again at once would not change."""
+        if not self._exhausted:
+            self._exhausted = True
+            logger.error("%s: clients have to wait: %s", self.address, error)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Accept nobody until a client leaves, or for a moment."""
+        if self._pause is None and self._stop_deadline is None:
+            self._accept_nobody()
+            self._pause = self._loop.call_later(PAUSE_SECONDS, self._rested)
+
+    def _rested(self) -> None:
+        self._go_on()
+        if self._is_full:
+            self._turn_away()
+
+    def _go_on(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+            self._accept_clients()
+
+    def _turn_away(self) -> None:
+        """Tell the clients that wait that there is no place for them, so that they do not hang."""
+        turned_away = 0
+        for listening in self._listener.sockets:
+            while turned_away < BACKLOG and (client := self._accept(listening)):
+                turned_away += 1
+                with client, suppress(OSError):  # it may be gone already
+                    if self._ssl_context is None:
+                        client.send(bytes(ERQ_PACKET) + bytes(EOF_PACKET), socket.MSG_DONTWAIT)
+        if turned_away:
+            logger.warning(
+                "%s: %d clients turned away, as max_connections=%d are connected",
+                self.address,
+                turned_away,
+                self._max_connections,
+            )
+
+    # sessions
+
+    def _start_session(self, stream: socket.socket | ByteStream) -> None:
+        session = _Session(stream, self._factory, self.address, self._ssl_context)
+        self._sessions.add(session)
+        session.task.add_done_callback(lambda _: self._session_over(session))
+
+    def _session_over(self, session: _Session) -> None:
+        session.release()
+        self._sessions.discard(session)
+        self._change.set()
+        if not self._listener.sockets and self._stop_deadline is None:
+            self.failure = session.failure
+        if isinstance(session.failure, OSError) and session.failure.errno in _EXHAUSTED:
+            self._ran_out(session.failure)
+        elif self._stop_deadline is None:
+            self._go_on()
+
+    # the end
+
+    async def _run(self) -> None:
+        try:
+            while self._stop_deadline is None and (self._listener.sockets or self._sessions):
+                await self._wait_for_change(None)
+        finally:
+            self._accept_nobody()
+            if self._pause is not None:
+                self._pause.cancel()
+            self._listener.close()
+        await self._drain()
+
+    async def _wait_for_change(self, deadline: float | None) -> None:
+        self._change.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._change.wait()
+
+    async def _drain(self) -> None:
+        """Let every session end within the deadline, then anyhow."""
+        if self._stop_deadline is None:
+            self.stop()
+        for session in self._sessions:
+            session.end()
+        while self._sessions and self._stop_deadline is not None and self._loop.time() < self._stop_deadline:
+            await self._wait_for_change(self._stop_deadline)
+        await self._cut_off()
+
+    async def _cut_off(self) -> None:
+        if not self._sessions:
+            return
+        logger.warning("%s: stopped with %d clients still connected", self.address, len(self._sessions))
+        deadline = self._loop.time() + CUT_SECONDS
+        for session in self._sessions:
+            session.cut_off()
+        while self._sessions and self._loop.time() < deadline:
+            await self._wait_for_change(deadline)
+        if self._sessions:
+            logger.error("%s: %d services do not return; they are left behind", self.address, len(self._sessions))
+
+
+class _Session:
+    """One client: its service, and the task in which that is made, opened, awaited and closed."""
+
+    def __init__(
+        self,
+        stream: socket.socket | ByteStream,
+        factory: AsyncServiceFactory,
+        address: Address,
+        ssl_context: SSLContext | None,
+    ) -> None:
+        self.failure: BaseException | None = None
+        self._stream = stream
+        self._factory = factory
+        self._address = address
+        self._ssl_context = ssl_context
+        self._conn: AsyncPacketConnection | None = None
+        self._ending = False
+        self._cutter: asyncio.Task[None] | None = None
+        self.task = asyncio.get_running_loop().create_task(self._run(), name=f"packetwire-{address}-client")
+
+    async def _run(self) -> None:
+        try:
+            if isinstance(self._address, TcpAddress) and isinstance(self._stream, socket.socket):
+                with suppress(OSError):  # some systems refuse it when the client is gone already
+                    keep_alive(self._stream)
+            if self._ssl_context is None:
+                await self._serve_client(self._stream)
+            else:
+                await self._serve_over_tls(self._stream, self._ssl_context)
+        except asyncio.CancelledError as error:
+            self.failure = error
+            raise
+        except Exception as error:
+            self.failure = error
+            in_the_code = not (isinstance(error, OSError) and error.errno in _EXHAUSTED)
+            logger.error("%s: a client could not be served: %r", self._address, error, exc_info=in_the_code)
+
+    async def _serve_over_tls(self, stream: socket.socket | ByteStream, ssl_context: SSLContext) -> None:
+        from packetwire.streams.tls import start_tls
+
+        try:
+            tls = await to_the_end_in_thread(
+                lambda: start_tls(stream, ssl_context, server_side=True),
+                f"packetwire-{self._address}-handshake",
+                hurry=self._shut_down,
+                dispose=ByteStream.close,
+            )
+        except OSError as error:
+            logger.warning("%s: a client was not let in: %s", self._address, error)
+            return
+        try:
+            await self._serve_client(tls)
+        except BaseException:
+            tls.end_write()  # without that it would look as if someone had cut it off
+            raise
+        finally:
+            tls.close()
+
+    async def _serve_client(self, stream: socket.socket | ByteStream) -> None:
+        service = self._factory(stream)
+        self._conn = conn = _connection_of(service)
+        async with service:
+            if self._ending:
+                _announce_end(conn)
+            await conn.join_recv()
+            if conn.is_open() and not isinstance(conn.ended, PeerClosed):
+                self.failure = conn.ended
+
+    def end(self) -> None:
+        """Have the client told that this is the end, behind the replies that it is owed."""
+        self._ending = True  # the session looks at it when it has opened the connection
+        if self._conn is not None:
+            _announce_end(self._conn)
+        else:
+            self._shut_down()  # it shakes hands, which nobody waits for any more
+
+    def _shut_down(self) -> None:
+        if isinstance(self._stream, socket.socket):
+            with suppress(OSError):  # it may be gone already
+                self._stream.shutdown(socket.SHUT_RDWR)
+
+    def cut_off(self) -> None:
+        """End it now; what is owed is refused first, which can take a moment."""
+        self._cutter = asyncio.get_running_loop().create_task(self._cut_off())
+
+    async def _cut_off(self) -> None:
+        conn = self._conn
+        while conn is not None and conn.is_open():
+            await conn.close(0)
+        self._shut_down()
+        self.task.cancel()
+
+    def release(self) -> None:
+        """It is over, or never began."""
+        self._stream.close()
+
+
+def _connection_of(service: Any) -> AsyncPacketConnection:
+    """The connection of what a factory made. Raises TypeError for something else."""
+    conn = getattr(service, "conn", service)
+    if not isinstance(conn, AsyncPacketConnection):
+        raise TypeError(
+            f"the factory must return an AsyncHasPacketConnection or an AsyncPacketConnection, got {service!r:.100}"
+        )
+    return conn
+
+
+def _announce_end(conn: AsyncPacketConnection) -> None:
+    with suppress(ConnectionEnded):  # it may not be open yet, or have ended by itself
+        conn.send_eof()

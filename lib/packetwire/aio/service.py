@@ -1,0 +1,143 @@
+"""`AsyncHasPacketConnection`: an object with a connection in an event loop, whose requests are classes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from inspect import iscoroutinefunction
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from packetwire.aio.connection import AsyncPacketConnection, pipelined
+from packetwire.aio.opening import AsyncRecvSend
+from packetwire.aio.request import RequestFuture
+from packetwire.core.requests import BaseRequest, HandlerResult
+from packetwire.errors import LocalProtocolError, RequestFailed
+from packetwire.threaded.waiter import Response
+
+ResponseT = TypeVar("ResponseT")
+
+
+class AsyncHasPacketConnection:
+    """A mixin for a class that speaks a protocol of `BaseRequest` classes, as client, server or both.
+
+    As `HasPacketConnection`, with an `AsyncPacketConnection` as `conn`. A request class's `fulfil` may be
+    `async def`; then it runs in the loop. It is an asynchronous context manager for its connection.
+    """
+
+    def __init__(
+        self,
+        recv_send: AsyncRecvSend,
+        name: str | None = None,
+        *,
+        rq_type_map: Mapping[int, type[BaseRequest[Any]]],
+        **packet_kw: Any,
+    ) -> None:
+        self.conn_rq_class_by_type = dict(rq_type_map)
+        self.conn_type_by_rq_class = {rq_class: rq_type for rq_type, rq_class in rq_type_map.items()}
+        inline = {rq_type for rq_type, rq_class in rq_type_map.items() if _runs_in_the_loop(rq_class)}
+        packet_kw.setdefault("request_handler", self.conn_handle_request)
+        packet_kw.setdefault("inline", inline or None)
+        self.conn = AsyncPacketConnection(recv_send, name, **packet_kw)
+
+    async def __aenter__(self) -> Self:
+        await self.conn.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.conn.__aexit__(exc_type, exc, traceback)
+
+    def conn_submit(
+        self,
+        rq: BaseRequest[Any],
+        *,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> RequestFuture:
+        """Submit a request, return an asyncio future that will be `(ok, flags, payload)`."""
+        rq_type = self._rq_type_of(rq)
+        if label is None:
+            label = type(rq).__name__
+        return self.conn.submit(rq_type, rq.flags, bytes(rq), channel=channel, label=label, timeout=timeout)
+
+    async def conn_do_remote(
+        self,
+        rq: BaseRequest[ResponseT],
+        *,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> ResponseT:
+        """Run a request at the far end, return its decoded response.
+
+        Opens the connection for the call if it is not open. Raises `RequestFailed` (a ValueError) if the
+        response is "not ok", and as `AsyncPacketConnection.__call__` does.
+        """
+        async with self.conn as conn:
+            response = await conn(
+                self._rq_type_of(rq), bytes(rq), rq.flags, channel=channel, label=label, timeout=timeout
+            )
+        return _decoded(rq, response)
+
+    def conn_map(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[ResponseT]:
+        """Run many requests, up to `window` at a time, yield their decoded responses in order.
+
+        Raises as `conn_do_remote` does, at the request that failed.
+        """
+        asked: deque[BaseRequest[ResponseT]] = deque()
+
+        def submit(rq: BaseRequest[ResponseT]) -> RequestFuture:
+            asked.append(rq)
+            return self.conn_submit(rq, channel=channel, timeout=timeout)
+
+        return _decoded_in_order(asked, pipelined(self.conn, submit, requests, window))
+
+    def conn_handle_request(self, rq_type: int, flags: int, payload: bytes) -> HandlerResult:
+        """Decode a request that came in and fulfil it with this object as its context."""
+        rq_class = self.conn_rq_class_by_type.get(rq_type)
+        if rq_class is None:
+            known = ", ".join(f"{number}: {cls.__name__}" for number, cls in self.conn_rq_class_by_type.items())
+            raise LocalProtocolError(f"unknown request type {rq_type}; known are {known}")
+        return rq_class.from_request_payload(flags, payload).fulfil(self)
+
+    def _rq_type_of(self, rq: BaseRequest[Any]) -> int:
+        try:
+            return self.conn_type_by_rq_class[type(rq)]
+        except KeyError:
+            known = ", ".join(cls.__name__ for cls in self.conn_type_by_rq_class)
+            raise LocalProtocolError(
+                f"{type(rq).__name__} is not in the rq_type_map of {type(self).__name__}; registered are {known}"
+            ) from None
+
+
+def _runs_in_the_loop(rq_class: type[BaseRequest[Any]]) -> bool:
+    return getattr(rq_class, "inline", False) or iscoroutinefunction(rq_class.fulfil)
+
+
+def _decoded(rq: BaseRequest[ResponseT], response: Response) -> ResponseT:
+    ok, flags, payload = response
+    if not ok:
+        raise RequestFailed(flags, payload, type(rq).__name__)
+    return rq.decode_response_payload(flags, payload)
+
+
+async def _decoded_in_order(
+    asked: deque[BaseRequest[ResponseT]], responses: AsyncGenerator[Response]
+) -> AsyncGenerator[ResponseT]:
+    async with aclosing(responses):
+        async for response in responses:
+            yield _decoded(asked.popleft(), response)

@@ -1,0 +1,77 @@
+"""What octets travel on, as a connection in an event loop sees it.
+
+A transport reads whenever there is something, and hands it to its `Receiver`. What it is given to
+write it writes at once as far as that goes; the rest waits in it for room. So it never blocks, and holds no
+more than the batch that it could not write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from packetwire.errors import ConnectionEnded
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+
+class Receiver(Protocol):
+    """What a transport reports to, in the loop."""
+
+    def receive(self, octets: bytes) -> bool:
+        """Octets came; returns whether many more are expected, so that reading on pays."""
+        ...
+
+    def receive_end(self, cause: ConnectionEnded | None) -> None:
+        """Nothing more comes; `cause` says why, if that is known."""
+        ...
+
+    def written(self) -> None:
+        """The rest of what was given to `write` is written."""
+        ...
+
+    def write_failed(self, error: Exception) -> None:
+        """Nothing can be written."""
+        ...
+
+    def expect_end(self, cause: ConnectionEnded) -> None:
+        """The other end is gone, though the stream may not show it."""
+        ...
+
+    def interrupted(self, error: BaseException) -> None:
+        """Octets may have been taken that were not received, or written that were not counted."""
+        ...
+
+
+class Transport(Protocol):
+    """What a connection reads and writes by."""
+
+    @property
+    def process(self) -> Popen[bytes] | None:
+        """The child process at the other end, if it is one."""
+        ...
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to read."""
+        ...
+
+    def write(self, buffers: Sequence[bytes]) -> bool:
+        """Write; false if `written` will be called when that is done. Nothing else may be written before."""
+        ...
+
+    def stop_reading(self) -> None:
+        """Take no octets any more. A second call does nothing."""
+        ...
+
+    def stop(self) -> None:
+        """Neither read nor write any more. A second call does nothing."""
+        ...
+
+    def hurry(self) -> None:
+        """Someone is impatient: `close` shall wait for nobody."""
+        ...
+
+    async def close(self, trailing: bytes) -> bytes:
+        """After `stop`: let go of the stream; returns what it cannot take back of the `trailing` octets."""
+        ...

@@ -1,0 +1,154 @@
+"""`packetwire bridge`: joins two addresses, and can record what goes over."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from packetwire.addresses import StdioAddress
+from packetwire.bridge import DEFAULT_MAX_CLIENTS, Bridge, listens_at
+from packetwire.capture import CaptureError, CaptureWriter
+from packetwire.cli.addressing import address, check_connectable
+from packetwire.cli.arguments import whole_number
+from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
+from packetwire.cli.tls import client_ssl_context, server_ssl_context
+
+DESCRIPTION = """
+Passes octets between two addresses, both ways and as they are. At A, if it is unix:PATH (the socket gets mode
+0600), tcp:HOST:PORT (port 0: any that is free), tls:HOST:PORT, zmq+router:ENDPOINT or zmq+pair:ENDPOINT, it
+listens, and connects each client to B by a connection of its own. If A is exec:CMD, ssh:[OPTIONS] HOST CMD or
+stdio:, or with --connect, there is one connection, and the bridge ends with it. When one side ends its direction
+that is passed on, and the other direction goes on; a side that takes nothing stops the other's reading. A client
+for whom B cannot be reached is closed, with a line on standard error. Whoever can reach A can use B: a bridge
+checks nobody, unless A is tls: and there is a --client-ca.
+With --tap all octets are recorded, with their times, for "packetwire dump" and "packetwire replay"; if FILE is
+such a record already it is continued. Should writing fail, the relaying goes on without.
+SIGTERM and Ctrl-C end all connections.
+Exit status: 0 after SIGTERM or when the only connection has ended, 1 if it failed, 2 for bad arguments, 130
+after Ctrl-C.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command and its options to the command line."""
+    parser = commands.add_parser("bridge", help="join two addresses", description=DESCRIPTION)
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "a",
+        metavar="A",
+        type=address(lambda parsed: None),
+        help="unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, zmq+router:ENDPOINT, stdio:, exec:CMD or "
+        "ssh:[OPTIONS] HOST CMD",
+    )
+    parser.add_argument(
+        "b", metavar="B", type=address(_check_b), help="unix:, tcp:, tls:, zmq+dealer:, exec: or ssh:"
+    )
+    parser.add_argument("--connect", action="store_true", help="connect to A, too, rather than listen there")
+    parser.add_argument("--tap", metavar="FILE", help="record both directions in FILE")
+    parser.add_argument(
+        "--max-clients",
+        type=whole_number(1),
+        default=DEFAULT_MAX_CLIENTS,
+        metavar="N",
+        help=f"clients at a time; more are closed (default: {DEFAULT_MAX_CLIENTS})",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no lines on standard error but what ends the bridge")
+    tls_a = parser.add_argument_group("if A is a tls: address to listen at")
+    tls_a.add_argument("--cert", metavar="FILE", help="our certificate, in PEM")
+    tls_a.add_argument("--key", metavar="FILE", help="its key, if that is in a file of its own")
+    tls_a.add_argument("--client-ca", metavar="FILE", help="only those with a certificate from a CA in there")
+    tls_b = parser.add_argument_group("if B is a tls: address")
+    tls_b.add_argument("--cafile", metavar="FILE", help="the CAs to trust (default: the system's)")
+    tls_b.add_argument("--server-name", metavar="NAME", help="whom B's certificate must be for (default: the host)")
+
+
+def _check_b(parsed: Any) -> None:
+    if isinstance(parsed, StdioAddress):
+        from packetwire.errors import LocalProtocolError
+
+        raise LocalProtocolError("stdio: goes first: packetwire bridge stdio: ADDRESS")
+    check_connectable(parsed)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Relay until a signal, or the only connection, ends it; returns the exit status."""
+    if args.connect:
+        _check_connect(args)
+    with ExitStack() as opened:
+        # first, because it takes standard output away from whoever prints
+        told, tell = opened.enter_context(stop_signals())
+        opened.enter_context(log_shown(args.quiet))
+        bridge = opened.enter_context(_make_bridge(args, opened))
+        if bridge.listens and not args.quiet:
+            print(f"bridging {bridge.address} to {bridge.b}", file=sys.stderr, flush=True)
+        with _stopped_by_signals(bridge, told, tell) as signals:
+            bridge.run()
+    if bridge.failure is not None:
+        raise CommandFailed(str(bridge.failure), EXIT_FAILED) from bridge.failure
+    if signal.SIGINT in signals:
+        raise KeyboardInterrupt
+    return 0
+
+
+def _check_connect(args: argparse.Namespace) -> None:
+    if not listens_at(args.a):
+        raise CommandFailed(f"--connect is for an A to listen at, not for {args.a}", EXIT_USAGE)
+    try:
+        check_connectable(args.a)
+    except ValueError as error:
+        raise CommandFailed(f"argument A: {error}", EXIT_USAGE) from None
+
+
+def _make_bridge(args: argparse.Namespace, opened: ExitStack) -> Bridge:
+    tls_a = argparse.Namespace(address=args.a, cert=args.cert, key=args.key, client_ca=args.client_ca)
+    tls_b = argparse.Namespace(
+        address=args.b, cafile=args.cafile, server_name=args.server_name, cert=None, key=None
+    )
+    ssl_context_a = None if args.connect else server_ssl_context(tls_a)
+    ssl_context_b = client_ssl_context(tls_b)
+    return Bridge(
+        args.a,
+        args.b,
+        connect_a=args.connect,
+        max_clients=args.max_clients,
+        capture=None if args.tap is None else opened.enter_context(_open_tap(args.tap)),
+        ssl_context_a=ssl_context_a,
+        ssl_context_b=ssl_context_b,
+        server_name=args.server_name,
+    )
+
+
+def _open_tap(path: str) -> CaptureWriter:
+    try:
+        return CaptureWriter(path)
+    except OSError as error:
+        raise CommandFailed(f"argument --tap: cannot write {path!r}: {error.strerror}", EXIT_USAGE) from None
+    except CaptureError as error:
+        raise CommandFailed(f"argument --tap: {error}", EXIT_USAGE) from None
+
+
+@contextmanager
+def _stopped_by_signals(bridge: Bridge, told: int, tell: int) -> Iterator[set[int]]:
+    """A thread stops the bridge when a signal comes; the set has those that came."""
+    signals: set[int] = set()
+
+    def watch() -> None:
+        while octet := os.read(told, 1)[0]:
+            if octet in STOP_SIGNALS:
+                signals.add(octet)
+                bridge.stop()
+
+    watcher = threading.Thread(target=watch, name="packetwire-watch", daemon=True)
+    watcher.start()
+    try:
+        yield signals
+    finally:
+        os.write(tell, b"\0")  # no signal's number
+        watcher.join()

@@ -1,0 +1,312 @@
+"""`packetwire dump`: the packets of a capture, or of a raw packet stream, for a person to read."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from packetwire.capture import Kind
+from packetwire.cli.arguments import size, whole_number
+from packetwire.cli.conversation import STDIN, Conversations, Input, Note, Seen, open_input, shown
+from packetwire.cli.display import open_display
+from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.core.engine import MAX_RQ_TYPE
+from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, MAX_UINT
+
+PREVIEW = 32
+"""Octets of a payload that are shown in the line of its packet."""
+HEX_ROW = 16
+MAX_GROUPS = 1000
+"""Different request types that the summary tells apart; the others are shown as one."""
+SAMPLES = 4096
+"""Latencies of a request type that are kept, chosen at random among all."""
+
+DESCRIPTION = """
+Shows what is in FILE, which "packetwire bridge --tap" or a program with a CaptureWriter has written, or which
+holds the octets of a packet stream as they went over the wire in one direction; - is standard input. Each packet
+is a line: seconds since the first one, the connection, > for the first end's packets and < for the second
+end's, CHANNEL:TAG, and of a response what it answers and after how long. + and - are lines about the connection
+itself, and ! is what a peer must not do.
+Exit status: 0 when the file is shown up to its last whole packet, 1 if packets in it are malformed or it is
+damaged, 2 for bad arguments, 130 after Ctrl-C.
+"""
+
+DecodePayload = Callable[[Seen], str | None]
+"""What a payload says, in words; None if that is not known, whereupon its octets are shown."""
+
+
+def _as_text(seen: Seen) -> str | None:
+    try:
+        return repr(seen.packet.payload.decode("utf-8"))
+    except UnicodeDecodeError:
+        return None
+
+
+DECODERS: dict[str, DecodePayload] = {"text": _as_text}
+"""By their names for `--decode`: here a protocol adds what it knows of its payloads."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command and its options to the command line."""
+    parser = commands.add_parser("dump", help="show the packets of a capture", description=DESCRIPTION)
+    parser.set_defaults(run=run)
+    parser.add_argument("file", metavar="FILE", help="a capture or a raw packet stream; - for standard input")
+    only = parser.add_argument_group("show only")
+    only.add_argument("--connection", type=whole_number(0), metavar="N", help="this connection")
+    only.add_argument("--channel", type=whole_number(0, MAX_UINT), metavar="N", help="packets on this channel")
+    only.add_argument(
+        "--tag", type=whole_number(0, MAX_UINT), metavar="N", help="requests and responses with this tag"
+    )
+    only.add_argument(
+        "--type",
+        type=whole_number(0, MAX_RQ_TYPE),
+        metavar="N",
+        help="requests of this type, and the responses to them",
+    )
+    parser.add_argument("--follow", action="store_true", help="wait for more at the end of FILE, until Ctrl-C")
+    parser.add_argument("--summary", action="store_true", help="figures for each request type, in place of packets")
+    parser.add_argument("--hex", action="store_true", help="all of each payload in hexadecimal, below its packet")
+    parser.add_argument("--decode", choices=DECODERS, help="show payloads as this says")
+    parser.add_argument(
+        "--max-packet",
+        type=size(1, MAX_UINT, "from 1"),
+        default=DEFAULT_MAX_PACKET_SIZE,
+        metavar="SIZE",
+        help="what is longer is malformed (default: 64MiB)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the file, return the exit status."""
+    if args.follow and args.summary:
+        raise CommandFailed("--summary is shown at the end of FILE, and --follow has none", EXIT_USAGE)
+    if args.follow and args.file == STDIN:
+        raise CommandFailed("--follow is for a file: standard input is read to its end anyway", EXIT_USAGE)
+    conversations = Conversations(args.max_packet)
+    wanted = _Wanted(args.connection, args.channel, args.tag, args.type)
+    with open_input(args.file, follow=args.follow) as source:
+        happenings = filter(wanted, _happenings(source, conversations))
+        if args.summary:
+            summary = Summary()
+            for happening in happenings:
+                summary.add(happening)
+            summary.show(conversations.connections)
+        else:
+            lines = _Lines(source, args.hex, DECODERS.get(args.decode))
+            for happening in happenings:
+                lines.show(happening)
+        sys.stdout.flush()
+        if source.partial_octets:
+            print(f"the file ends inside a record, after {source.partial_octets} octets of it", file=sys.stderr)
+    return EXIT_FAILED if conversations.faults else 0
+
+
+def _happenings(source: Input, conversations: Conversations) -> Iterator[Seen | Note]:
+    for record in source:
+        yield from conversations.add(record)
+    yield from conversations.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Whether something is to be shown."""
+
+    connection: int | None
+    channel: int | None
+    tag: int | None
+    rq_type: int | None
+
+    def __call__(self, happening: Seen | Note) -> bool:
+        if self.connection is not None and happening.connection != self.connection:
+            return False
+        if isinstance(happening, Note):
+            return happening.fault or self.channel is self.tag is self.rq_type is None
+        packet = happening.packet
+        return (
+            (self.channel is None or packet.channel == self.channel)
+            and (self.tag is None or (packet.tag == self.tag and not happening.is_special))
+            and (self.rq_type is None or happening.rq_type == self.rq_type)
+        )
+
+
+# line by line
+
+
+class _Lines:
+    """Prints what happened."""
+
+    def __init__(self, source: Input, in_hex: bool, decode: DecodePayload | None) -> None:
+        self._source = source
+        self._in_hex = in_hex
+        self._decode = decode
+        self._first: int | None = None
+
+    def show(self, happening: Seen | Note) -> None:
+        start = self._start(happening)
+        if isinstance(happening, Note):
+            sign = "!" if happening.fault else happening.sign
+            where = f"{happening.sign} " if happening.fault else ""
+            print(f"{start} {sign} {where}{happening.text}")
+            return
+        print(f"{start} {chr(happening.direction)} {self._line(happening)}")
+        if self._in_hex:
+            _print_hex(happening.packet.payload)
+
+    def _start(self, happening: Seen | Note) -> str:
+        """The time and the connection, as far as they are known."""
+        if not self._source.is_capture:
+            return " "
+        if self._first is None:
+            self._first = happening.time
+            began = datetime.fromtimestamp(happening.time // 10**9, UTC)
+            print(f"times are seconds since {began:%Y-%m-%d %H:%M:%S}.{happening.time % 10**9:09} UTC")
+        return f"{(happening.time - self._first) / 1e9:14.6f} {happening.connection:4}"
+
+    def _line(self, seen: Seen) -> str:
+        packet = seen.packet
+        if seen.is_special:
+            return "EOF" if packet == EOF_PACKET else "ERQ"
+        of_tag = f"{packet.channel}:{packet.tag}"
+        if packet.is_request:
+            what = f"request  {of_tag} type={_type_text(seen)} flags=0x{packet.flags:x}"
+            answers = ""
+        else:
+            ok = "ok" if packet.flags & 1 else "not ok"
+            what = f"response {of_tag} {ok} flags=0x{packet.flags >> 1:x}"
+            answers = "" if not self._source.is_capture else f"; {_answered(seen)}"
+        return f"{what} {self._payload(seen)}{answers}"
+
+    def _payload(self, seen: Seen) -> str:
+        payload = seen.packet.payload
+        count = f"{len(payload)} octet" + "s" * (len(payload) != 1)
+        text = _decoded(seen, self._decode)
+        if text is not None:
+            return f"{count} {shown(text)}"
+        if not payload or self._in_hex:
+            return count
+        return f"{count} {payload[:PREVIEW]!r}" + "…" * (len(payload) > PREVIEW)
+
+
+def _decoded(seen: Seen, decode: DecodePayload | None) -> str | None:
+    if decode is None:
+        return None
+    try:
+        return decode(seen)
+    except Exception as error:  # what a decoder has not thought of is no reason to show nothing
+        return f"not decoded: {type(error).__name__}: {error}"
+
+
+def _type_text(seen: Seen) -> str:
+    return "reserved" if seen.rq_type == -1 else str(seen.rq_type)
+
+
+def _answered(seen: Seen) -> str:
+    if seen.latency is None:
+        return "to no request that was seen"
+    return f"to type {_type_text(seen)}, after {_milliseconds(seen.latency)}"
+
+
+def _milliseconds(nanoseconds: float) -> str:
+    return f"{nanoseconds / 1e6:.3f} ms"
+
+
+def _print_hex(octets: bytes) -> None:
+    for offset in range(0, len(octets), HEX_ROW):
+        row = octets[offset : offset + HEX_ROW]
+        text = "".join(chr(octet) if 32 <= octet < 127 else "." for octet in row)
+        print(f"  {offset:08x}  {row.hex(' '):{HEX_ROW * 3 - 1}}  {text}")
+
+
+# in figures
+
+
+@dataclass(slots=True)
+class _Group:
+    """The requests of one type on one channel, in one direction."""
+
+    requests: int = 0
+    answered: int = 0
+    refused: int = 0
+    octets: int = 0
+    """Of all payloads, both ways."""
+    samples: list[int] = field(default_factory=list)
+    """Latencies."""
+
+    def add_latency(self, latency: int, choose: random.Random) -> None:
+        if len(self.samples) < SAMPLES:
+            self.samples.append(latency)
+        elif (place := choose.randrange(self.answered)) < SAMPLES:
+            self.samples[place] = latency
+
+
+class Summary:
+    """Counts packets, and how long responses took, for each channel and request type."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[Kind, int, int] | None, _Group] = {}
+        self._packets = {Kind.FORTH: 0, Kind.BACK: 0}
+        self._octets = {Kind.FORTH: 0, Kind.BACK: 0}
+        self._choose = random.Random(0)
+
+    def add(self, happening: Seen | Note) -> None:
+        """Count it; faults are printed."""
+        if isinstance(happening, Note):
+            if happening.fault:
+                print(f"  connection {happening.connection} ! {happening.sign} {happening.text}")
+            return
+        packet = happening.packet
+        self._packets[happening.direction] += 1
+        self._octets[happening.direction] += len(packet.payload)
+        if happening.is_special or happening.rq_type is None:
+            return
+        if packet.is_request:
+            group = self._group(happening.direction, packet.channel, happening.rq_type)
+            group.requests += 1
+        else:
+            asker = Kind.BACK if happening.direction is Kind.FORTH else Kind.FORTH
+            group = self._group(asker, packet.channel, happening.rq_type)
+            group.answered += 1
+            group.refused += not packet.flags & 1
+            assert happening.latency is not None
+            group.add_latency(happening.latency, self._choose)
+        group.octets += len(packet.payload)
+
+    def _group(self, asker: Kind, channel: int, rq_type: int) -> _Group:
+        key = (asker, channel, rq_type)
+        if key in self._groups or len(self._groups) < MAX_GROUPS:
+            return self._groups.setdefault(key, _Group())
+        return self._groups.setdefault(None, _Group())
+
+    def show(self, connections: int) -> None:
+        """Print all figures."""
+        display = open_display()
+        display.fact("connections", str(connections))
+        for kind in Kind.FORTH, Kind.BACK:
+            display.fact(chr(kind), f"{self._packets[kind]} packets, {self._octets[kind]} octets of payload")
+        if self._groups:
+            first_end_first = sorted(self._groups, key=lambda key: (key is None, key and (-key[0], *key[1:])))
+            display.table(
+                ("requests", "number", "not ok", "no answer", "octets", "median", "p99", "slowest"),
+                [_figures(key, self._groups[key]) for key in first_end_first],
+            )
+
+
+def _figures(key: tuple[Kind, int, int] | None, group: _Group) -> list[str]:
+    name = "others"
+    if key is not None:
+        asker, channel, rq_type = key
+        name = f"{chr(asker)} type {'reserved' if rq_type == -1 else rq_type}" + (
+            f", channel {channel}" if channel else ""
+        )
+    latencies = sorted(group.samples)
+    times = [
+        _milliseconds(latencies[min(len(latencies) - 1, int(len(latencies) * part))]) if latencies else "-"
+        for part in (0.5, 0.99, 1)
+    ]
+    no_answer = max(0, group.requests - group.answered)
+    return [name, str(group.requests), str(group.refused), str(no_answer), str(group.octets), *times]

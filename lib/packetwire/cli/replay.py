@@ -1,0 +1,217 @@
+"""`packetwire replay`: sends the requests of a capture again, and compares the responses."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from packetwire.addresses import connect_to
+from packetwire.capture import Kind, Record
+from packetwire.cli.addressing import address, check_connectable, seconds
+from packetwire.cli.arguments import whole_number
+from packetwire.cli.conversation import RAW, Conversations, Note, Seen, open_input
+from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, CommandFailed
+from packetwire.cli.tls import add_client_options, client_ssl_context
+from packetwire.connection import PacketConnection
+from packetwire.core.engine import MAX_REQUEST_FLAGS
+from packetwire.errors import RequestTimeout
+
+PREVIEW = 32
+"""Octets of a payload that are shown of each of two that differ."""
+MAX_CONNECTIONS = 100
+"""Connections of the file that are open at the same time."""
+MAX_UNDER_WAY = 10_000
+"""Requests of one connection that wait for their response, here as in the file."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds for the peer to end a connection, too."""
+
+DESCRIPTION = """
+Sends the requests of FILE, a capture as "packetwire dump" shows it, to ADDRESS, on a connection for each one of
+the file. Their order is kept: a request is sent when the responses that came before it in FILE have come again;
+the pauses between them are left out. A response is the same if ok, flags and payload are. Requests that the
+other end made, such as call-backs, are not made again, and the server's are refused. A request whose response
+is not in FILE, as in a raw packet stream, is sent, and its response waited for but compared with nothing.
+Exit status: 0 if all responses are the same, 1 if some differ, the connection fails or FILE is damaged, 2 for
+bad arguments, 124 if the time is over, 130 after Ctrl-C.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command and its options to the command line."""
+    parser = commands.add_parser(
+        "replay", help="send the requests of a capture again, compare the responses", description=DESCRIPTION
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("file", metavar="FILE", help="a capture or a raw packet stream; - for standard input")
+    parser.add_argument("address", metavar="ADDRESS", type=address(check_connectable), help="where to")
+    parser.add_argument(
+        "--end",
+        choices=("first", "second"),
+        default="first",
+        help="whose requests to send: those marked > (first, the default) or < in the dump",
+    )
+    parser.add_argument("--connection", type=whole_number(0), metavar="N", help="only this one (default: all)")
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="for connecting, and for each response (default: 30)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no line for each response that differs")
+    add_client_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Send and compare, return the exit status."""
+    connect = connect_to(
+        args.address,
+        timeout=max(args.timeout, 0.001),
+        ssl_context=client_ssl_context(args),
+        server_name=args.server_name,
+    )
+    conversations = Conversations()
+    asker = Kind.FORTH if args.end == "first" else Kind.BACK
+    try:
+        with open_input(args.file) as source, ExitStack() as opened:
+            replay = Replay(partial(_open, opened, connect, str(args.address)), asker, args.timeout, args.quiet)
+            for record in source:
+                if args.connection in (None, record.connection):
+                    replay.take(record, conversations)
+            replay.finish()
+    except RequestTimeout as error:
+        raise CommandFailed(f"{args.address}: no response within {args.timeout:g} s", EXIT_TIMEOUT) from error
+    except TimeoutError as error:
+        raise CommandFailed(str(error), EXIT_TIMEOUT) from error
+    _print_outcome(replay)
+    if conversations.faults:
+        raise CommandFailed("packets in FILE are malformed; those before were replayed", EXIT_FAILED)
+    return EXIT_FAILED if replay.different else 0
+
+
+def _open(opened: ExitStack, connect: Callable[[], Any], name: str) -> PacketConnection:
+    conn = PacketConnection(connect, name, max_outstanding=MAX_UNDER_WAY, close_timeout=CLOSE_TIMEOUT)
+    return opened.enter_context(conn)
+
+
+def _print_outcome(replay: Replay) -> None:
+    requests = f"{replay.requests} request" + "s" * (replay.requests != 1)
+    connections = f"{replay.connections} connection" + "s" * (replay.connections != 1)
+    print(f"{requests} on {connections}; responses: {replay.same} the same, {replay.different} different", end="")
+    print(f", {replay.uncompared} not in FILE" if replay.uncompared else "")
+    sys.stdout.flush()
+
+
+@dataclass(slots=True)
+class _Under:
+    """A connection of the file, and ours that repeats it; the results are by channel and tag in the file."""
+
+    conn: PacketConnection
+    results: dict[tuple[int, int], tuple[int, Any]]
+
+
+class Replay:
+    """Takes the records of a file, asks, and counts what comes of it."""
+
+    def __init__(self, open_conn: Callable[[], PacketConnection], asker: Kind, timeout: float, quiet: bool) -> None:
+        self.requests = self.connections = 0
+        self.same = self.different = self.uncompared = 0
+        self._open_conn = open_conn
+        self._asker = asker
+        self._timeout = timeout
+        self._quiet = quiet
+        self._under_way: dict[int, _Under] = {}
+
+    def take(self, record: Record, conversations: Conversations) -> None:
+        """Do what the packets say that this record completes."""
+        for happening in conversations.add(record):
+            if isinstance(happening, Note):
+                if happening.sign == "-":
+                    self._close(happening.connection)
+            elif happening.is_special:
+                continue
+            elif happening.packet.is_request and happening.direction is self._asker:
+                self._ask(happening)
+            elif not happening.packet.is_request and happening.direction is not self._asker:
+                self._compare(happening)
+
+    def finish(self) -> None:
+        """The file is at its end."""
+        for connection in list(self._under_way):
+            self._close(connection)
+
+    def _ask(self, seen: Seen) -> None:
+        packet = seen.packet
+        if seen.rq_type is None or seen.rq_type < 0 or packet.flags > MAX_REQUEST_FLAGS:
+            raise CommandFailed(f"a request in FILE cannot be sent again: {packet}", EXIT_FAILED)
+        under = self._under_way.get(seen.connection) or self._begin(seen.connection)
+        key = (packet.channel, packet.tag)
+        if key in under.results:
+            self._wait_uncompared(under, key)
+        if len(under.results) >= MAX_UNDER_WAY:
+            self._wait_uncompared(under, next(iter(under.results)))
+        result = under.conn.submit(
+            seen.rq_type, packet.flags, packet.payload, channel=packet.channel, timeout=self._timeout
+        )
+        self.requests += 1
+        under.results[key] = seen.rq_type, result
+        if seen.connection == RAW:
+            self._wait_uncompared(under, key)
+
+    def _begin(self, connection: int) -> _Under:
+        if len(self._under_way) >= MAX_CONNECTIONS:
+            raise CommandFailed(f"more than {MAX_CONNECTIONS} connections at the same time in FILE", EXIT_FAILED)
+        under = self._under_way[connection] = _Under(self._open_conn(), {})
+        self.connections += 1
+        return under
+
+    def _compare(self, seen: Seen) -> None:
+        packet = seen.packet
+        under = self._under_way.get(seen.connection)
+        rq_type, result = under.results.pop((packet.channel, packet.tag), (0, None)) if under else (0, None)
+        if result is None:
+            return  # a response without its request
+        now = result(timeout=self._timeout)
+        before = (bool(packet.flags & 1), packet.flags >> 1, packet.payload)
+        if tuple(now) == before:
+            self.same += 1
+            return
+        self.different += 1
+        if not self._quiet:
+            where = f"connection {seen.connection}, " * (seen.connection != RAW)
+            print(
+                f"{where}request {packet.channel}:{packet.tag} type={rq_type}: {_differences(before, tuple(now))}"
+            )
+
+    def _wait_uncompared(self, under: _Under, key: tuple[int, int]) -> None:
+        _, result = under.results.pop(key)
+        result(timeout=self._timeout)
+        self.uncompared += 1
+
+    def _close(self, connection: int) -> None:
+        under = self._under_way.pop(connection, None)
+        if under is not None:
+            for key in list(under.results):
+                self._wait_uncompared(under, key)
+            under.conn.close()
+
+
+def _differences(before: tuple[bool, int, bytes], now: tuple[Any, ...]) -> str:
+    """What is not the same of (ok, flags, payload)."""
+    found = []
+    if now[0] != before[0]:
+        found.append("now ok" if now[0] else "now not ok")
+    if now[1] != before[1]:
+        found.append(f"flags 0x{before[1]:x}, now 0x{now[1]:x}")
+    if now[2] != before[2]:
+        found.append(f"payload {_quoted(before[2])}, now {_quoted(bytes(now[2]))}")
+    return "; ".join(found)
+
+
+def _quoted(octets: bytes) -> str:
+    return f"{octets[:PREVIEW]!r}" + (f"… ({len(octets)} octets)" if len(octets) > PREVIEW else "")

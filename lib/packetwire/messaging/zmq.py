@@ -1,0 +1,465 @@
+"""Channels over ZMQ sockets: Router, Dealer and Pair.
+
+Strategy: every operation on the socket happens under the channel's lock, so it is never used by two threads
+at once, and a message is sent by the thread that has it, without a switch. Waiting happens outside the
+lock, on the socket's descriptor. That one announces changes only once, so whoever sends looks whether it
+has taken an announcement away from the reader, and wakes it. The reader is a thread that waits for an
+answer; while there is none, the channel's own thread reads, if it was started.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from threading import get_ident
+from typing import Any, ClassVar, Final
+
+import zmq
+
+from packetwire.messaging.channel import Session
+from packetwire.messaging.errors import ChannelError
+from packetwire.messaging.message import RoutingID
+from packetwire.messaging.protocol import Protocol
+from packetwire.messaging.sentinels import TIMEOUT
+from packetwire.messaging.shared import NOBODY, SharedChannel, deadline_of, left_until
+from packetwire.streams.wakeup import Wakeup
+from packetwire.threaded.spinning import Spin
+
+logger = logging.getLogger("packetwire")
+
+DEFAULT_MAX_UNSENT: Final = 16 << 20
+"""Octets that wait here for one peer, behind what waits in ZMQ, past which `send` waits."""
+MAX_UNSENT_BY_READER: Final = 4
+"""Times as many may wait that the reading thread has sent, which cannot wait."""
+DEFAULT_IDLE_LIMIT: Final = 30.0
+"""Seconds of silence after which a peer of a Router is probed."""
+DEFAULT_HEARTBEAT: Final = 10.0
+"""Seconds between the heartbeats of ZMQ; a link that is silent for three times as long is dropped."""
+HEARTBEATS_MISSED: Final = 3
+DEFAULT_LINGER: Final = 1.0
+"""Seconds for what was sent to leave after `close`."""
+DEFAULT_SPIN: Final = 0.0
+"""Seconds that the reader looks for messages before it sleeps, as long as that mostly succeeds; 0 for never,
+because ZMQ's own threads need the processor meanwhile."""
+STANDBY: Final = 0.005
+"""Seconds without a thread that reads for itself, after which the channel's own thread reads again."""
+BATCH: Final = 64
+"""Messages that are delivered before others get the lock."""
+LONGEST_SLEEP: Final = 1.0
+"""Seconds after which the reader looks for silent peers, and whether there is room for what waits."""
+THREAD_WAIT: Final = 5.0
+
+_EVENT = struct.Struct("=HI")
+_UNREACHABLE = (errno.EHOSTUNREACH, errno.ENOTCONN)
+
+
+class ZmqChannel(SharedChannel):
+    """A channel over one ZMQ socket, which it makes and closes.
+
+    Messages arrive in `receive`, or in a thread of the channel's own once `start` was called. A peer to
+    which there is no way any more is lost: `lose_session`. `idle_limit` is in seconds, None for never.
+    """
+
+    socket_type: ClassVar[int]
+    has_many_peers: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        *,
+        routing_id: RoutingID | None = None,
+        context: zmq.Context[Any] | None = None,
+        session_type: type[Session] | None = None,
+        max_unsent: int = DEFAULT_MAX_UNSENT,
+        idle_limit: float | None = DEFAULT_IDLE_LIMIT,
+        heartbeat: float | None = DEFAULT_HEARTBEAT,
+        linger: float = DEFAULT_LINGER,
+        spin: float = DEFAULT_SPIN,
+    ) -> None:
+        super().__init__(protocol, session_type=session_type)
+        self.max_unsent = max_unsent
+        self.idle_limit = idle_limit
+        self.address = ""
+        """Where it was bound last."""
+        self.linked = False
+        """Whether the one peer is connected; see `wait_linked`."""
+        self._link_ended = False
+        self._address: str | None = None
+        self._linger = linger
+        self._unsent: dict[RoutingID, deque[list[bytes]]] = {}
+        self._unsent_octets: dict[RoutingID, int] = {}
+        self._heard: dict[RoutingID, float] = {}
+        self._next_look = time.monotonic() + LONGEST_SLEEP
+        self._leads = self._callers = 0
+        self._parked = False
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._socket: zmq.Socket[Any] = (context or zmq.Context.instance()).socket(self.socket_type)
+        self._set_options(routing_id, heartbeat)
+        self._wakeup = Wakeup()
+        self._monitor = None if self.has_many_peers else self._open_monitor()
+        self._poll = select.poll()
+        self._poll.register(descriptor_of(self._socket), select.POLLIN)
+        self._wakeup_fd = self._wakeup.fileno()
+        self._poll.register(self._wakeup_fd, select.POLLIN)
+        self._spin = Spin(self._poll.poll, spin)
+        self._monitor_fd = -1 if self._monitor is None else descriptor_of(self._monitor)
+        self._monitor_ready = self._monitor is not None
+        if self._monitor is not None:
+            self._poll.register(self._monitor_fd, select.POLLIN)
+
+    def _set_options(self, routing_id: RoutingID | None, heartbeat: float | None) -> None:
+        socket = self._socket
+        if routing_id is not None:
+            socket.setsockopt(zmq.ROUTING_ID, routing_id)
+        limit = getattr(self.protocol, "max_message_size", None)
+        if limit is not None:
+            # what is a little too long gets an answer, what is far too long is not even stored
+            socket.setsockopt(zmq.MAXMSGSIZE, 2 * limit)
+        if heartbeat is not None:
+            interval = max(1, int(heartbeat * 1000))
+            socket.setsockopt(zmq.HEARTBEAT_IVL, interval)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEATS_MISSED * interval)
+        if self.has_many_peers:
+            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+
+    def _open_monitor(self) -> zmq.Socket[Any]:
+        monitor: zmq.Socket[Any] = self._socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        return monitor
+
+    # addresses
+
+    def bind(self, address: str) -> str:
+        """Be found at an address; returns it, with the number of the port if that was chosen."""
+        with self.lock:
+            self._socket.bind(address)
+            self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        return self.address
+
+    def connect(self, address: str, routing_id: RoutingID | None = None) -> Any:
+        """Connect to an address: the new session, or None if the protocol begins it with a message.
+
+        A Router needs the `routing_id` by which it is to know that peer.
+        """
+        with self.lock:
+            if self.has_many_peers:
+                if routing_id is None:
+                    raise ChannelError("a Router needs a routing_id for what it connects to")
+                self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, routing_id)
+            elif self.sessions:
+                raise ChannelError("the channel has its peer already")
+            session = None
+            if self.protocol.connect_with_session(self):
+                session = self.create_session(routing_id or b"")
+                session.endpoint = address
+            self._socket.connect(address)
+            self._address = address
+            if address.startswith("inproc:"):
+                self.linked = True
+            return session
+
+    def wait_linked(self, timeout: float | None = None) -> bool:
+        """Wait until the one peer is connected: what is sent before may be lost. False at the timeout."""
+        return self.wait_until(lambda: self.linked, timeout)
+
+    def can_send(self, timeout: int = 0) -> bool:
+        """Whether a message can be sent to the one peer, within `timeout` milliseconds."""
+        return self.wait_linked(timeout / 1000)
+
+    # sending
+
+    def _transmit(self, zmsg: list[bytes], session: Session) -> int:
+        if self.closed:
+            return errno.ENOTCONN
+        route = session.routing_id or b""
+        if self._unsent.get(route):
+            return self._postpone(route, zmsg)
+        error_number = self._try_send(route, zmsg)
+        if error_number == errno.EAGAIN:
+            return self._postpone(route, zmsg)
+        if self._parked and self._has_input():
+            self._parked = False
+            self._wakeup.set()
+        return error_number
+
+    def _has_input(self) -> bool:
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def _try_send(self, route: RoutingID, zmsg: list[bytes]) -> int:
+        socket, flags = self._socket, zmq.NOBLOCK
+        try:
+            if self.has_many_peers:
+                socket.send(route, flags | zmq.SNDMORE)
+            for frame in zmsg[:-1]:
+                socket.send(frame, flags | zmq.SNDMORE)
+            socket.send(zmsg[-1], flags)
+        except zmq.ZMQError as error:
+            return error.errno or errno.EIO
+        return 0
+
+    def _postpone(self, route: RoutingID, zmsg: list[bytes]) -> int:
+        """Keep a message until there is room for it, if there are not too many."""
+        size = self._unsent_octets.get(route, 0) + sum(map(len, zmsg))
+        allowed = self.max_unsent * (MAX_UNSENT_BY_READER if self._reader == get_ident() else 1)
+        if size > allowed and self._unsent.get(route):
+            return errno.EAGAIN
+        self._unsent.setdefault(route, deque()).append(zmsg)
+        self._unsent_octets[route] = size
+        return 0
+
+    def _send_postponed(self) -> None:
+        for route, waiting in list(self._unsent.items()):
+            while waiting:
+                error_number = self._try_send(route, waiting[0])
+                if error_number == errno.EAGAIN:
+                    break
+                sent = waiting.popleft()
+                self._unsent_octets[route] -= sum(map(len, sent))
+                if error_number and (session := self.sessions.get(route)):
+                    self._note_failure(session, error_number)
+            if not waiting:
+                self._forget_unsent(route)
+                self.notify()
+
+    def _forget_unsent(self, route: RoutingID) -> None:
+        self._unsent.pop(route, None)
+        self._unsent_octets.pop(route, None)
+
+    def _note_failure(self, session: Session, error_number: int) -> None:
+        if error_number in _UNREACHABLE:
+            self.lose_session(session, ChannelError(f"the peer {session.routing_id!r} is gone"))
+
+    def discard_session(self, session: Session) -> None:
+        with self.lock:
+            super().discard_session(session)
+            route = session.routing_id or b""
+            self._heard.pop(route, None)
+            if not self.has_many_peers and self._unsent.get(route):
+                return  # CLOSE is among it
+            self._forget_unsent(route)
+
+    # receiving
+
+    def start(self) -> None:
+        """Deliver messages in a thread of the channel's own, whenever nobody else reads."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
+            self._thread.start()
+
+    def receive(self, timeout: int | None = None) -> Any:
+        """Wait for a message and handle it: the handler's result, or `INVALID`, or `TIMEOUT`.
+
+        `timeout` is in milliseconds; None waits for ever.
+        """
+        if self._thread is not None:
+            raise ChannelError("the channel's own thread receives")
+        self._check_may_wait()
+        result: list[Any] = []
+        with self.lock:
+            if self._reader != NOBODY:
+                raise ChannelError("another thread receives")
+            self._reader = get_ident()
+        try:
+            self._read_until(lambda: bool(result), deadline_of(None if timeout is None else timeout / 1000), result)
+        finally:
+            self._leave_reading()
+        if self.closed and not result:
+            raise ChannelError("the channel is closed")
+        return result[0] if result else TIMEOUT
+
+    def wait_until(
+        self, done: Callable[[], bool], timeout: float | None = None, answer_to: Hashable = None
+    ) -> bool:
+        self._check_may_wait()
+        deadline = deadline_of(timeout)
+        with self.lock:
+            self._callers += 1
+        try:
+            while True:
+                with self.lock:
+                    if done():
+                        return True
+                    left = left_until(deadline)
+                    if self.closed or left == 0:
+                        return False
+                    if self._reader != NOBODY:
+                        self._sleep(left)
+                        continue
+                    self._reader = get_ident()
+                    self._leads += 1
+                try:
+                    self._read_until(done, deadline)
+                finally:
+                    self._leave_reading()
+        finally:
+            with self.lock:
+                self._callers -= 1
+
+    def _leave_reading(self) -> None:
+        with self.lock:
+            self._reader = NOBODY
+            self._parked = False
+            self.notify()
+
+    def _run(self) -> None:
+        """In the channel's own thread: read, but leave that to callers while there are any."""
+        leads = self._leads
+        while not self.closed:
+            with self.lock:
+                mine = self._reader == NOBODY and not self._callers and leads == self._leads
+                if mine:
+                    self._reader = get_ident()
+                leads = self._leads
+            if not mine:
+                self._stop.wait(STANDBY)
+                continue
+            try:
+                self._read_until(lambda: self._callers > 0, None)
+            except Exception:
+                logger.exception("%s: reading failed", type(self).__name__)
+                self._stop.wait(STANDBY)
+            finally:
+                self._leave_reading()
+
+    def _read_until(
+        self, done: Callable[[], bool], deadline: float | None, results: list[Any] | None = None
+    ) -> None:
+        """As the reader: deliver messages until `done()`, the deadline or the end."""
+        while True:
+            with self.lock:
+                if done() or self.closed:
+                    return
+                if self._deliver_some(done, results):
+                    continue
+                if self._unsent:
+                    self._send_postponed()
+                self._look_after_links()
+                if done() or self.closed:
+                    return
+                self._parked = True
+            left = left_until(deadline)
+            if left == 0:
+                return
+            self._await_change(LONGEST_SLEEP if left is None else min(left, LONGEST_SLEEP))
+
+    def _deliver_some(self, done: Callable[[], bool], results: list[Any] | None) -> bool:
+        """With the lock held: whether there was something."""
+        for count in range(BATCH):
+            if not self._has_input():  # asked first, because an exception takes several times as long
+                return count > 0
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            route = frames.pop(0) if self.has_many_peers else b""
+            result = self.deliver(route, frames)
+            if route in self.sessions and self.has_many_peers:
+                self._heard[route] = time.monotonic()
+            if results is not None:
+                results.append(result)
+            if done() or self.closed:
+                return True
+        return True
+
+    def _await_change(self, timeout: float) -> None:
+        """Without the lock: sleep until the socket, or somebody here, has something new."""
+        ready = self._spin() or self._poll.poll(timeout * 1000)
+        self._parked = False
+        for fd, _ in ready:
+            if fd == self._wakeup_fd:
+                self._wakeup.clear()
+            elif fd == self._monitor_fd:
+                self._monitor_ready = True
+
+    def _look_after_links(self) -> None:
+        """With the lock held: see which links came or went, and which peers are silent."""
+        if self._link_ended:
+            self._lose_link()
+        while self._monitor is not None and self._monitor_ready:
+            try:
+                frames = self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                self._monitor_ready = False
+            else:
+                self._note_link(_EVENT.unpack(frames[0])[0])
+        if not self.has_many_peers or self.idle_limit is None:
+            return
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + min(LONGEST_SLEEP, self.idle_limit)
+        for route, session in list(self.sessions.items()):
+            if now - self._heard.setdefault(route, now) >= self.idle_limit:
+                self._heard[route] = now
+                self.protocol.probe(self, session)
+
+    def _note_link(self, event: int) -> None:
+        self.linked = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        if not self.linked:
+            # what has arrived before is delivered first
+            self._link_ended = True
+            self._wakeup.set()
+        self.notify()
+
+    def _lose_link(self) -> None:
+        """What was sent must not go to whoever is found at the address next, so there is no reconnection."""
+        self._link_ended = False
+        if self._address is not None:
+            self._socket.disconnect(self._address)
+            self._address = None
+        for session in list(self.sessions.values()):
+            self.lose_session(session, ChannelError("the link to the peer has ended"))
+        self._forget_unsent(b"")
+
+    def close(self) -> None:
+        """Close the socket; sessions that are left are lost. A second call does nothing."""
+        with self.lock:
+            if self.closed:
+                return
+            self._send_postponed()
+            self.closed = True
+            self.notify()
+        self._stop.set()
+        self._wakeup.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(THREAD_WAIT)
+        with self.lock:
+            for session in list(self.sessions.values()):
+                self.lose_session(session, ChannelError("the channel was closed"))
+            while self._reader not in (NOBODY, get_ident()):
+                self._wakeup.set()
+                self._sleep(STANDBY)
+            if self._monitor is not None:
+                self._socket.disable_monitor()
+                self._monitor.close(0)
+            self._socket.close(int(self._linger * 1000))
+            self._wakeup.close()
+
+
+def descriptor_of(socket: zmq.Socket[Any]) -> int:
+    """What to poll for news of a socket."""
+    return int(socket.getsockopt(zmq.FD))
+
+
+class RouterChannel(ZmqChannel):
+    """Any number of peers, told apart by their routing ids: a service, or a controller."""
+
+    socket_type = zmq.ROUTER
+    has_many_peers = True
+
+
+class DealerChannel(ZmqChannel):
+    """One peer, which has a Router: a client, or a component."""
+
+    socket_type = zmq.DEALER
+
+
+class PairChannel(ZmqChannel):
+    """One peer, which has a Pair too."""
+
+    socket_type = zmq.PAIR

@@ -1,0 +1,209 @@
+"""`Relay`: octets from each of two streams to the other.
+
+Strategy. One thread polls both streams and passes on what comes; they never block, so it waits in its poll
+only, where it can always be told to stop. A direction holds one piece of octets at most, and reads no further
+until that is written. So a side that takes nothing stops the other side's reading, and memory stays flat. The
+end of a direction is passed on when all before it is written, and the other direction goes on. When one end is
+gone, what it sent before is still passed on, and nothing is read for it any more.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from packetwire.capture import CapturedConnection, Kind
+from packetwire.errors import ChildExited, ConnectionEnded, StreamTruncated
+from packetwire.streams.bytestream import Buffers, ByteStream
+from packetwire.streams.wakeup import Wakeup
+
+RELAY_SIZE = 65536
+"""Octets that a direction holds at most."""
+
+
+class Relay:
+    """Two open streams, of which each gets what is read from the other. It closes neither."""
+
+    def __init__(self, a: ByteStream, b: ByteStream, captured: CapturedConnection | None = None) -> None:
+        self._wakeup = Wakeup()
+        self._stopped = False
+        self._ends = a, b
+        self._forth = _Direction(a, b, None if captured is None else partial(captured.record, Kind.FORTH))
+        self._back = _Direction(b, a, None if captured is None else partial(captured.record, Kind.BACK))
+        self._directions = (self._forth, self._back)
+        self._exits: list[tuple[ByteStream, ConnectionEnded]] = []
+        self._failure: Exception | None = None
+
+    def stop(self) -> None:
+        """Have `run` return soon. From any thread."""
+        self._stopped = True
+        self._wakeup.set()
+
+    def run(self) -> None:
+        """Relay until both directions are over, or until `stop`."""
+        for stream in self._ends:
+            stream.start(partial(self._note_exit, stream))
+        while not self._stopped and not (self._forth.over and self._back.over):
+            ready = self._poll()
+            for direction in self._directions:
+                if direction.is_ready(ready):
+                    direction.advance()
+            self._see_to_ends()
+        for direction in self._directions:
+            direction.finish()
+
+    def close(self) -> None:
+        """Let go of what `stop` needs."""
+        self._wakeup.close()
+
+    def failure(self) -> Exception | None:
+        """What went wrong, once `run` has returned: a stream that was cut off, a child that failed."""
+        for direction in self._directions:
+            if self._failure is None and direction.source_ended and not self._stopped:
+                reason = direction.source.end_reason()
+                self._failure = reason if _is_failure(reason) else None
+            self._failure = self._failure or direction.read_failure
+        return self._failure
+
+    def _poll(self) -> dict[int, int]:
+        """Wait until a direction can go on: the descriptors that are ready, with their events."""
+        wanted = {self._wakeup.fileno(): select.POLLIN}
+        for direction in self._directions:
+            if not direction.over:
+                fd, events = direction.wanted()
+                wanted[fd] = wanted.get(fd, 0) | events
+        poller = select.poll()
+        for fd, events in wanted.items():
+            poller.register(fd, events)
+        ready = dict(poller.poll())
+        self._wakeup.clear()
+        return ready
+
+    def _note_exit(self, stream: ByteStream, cause: ConnectionEnded) -> None:
+        """From any thread: `stream` is at its end, although no poll may show it."""
+        self._exits.append((stream, cause))
+        self._wakeup.set()
+
+    def _see_to_ends(self) -> None:
+        """What has happened to one direction, and to the ends, concerns the other direction as well."""
+        while self._exits:
+            stream, cause = self._exits.pop()
+            for direction in self._directions:
+                if direction.source is stream:
+                    direction.draining = True
+                elif isinstance(cause, ChildExited):
+                    direction.abandon()
+            if _is_failure(cause):
+                self._failure = self._failure or cause
+        for direction, other in (self._forth, self._back), (self._back, self._forth):
+            if direction.write_failed:
+                other.draining = True
+            if direction.read_failure is not None:
+                other.abandon()
+        for direction in self._directions:
+            if direction.draining:
+                direction.drain()
+
+
+def _is_failure(reason: ConnectionEnded | None) -> bool:
+    return isinstance(reason, StreamTruncated) or (isinstance(reason, ChildExited) and bool(reason.returncode))
+
+
+class _Direction:
+    """From one stream to the other. It holds one piece of octets at most, and reads no further until then."""
+
+    def __init__(self, source: ByteStream, sink: ByteStream, record: Callable[[bytes], None] | None) -> None:
+        self.source = source
+        self.over = False
+        """Whether nothing more is read or written."""
+        self.source_ended = False
+        self.read_failure: Exception | None = None
+        self.write_failed = False
+        self.draining = False
+        """Whether the source is going: what can be read at once is passed on, and nothing waited for."""
+        self._sink = sink
+        self._record = record
+        self._unsent: Buffers = ()
+        self._at_end = False  # nothing more is read; the end is passed on when there is room
+        if source.leading_octets:
+            octets, source.leading_octets = source.leading_octets, b""
+            self._unsent = (octets,)
+            self._note(octets)
+
+    def wanted(self) -> tuple[int, int]:
+        """The descriptor, with its events, to poll before the next `advance`."""
+        if self._unsent or self._at_end:
+            return self._sink.write_fd, self._sink.write_events
+        return self.source.read_fd, select.POLLIN
+
+    def is_ready(self, ready: dict[int, int]) -> bool:
+        """Whether what it wants is among what a poll has found."""
+        if self.over:
+            return False
+        fd, events = self.wanted()
+        return bool(ready.get(fd, 0) & (events | select.POLLERR | select.POLLHUP | select.POLLNVAL))
+
+    def advance(self) -> None:
+        """Write what is held, else read once and write that; nothing waits."""
+        if self._at_end and not self._unsent:
+            self._pass_end_on()
+            return
+        if not self._unsent:
+            self._read()
+        if self._unsent:
+            self._write()
+
+    def drain(self) -> None:
+        """As `draining` says: go on as far as there is room."""
+        while not (self.over or self._unsent or self._at_end):
+            self.advance()
+
+    def abandon(self) -> None:
+        """There is nobody to write to."""
+        self.over = True
+        self._unsent = ()
+
+    def finish(self) -> None:
+        """Now: write what fits, and pass the end on."""
+        if not self.over:
+            if self._unsent:
+                self._write()
+            self._pass_end_on()
+
+    def _read(self) -> None:
+        try:
+            octets = self.source.try_read(RELAY_SIZE)
+        except Exception as error:
+            self.read_failure = error
+            octets = b""
+        if octets:
+            self._unsent = (octets,)
+            self._note(octets)
+        elif octets is not None or self.draining:
+            self.source_ended = octets is not None
+            self._end()
+
+    def _note(self, octets: bytes) -> None:
+        if self._record is not None:
+            self._record(octets)
+
+    def _write(self) -> None:
+        try:
+            self._unsent = self._sink.write_batch(self._unsent)
+        except Exception:  # the sink is gone, which is no fault of its own: it may have had enough
+            self.write_failed = True
+            self.abandon()
+
+    def _end(self) -> None:
+        self._note(b"")
+        self._at_end = True
+        if self._sink.write_events != select.POLLOUT:
+            self._pass_end_on()  # a poll tells nothing about room there
+
+    def _pass_end_on(self) -> None:
+        # with room to write, because TLS has something to write then
+        self.over = True
+        with suppress(OSError):
+            self._sink.end_write()

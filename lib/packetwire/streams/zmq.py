@@ -1,0 +1,329 @@
+"""PAIR and DEALER sockets as byte streams: the side that connects. See `zmqrouter` for the one that listens.
+
+Each frame is a piece of the stream, an empty frame its beginning and its end. The DEALER has one peer and
+never gets another; a lost link is noticed by the socket's monitor and ends the stream.
+
+Strategy. A ZMQ socket may be used by one thread at a time. The connection's threads do their own reading and
+writing under a lock, rather than hand frames to a thread that owns the socket: that would be two more thread
+switches for each request, on top of those of the ZMQ library, and the calls under the lock never wait.
+
+The connection polls descriptors, and ZMQ's is no use to it alone: it tells of a change once, and the next
+call on the socket, reading or writing, forgets that again. So there are two flags, "to read" and "room", each
+a descriptor of its own, and what is polled is a set of descriptors: a flag, ZMQ's, and the monitor's. Whoever
+has used the socket looks at its events before letting go of the lock, and raises the flags accordingly. So at
+any moment when nobody has the lock, what can be read is either flagged or still to be told by ZMQ.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import threading
+import time
+from collections.abc import Iterable
+
+import zmq
+
+from packetwire.streams.bytestream import Buffers, ByteStream
+from packetwire.streams.curve import CurveClient
+from packetwire.streams.pollset import PollSet
+from packetwire.streams.wakeup import Wakeup
+from packetwire.streams.zmqsockets import (
+    BOUNDARY,
+    LINK_EVENTS,
+    MAX_FRAME_SIZE,
+    ZmqContext,
+    ZmqSocket,
+    await_link,
+    be_curve_client,
+    close_monitor,
+    events_now,
+    events_of,
+    make_socket,
+    no_stream,
+    pieces,
+)
+
+CONNECT_TIMEOUT = 30.0
+"""Seconds for a peer to be there and to shake hands."""
+TURN_SECONDS = 0.25
+"""Seconds in which a PAIR that has no other peer says that it is there."""
+TURN_INTERVAL = 0.01
+"""Seconds until we ask again."""
+
+
+def open_dealer(
+    endpoint: str,
+    *,
+    timeout: float = CONNECT_TIMEOUT,
+    curve: CurveClient | None = None,
+    identity: bytes | None = None,
+    context: ZmqContext | None = None,
+) -> ByteStream:
+    """A stream to a ROUTER. Raises OSError if there is none, or if it does not let us in.
+
+    An `identity` is how the ROUTER knows us again; without one each connection gets its own.
+    """
+    return _stream(_connect(zmq.DEALER, endpoint, timeout, curve, identity, context))
+
+
+def open_pair(
+    endpoint: str,
+    *,
+    timeout: float = CONNECT_TIMEOUT,
+    curve: CurveClient | None = None,
+    context: ZmqContext | None = None,
+) -> ByteStream:
+    """A stream to another PAIR. Raises OSError if there is none, or if it does not let us in.
+
+    A PAIR has one peer at a time, and turns away the next one until it has noticed that the last is gone.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        link = _connect(zmq.PAIR, endpoint, left, curve, None, context)
+        if link.is_taken(min(left, TURN_SECONDS)):
+            return _stream(link)
+        link.close()
+        if time.monotonic() >= deadline:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, f"{endpoint}: that PAIR has another peer")
+        time.sleep(TURN_INTERVAL)
+
+
+def _stream(link: _Link) -> ByteStream:
+    return ByteStream(_LinkReader(link), _LinkWriter(link), link.close)
+
+
+def _connect(
+    kind: int,
+    endpoint: str,
+    timeout: float,
+    curve: CurveClient | None,
+    identity: bytes | None,
+    context: ZmqContext | None,
+) -> _Link:
+    sock = make_socket(context or zmq.Context.instance(), kind, endpoint)
+    monitor: ZmqSocket | None = None
+    try:
+        if curve is not None:
+            be_curve_client(sock, curve)
+        if identity is not None:
+            sock.setsockopt(zmq.IDENTITY, identity)
+        if not endpoint.startswith("inproc:"):  # which has no links, nothing to shake hands about, and no events
+            monitor = sock.get_monitor_socket(LINK_EVENTS)
+        try:
+            sock.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, f"{endpoint}: {error.strerror}") from error
+        if monitor is not None:
+            await_link(monitor, timeout)
+        return _Link(sock, monitor, known_before=kind == zmq.PAIR or identity is not None)
+    except BaseException:
+        if monitor is not None:
+            close_monitor(sock, monitor)
+        sock.close(0)
+        raise
+
+
+class _Link:
+    """A socket with one peer, its lock and its flags.
+
+    With `known_before` the peer may have had another stream with someone who looked like us, whose last frames
+    can still come here: octets before the first boundary are dropped, and a second one right behind it is it.
+    """
+
+    def __init__(self, sock: ZmqSocket, monitor: ZmqSocket | None, *, known_before: bool) -> None:
+        self._socket = sock
+        self._monitor = monitor
+        self._lock = threading.Lock()  # guards the socket and what follows
+        self._rest: memoryview | None = None
+        self._has_begun = False
+        self._spare_boundary = known_before
+        self._lost = False
+        self._peer_ended = False
+        self._we_ended = False
+        self._closed = False
+        fds = [sock.fileno(), *([monitor.fileno()] if monitor else ())]
+        self.to_read = _Flag(fds)
+        self.room = _Flag(fds)
+        try:
+            sock.send(BOUNDARY, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            self.to_read.close()
+            self.room.close()
+            raise OSError(error.errno, str(error)) from error
+        self._raise_flags()
+
+    def is_taken(self, seconds: float) -> bool:
+        """Whether the peer has us for its peer: its first boundary came, which is waited for.
+
+        ZMQ keeps the link to a PAIR that has another peer, and what is sent over it goes nowhere.
+        """
+        deadline = time.monotonic() + seconds
+        poller = select.poll()
+        poller.register(self.to_read.fileno(), select.POLLIN)
+        while True:
+            with self._lock:
+                frame = self._next_frame()
+                self._rest = memoryview(frame) if frame else None
+                self._raise_flags()
+                is_gone = self._peer_ended or not events_now(self._socket) & zmq.POLLOUT
+            left = deadline - time.monotonic()
+            if is_gone or self._has_begun or left <= 0:
+                return self._has_begun and not is_gone
+            poller.poll(left * 1000)
+
+    def read(self, size: int) -> bytes | None:
+        with self._lock:
+            if self._closed:
+                raise OSError(errno.EBADF, "the ZMQ socket is closed")
+            try:
+                return self._read(size)
+            finally:
+                self._raise_flags()
+
+    def _read(self, size: int) -> bytes | None:
+        taken: list[bytes | memoryview] = []
+        while size > 0:
+            if self._rest is not None:
+                piece, self._rest = self._rest[:size], (self._rest[size:] if len(self._rest) > size else None)
+                taken.append(piece)
+                size -= len(piece)
+                continue
+            frame = self._next_frame()
+            if not frame:
+                break
+            if len(frame) <= size:
+                taken.append(frame)
+                size -= len(frame)
+            else:
+                self._rest = memoryview(frame)
+        if taken:
+            return taken[0] if len(taken) == 1 and isinstance(taken[0], bytes) else b"".join(taken)
+        return b"" if self._peer_ended else None
+
+    def _next_frame(self) -> bytes | None:
+        """The next octets, or None if there are none now or none will come any more."""
+        sock = self._socket
+        while not self._peer_ended:
+            if not events_now(sock) & zmq.POLLIN:
+                # what came before the link was lost is read first: so look again, in this order
+                if self._is_lost() and not events_now(sock) & zmq.POLLIN:
+                    self._peer_ended = True
+                if self._peer_ended or not self._lost:
+                    return None
+                continue
+            frame = sock.recv(zmq.NOBLOCK)
+            if sock.get(zmq.RCVMORE) or len(frame) > MAX_FRAME_SIZE:
+                self._peer_ended = True
+                raise no_stream()
+            if frame:
+                if self._has_begun:
+                    self._spare_boundary = False
+                    return frame
+            elif not self._has_begun:
+                self._has_begun = True
+            elif self._spare_boundary:
+                self._spare_boundary = False
+            else:
+                self._peer_ended = True
+        return None
+
+    def _is_lost(self) -> bool:
+        if self._monitor is not None and not self._lost:
+            self._lost = any(event == zmq.EVENT_DISCONNECTED for event, _ in events_of(self._monitor))
+        return self._lost
+
+    def _raise_flags(self) -> None:
+        """With the lock held, after any use of the socket."""
+        events = events_now(self._socket)
+        self.to_read.show(bool(events & zmq.POLLIN) or self._peer_ended or self._rest is not None)
+        self.room.show(bool(events & zmq.POLLOUT) or self._peer_ended)
+
+    def write(self, buffers: Buffers) -> int:
+        taken = 0
+        with self._lock:
+            if self._we_ended or self._peer_ended or self._closed:
+                raise BrokenPipeError(errno.EPIPE, "the ZMQ peer has gone, or the stream has ended")
+            send = self._socket.send
+            try:
+                for piece in pieces(buffers):
+                    send(piece, zmq.NOBLOCK)
+                    taken += len(piece)
+            except zmq.Again:
+                pass
+            finally:
+                self._raise_flags()
+        return taken
+
+    def end(self) -> None:
+        """Send the last boundary, if ZMQ still takes it: who does not read will see the link go."""
+        with self._lock:
+            if not (self._we_ended or self._closed):
+                self._we_ended = True
+                try:
+                    self._socket.send(BOUNDARY, zmq.NOBLOCK)
+                except zmq.Again:
+                    pass
+                self._raise_flags()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._monitor is not None:
+                close_monitor(self._socket, self._monitor)
+            self._socket.close()
+            self.to_read.close()
+            self.room.close()
+
+
+class _LinkReader:
+    def __init__(self, link: _Link) -> None:
+        self._link = link
+        self.fileno = link.to_read.fileno
+        self.try_read = link.read
+
+    def give_back(self, octets: bytes) -> bytes:
+        return octets
+
+    def close(self) -> None:
+        pass  # the link is closed behind both halves
+
+
+class _LinkWriter:
+    events = select.POLLIN
+
+    def __init__(self, link: _Link) -> None:
+        self._link = link
+        self.fileno = link.room.fileno
+        self.try_write = link.write
+        self.end = link.end
+
+    def close(self) -> None:
+        self._link.end()
+
+
+class _Flag:
+    """Readable while it is shown, and when one of `fds` is."""
+
+    def __init__(self, fds: Iterable[int]) -> None:
+        self._shown = False
+        self._wakeup = Wakeup()
+        self._poll_set = PollSet([self._wakeup.fileno(), *fds])
+
+    def fileno(self) -> int:
+        return self._poll_set.fileno()
+
+    def show(self, shown: bool) -> None:
+        if shown is not self._shown:
+            self._shown = shown
+            if shown:
+                self._wakeup.set()
+            else:
+                self._wakeup.clear()
+
+    def close(self) -> None:
+        self._poll_set.close()
+        self._wakeup.close()

@@ -1,0 +1,363 @@
+"""The streams of the many peers of one listening ZMQ socket, and when each begins and ends.
+
+Nothing here touches a socket: `zmqrouter` does, in a thread of its own, and puts what it receives in here.
+
+A peer is known by its identity. Its empty frames are boundaries: each ends the stream that is live, if there
+is one, and begins the next. The last frame of a stream and the first of the next one look alike, so behind a
+boundary that ended a stream the next one is there for us when its first octets, or another boundary, come;
+unless it came over another link: then it is a new peer under an old name.
+
+A *link* is the number of the connection that a frame came over, or None where there is no such thing (inproc).
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
+from packetwire.streams.bytestream import Buffers, ByteStream
+from packetwire.streams.pollset import PollSet
+from packetwire.streams.wakeup import Wakeup
+
+DEFAULT_IDLE_LIMIT = 3600.0
+"""Seconds without a frame in either direction after which a peer's stream is ended."""
+QUEUE_LIMIT = 4 << 20
+"""Octets from one peer that are kept until its connection reads them; above that nothing more is received."""
+MAX_PEERS = 4096
+"""Identities that are known; above that the oldest ones without a stream are forgotten."""
+
+THE_END = bytes(ERQ_PACKET) + bytes(EOF_PACKET)
+"""What a peer is told for which there is no place."""
+
+Identity = bytes
+Link = tuple[int, int] | None
+
+
+class FrameSender(Protocol):
+    """The socket, for its streams. From any thread."""
+
+    def send(self, stream: PeerStream, buffers: Buffers) -> int:
+        """Send what there is room for; the octets taken. Raises OSError."""
+        ...
+
+    def end(self, stream: PeerStream) -> None:
+        """Send the last boundary."""
+        ...
+
+    def receive(self) -> None:
+        """Receive what has come, for whomever."""
+        ...
+
+    def drained(self) -> None:
+        """There is room in a queue that was full."""
+        ...
+
+    def released(self, stream: PeerStream) -> None:
+        """Its connection is closed."""
+        ...
+
+
+class Incoming:
+    """The half of a stream that is filled by whoever receives for it.
+
+    Mostly that is the thread of the socket; while `socket_fd` is set it is the connection that reads here.
+    """
+
+    def __init__(self, sender: FrameSender) -> None:
+        self._receive = sender.receive
+        self._drained = sender.drained
+        self._socket_fd: int | None = None
+        self._lock = threading.Lock()  # guards what follows
+        self._frames: deque[bytes | memoryview] = deque()
+        self._size = 0
+        self._is_full = False
+        self._ended = False
+        self._error: OSError | None = None
+        self._wakeup = Wakeup()
+        self._look_due = False
+        self._poll_set = PollSet([self._wakeup.fileno()])
+
+    def watch(self, socket_fd: int | None) -> None:
+        """Have the connection poll the socket, too, and receive from it; None: no more."""
+        if self._socket_fd is not None:
+            self._poll_set.remove(self._socket_fd)
+        self._socket_fd = socket_fd
+        if socket_fd is not None:
+            self._poll_set.add(socket_fd)
+
+    def look(self) -> None:
+        """Something may have come of which the socket's descriptor will not tell."""
+        with self._lock:
+            self._look_due = True
+            self._wakeup.set()
+
+    @property
+    def is_full(self) -> bool:
+        return self._is_full
+
+    def put(self, octets: bytes) -> bool:
+        """Octets came; whether there should come no more before some are read."""
+        with self._lock:
+            if self._ended:
+                return False
+            self._frames.append(octets)
+            self._size += len(octets)
+            self._is_full = self._size > QUEUE_LIMIT
+            if len(self._frames) == 1:
+                self._wakeup.set()
+            return self._is_full
+
+    def finish(self, error: OSError | None = None) -> None:
+        """Nothing more comes; `error` if that is not the peer's own end. A second call does nothing."""
+        with self._lock:
+            if not self._ended:
+                self._ended, self._error = True, error
+                self._is_full = False
+                self._wakeup.set()
+
+    def fileno(self) -> int:
+        return self._poll_set.fileno()
+
+    def try_read(self, size: int) -> bytes | None:
+        if self._socket_fd is not None and not self._frames:
+            self._look_due = False
+            self._receive()
+        with self._lock:
+            octets = self._take(size)
+            was_full = self._is_full
+            self._is_full = self._size > QUEUE_LIMIT and not self._ended
+            is_drained = was_full and not self._is_full
+        if is_drained:
+            self._drained()
+        return octets
+
+    def _take(self, size: int) -> bytes | None:
+        frames = self._frames
+        if not frames:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return b""
+            if not self._look_due:
+                self._wakeup.clear()
+            return None
+        taken: list[bytes | memoryview] = []
+        while frames and size > 0:
+            frame = frames.popleft()
+            if len(frame) > size:
+                view = memoryview(frame)
+                frames.appendleft(view[size:])
+                frame = view[:size]
+            taken.append(frame)
+            size -= len(frame)
+            self._size -= len(frame)
+        if not frames and not self._ended and not self._look_due:
+            self._wakeup.clear()
+        return taken[0] if len(taken) == 1 and isinstance(taken[0], bytes) else b"".join(taken)
+
+    def give_back(self, octets: bytes) -> bytes:
+        return octets
+
+    def close(self) -> None:
+        self.finish()
+        with self._lock:
+            self._frames.clear()
+            self._size = 0
+
+    def dispose(self) -> None:
+        """Behind `close`, when the sender has forgotten the stream."""
+        with self._lock:
+            self._wakeup.close()
+            self._poll_set.close()
+
+
+class Outgoing:
+    """The half of a stream that the connection's threads send by themselves."""
+
+    events = select.POLLIN
+
+    def __init__(self, stream: PeerStream, sender: FrameSender) -> None:
+        self._stream = stream
+        self._sender = sender
+        self._room = Wakeup()
+
+    def fileno(self) -> int:
+        return self._room.fileno()
+
+    def try_write(self, buffers: Buffers) -> int:
+        self._room.clear()
+        return self._sender.send(self._stream, buffers)
+
+    def has_room(self) -> None:
+        """It is worth another try."""
+        self._room.set()
+
+    def end(self) -> None:
+        self._sender.end(self._stream)
+
+    def close(self) -> None:
+        self.end()
+        self._room.close()
+
+
+class PeerStream(ByteStream):
+    """The stream of one peer of a listening socket. The sender guards its plain attributes by its lock."""
+
+    def __init__(self, identity: Identity, sender: FrameSender) -> None:
+        self.identity = identity
+        self.incoming = Incoming(sender)
+        self.outgoing = Outgoing(self, sender)
+        self.last_use = time.monotonic()
+        self.may_send = True
+        self.has_begun = False
+        self.has_octets = False
+        self.is_superseded = False
+        self._sender = sender
+        super().__init__(self.incoming, self.outgoing, self._let_go)
+
+    def _let_go(self) -> None:
+        self._sender.released(self)
+        self.incoming.dispose()
+
+    def hang_up(self) -> None:
+        """Have the connection see the end of the stream. From any thread."""
+        self.incoming.finish()
+
+    def supersede(self) -> None:
+        """The peer is gone, or has begun its next stream: this one is over in both directions."""
+        self.may_send = False
+        self.is_superseded = True
+        self.incoming.finish()
+        self.outgoing.has_room()
+
+    def turn_away(self) -> None:
+        """Tell the peer, by packets, that there is no place for it; and close."""
+        with suppress(OSError):  # it may be gone already
+            self.try_write([THE_END])
+        self.close()
+
+
+class _Peer:
+    """What is known of an identity: the stream that it writes to, if any, and the one that may write to it."""
+
+    __slots__ = ("link", "stream", "takes_octets", "writing")
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.stream: PeerStream | None = None
+        self.writing: PeerStream | None = None
+        self.takes_octets = False  # a boundary was the last frame, and it may have begun a stream
+
+
+class Peers:
+    """All peers of a socket. For one thread at a time.
+
+    `begin` makes the stream for an identity, or returns None if there is no place for it; `refuse` is told of
+    an identity whose octets belong to no stream.
+    """
+
+    def __init__(
+        self, begin: Callable[[Identity], PeerStream | None], refuse: Callable[[Identity], object]
+    ) -> None:
+        self._begin = begin
+        self._refuse = refuse
+        self._peers: dict[Identity, _Peer] = {}
+        self._by_link: dict[Link, set[Identity]] = {}
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def knows(self, identity: Identity, link: Link) -> bool:
+        """Whether this peer came over that link."""
+        peer = self._peers.get(identity)
+        return peer is not None and peer.link == link
+
+    def receive_boundary(self, identity: Identity, link: Link) -> None:
+        """An empty frame came."""
+        peer = self._peers.get(identity)
+        if peer is None or peer.link != link:
+            if peer is not None:
+                self._forget(identity)
+            self._start(identity, self._add(identity, link))
+        elif peer.takes_octets:
+            self._start(identity, peer)
+        else:
+            stream, peer.stream = peer.stream, None
+            peer.takes_octets = True
+            if stream is not None:
+                stream.incoming.finish()
+
+    def stream_of(self, identity: Identity) -> PeerStream | None:
+        """The stream that the peer writes to."""
+        peer = self._peers.get(identity)
+        return None if peer is None else peer.stream
+
+    def receive_octets(self, identity: Identity, octets: bytes) -> bool:
+        """A frame with octets came; whether there should come no more before some are read."""
+        peer = self._peers.get(identity)
+        if peer is None:
+            self._add(identity, None)  # so that it is told once
+            self._refuse(identity)
+            return False
+        if peer.takes_octets:
+            self._start(identity, peer)
+        stream = peer.stream
+        if stream is None:
+            return False  # its connection was closed here, or never was: dropped up to the next boundary
+        stream.last_use = time.monotonic()
+        return stream.incoming.put(octets)
+
+    def _start(self, identity: Identity, peer: _Peer) -> None:
+        if peer.writing is not None:
+            peer.writing.supersede()
+        peer.takes_octets = False
+        peer.stream = peer.writing = self._begin(identity)
+
+    def break_off(self, identity: Identity, error: OSError) -> None:
+        """What comes from there cannot go on."""
+        peer = self._peers.get(identity)
+        if peer is not None and peer.stream is not None:
+            peer.stream.incoming.finish(error)
+            peer.stream = None
+
+    def lose_link(self, link: Link) -> None:
+        """The link is gone, and with it all peers that came over it."""
+        for identity in list(self._by_link.get(link, ())):
+            self._forget(identity)
+
+    def release(self, stream: PeerStream) -> None:
+        """The connection is closed here: what still comes of that stream is dropped."""
+        peer = self._peers.get(stream.identity)
+        if peer is not None:
+            if peer.stream is stream:
+                peer.stream = None
+            if peer.writing is stream:
+                peer.writing = None
+
+    def _add(self, identity: Identity, link: Link) -> _Peer:
+        peer = self._peers[identity] = _Peer(link)
+        if link is not None:
+            self._by_link.setdefault(link, set()).add(identity)
+        if len(self._peers) > MAX_PEERS:  # without links nobody says that a peer is gone
+            quiet = (one for one, known in self._peers.items() if known.stream is known.writing is None)
+            oldest = next(quiet)
+            if oldest != identity:
+                self._forget(oldest)
+        return peer
+
+    def _forget(self, identity: Identity) -> None:
+        peer = self._peers.pop(identity)
+        for stream in (peer.stream, peer.writing):
+            if stream is not None:
+                stream.supersede()
+        if peer.link is not None:
+            identities = self._by_link[peer.link]
+            identities.discard(identity)
+            if not identities:
+                del self._by_link[peer.link]

@@ -1,0 +1,448 @@
+"""The side that listens: a bound ROUTER, whose every peer is a byte stream, or a bound PAIR, which has one.
+
+Strategy. One thread, the *postman*, receives what comes to the socket and puts it into the streams' queues,
+each of which has a descriptor to poll; no stream could know by itself that a frame is its own. It also sees
+to all that is not the business of one stream: new peers, lost links, those that are idle, and clients' keys.
+Sending needs no such distribution, so the connections' threads do it themselves, under the lock that the
+postman has while it receives; nobody waits under that lock.
+
+From the postman to a connection is one more thread switch, which takes as long as all the rest of a small
+request. So while all octets come from one peer, its connection, the *favourite*, polls the socket and receives
+by itself, for the others too. The postman then looks by the clock whether it still does, and otherwise is the
+one who receives again.
+
+Any use of the socket can swallow ZMQ's signal that something came, so whoever sends looks at the socket's
+events afterwards and wakes the postman. A peer's queue that is full is tried again by the clock, because a
+ROUTER does not tell which of its peers has room.
+
+A stream whose connection does not read makes everyone wait, as the socket has one queue for all: for some
+seconds, after which that stream is ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import select
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+
+import zmq
+
+from packetwire.streams.bytestream import Buffers
+from packetwire.streams.curve import CurveServer
+from packetwire.streams.wakeup import Wakeup
+from packetwire.streams.zmqpeers import DEFAULT_IDLE_LIMIT, THE_END, Identity, Link, Peers, PeerStream
+from packetwire.streams.zmqsockets import (
+    BOUNDARY,
+    LINGER,
+    MAX_FRAME_SIZE,
+    PEER_EVENTS,
+    Gatekeeper,
+    ZmqContext,
+    ZmqSocket,
+    be_curve_server,
+    close_monitor,
+    events_now,
+    events_of,
+    handshake_failure,
+    make_socket,
+    no_stream,
+    pieces,
+)
+
+logger = logging.getLogger("packetwire")
+
+MAX_WAITING = 1024
+"""New peers that wait to be accepted; more are turned away."""
+BATCH = 256
+"""Messages that are received before others may send."""
+RETRY_SECONDS = 0.005
+"""Until a peer whose queue was full is tried again."""
+FAVOURITE_AFTER = 8
+"""Messages in a row from one peer after which its connection receives."""
+STALL_LIMIT = 5.0
+"""Seconds that a stream whose connection does not read may keep the others waiting."""
+IDLE_CHECKS = 4
+"""Times to look for idle streams while one may be idle."""
+JOIN_SECONDS = 2 * LINGER
+
+THE_ONE_PEER: Identity = b""
+"""Of a PAIR."""
+
+
+class ZmqListener:
+    """A bound socket and the streams of its peers: `accept` each, close it; then `close` the listener.
+
+    The socket lives until the last stream is closed. `endpoint` is the real one, with the port.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        pair: bool = False,
+        curve: CurveServer | None = None,
+        idle_limit: float | None = DEFAULT_IDLE_LIMIT,
+        context: ZmqContext | None = None,
+    ) -> None:
+        """Bind. Raises OSError. With `curve` there has to be a context of its own; see `Gatekeeper`."""
+        self._is_pair = pair
+        self._idle_limit = idle_limit
+        self._own_context = context is None and not endpoint.startswith("inproc:")
+        self._context: ZmqContext = context or (zmq.Context() if self._own_context else zmq.Context.instance())
+        self._gatekeeper: Gatekeeper | None = None
+        self._monitor: ZmqSocket | None = None
+        self._socket = make_socket(self._context, zmq.PAIR if pair else zmq.ROUTER, endpoint)
+        try:
+            self._bind(endpoint, curve)
+        except BaseException:
+            self._close_sockets()
+            raise
+        self._lock = threading.Lock()  # guards the sockets and what follows
+        self._peers = Peers(self._begin, self._refuse)
+        self._streams: set[PeerStream] = set()
+        self._waiting: deque[PeerStream] = deque()
+        self._blocked: set[PeerStream] = set()
+        self._farewells: deque[tuple[PeerStream, float]] = deque()
+        self._lost_links: list[Link] = []
+        self._link_uses: dict[int, int] = {}
+        self._gone_links: dict[int, int] = {}
+        self._stalled_since: float | None = None
+        self._favourite: PeerStream | None = None
+        self._last_identity: Identity | None = None
+        self._in_a_row = 0
+        self._received_by_favourite = False
+        self._closed = False
+        self._accept_wakeup = Wakeup()
+        self._wakeup = Wakeup()
+        self._postman = threading.Thread(target=self._run, name=f"packetwire-{self.endpoint}", daemon=True)
+        self._postman.start()
+
+    def _bind(self, endpoint: str, curve: CurveServer | None) -> None:
+        sock = self._socket
+        if not self._is_pair:
+            sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
+            sock.setsockopt(zmq.ROUTER_HANDOVER, 1)  # who comes back need not wait until its old link is found dead
+        if curve is not None:
+            be_curve_server(sock, curve)
+        try:
+            if curve is not None and curve.clients is not None:
+                self._gatekeeper = Gatekeeper(self._context, curve)
+            if not endpoint.startswith("inproc:"):
+                self._monitor = sock.get_monitor_socket(PEER_EVENTS)
+            sock.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror) from error
+        self.endpoint = sock.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    # for the server
+
+    def fileno(self) -> int:
+        """Readable when there is somebody to accept."""
+        return self._accept_wakeup.fileno()
+
+    def accept(self) -> tuple[PeerStream, Identity]:
+        """The stream of a new peer, and its identity; BlockingIOError if there is none."""
+        with self._lock:
+            if not self._waiting:
+                self._accept_wakeup.clear()
+                raise BlockingIOError(errno.EAGAIN, "nobody waits to be accepted")
+            stream = self._waiting.popleft()
+            if not self._waiting:
+                self._accept_wakeup.clear()
+        return stream, stream.identity
+
+    def close(self) -> None:
+        """Accept no more. What was accepted goes on. A second call does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            with suppress(zmq.ZMQError):  # inproc endpoints cannot always be unbound
+                self._socket.unbind(self.endpoint)
+            waiting = list(self._waiting)
+            self._waiting.clear()
+            self._accept_wakeup.close()
+        for stream in waiting:
+            stream.turn_away()
+        self._wakeup.set()
+        self._join_if_done()
+
+    def _join_if_done(self) -> None:
+        if self._closed and not self._streams and threading.current_thread() is not self._postman:
+            self._postman.join(JOIN_SECONDS)
+
+    # for the streams
+
+    def send(self, stream: PeerStream, buffers: Buffers) -> int:
+        taken = 0
+        with self._lock:
+            if not stream.may_send:
+                raise BrokenPipeError(errno.EPIPE, "the ZMQ peer has gone, or has begun another stream")
+            try:
+                if self._begin_sending(stream):
+                    for piece in pieces(buffers):
+                        if not self._send_frame(stream.identity, piece):
+                            break
+                        stream.has_octets = True
+                        taken += len(piece)
+                    else:
+                        return taken
+                self._blocked.add(stream)
+                self._wakeup.set()
+            except BrokenPipeError:
+                stream.may_send = False
+                raise
+            finally:
+                stream.last_use = time.monotonic()
+                self._look_again()
+        return taken
+
+    def _begin_sending(self, stream: PeerStream) -> bool:
+        if not stream.has_begun:
+            stream.has_begun = self._send_frame(stream.identity, BOUNDARY)
+        return stream.has_begun
+
+    def _send_frame(self, identity: Identity, frame: bytes | memoryview) -> bool:
+        """Send one frame; false if there is no room. Raises BrokenPipeError."""
+        sock = self._socket
+        try:
+            if not self._is_pair:
+                sock.send(identity, zmq.NOBLOCK | zmq.SNDMORE)
+            sock.send(frame, zmq.NOBLOCK)
+            return True
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            raise BrokenPipeError(errno.EPIPE, "the ZMQ peer has gone") from error
+
+    def _look_again(self) -> None:
+        """After sending: who receives has to know what ZMQ would not tell any more."""
+        if events_now(self._socket) & zmq.POLLIN:
+            if self._favourite is not None:
+                self._favourite.incoming.look()
+            else:
+                self._wakeup.set()
+
+    def end(self, stream: PeerStream) -> None:
+        with self._lock:
+            if stream.may_send:
+                stream.may_send = False
+                if not self._say_farewell(stream):
+                    self._farewells.append((stream, time.monotonic() + LINGER))
+                    self._wakeup.set()
+                self._look_again()
+
+    def _say_farewell(self, stream: PeerStream) -> bool:
+        """Send the last boundary; false if that is worth another try."""
+        if stream.is_superseded:
+            return True
+        try:
+            # a second boundary right behind the first may be taken for it, see `zmq._Link`
+            stream.has_octets = stream.has_octets or (
+                self._begin_sending(stream) and self._send_frame(stream.identity, BOUNDARY)
+            )
+            return stream.has_octets and self._send_frame(stream.identity, BOUNDARY)
+        except BrokenPipeError:
+            return True  # there is nobody to tell
+
+    def receive(self) -> None:
+        with self._lock:
+            favourite = self._favourite
+            if favourite is None:
+                return
+            self._received_by_favourite = True
+            has_more = self._stalled_since is None and self._receive()
+            if self._in_a_row == 0 or self._stalled_since is not None:
+                self._dismiss_favourite()
+                self._wakeup.set()
+            elif has_more:
+                favourite.incoming.look()
+
+    def drained(self) -> None:
+        self._wakeup.set()
+
+    def released(self, stream: PeerStream) -> None:
+        with self._lock:
+            if self._favourite is stream:
+                self._dismiss_favourite()
+                self._wakeup.set()
+            self._streams.discard(stream)
+            self._blocked.discard(stream)
+            self._peers.release(stream)
+        if self._closed:
+            self._wakeup.set()
+            self._join_if_done()
+
+    # all below runs in the postman, or by it, under the lock
+
+    def _run(self) -> None:
+        poller = select.poll()
+        for polled in (self._socket, self._wakeup, self._monitor, self._gatekeeper):
+            if polled is not None:
+                poller.register(polled.fileno(), select.POLLIN)
+        pause: float | None = 0.0
+        while True:
+            poller.modify(self._socket.fileno(), select.POLLIN if self._favourite is None else 0)
+            poller.poll(None if pause is None else pause * 1000)
+            self._wakeup.clear()
+            with self._lock:
+                pause = self._see_to_all()
+                if self._closed and not self._streams and not self._farewells:
+                    break
+        self._close_sockets()
+        self._wakeup.close()
+
+    def _see_to_all(self) -> float | None:
+        """Do what there is to do now; seconds until there may be more without a signal, None for never."""
+        if self._gatekeeper is not None:
+            self._gatekeeper.answer()
+        self._watch_links()
+        now = time.monotonic()
+        stalled = self._is_stalled(now)
+        if self._favourite is not None and not self._received_by_favourite:
+            self._dismiss_favourite()
+            self._in_a_row = 0
+        self._received_by_favourite = False
+        has_more = False
+        if not stalled and (self._favourite is None or self._lost_links):
+            has_more = self._receive()
+        if not has_more:
+            self._end_lost_streams()
+            self._choose_favourite()
+        self._retry(now)
+        self._end_idle_streams(now)
+        if self._stalled_since is None and events_now(self._socket) & zmq.POLLIN:  # sending may have swallowed it
+            if self._favourite is None:
+                return 0.0
+            self._favourite.incoming.look()
+        if self._blocked or self._farewells or self._favourite is not None:
+            return RETRY_SECONDS
+        if self._stalled_since is not None:
+            return STALL_LIMIT / 10
+        return None if self._idle_limit is None or not self._streams else self._idle_limit / IDLE_CHECKS
+
+    def _watch_links(self) -> None:
+        if self._monitor is None:
+            return
+        for event, value in events_of(self._monitor):
+            if event == zmq.EVENT_ACCEPTED:
+                self._link_uses[value] = self._link_uses.get(value, 0) + 1
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._lost_links.append(self._link(value))
+                self._gone_links[value] = self._link_uses.get(value, 0)
+            else:
+                logger.warning("%s: a client was not let in: %s", self.endpoint, handshake_failure(event, value))
+
+    def _link(self, fd: int) -> Link:
+        """The link of that number: a number is used again when its link is gone."""
+        return fd, self._link_uses.get(fd, 0)
+
+    def _receive(self) -> bool:
+        """Receive what there is, within bounds; whether there is more."""
+        sock = self._socket
+        for _ in range(BATCH):
+            if not events_now(sock) & zmq.POLLIN:
+                return False
+            identity = THE_ONE_PEER if self._is_pair else sock.recv(zmq.NOBLOCK)
+            frame = sock.recv(zmq.NOBLOCK, copy=False)
+            octets = frame.bytes
+            if frame.more or len(octets) > MAX_FRAME_SIZE:
+                while sock.get(zmq.RCVMORE):
+                    sock.recv(zmq.NOBLOCK)
+                self._peers.break_off(identity, no_stream())
+            elif not octets:
+                self._watch_links()  # this frame may be the first of a new link with an old number
+                link = None if self._monitor is None else self._link(frame.get(zmq.SRCFD))
+                # the last frame of a peer that is gone already begins nothing
+                if link is None or self._gone_links.get(link[0]) != link[1] or self._peers.knows(identity, link):
+                    self._peers.receive_boundary(identity, link)
+            else:
+                if identity == self._last_identity:
+                    self._in_a_row += 1
+                else:
+                    self._last_identity, self._in_a_row = identity, 0
+                if self._peers.receive_octets(identity, octets):
+                    self._stalled_since = time.monotonic()
+                    return False
+        return True
+
+    def _choose_favourite(self) -> None:
+        if self._favourite is None and self._in_a_row >= FAVOURITE_AFTER and self._last_identity is not None:
+            stream = self._peers.stream_of(self._last_identity)
+            if stream is not None and self._stalled_since is None:
+                self._favourite = stream
+                self._received_by_favourite = True
+                stream.incoming.watch(self._socket.fileno())
+
+    def _dismiss_favourite(self) -> None:
+        if self._favourite is not None:
+            self._favourite.incoming.watch(None)
+            self._favourite = None
+
+    def _end_lost_streams(self) -> None:
+        links, self._lost_links = self._lost_links, []
+        for link in links:
+            self._peers.lose_link(link)
+
+    def _is_stalled(self, now: float) -> bool:
+        """Whether a stream is full, so that nothing can be received; one that stays so is ended."""
+        since = self._stalled_since
+        if since is None:
+            return False
+        full = [stream for stream in self._streams if stream.incoming.is_full]
+        if full and now - since < STALL_LIMIT:
+            return True
+        self._stalled_since = None
+        for stream in full:
+            text = f"nobody read what this peer sent for {STALL_LIMIT:g} s, and others had to wait for that"
+            self._peers.break_off(stream.identity, OSError(errno.ENOBUFS, text))
+        return False
+
+    def _retry(self, now: float) -> None:
+        for stream in self._blocked:
+            stream.outgoing.has_room()
+        self._blocked.clear()
+        for _ in range(len(self._farewells)):
+            stream, deadline = self._farewells.popleft()
+            if not self._say_farewell(stream) and now < deadline:
+                self._farewells.append((stream, deadline))
+
+    def _end_idle_streams(self, now: float) -> None:
+        if self._idle_limit is None:
+            return
+        for stream in self._streams:
+            if now - stream.last_use > self._idle_limit:
+                text = f"neither side sent anything for {self._idle_limit:g} s"
+                stream.incoming.finish(TimeoutError(errno.ETIMEDOUT, text))
+
+    def _begin(self, identity: Identity) -> PeerStream | None:
+        if self._closed or len(self._waiting) >= MAX_WAITING:
+            self._refuse(identity)
+            return None
+        stream = PeerStream(identity, self)
+        self._streams.add(stream)
+        with suppress(BrokenPipeError):  # gone already
+            self._begin_sending(stream)
+        self._waiting.append(stream)
+        self._accept_wakeup.set()
+        return stream
+
+    def _refuse(self, identity: Identity) -> None:
+        """Tell a peer that this is the end: there is no place, or its octets are no stream's."""
+        logger.warning("%s: a stream was refused", self.endpoint)
+        with suppress(BrokenPipeError):
+            for frame in (BOUNDARY, THE_END, BOUNDARY):
+                self._send_frame(identity, frame)
+
+    def _close_sockets(self) -> None:
+        if self._monitor is not None:
+            close_monitor(self._socket, self._monitor)
+        if self._gatekeeper is not None:
+            self._gatekeeper.close()
+        self._socket.close()
+        if self._own_context:
+            self._context.term()

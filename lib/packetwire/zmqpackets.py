@@ -1,0 +1,476 @@
+"""Packets over ZMQ, one per message: requests that any of many workers may answer.
+
+    with PacketClient("tcp://broker:5570") as client:           # a ROUTER there, such as that of a zmq.proxy
+        ok, flags, payload = client(SUM, b"1 2 3", timeout=5)
+
+    with PacketWorker("tcp://broker:5571", handle) as worker:   # a DEALER there, the other side of the proxy
+        worker.join()
+
+This is not a connection: there is no order, no end, and nobody knows who answers. A request that is lost with
+its worker ends in the caller's timeout; one that is `idempotent` is sent again before that, and whichever
+answer comes first counts. Lost links are made again by ZMQ.
+
+Strategy. One thread owns the socket and does nothing but pass messages: what is to be sent waits in a bounded
+queue, and a wake-up tells of it, so that callers and handlers never touch the socket.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, cast
+
+import zmq
+
+from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike, Packet
+from packetwire.core.requests import Outcome, response_parts, subscribe
+from packetwire.error_text import error_text
+from packetwire.errors import (
+    ConnectionEnded,
+    LimitExceeded,
+    LocalProtocolError,
+    PacketwireError,
+    RequestTimeout,
+)
+from packetwire.streams.curve import CurveClient
+from packetwire.streams.wakeup import Wakeup
+from packetwire.streams.zmqsockets import be_curve_client
+
+logger = logging.getLogger("packetwire")
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds for a response: without a connection there is no other way to learn that none will come."""
+DEFAULT_ATTEMPTS = 3
+"""Times that an idempotent request is sent, within its timeout."""
+MAX_PENDING = 1024
+"""Requests of a client without an answer."""
+DEFAULT_WORKER_HANDLERS = 4
+"""Handlers of a worker that run at a time."""
+CLOSE_LINGER = 1.0
+"""Seconds for what was sent to leave, after the close."""
+DRAIN_SECONDS = 5.0
+"""Seconds for a worker's handlers to finish, when it is closed."""
+
+Response = tuple[bool, int, bytes]
+RequestHandler = Callable[[int, int, bytes], Any]
+Message = Sequence[bytes]
+
+
+class _Post:
+    """A DEALER and the thread that owns it.
+
+    Called there: `receive` with each message, as long as there is `room`; and `tick` each time that the thread
+    wakes up, which returns the seconds until it wants to be called again.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        name: str,
+        receive: Callable[[Message], None],
+        room: Callable[[], bool] = lambda: True,
+        tick: Callable[[], float | None] = lambda: None,
+        queue: int,
+        curve: CurveClient | None,
+        context: zmq.Context[zmq.Socket[bytes]] | None,
+    ) -> None:
+        self._receive = receive
+        self._has_room = room
+        self._tick = tick
+        self._outbox: deque[Message] = deque()
+        self._stopping = False
+        self._wakeup = Wakeup()
+        self._socket = (context or zmq.Context.instance()).socket(zmq.DEALER)
+        try:
+            self._socket.linger = int(CLOSE_LINGER * 1000)
+            self._socket.sndhwm = self._socket.rcvhwm = queue
+            self._socket.maxmsgsize = DEFAULT_MAX_PACKET_SIZE
+            if "[" in endpoint:
+                self._socket.ipv6 = True
+            if curve is not None:
+                be_curve_client(self._socket, curve)
+            self._socket.connect(endpoint)
+        except BaseException as error:
+            self._socket.close(0)
+            self._wakeup.close()
+            if isinstance(error, zmq.ZMQError):
+                raise OSError(error.errno, f"{endpoint}: {error.strerror}") from error
+            raise
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def send(self, message: Message) -> None:
+        """Have it sent. From any thread."""
+        self._outbox.append(message)
+        self._wakeup.set()
+
+    def wake(self) -> None:
+        """There is room again. From any thread."""
+        self._wakeup.set()
+
+    def stop(self) -> None:
+        """What was given to `send` leaves, if there is somebody to take it; then it is over."""
+        self._stopping = True
+        self._wakeup.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        poller = select.poll()
+        poller.register(self._socket.fileno(), select.POLLIN)
+        poller.register(self._wakeup.fileno(), select.POLLIN)
+        give_up_at: float | None = None
+        while True:
+            self._wakeup.clear()
+            pause = self._tick()
+            if self._pass_messages():
+                pause = 0.0
+            if self._stopping:
+                give_up_at = give_up_at or time.monotonic() + CLOSE_LINGER
+                left = give_up_at - time.monotonic()
+                if not self._outbox or left <= 0:
+                    break
+                pause = left if pause is None else min(pause, left)
+            poller.poll(None if pause is None else pause * 1000)
+        self._socket.close()
+        self._wakeup.close()
+
+    def _pass_messages(self) -> bool:
+        """Send and receive what can be; whether there is more, of which the descriptor would not tell."""
+        sock = self._socket
+        try:
+            while self._outbox:
+                sock.send_multipart(self._outbox[0], zmq.NOBLOCK)
+                self._outbox.popleft()
+        except zmq.Again:
+            pass
+        if cast(int, sock.get(zmq.EVENTS)) & zmq.POLLIN and self._has_room():
+            self._receive(sock.recv_multipart(zmq.NOBLOCK))
+            return True
+        return bool(self._outbox) and bool(cast(int, sock.get(zmq.EVENTS)) & zmq.POLLOUT)
+
+
+class _Pending:
+    """A request without an answer."""
+
+    def __init__(self, packet: bytes, deadline: float, retry_after: float | None) -> None:
+        self.future: Future[Response] = Future()
+        self.packet = packet
+        self.deadline = deadline
+        self.retry_after = retry_after
+
+
+class PacketClient:
+    """Sends requests that any worker may answer. Use it by `with`, or `close` it. For many threads at once."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        attempts: int = DEFAULT_ATTEMPTS,
+        max_pending: int = MAX_PENDING,
+        curve: CurveClient | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        """`timeout` is the default of each request; an idempotent one is sent up to `attempts` times."""
+        if attempts < 1 or max_pending < 1 or not timeout > 0:
+            raise LocalProtocolError("timeout, attempts and max_pending must be more than 0")
+        self.endpoint = endpoint
+        self._timeout = timeout
+        self._attempts = attempts
+        self._max_pending = max_pending
+        self._room = threading.Condition()  # guards what follows
+        self._tags = itertools.count(2)
+        self._pending: dict[int, _Pending] = {}
+        self._due: list[tuple[float, int]] = []
+        self._closed = False
+        self.late_responses = 0
+        """Responses whose caller had given up, or had another one already."""
+        self._post = _Post(
+            endpoint,
+            name=f"packetwire-client-{endpoint}",
+            receive=self._receive,
+            tick=self._see_to_deadlines,
+            queue=max_pending,
+            curve=curve,
+            context=context,
+        )
+
+    def __call__(
+        self,
+        rq_type: int,
+        payload: BytesLike = b"",
+        flags: int = 0,
+        *,
+        channel: int = 0,
+        timeout: float | None = None,
+        idempotent: bool = False,
+    ) -> Response:
+        """Ask and wait for the response: `(ok, flags, payload)`. Raises `RequestTimeout`."""
+        return self.submit(
+            rq_type, flags, payload, channel=channel, timeout=timeout, idempotent=idempotent
+        ).result()
+
+    def submit(
+        self,
+        rq_type: int,
+        flags: int = 0,
+        payload: BytesLike = b"",
+        *,
+        channel: int = 0,
+        timeout: float | None = None,
+        idempotent: bool = False,
+    ) -> Future[Response]:
+        """Ask; the future gets `(ok, flags, payload)`, or `RequestTimeout`.
+
+        With `idempotent` the request may be performed several times: it is sent again, to another worker if
+        there is one, when a part of the time is over. Waits while `max_pending` are without an answer.
+        """
+        timeout = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        retry_after = timeout / self._attempts if idempotent and self._attempts > 1 else None
+        with self._room:
+            if not self._room.wait_for(lambda: self._closed or len(self._pending) < self._max_pending, timeout):
+                raise RequestTimeout(
+                    f"{self.endpoint}: {self._max_pending} requests are without an answer, no room for one more"
+                )
+            if self._closed:
+                raise ConnectionEnded(f"{self.endpoint}: this client is closed")
+            if rq_type < 0:
+                raise LocalProtocolError(f"rq_type must be 0 or more, got {rq_type}")
+            tag = next(self._tags)
+            packet = Packet(
+                is_request=True, channel=channel, tag=tag, flags=flags, rq_type=rq_type + 1, payload=payload
+            )
+            pending = _Pending(bytes(packet), deadline, retry_after)
+            if len(pending.packet) > DEFAULT_MAX_PACKET_SIZE:
+                raise LimitExceeded(f"a packet has at most {DEFAULT_MAX_PACKET_SIZE} octets")
+            self._pending[tag] = pending
+            heapq.heappush(self._due, (_next_due(pending, time.monotonic()), tag))
+        self._post.send([pending.packet])
+        return pending.future
+
+    def close(self) -> None:
+        """End it: requests without an answer get `ConnectionEnded`. A second call does nothing."""
+        with self._room:
+            if self._closed:
+                return
+            self._closed = True
+            lost, self._pending = self._pending, {}
+            self._room.notify_all()
+        self._post.stop()
+        for pending in lost.values():
+            _settle(pending.future, error=ConnectionEnded(f"{self.endpoint}: this client was closed"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # in the thread of the socket
+
+    def _receive(self, message: Message) -> None:
+        try:
+            packet = Packet.from_bytes(message[-1])
+        except (PacketwireError, ValueError, EOFError) as error:
+            logger.warning("%s: a message that is no packet was dropped: %s", self.endpoint, error)
+            return
+        with self._room:
+            pending = None if packet.is_request else self._pending.pop(packet.tag, None)
+            if pending is None:
+                self.late_responses += 1
+                return
+            self._room.notify()
+        _settle(pending.future, (bool(packet.flags & 1), packet.flags >> 1, packet.payload))
+
+    def _see_to_deadlines(self) -> float | None:
+        """Send again or give up what is due; seconds until the next is."""
+        while True:
+            with self._room:
+                while self._due and self._due[0][1] not in self._pending:
+                    heapq.heappop(self._due)
+                if not self._due:
+                    return None
+                now = time.monotonic()
+                due, tag = self._due[0]
+                if due > now:
+                    return due - now
+                heapq.heappop(self._due)
+                pending = self._pending[tag]
+                if now < pending.deadline and not pending.future.cancelled():
+                    heapq.heappush(self._due, (_next_due(pending, now), tag))
+                    again = pending.packet
+                else:
+                    del self._pending[tag]
+                    self._room.notify()
+                    again = None
+            if again is not None:
+                self._post.send([again])
+            else:
+                _settle(
+                    pending.future, error=RequestTimeout(f"{self.endpoint}: no response in time to request {tag}")
+                )
+
+
+def _next_due(pending: _Pending, now: float) -> float:
+    return pending.deadline if pending.retry_after is None else min(pending.deadline, now + pending.retry_after)
+
+
+def _settle(future: Future[Response], response: Response | None = None, *, error: Exception | None = None) -> None:
+    if not future.set_running_or_notify_cancel():
+        return  # the caller has given up
+    if error is not None:
+        future.set_exception(error)
+    elif response is not None:
+        future.set_result(response)
+
+
+class PacketWorker:
+    """Answers requests that are dealt to it, `handlers` at a time. Use it by `with`, or `close` it.
+
+    `request_handler(rq_type, flags, payload)` is that of a `PacketConnection`; a deferred result counts as a
+    handler that is done. No more requests are taken than handlers can begin with at once, and as many again, so
+    that other workers get the rest; for that the proxy has to have a small `sndhwm` at the workers' side.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        request_handler: RequestHandler,
+        *,
+        handlers: int = DEFAULT_WORKER_HANDLERS,
+        error_detail: str = "message",
+        curve: CurveClient | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        if handlers < 1:
+            raise LocalProtocolError(f"handlers must be 1 or more, got {handlers}")
+        self.endpoint = endpoint
+        self._handler = request_handler
+        self._error_detail = error_detail
+        self._change = threading.Condition()  # guards what follows
+        self._jobs: deque[tuple[Message, Packet]] = deque()
+        self._unanswered = 0
+        self._closing = False
+        self._closed = False
+        self._over = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"packetwire-worker-{endpoint}", daemon=True)
+            for _ in range(handlers)
+        ]
+        self._post = _Post(
+            endpoint,
+            name=f"packetwire-worker-{endpoint}",
+            receive=self._receive,
+            room=self._has_room,
+            queue=handlers,
+            curve=curve,
+            context=context,
+        )
+        for thread in self._threads:
+            thread.start()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until it is closed; false at the timeout."""
+        return self._over.wait(timeout)
+
+    def close(self, timeout: float = DRAIN_SECONDS) -> None:
+        """Answer what it has taken, within `timeout` seconds, then end. A second call does nothing.
+
+        What ZMQ has delivered here and was not taken yet is lost.
+        """
+        with self._change:
+            if self._closing:
+                return
+            self._closing = True
+            self._change.wait_for(lambda: not self._unanswered, timeout)
+            self._closed = True
+            self._change.notify_all()
+        self._post.stop()
+        self._over.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _receive(self, message: Message) -> None:
+        """In the thread of the socket."""
+        try:
+            packet = Packet.from_bytes(message[-1])
+        except (PacketwireError, ValueError, EOFError) as error:
+            logger.warning("%s: a message that is no packet was dropped: %s", self.endpoint, error)
+            return
+        if not packet.is_request or not packet.rq_type:
+            logger.warning("%s: a packet that is no request was dropped", self.endpoint)
+            return
+        with self._change:
+            self._jobs.append((message[:-1], packet))
+            self._unanswered += 1
+            self._change.notify_all()
+
+    def _has_room(self) -> bool:
+        return len(self._jobs) < len(self._threads) and not self._closing
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._jobs or self._closed)
+                if self._closed:
+                    return
+                envelope, packet = self._jobs.popleft()
+            self._post.wake()
+            self._handle(envelope, packet)
+
+    def _handle(self, envelope: Message, packet: Packet) -> None:
+        answer = partial(self._answer, envelope, packet)
+        try:
+            result = self._handler((packet.rq_type or 1) - 1, packet.flags, packet.payload)
+            deferred = subscribe(result, answer)
+        except BaseException as error:  # whatever it is, it belongs to the peer that asked
+            self._answer_error(envelope, packet, error)
+            return
+        if not deferred:
+            answer(lambda: result)
+
+    def _answer(self, envelope: Message, packet: Packet, outcome: Outcome) -> None:
+        try:
+            flags, payload = response_parts(outcome())
+        except BaseException as error:
+            self._answer_error(envelope, packet, error)
+        else:
+            self._respond(envelope, packet, flags << 1 | 1, payload)
+
+    def _answer_error(self, envelope: Message, packet: Packet, error: BaseException) -> None:
+        logger.error("%s: request %d failed: %r", self.endpoint, packet.tag, error, exc_info=error)
+        self._respond(envelope, packet, 0, error_text(error, self._error_detail))
+
+    def _respond(self, envelope: Message, packet: Packet, flags: int, payload: bytes) -> None:
+        response = Packet(is_request=False, channel=packet.channel, tag=packet.tag, flags=flags, payload=payload)
+        self._post.send([*envelope, bytes(response)])
+        with self._change:
+            self._unanswered -= 1
+            self._change.notify_all()

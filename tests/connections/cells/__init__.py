@@ -1,0 +1,1 @@
+"""One suite of behaviours for every cell: a transport, the faces of its two ends, and who asks whom."""

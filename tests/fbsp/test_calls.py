@@ -1,0 +1,486 @@
+"""Services as classes and clients whose calls return: the same service object on ZMQ and on packets at once."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from packetwire import ConnectionEnded, LocalProtocolError, PacketConnection, RequestTimeout
+from packetwire.fbsp import ButlerInterface, ClientError, ErrorCode, ServiceError, State, StopError
+from packetwire.fbsp.calling import Call, ServiceClient
+from packetwire.fbsp.serving import Request, Service, Stream, operation
+
+from .fake import CLIENT, SERVICE
+
+WAIT = 20
+
+
+class Calls(ButlerInterface):
+    ECHO = 1
+    QUICK = 2
+    NOTHING = 3
+    COUNT = 4
+    SUM = 5
+    FAIL = 6
+    WAIT = 7
+    WRONG = 8
+    ABSENT = 9
+    WHO = 10
+    HEADED = 11
+    ENDLESS = 12
+    STATES = 13
+
+    @classmethod
+    def get_uid(cls) -> uuid.UUID:
+        return uuid.UUID(int=77)
+
+
+class More(ButlerInterface):
+    UPPER = 1
+
+    @classmethod
+    def get_uid(cls) -> uuid.UUID:
+        return uuid.UUID(int=78)
+
+
+class Sample(Service):
+    agent = SERVICE.agent
+    interfaces = (More, Calls)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.waiting = threading.Semaphore(0)
+        self.stopped = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        self.ended: list[Any] = []
+        self.running = self.most = 0
+        self.counting = threading.Lock()
+
+    @operation(Calls.ECHO)
+    def echo(self, request: Request) -> Any:
+        return request.data
+
+    @operation(Calls.QUICK, inline=True)
+    def quick(self, request: Request) -> Any:
+        return bytearray(request.data[0])
+
+    @operation(More.UPPER)
+    def upper(self, request: Request) -> str:
+        return request.data[0].decode().upper()
+
+    @operation(Calls.NOTHING)
+    def nothing(self, request: Request) -> None:
+        return None
+
+    @operation(Calls.COUNT)
+    def count(self, request: Request) -> Any:
+        return (b"%d" % number for number in range(int(request.data[0])))
+
+    @operation(Calls.HEADED)
+    def headed(self, request: Request) -> Any:
+        return Stream([b"1", [b"2", b"3"]], reply="head")
+
+    @operation(Calls.ENDLESS)
+    def endless(self, request: Request) -> Any:
+        try:
+            while True:
+                yield b"more"
+        finally:
+            self.stopped.release()
+
+    @operation(Calls.SUM)
+    def sum(self, request: Request) -> str:
+        return str(sum(int(frame) for frames in request.uploads(WAIT) for frame in frames))
+
+    @operation(Calls.FAIL)
+    def fail(self, request: Request) -> None:
+        try:
+            raise KeyError("root")
+        except KeyError as error:
+            raise StopError("refused", code=ErrorCode.CONFLICT) from error
+
+    @operation(Calls.WAIT)
+    def wait(self, request: Request) -> str:
+        with self.counting:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        self.waiting.release()
+        try:
+            assert self.go_on.wait(WAIT)
+            request.check()
+        finally:
+            with self.counting:
+                self.running -= 1
+            self.stopped.release()
+        return "done"
+
+    @operation(Calls.STATES)
+    def states(self, request: Request) -> bytes:
+        for state in (State.READY, State.RUNNING, State.FINISHED):
+            request.report(state)
+        return b""
+
+    @operation(Calls.WRONG)
+    def wrong(self, request: Request) -> object:
+        return 1.5
+
+    @operation(Calls.WHO)
+    def who(self, request: Request) -> list[str]:
+        return [request.client.name, request.peer.host]
+
+    def session_closed(self, session: Any, exc: Exception | None) -> None:
+        self.ended.append(exc)
+
+
+class Serving:
+    """A service on all carriers at once, and clients of it."""
+
+    def __init__(self, opened: ExitStack, address: str, **kwargs: Any) -> None:
+        self.opened = opened
+        self.service = opened.enter_context(Sample(**kwargs))
+        self.address = self.service.serve(address, linger=0).address
+
+    def on_zmq(self, **kwargs: Any) -> ServiceClient:
+        return self.opened.enter_context(ServiceClient.connect(self.address, agent=CLIENT, **kwargs))
+
+    def on_packets(self, **kwargs: Any) -> ServiceClient:
+        theirs, ours = socket.socketpair()
+        self.opened.enter_context(theirs)
+        self.opened.enter_context(ours)
+        conn = PacketConnection(ours)
+        self.service.serve_on(conn)
+        self.opened.enter_context(conn)
+        return self.opened.enter_context(ServiceClient.on(PacketConnection(theirs), agent=CLIENT, **kwargs))
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def serving(opened: ExitStack, tmp_path: Any) -> Iterator[Serving]:
+    serving = Serving(opened, f"ipc://{tmp_path}/service")
+    yield serving
+    serving.service.go_on.set()
+
+
+@pytest.fixture(params=["on_zmq", "on_packets"])
+def connect(serving: Serving, request: pytest.FixtureRequest) -> Callable[..., ServiceClient]:
+    connect: Callable[..., ServiceClient] = getattr(serving, request.param)
+    return connect
+
+
+@pytest.fixture
+def client(connect: Callable[..., ServiceClient]) -> ServiceClient:
+    return connect()
+
+
+@pytest.mark.parametrize("frames", [[], [b""], [b"a", b"", bytes(100000)]])
+def test_a_call_returns_the_frames_of_the_reply(client: ServiceClient, frames: list[bytes]) -> None:
+    assert client.call(Calls.ECHO, *frames, timeout=WAIT) == frames
+
+
+def test_what_an_operation_may_return(client: ServiceClient) -> None:
+    assert client.call(Calls.QUICK, bytearray(b"x"), timeout=WAIT) == [b"x"]
+    assert client.call(More.UPPER, "grüße", timeout=WAIT) == ["GRÜSSE".encode()]
+    assert client.call(Calls.NOTHING, timeout=WAIT) == []
+    assert client.call(Calls.WHO, timeout=WAIT) == [b"client", client.peer.host.encode()]
+
+
+def test_who_the_service_is(client: ServiceClient) -> None:
+    assert client.service == SERVICE.agent
+    assert client.service_peer.pid > 0
+    assert client.protocol.has_api(Calls)
+
+
+def test_errors_have_code_description_and_causes(client: ServiceClient, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ServiceError, match="refused") as caught:
+        client.call(Calls.FAIL, timeout=WAIT)
+    assert caught.value.code is ErrorCode.CONFLICT
+    assert isinstance(caught.value.__cause__, ServiceError)
+    assert str(caught.value.__cause__) == "'root'"
+    with pytest.raises(ServiceError, match="a frame is bytes-like or str, not float") as caught:
+        client.call(Calls.WRONG, timeout=WAIT)
+    assert caught.value.code is ErrorCode.INTERNAL_ERROR
+    with pytest.raises(ServiceError, match=r"Calls.ABSENT is not implemented") as caught:
+        client.call(Calls.ABSENT, timeout=WAIT)
+    assert caught.value.code is ErrorCode.NOT_IMPLEMENTED
+    assert client.call(Calls.ECHO, timeout=WAIT) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 500])
+def test_a_stream_is_an_iterator(client: ServiceClient, count: int) -> None:
+    call = client.start(Calls.COUNT, str(count))
+    assert [int(frame) for (frame,) in call] == list(range(count))
+    assert call.result(WAIT) == []
+    assert call.over
+
+
+def test_a_stream_may_have_a_reply_of_its_own(client: ServiceClient) -> None:
+    call = client.start(Calls.HEADED)
+    assert call.result(WAIT) == [b"head"]
+    assert list(call.stream(WAIT)) == [[b"1"], [b"2", b"3"]]
+
+
+def test_states_are_reported(client: ServiceClient) -> None:
+    states: list[State] = []
+    call = client.start(Calls.STATES, on_state=states.append)
+    call.result(WAIT)
+    assert states == [State.READY, State.RUNNING, State.FINISHED]
+    assert call.state is State.FINISHED
+
+
+@pytest.mark.parametrize("acknowledge", [False, True])
+def test_data_is_sent_to_the_service(client: ServiceClient, acknowledge: bool) -> None:
+    call = client.start(Calls.SUM, more=True, acknowledge=acknowledge)
+    for number in range(100):
+        call.send(str(number), "1", more=number < 99, acknowledge=acknowledge, timeout=WAIT)
+    assert call.result(WAIT) == [b"5050"]
+    assert call.acknowledged is acknowledge
+
+
+def test_data_for_nothing_is_refused(client: ServiceClient) -> None:
+    call = client.start(Calls.ECHO)
+    call.result(WAIT)
+    call.send("late")
+    assert client.call(Calls.ECHO, timeout=WAIT) == []
+
+
+def test_a_request_is_acknowledged_before_the_work(client: ServiceClient, serving: Serving) -> None:
+    call = client.start(Calls.WAIT, acknowledge=True)
+    call.wait_acknowledged(WAIT)
+    assert call.reply is None
+    serving.service.go_on.set()
+    assert call.result(WAIT) == [b"done"]
+
+
+def test_a_call_is_cancelled(client: ServiceClient, serving: Serving) -> None:
+    call = client.start(Calls.WAIT)
+    assert serving.service.waiting.acquire(timeout=WAIT)
+    assert call.cancel(WAIT)
+    with pytest.raises(ServiceError) as caught:
+        call.result(WAIT)
+    assert caught.value.code is ErrorCode.REQUEST_CANCELLED
+    serving.service.go_on.set()
+    assert serving.service.stopped.acquire(timeout=WAIT)
+    assert not call.cancel(WAIT), "it has ended"
+    assert client.call(Calls.ECHO, timeout=WAIT) == []
+
+
+def test_an_endless_stream_is_cancelled(client: ServiceClient, serving: Serving) -> None:
+    call = client.start(Calls.ENDLESS)
+    received = 0
+    with pytest.raises(ServiceError, match="REQUEST_CANCELLED"):
+        for _ in call:
+            received += 1
+            if received == 10:
+                assert call.cancel(WAIT)
+    assert serving.service.stopped.acquire(timeout=WAIT)
+
+
+def test_a_timeout_withdraws_the_request(client: ServiceClient, serving: Serving) -> None:
+    with pytest.raises(RequestTimeout):
+        client.call(Calls.WAIT, timeout=0.05)
+    assert client._calls == {}
+    assert client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
+    serving.service.go_on.set()
+    assert serving.service.stopped.acquire(timeout=WAIT)
+    assert client.call(Calls.ECHO, b"y", timeout=WAIT) == [b"y"]
+
+
+def test_a_result_can_be_asked_for_again(client: ServiceClient, serving: Serving) -> None:
+    call = client.start(Calls.WAIT)
+    with pytest.raises(RequestTimeout):
+        call.result(0.01)
+    serving.service.go_on.set()
+    assert call.result(WAIT) == call.result(WAIT) == [b"done"]
+
+
+def test_ping(client: ServiceClient) -> None:
+    assert client.ping(WAIT) >= 0
+    assert client.pongs == set()
+
+
+def test_the_service_closes(client: ServiceClient, serving: Serving) -> None:
+    call = client.start(Calls.WAIT)
+    assert serving.service.waiting.acquire(timeout=WAIT)
+    assert client.session is not None
+    channel = next(each for each in all_channels(serving) if each.sessions)
+    serving.service.protocol.close(channel)
+    with pytest.raises(ConnectionEnded, match="the service has closed the session"):
+        call.result(WAIT)
+    with pytest.raises(ConnectionEnded):
+        client.call(Calls.ECHO, timeout=WAIT)
+    with pytest.raises(ConnectionEnded):
+        client.ping(WAIT)
+    assert serving.service.ended == [None]
+
+
+def all_channels(serving: Serving) -> list[Any]:
+    sessions = list(serving.service.protocol._partners.values())
+    assert sessions
+    found = list(serving.service._channels)
+    found += [request.channel for each in serving.service._requests.values() for request in each.values()]
+    return found
+
+
+def test_the_client_closes(client: ServiceClient, serving: Serving) -> None:
+    call = client.start(Calls.WAIT)
+    assert serving.service.waiting.acquire(timeout=WAIT)
+    client.close()
+    client.close()
+    with pytest.raises(ConnectionEnded, match="the client was closed"):
+        call.result(WAIT)
+    with pytest.raises(ConnectionEnded):
+        client.call(Calls.ECHO)
+    serving.service.go_on.set()
+    assert serving.service.stopped.acquire(timeout=WAIT)
+    while not serving.service.ended:
+        pass
+    assert serving.service.ended == [None]
+    assert serving.service._requests == {}
+
+
+def test_many_threads_call_at_once(client: ServiceClient) -> None:
+    results: dict[int, list[Any]] = {}
+
+    def work(name: int) -> None:
+        results[name] = [
+            client.call(Calls.QUICK if number % 2 else Calls.ECHO, b"%d" % number, timeout=WAIT)
+            for number in range(100)
+        ]
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT * 3)
+    assert results == {name: [[b"%d" % number] for number in range(100)] for name in range(8)}
+
+
+def test_the_same_service_on_both_carriers_at_once(serving: Serving) -> None:
+    clients = [serving.on_zmq(), serving.on_packets(), serving.on_zmq(), serving.on_packets()]
+    calls = [client.start(Calls.ECHO, b"%d" % number) for number, client in enumerate(clients)]
+    assert [call.result(WAIT) for call in calls] == [[b"%d" % number] for number in range(4)]
+    assert len(serving.service.protocol._partners) == 4
+
+
+def test_one_identity_on_one_route_of_all_carriers(serving: Serving) -> None:
+    first = serving.on_zmq()
+    with pytest.raises(ServiceError, match="connected over another route") as caught:
+        serving.on_packets(peer=first.peer)
+    assert caught.value.code is ErrorCode.CONFLICT
+    first.close()
+    while serving.service.protocol._partners:
+        pass
+    serving.on_packets(peer=first.peer)
+
+
+def test_a_refused_client(serving: Serving, connect: Callable[..., ServiceClient]) -> None:
+    def refuse(channel: Any, msg: Any) -> None:
+        raise StopError("not you", code=ErrorCode.FORBIDDEN)
+
+    serving.service.protocol.on_accept_client = refuse
+    with pytest.raises(ServiceError, match="not you") as caught:
+        connect()
+    assert caught.value.code is ErrorCode.FORBIDDEN
+
+
+def test_nobody_is_there(opened: ExitStack, tmp_path: Any) -> None:
+    client = ServiceClient.connect(f"ipc://{tmp_path}/nothing", agent=CLIENT, timeout=0.1, channel={"linger": 0})
+    with pytest.raises(RequestTimeout, match="no link to"):
+        client.__enter__()
+    ours, theirs = socket.socketpair()
+    opened.enter_context(ours)
+    opened.enter_context(theirs)
+    client = ServiceClient.on(PacketConnection(ours, close_timeout=0.1), agent=CLIENT, timeout=0.1)
+    with pytest.raises(RequestTimeout, match="did not answer HELLO"):
+        client.__enter__()
+
+
+def test_a_client_that_is_not_open(opened: ExitStack, tmp_path: Any) -> None:
+    client = ServiceClient.connect(f"ipc://{tmp_path}/nothing", agent=CLIENT)
+    for use in (lambda: client.call(Calls.ECHO), client.ping, lambda: client.service):
+        with pytest.raises(ClientError, match="not connected"):
+            use()
+    client.channel.close()
+
+
+def test_more_data_than_may_be_kept(serving: Serving, connect: Callable[..., ServiceClient]) -> None:
+    client = connect(max_buffered=1000)
+    call = client.start(Calls.ENDLESS)
+    assert serving.service.stopped.acquire(timeout=WAIT)
+    with pytest.raises(ServiceError) as caught:
+        list(call)
+    assert caught.value.code is ErrorCode.INSUFFICIENT_STORAGE
+    assert client.call(Calls.ECHO, timeout=WAIT) == []
+
+
+def test_an_upload_that_nobody_takes(opened: ExitStack, tmp_path: Any) -> None:
+    serving = Serving(opened, f"ipc://{tmp_path}/service", max_upload=1000)
+    for client in (serving.on_zmq(), serving.on_packets()):
+        call = client.start(Calls.WAIT)
+        assert serving.service.waiting.acquire(timeout=WAIT)
+        for _ in range(11):
+            call.send(bytes(100), more=True)
+        with pytest.raises(ServiceError) as caught:
+            call.result(WAIT)
+        assert caught.value.code is ErrorCode.PAYLOAD_TOO_LARGE
+    serving.service.go_on.set()
+
+
+def test_a_call_from_the_thread_that_reads(client: ServiceClient) -> None:
+    caught: list[Exception] = []
+
+    def on_state(state: State) -> None:
+        try:
+            client.call(Calls.ECHO)
+        except LocalProtocolError as error:
+            caught.append(error)
+
+    client.start(Calls.STATES, on_state=on_state).result(WAIT)
+    assert len(caught) == 3
+
+
+def test_a_client_over_the_pipes_of_a_child(opened: ExitStack, tmp_path: Any) -> None:
+    import sys
+
+    program = tmp_path / "service.py"
+    program.write_text(
+        "import uuid\n"
+        "from packetwire import PacketConnection, stdio\n"
+        "from packetwire.fbsp import AgentDescriptor, ButlerInterface\n"
+        "from packetwire.fbsp.serving import Service, operation\n"
+        "class Calls(ButlerInterface):\n"
+        "    ECHO = 1\n"
+        "    @classmethod\n"
+        "    def get_uid(cls): return uuid.UUID(int=77)\n"
+        "class Echo(Service):\n"
+        "    agent = AgentDescriptor(uuid.UUID(int=1), 'echo', '1', uuid.UUID(int=2), 'test')\n"
+        "    @operation(Calls.ECHO)\n"
+        "    def echo(self, request): return request.data\n"
+        "with Echo() as service:\n"
+        "    conn = PacketConnection(stdio())\n"
+        "    service.serve_on(conn)\n"
+        "    with conn: conn.join_recv()\n"
+    )
+    conn = PacketConnection.spawn([sys.executable, str(program)])
+    with ServiceClient.on(conn, agent=CLIENT) as client:
+        assert client.service.name == "echo"
+        assert client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
+    assert conn.closed
+
+
+def test_calls_have_names_in_errors(client: ServiceClient, serving: Serving) -> None:
+    call: Call = client.start(Calls.WAIT)
+    with pytest.raises(RequestTimeout, match=r"Calls.WAIT"):
+        call.result(0.0)
+    serving.service.go_on.set()

@@ -1,0 +1,32 @@
+"""docs/fbsp.md: its programs run as they stand, and its rules have tests."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.pages import tables
+from docs.programs import programs, promises, run_program, write_programs
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "fbsp.md"
+RULES = tables(PAGE)["|rule|inshort|tests|Saturnin|"]
+TESTS = re.findall(r"^def (test_\w+)", (HERE / "test_conformance.py").read_text(), re.MULTILINE)
+
+
+def test_each_rule_has_tests() -> None:
+    assert [int(number) for number, *_ in RULES] == list(range(1, 31))
+    for number, _, prefix, saturnin in RULES:
+        assert prefix == f"test_{number}_"
+        assert any(name.startswith(prefix) for name in TESTS)
+        assert saturnin
+
+
+@pytest.mark.timeout(60)
+def test_the_programs_run(tmp_path: Path) -> None:
+    write_programs(PAGE, tmp_path)
+    done = run_program(tmp_path, "ask.py")
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout.splitlines() == promises(programs(PAGE)["ask.py"])

@@ -1,0 +1,195 @@
+"""Packets one per message: a client, a proxy, and workers of which any may answer."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import zmq
+
+from packetwire import ConnectionEnded, LocalProtocolError, Packet, RequestTimeout, Responder
+from packetwire.zmqpackets import PacketClient, PacketWorker
+
+from .conftest import WAIT, RawDealer, echo
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Proxy:
+    """ZeroMQ's own, in a thread, with a context of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.front, self.back = f"ipc://{directory}/front", f"ipc://{directory}/back"
+        self.context = zmq.Context()
+        router, dealer = self.context.socket(zmq.ROUTER), self.context.socket(zmq.DEALER)
+        router.linger = dealer.linger = 0
+        dealer.sndhwm = 1
+        router.bind(self.front)
+        dealer.bind(self.back)
+
+        def run() -> None:
+            with router, dealer, pytest.raises(zmq.ContextTerminated):
+                zmq.proxy(router, dealer)
+
+        self.thread = threading.Thread(target=run)
+        self.thread.start()
+
+    def close(self) -> None:
+        self.context.term()
+        self.thread.join()
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[Proxy]:
+    running = Proxy(tmp_path)
+    yield running
+    running.close()
+
+
+def test_any_worker_answers(proxy: Proxy) -> None:
+    answered: dict[str, int] = {"first": 0, "second": 0}
+
+    def answers(name: str) -> object:
+        def handle(rq_type: int, flags: int, payload: bytes) -> tuple[int, bytes]:
+            answered[name] += 1
+            return flags + rq_type, payload
+
+        return handle
+
+    with (
+        PacketWorker(proxy.back, answers("first"), handlers=1),
+        PacketWorker(proxy.back, answers("second"), handlers=1),
+        PacketClient(proxy.front) as client,
+    ):
+        while not all(answered.values()):  # both are there
+            client(0, idempotent=True, timeout=WAIT)
+        futures = [client.submit(3, 4, b"%d" % i) for i in range(500)]
+        assert [future.result(WAIT) for future in futures] == [(True, 7, b"%d" % i) for i in range(500)]
+        assert min(answered.values()) > 50
+
+
+def test_many_threads_and_clients(proxy: Proxy) -> None:
+    with (
+        PacketWorker(proxy.back, echo),
+        PacketClient(proxy.front) as one,
+        PacketClient(proxy.front) as other,
+        ThreadPoolExecutor(8) as pool,
+    ):
+
+        def ask(i: int) -> bytes:
+            return (one, other)[i % 2](1, b"%d" % i, channel=i % 3, timeout=WAIT)[2]
+
+        assert list(pool.map(ask, range(400))) == [b"%d" % i for i in range(400)]
+
+
+def test_an_exception_and_a_deferred_result(proxy: Proxy) -> None:
+    responders: list[Responder] = []
+
+    def handle(rq_type: int, flags: int, payload: bytes) -> object:
+        if rq_type == 1:
+            raise ValueError("no such thing")
+        responders.append(Responder())
+        if rq_type == 3:
+            responders[-1].respond(b"deferred")
+        return responders[-1] if rq_type else object()
+
+    with PacketWorker(proxy.back, handle), PacketClient(proxy.front) as client:
+        assert client(1, timeout=WAIT) == (False, 0, b"ValueError: no such thing")
+        assert client(3, timeout=WAIT) == (True, 0, b"deferred")
+        ok, _, text = client(0, timeout=WAIT)
+        assert (ok, text[:10]) == (False, b"TypeError:")
+
+
+def test_a_request_that_is_lost_ends_in_a_timeout(proxy: Proxy) -> None:
+    with RawDealer(proxy.back) as swallower, PacketClient(proxy.front, timeout=0.2) as client:
+        with pytest.raises(RequestTimeout, match="no response in time"):
+            client(1)
+        assert swallower.socket.recv_multipart()[-1] == bytes(Packet(is_request=True, tag=2, rq_type=2))
+        assert not swallower.socket.poll(0), "sent once: nobody said that it may be performed twice"
+
+
+def test_an_idempotent_request_is_sent_to_another_worker(proxy: Proxy) -> None:
+    with RawDealer(proxy.back) as swallower, PacketClient(proxy.front, attempts=100) as client:
+        future = client.submit(1, 0, b"again", timeout=WAIT, idempotent=True)
+        assert swallower.socket.poll(WAIT * 1000)
+        with PacketWorker(proxy.back, echo):
+            assert future.result(WAIT) == (True, 0, b"again")
+
+
+def test_a_late_response_is_counted_and_dropped(proxy: Proxy) -> None:
+    with RawDealer(proxy.back) as worker, PacketClient(proxy.front) as client:
+        with pytest.raises(RequestTimeout):
+            client(1, timeout=0.05)
+        *envelope, request = worker.socket.recv_multipart()
+        second = client.submit(2, timeout=WAIT)
+        *envelope, _ = worker.socket.recv_multipart()
+        for tag in Packet.from_bytes(request).tag, 3:
+            worker.socket.send_multipart([*envelope, bytes(Packet(is_request=False, tag=tag, flags=1))])
+        assert second.result(WAIT) == (True, 0, b"")
+        assert client.late_responses == 1
+
+
+def test_what_is_no_packet_harms_nobody(proxy: Proxy) -> None:
+    with PacketWorker(proxy.back, echo), PacketClient(proxy.front) as client, RawDealer(proxy.front) as raw:
+        request = bytes(Packet(is_request=True, tag=2, rq_type=1, payload=b"x"))
+        for octets in b"", b"\xff" * 12, request[:-1], request + b"more", bytes(Packet(is_request=False, tag=2)):
+            raw.send(octets)
+        for _ in range(20):
+            assert client(1, b"fine", timeout=WAIT)[2] == b"fine"
+
+
+def test_room_for_requests_is_bounded(tmp_path: Path) -> None:
+    with PacketClient(f"ipc://{tmp_path}/nobody", max_pending=2, timeout=WAIT) as client:
+        waiting = [client.submit(1) for _ in range(2)]
+        with pytest.raises(RequestTimeout, match="no room"):
+            client.submit(1, timeout=0.01)
+    for future in waiting:
+        with pytest.raises(ConnectionEnded, match="was closed"):
+            future.result(WAIT)
+    with pytest.raises(ConnectionEnded, match="is closed"):
+        client.submit(1)
+
+
+def test_a_worker_answers_what_it_has_begun(proxy: Proxy) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def handle(rq_type: int, flags: int, payload: bytes) -> bytes:
+        begun.set()
+        go_on.wait(WAIT)
+        return b"done"
+
+    with PacketClient(proxy.front) as client:
+        worker = PacketWorker(proxy.back, handle)
+        future = client.submit(1, timeout=WAIT)
+        assert begun.wait(WAIT)
+        closing = threading.Thread(target=worker.close)
+        closing.start()
+        assert not worker.join(0)
+        go_on.set()
+        assert future.result(WAIT) == (True, 0, b"done")
+        closing.join()
+        assert worker.join(0)
+
+
+def test_what_makes_no_sense() -> None:
+    with pytest.raises(LocalProtocolError):
+        PacketClient("inproc://x", attempts=0)
+    with pytest.raises(LocalProtocolError):
+        PacketWorker("inproc://x", echo, handlers=0)
+    with pytest.raises(OSError, match="nothing://"):
+        PacketClient("nothing://x")
+
+
+def test_the_example(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    example = Path(__file__).parents[2] / "docs" / "examples" / "zmq_workers.py"
+    command = [sys.executable, str(example), "--requests", "8", "--size", "10"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=55, env=os.environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split("|")[1].strip() for line in done.stdout.splitlines()] == ["workers", "---:", "1", "2", "4"]

@@ -1,0 +1,220 @@
+"""A ROUTER and its many peers: new, gone, reborn, idle, too many."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import zmq
+
+from packetwire import (
+    ConnectionEnded,
+    LocalProtocolError,
+    Packet,
+    PacketConnection,
+    StreamTruncated,
+    connect_to,
+    serve,
+)
+from packetwire.addresses import ZmqDealerAddress, ZmqRouterAddress, parse_address
+from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
+from packetwire.streams import zmqpeers, zmqrouter
+from packetwire.streams.zmq import open_dealer
+from packetwire.streams.zmqrouter import ZmqListener
+
+from .conftest import RawDealer, accepted, echo, read_all
+
+pytestmark = pytest.mark.timeout(90)
+
+BEGUN = bytes(Packet(is_request=True, tag=2, rq_type=1, payload=bytes(100)))[:50]
+THE_END = bytes(ERQ_PACKET) + bytes(EOF_PACKET)
+
+
+def service(recv_send: Any) -> PacketConnection:
+    return PacketConnection(recv_send, request_handler=echo)
+
+
+@pytest.mark.parametrize(
+    "address", ["zmq+router:ipc://{}/s", "zmq+router:tcp://127.0.0.1:*", "zmq+pair:ipc://{}/s"]
+)
+def test_served_at_an_address(address: str, tmp_path: Any) -> None:
+    with serve(address.format(tmp_path), service) as server:
+        endpoint = str(server.address).replace("router", "dealer")
+        for _ in range(3):
+            with PacketConnection(connect_to(endpoint)) as conn:
+                assert conn(1, b"served", timeout=20) == (True, 0, b"served")
+
+
+def test_killed_in_mid_packet_and_back_under_the_same_name(
+    listening: Callable[..., ZmqListener], endpoint: str
+) -> None:
+    listener = listening(endpoint)
+    for _ in range(20):
+        with RawDealer(listener.endpoint, b"phoenix") as raw:
+            raw.send(b"", BEGUN)
+            old = accepted(listener)
+            assert read_all(old, 10)
+            # inproc: two sockets of the same name in one process are nothing that could be killed
+            reborn = raw if endpoint.startswith("inproc") else RawDealer(listener.endpoint, b"phoenix")
+            with reborn, PacketConnection(old, "old", close_timeout=0.0) as dead:
+                reborn.send(b"", bytes.fromhex("05020201") + b"hi")
+                assert dead.join_recv(20)
+                new = accepted(listener)
+                assert read_all(new, 6) == bytes.fromhex("05020201") + b"hi"
+                new.close()
+                assert isinstance(dead.ended, ConnectionEnded)
+
+
+def test_the_old_connection_ends_as_truncated(listening: Callable[..., ZmqListener], linked_endpoint: str) -> None:
+    listener = listening(linked_endpoint)
+    with RawDealer(listener.endpoint) as raw:
+        raw.send(b"", BEGUN)
+        with PacketConnection(accepted(listener), close_timeout=0.0) as conn:
+            raw.socket.close(20_000)
+            assert conn.join_recv(20)
+            assert isinstance(conn.ended, StreamTruncated)
+
+
+def test_octets_without_a_boundary_are_refused(listening: Callable[..., ZmqListener], endpoint: str) -> None:
+    listener = listening(endpoint)
+    with RawDealer(listener.endpoint) as raw:
+        raw.send(b"no boundary")
+        assert [raw.receive() for _ in range(3)] == [b"", THE_END, b""]
+        raw.send(b"", b"now")
+        stream = accepted(listener)
+        assert read_all(stream, 3) == b"now"
+        stream.close()
+
+
+def test_one_client_too_many_is_turned_away(tmp_path: Any) -> None:
+    with serve(f"zmq+router:ipc://{tmp_path}/s", service, max_connections=1) as server:
+        connect = connect_to(str(server.address).replace("router", "dealer"))
+        with PacketConnection(connect) as first, PacketConnection(connect) as second:
+            assert first(1, b"place", timeout=20)[0]
+            with pytest.raises(ConnectionEnded):
+                second(1, b"no place", timeout=20)
+            assert first(1, b"place", timeout=20)[0]
+
+
+def test_who_is_idle_is_let_go(listening: Callable[..., ZmqListener], endpoint: str) -> None:
+    listener = listening(endpoint, idle_limit=0.05)
+    with PacketConnection(lambda: open_dealer(listener.endpoint)) as client:
+        with PacketConnection(accepted(listener), request_handler=echo) as conn:
+            assert conn.join_recv(20)
+            assert isinstance(conn.ended.__cause__, TimeoutError)
+        assert client.join_recv(20)
+
+
+def test_who_does_not_read_keeps_nobody_waiting_for_long(
+    listening: Callable[..., ZmqListener], endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmqrouter, "STALL_LIMIT", 0.05)
+    monkeypatch.setattr(zmqpeers, "QUEUE_LIMIT", 1 << 16)
+    listener = listening(endpoint)
+    flood = open_dealer(listener.endpoint)
+    deaf = accepted(listener)
+    try:
+        with (
+            PacketConnection(lambda: open_dealer(listener.endpoint)) as client,
+            PacketConnection(accepted(listener), request_handler=echo),
+        ):
+            octets = 0
+            while octets < 1 << 20:
+                octets += flood.try_write([bytes(65536)])
+            for _ in range(20):  # between which all of the flood has its turn
+                assert client(1, b"still served", timeout=20)[0]
+            with pytest.raises(OSError, match="nobody read"):
+                read_all(deaf)
+    finally:
+        flood.close()
+        deaf.close()
+
+
+CLIENT = """
+import sys, threading
+from packetwire import PacketConnection, connect_to
+
+def one(i):
+    with PacketConnection(connect_to(sys.argv[1])) as conn:
+        payloads = [b"%d %d" % (i, j) for j in range(100)]
+        assert [p for _, _, p in conn.map(((1, p) for p in payloads), timeout=60)] == payloads
+
+def killed(i):
+    conn = PacketConnection(connect_to(sys.argv[1])).open()
+    for j in range(50):
+        conn.submit(1, 0, b"%d" % j)
+
+peers, role = int(sys.argv[2]), sys.argv[3]
+threads = [threading.Thread(target=one if role == "whole" else killed, args=(i,)) for i in range(peers)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print("done", flush=True)
+if role == "killed":
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("endpoint", ["tcp"], indirect=True)
+def test_many_peers_of_whom_some_are_killed(endpoint: str, capfd: pytest.CaptureFixture[str]) -> None:
+    whole, doomed = 40, 10
+    with serve(f"zmq+router:{endpoint}", service, max_connections=whole + doomed) as server:
+        address = str(server.address).replace("router", "dealer")
+
+        def run(peers: int, role: str) -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-c", CLIENT, address, str(peers), role]
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+        with run(whole, "whole") as first, run(doomed, "killed") as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == b"done\n"
+            second.kill()
+            assert first.communicate()[0] == b"done\n"
+            assert first.returncode == 0
+        # a place each for as many again, so those that were killed are gone
+        with ThreadPoolExecutor(whole + doomed) as pool:
+            barrier = threading.Barrier(whole + doomed)
+
+            def ask(_: int) -> bool:
+                with PacketConnection(connect_to(address)) as conn:
+                    ok = conn(1, b"all at once", timeout=60)[0]
+                    barrier.wait(60)
+                    return ok
+
+            assert all(pool.map(ask, range(whole + doomed)))
+
+
+def test_a_live_server_keeps_its_file(tmp_path: Any) -> None:
+    address = f"zmq+router:ipc://{tmp_path}/s"
+    with serve(address, service) as server:
+        assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
+        with pytest.raises(OSError, match="another server"):
+            serve(address, service)
+        with PacketConnection(connect_to(str(server.address).replace("router", "dealer"))) as conn:
+            assert conn(1, b"", timeout=20)[0]
+
+
+def test_addresses() -> None:
+    for text in "zmq+pair:inproc://x", "zmq+dealer:tcp://h:1", "zmq+router:ipc://@abstract":
+        assert str(parse_address(text)) == text
+    for text in "zmq+pair:", "zmq+pair:x", "zmq+dealer:udp://h:1", "zmq+router:tcp:h:1", "zmq+router:tcp://":
+        with pytest.raises(LocalProtocolError, match="no endpoint"):
+            parse_address(text)
+    with pytest.raises(LocalProtocolError, match=r"connect to it by zmq\+dealer:tcp://h:1"):
+        connect_to("zmq+router:tcp://h:1")()
+    with pytest.raises(LocalProtocolError, match="cannot be served on"):
+        serve("zmq+dealer:tcp://127.0.0.1:1", service)
+    with pytest.raises(LocalProtocolError, match="identity"):
+        ZmqDealerAddress("tcp://h:1", identity=b"\0reserved")
+    assert ZmqRouterAddress("tcp://h:1").curve is None
+
+
+def test_an_endpoint_that_cannot_be_had(listening: Callable[..., ZmqListener]) -> None:
+    with zmq.Context.instance().socket(zmq.PAIR) as taken:
+        taken.bind("inproc://taken")
+        with pytest.raises(OSError, match="in use"):
+            listening("inproc://taken")
