@@ -16,6 +16,17 @@ import zmq
 from packetwire.streams.zmqpeers import PeerStream
 from packetwire.streams.zmqrouter import ZmqListener
 
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What opens sockets takes half a minute: it is left to `-m long`."""
+    for item in items:
+        if item.path.parent == HERE and item.path.name not in ("test_peers.py", "test_frames.py"):
+            item.add_marker(pytest.mark.long)
+
+
 WAIT = 20.0
 """Seconds that nothing here takes unless it hangs."""
 
