@@ -61,8 +61,8 @@ PAUSE_SECONDS = 0.5
 Service = HasPacketConnection | PacketConnection
 ServiceFactory = Callable[[PacketConnectionRecvSend], Service]
 
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_LISTENER_BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+LISTENER_BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
 
 
 def serve(
@@ -98,7 +98,7 @@ def serve(
     check_listenable(address)
     if max_connections < 1:
         raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
-    _check_context(address, ssl_context)
+    check_context(address, ssl_context)
     stdio: ByteStream | None = None
     if isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
         listener = listen(address)
@@ -115,7 +115,7 @@ def serve(
     )
 
 
-def _check_context(address: Address, ssl_context: SSLContext | None) -> None:
+def check_context(address: Address, ssl_context: SSLContext | None) -> None:
     if isinstance(address, TlsAddress) != (ssl_context is not None):
         need = "needs an ssl_context with a certificate" if ssl_context is None else "has no use for an ssl_context"
         raise LocalProtocolError(f"{address} {need}")
@@ -234,7 +234,7 @@ class Server:
             if self._is_full:
                 self._turn_away()
         for session in over:
-            if isinstance(session.failure, OSError) and session.failure.errno in _EXHAUSTED:
+            if isinstance(session.failure, OSError) and session.failure.errno in EXHAUSTED:
                 self._ran_out(session.failure)
         for sock in sockets:
             if self._paused_until is None and sock.fileno() in ready:
@@ -272,9 +272,9 @@ class Server:
         try:
             client, _ = listening.accept()
         except OSError as error:
-            if error.errno in _LISTENER_BROKEN:
+            if error.errno in LISTENER_BROKEN:
                 raise
-            if error.errno in _EXHAUSTED:
+            if error.errno in EXHAUSTED:
                 self._ran_out(error)
             return None  # else it is gone already, or what is wrong with it concerns nobody else
         self._exhausted = False
@@ -383,7 +383,7 @@ class _Session:
                 self._serve_over_tls(self._stream, self._ssl_context)
         except BaseException as error:
             self.failure = error
-            in_the_code = not (isinstance(error, OSError) and error.errno in _EXHAUSTED)
+            in_the_code = not (isinstance(error, OSError) and error.errno in EXHAUSTED)
             logger.error("%s: a client could not be served: %r", self._address, error, exc_info=in_the_code)
         finally:
             try:

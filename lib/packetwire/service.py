@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from packetwire.connection import PacketConnection, pipelined
-from packetwire.core.requests import BaseRequest, HandlerResult
-from packetwire.errors import LocalProtocolError, RequestFailed
+from packetwire.core.requests import BaseRequest, HasRequestMap
+from packetwire.errors import RequestFailed
 from packetwire.streams.open import PacketConnectionRecvSend
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ResponseT = TypeVar("ResponseT")
 
 
-class HasPacketConnection:
+class HasPacketConnection(HasRequestMap):
     """A mixin for a class that speaks a protocol of `BaseRequest` classes, as client, server or both.
 
     `conn` is its `PacketConnection`. `rq_type_map` maps request types to classes; requests that come in
@@ -33,8 +33,7 @@ class HasPacketConnection:
         rq_type_map: Mapping[int, type[BaseRequest[Any]]],
         **packet_kw: Any,
     ) -> None:
-        self.conn_rq_class_by_type = dict(rq_type_map)
-        self.conn_type_by_rq_class = {rq_class: rq_type for rq_type, rq_class in rq_type_map.items()}
+        self._keep_request_map(rq_type_map)
         inline = {rq_type for rq_type, rq_class in rq_type_map.items() if getattr(rq_class, "inline", False)}
         packet_kw.setdefault("request_handler", self.conn_handle_request)
         packet_kw.setdefault("inline", inline or None)
@@ -116,23 +115,6 @@ class HasPacketConnection:
             return _Decoded(rq, self.conn_submit(rq, channel=channel, timeout=timeout))
 
         return pipelined(submit, requests, window, timeout)
-
-    def conn_handle_request(self, rq_type: int, flags: int, payload: bytes) -> HandlerResult:
-        """Decode a request that came in and fulfil it with this object as its context."""
-        rq_class = self.conn_rq_class_by_type.get(rq_type)
-        if rq_class is None:
-            known = ", ".join(f"{number}: {cls.__name__}" for number, cls in self.conn_rq_class_by_type.items())
-            raise LocalProtocolError(f"unknown request type {rq_type}; known are {known}")
-        return rq_class.from_request_payload(flags, payload).fulfil(self)
-
-    def _rq_type_of(self, rq: BaseRequest[Any]) -> int:
-        try:
-            return self.conn_type_by_rq_class[type(rq)]
-        except KeyError:
-            known = ", ".join(cls.__name__ for cls in self.conn_type_by_rq_class)
-            raise LocalProtocolError(
-                f"{type(rq).__name__} is not in the rq_type_map of {type(self).__name__}; registered are {known}"
-            ) from None
 
 
 class _Decoded:

@@ -23,14 +23,14 @@ from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
 from packetwire.listeners import BACKLOG, Listener, check_listenable, listen
 from packetwire.server import (
-    _EXHAUSTED,
-    _LISTENER_BROKEN,
     ABANDON_TIMEOUT,
     CUT_SECONDS,
     DEFAULT_DRAIN,
     DEFAULT_MAX_CONNECTIONS,
+    EXHAUSTED,
+    LISTENER_BROKEN,
     PAUSE_SECONDS,
-    _check_context,
+    check_context,
 )
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import PacketConnectionRecvSend
@@ -65,7 +65,7 @@ async def aserve(
     check_listenable(address)
     if max_connections < 1:
         raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
-    _check_context(address, ssl_context)
+    check_context(address, ssl_context)
     stdio: ByteStream | None = None
     if not isinstance(address, UnixAddress | TcpAddress | StdioAddress):
         raise LocalProtocolError(f"{address}: serve() serves there, aserve() does not")
@@ -189,9 +189,9 @@ class AsyncServer:
         try:
             client, _ = listening.accept()
         except OSError as error:
-            if error.errno in _LISTENER_BROKEN:
+            if error.errno in LISTENER_BROKEN:
                 raise
-            if error.errno in _EXHAUSTED:
+            if error.errno in EXHAUSTED:
                 self._ran_out(error)
             return None  # else it is gone already, or what is wrong with it concerns nobody else
         self._exhausted = False
@@ -251,7 +251,7 @@ class AsyncServer:
         self._change.set()
         if not self._listener.sockets and self._stop_deadline is None:
             self.failure = session.failure
-        if isinstance(session.failure, OSError) and session.failure.errno in _EXHAUSTED:
+        if isinstance(session.failure, OSError) and session.failure.errno in EXHAUSTED:
             self._ran_out(session.failure)
         elif self._stop_deadline is None:
             self._go_on()
@@ -332,7 +332,7 @@ class _Session:
             raise
         except Exception as error:
             self.failure = error
-            in_the_code = not (isinstance(error, OSError) and error.errno in _EXHAUSTED)
+            in_the_code = not (isinstance(error, OSError) and error.errno in EXHAUSTED)
             logger.error("%s: a client could not be served: %r", self._address, error, exc_info=in_the_code)
 
     async def _serve_over_tls(self, stream: socket.socket | ByteStream, ssl_context: SSLContext) -> None:

@@ -7,7 +7,7 @@ a *deferred* result (a `Responder`, a future, a cs.result.Result) is one that co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from packetwire.core.engine import MAX_RESPONSE_FLAGS
@@ -88,6 +88,34 @@ class BaseRequest(Generic[ResponseT]):
     def decode_response_payload(self, flags: int, payload: bytes) -> ResponseT:
         """What the caller gets of an "ok" response; by default (flags, payload)."""
         return cast(ResponseT, (flags, payload))
+
+
+class HasRequestMap:
+    """What a service knows of its request classes, whatever its connection is."""
+
+    conn_rq_class_by_type: dict[int, type[BaseRequest[Any]]]
+    conn_type_by_rq_class: dict[type[BaseRequest[Any]], int]
+
+    def _keep_request_map(self, rq_type_map: Mapping[int, type[BaseRequest[Any]]]) -> None:
+        self.conn_rq_class_by_type = dict(rq_type_map)
+        self.conn_type_by_rq_class = {rq_class: rq_type for rq_type, rq_class in rq_type_map.items()}
+
+    def conn_handle_request(self, rq_type: int, flags: int, payload: bytes) -> HandlerResult:
+        """Decode a request that came in and fulfil it with this object as its context."""
+        rq_class = self.conn_rq_class_by_type.get(rq_type)
+        if rq_class is None:
+            known = ", ".join(f"{number}: {cls.__name__}" for number, cls in self.conn_rq_class_by_type.items())
+            raise LocalProtocolError(f"unknown request type {rq_type}; known are {known}")
+        return rq_class.from_request_payload(flags, payload).fulfil(self)
+
+    def _rq_type_of(self, rq: BaseRequest[Any]) -> int:
+        try:
+            return self.conn_type_by_rq_class[type(rq)]
+        except KeyError:
+            known = ", ".join(cls.__name__ for cls in self.conn_type_by_rq_class)
+            raise LocalProtocolError(
+                f"{type(rq).__name__} is not in the rq_type_map of {type(self).__name__}; registered are {known}"
+            ) from None
 
 
 def _from_bytes_by_parse(cls: Any, bs: bytes) -> Any:
