@@ -208,8 +208,7 @@ class Direction:
         self.faults = faults
         self.taken = 0
         """Octets that were taken from the sender."""
-        self.passed = 0
-        """Octets that were passed on."""
+        self._passed = 0
         self.reached = threading.Event()
         """Set when the place of a stall, a delay or a cut is reached, or the first octet was damaged."""
         self._wakeup = wakeup
@@ -218,12 +217,19 @@ class Direction:
         opened.callback(self.end)
         os.set_blocking(self._in_fd, False)
         os.set_blocking(self._out_fd, False)
+        self._passing = threading.Lock()
         self._sizes = itertools.cycle(faults.pieces)
         self._size = next(self._sizes, RELAY_SIZE)
         self._held = bytearray()
         self._released = False
         self._sender_ended = False
         self._note()
+
+    @property
+    def passed(self) -> int:
+        """Octets that were passed on: all that the receiver can have seen."""
+        with self._passing:
+            return self._passed
 
     @property
     def is_cut(self) -> bool:
@@ -302,9 +308,10 @@ class Direction:
 
     def _pass_on(self) -> None:
         while self._out_fd >= 0 and (size := self._to_pass()):
-            count = os.write(self._out_fd, self._held[:size])
+            with self._passing:
+                count = os.write(self._out_fd, self._held[:size])
+                self._passed += count
             del self._held[:count]
-            self.passed += count
             self._size = next(self._sizes, RELAY_SIZE)
         if self._sender_ended and not self._held:
             self.end()

@@ -22,10 +22,10 @@ class Socket:
     def __init__(self) -> None:
         self.streams: list[PeerStream] = []
         self.refused: list[bytes] = []
-        self.peers = Peers(self.begin, self.refused.append)
+        self.peers = Peers(self.begin, lambda identity, _: self.refused.append(identity))
 
-    def begin(self, identity: bytes) -> PeerStream:
-        self.streams.append(PeerStream(identity, self))
+    def begin(self, identity: bytes, is_greeted: bool) -> PeerStream:
+        self.streams.append(PeerStream(identity, self, has_begun=is_greeted))
         return self.streams[-1]
 
     def send(self, stream: PeerStream, buffers: object) -> int:
@@ -44,8 +44,10 @@ class Socket:
         for frame in frames:
             if frame:
                 self.peers.receive_octets(identity, frame)
+            elif self.peers.knows(identity, link):
+                self.peers.receive_boundary(identity)
             else:
-                self.peers.receive_boundary(identity, link)
+                self.peers.arrive(identity, link)
 
 
 @pytest.fixture
@@ -86,6 +88,14 @@ def test_another_link_is_another_peer(sock: Socket) -> None:
     assert contents(sock.streams[1]) == (b"", False)
     sock.peers.lose_link(LATER)
     assert contents(sock.streams[1]) == (b"", True)
+    assert len(sock.peers) == 0
+
+
+def test_the_last_boundary_of_who_is_gone_begins_nothing(sock: Socket) -> None:
+    sock.receive_frames(A, b"", b"one", link=LINK)
+    sock.peers.lose_link(LINK)
+    sock.peers.receive_boundary(A)
+    assert [contents(stream) for stream in sock.streams] == [(b"one", True)]
     assert len(sock.peers) == 0
 
 

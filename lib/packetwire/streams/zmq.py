@@ -47,7 +47,7 @@ from packetwire.streams.zmqsockets import (
 CONNECT_TIMEOUT = 30.0
 """Seconds for a peer to be there and to shake hands."""
 TURN_SECONDS = 0.25
-"""Seconds in which a PAIR that has no other peer says that it is there."""
+"""Seconds in which a PAIR that has no other peer says that it is there; twice as many each time it does not."""
 TURN_INTERVAL = 0.01
 """Seconds until we ask again."""
 
@@ -79,6 +79,7 @@ def open_pair(
     A PAIR has one peer at a time, and turns away the next one until it has noticed that the last is gone.
     """
     deadline = time.monotonic() + timeout
+    patience = TURN_SECONDS
     while True:
         left = max(0.0, deadline - time.monotonic())
         try:
@@ -86,9 +87,10 @@ def open_pair(
         except BlockingIOError:
             pass  # within a process it shows at once that there is another peer
         else:
-            if link.is_taken(min(left, TURN_SECONDS)):
+            if link.is_taken(min(left, patience)):
                 return _stream(link)
             link.close()
+            patience *= 2
         if time.monotonic() >= deadline:
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"{endpoint}: that PAIR has another peer")
         time.sleep(TURN_INTERVAL)

@@ -101,6 +101,11 @@ class Incoming:
     def is_full(self) -> bool:
         return self._is_full
 
+    @property
+    def is_over(self) -> bool:
+        """Nothing more can be read."""
+        return self._ended and not self._frames
+
     def put(self, octets: bytes) -> bool:
         """Octets came; whether there should come no more before some are read."""
         with self._lock:
@@ -209,13 +214,13 @@ class Outgoing:
 class PeerStream(ByteStream):
     """The stream of one peer of a listening socket. The sender guards its plain attributes by its lock."""
 
-    def __init__(self, identity: Identity, sender: FrameSender) -> None:
+    def __init__(self, identity: Identity, sender: FrameSender, *, has_begun: bool = False) -> None:
         self.identity = identity
         self.incoming = Incoming(sender)
         self.outgoing = Outgoing(self, sender)
         self.last_use = time.monotonic()
         self.may_send = True
-        self.has_begun = False
+        self.has_begun = has_begun
         self.has_octets = False
         self.is_superseded = False
         self._sender = sender
@@ -259,11 +264,13 @@ class Peers:
     """All peers of a socket. For one thread at a time.
 
     `begin` makes the stream for an identity, or returns None if there is no place for it; `refuse` is told of
-    an identity whose octets belong to no stream.
+    an identity whose octets belong to no stream. Both get to know whether our first boundary was sent already.
     """
 
     def __init__(
-        self, begin: Callable[[Identity], PeerStream | None], refuse: Callable[[Identity], object]
+        self,
+        begin: Callable[[Identity, bool], PeerStream | None],
+        refuse: Callable[[Identity, bool], object],
     ) -> None:
         self._begin = begin
         self._refuse = refuse
@@ -278,14 +285,18 @@ class Peers:
         peer = self._peers.get(identity)
         return peer is not None and peer.link == link
 
-    def receive_boundary(self, identity: Identity, link: Link) -> None:
-        """An empty frame came."""
+    def arrive(self, identity: Identity, link: Link) -> None:
+        """An empty frame came over a link that is new, and our first boundary was sent there."""
+        if identity in self._peers:
+            self._forget(identity)
+        self._start(identity, self._add(identity, link), is_greeted=True)
+
+    def receive_boundary(self, identity: Identity) -> None:
+        """An empty frame came over a link that was known, or is gone."""
         peer = self._peers.get(identity)
-        if peer is None or peer.link != link:
-            if peer is not None:
-                self._forget(identity)
-            self._start(identity, self._add(identity, link))
-        elif peer.takes_octets:
+        if peer is None:
+            return
+        if peer.takes_octets:
             self._start(identity, peer)
         else:
             stream, peer.stream = peer.stream, None
@@ -303,7 +314,7 @@ class Peers:
         peer = self._peers.get(identity)
         if peer is None:
             self._add(identity, None)  # so that it is told once
-            self._refuse(identity)
+            self._refuse(identity, False)
             return False
         if peer.takes_octets:
             self._start(identity, peer)
@@ -313,11 +324,11 @@ class Peers:
         stream.last_use = time.monotonic()
         return stream.incoming.put(octets)
 
-    def _start(self, identity: Identity, peer: _Peer) -> None:
+    def _start(self, identity: Identity, peer: _Peer, *, is_greeted: bool = False) -> None:
         if peer.writing is not None:
             peer.writing.supersede()
         peer.takes_octets = False
-        peer.stream = peer.writing = self._begin(identity)
+        peer.stream = peer.writing = self._begin(identity, is_greeted)
 
     def break_off(self, identity: Identity, error: OSError) -> None:
         """What comes from there cannot go on."""

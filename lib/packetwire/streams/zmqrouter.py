@@ -107,6 +107,7 @@ class ZmqListener:
         self._waiting: deque[PeerStream] = deque()
         self._blocked: set[PeerStream] = set()
         self._farewells: deque[tuple[PeerStream, float]] = deque()
+        self._left_unaccepted: list[PeerStream] = []
         self._lost_links: list[Link] = []
         self._link_uses: dict[int, int] = {}
         self._gone_links: dict[int, int] = {}
@@ -293,6 +294,9 @@ class ZmqListener:
                 pause = self._see_to_all()
                 if self._closed and not self._streams and not self._farewells:
                     break
+                left, self._left_unaccepted = self._left_unaccepted, []
+            for stream in left:
+                stream.close()
         self._close_sockets()
         self._wakeup.close()
 
@@ -355,11 +359,7 @@ class ZmqListener:
                     sock.recv(zmq.NOBLOCK)
                 self._peers.break_off(identity, no_stream())
             elif not octets:
-                self._watch_links()  # this frame may be the first of a new link with an old number
-                link = None if self._monitor is None else self._link(frame.get(zmq.SRCFD))
-                # the last frame of a peer that is gone already begins nothing
-                if link is None or self._gone_links.get(link[0]) != link[1] or self._peers.knows(identity, link):
-                    self._peers.receive_boundary(identity, link)
+                self._receive_boundary(identity, frame)
             else:
                 if identity == self._last_identity:
                     self._in_a_row += 1
@@ -369,6 +369,30 @@ class ZmqListener:
                     self._stalled_since = time.monotonic()
                     return False
         return True
+
+    def _receive_boundary(self, identity: Identity, frame: zmq.Frame) -> None:
+        self._watch_links()  # this frame may be the first of a new link with an old number
+        link = None if self._monitor is None else self._link(frame.get(zmq.SRCFD))
+        if self._peers.knows(identity, link) or not self._greet(identity, link):
+            self._peers.receive_boundary(identity)
+        else:
+            self._peers.arrive(identity, link)
+
+    def _greet(self, identity: Identity, link: Link) -> bool:
+        """Send the first boundary to a peer that is new; false if it is not, but is gone already.
+
+        The last frame of a peer that is gone can be read when its link's number is another link's already.
+        But ZMQ has by then said that nothing can be sent there.
+        """
+        if link is not None and self._gone_links.get(link[0]) == link[1]:
+            return False
+        events = events_now(self._socket)  # and ZMQ takes note of what was said
+        if self._is_pair and not events & zmq.POLLOUT:
+            return False
+        try:
+            return self._send_frame(identity, BOUNDARY)
+        except BrokenPipeError:
+            return False
 
     def _choose_favourite(self) -> None:
         if self._favourite is None and self._in_a_row >= FAVOURITE_AFTER and self._last_identity is not None:
@@ -387,6 +411,10 @@ class ZmqListener:
         links, self._lost_links = self._lost_links, []
         for link in links:
             self._peers.lose_link(link)
+        if links:  # nobody need accept who has gone and said nothing
+            self._left_unaccepted += [one for one in self._waiting if one.is_superseded and one.incoming.is_over]
+            for stream in self._left_unaccepted:
+                self._waiting.remove(stream)
 
     def _is_stalled(self, now: float) -> bool:
         """Whether a stream is full, so that nothing can be received; one that stays so is ended."""
@@ -419,11 +447,11 @@ class ZmqListener:
                 text = f"neither side sent anything for {self._idle_limit:g} s"
                 stream.incoming.finish(TimeoutError(errno.ETIMEDOUT, text))
 
-    def _begin(self, identity: Identity) -> PeerStream | None:
+    def _begin(self, identity: Identity, is_greeted: bool) -> PeerStream | None:
         if self._closed or len(self._waiting) >= MAX_WAITING:
-            self._refuse(identity)
+            self._refuse(identity, is_greeted)
             return None
-        stream = PeerStream(identity, self)
+        stream = PeerStream(identity, self, has_begun=is_greeted)
         self._streams.add(stream)
         with suppress(BrokenPipeError):  # gone already
             self._begin_sending(stream)
@@ -431,11 +459,11 @@ class ZmqListener:
         self._accept_wakeup.set()
         return stream
 
-    def _refuse(self, identity: Identity) -> None:
+    def _refuse(self, identity: Identity, is_greeted: bool) -> None:
         """Tell a peer that this is the end: there is no place, or its octets are no stream's."""
         logger.warning("%s: a stream was refused", self.endpoint)
         with suppress(BrokenPipeError):
-            for frame in (BOUNDARY, THE_END, BOUNDARY):
+            for frame in (THE_END, BOUNDARY) if is_greeted else (BOUNDARY, THE_END, BOUNDARY):
                 self._send_frame(identity, frame)
 
     def _close_sockets(self) -> None:
