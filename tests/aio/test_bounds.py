@@ -137,8 +137,9 @@ def test_ten_thousand_requests_are_submitted_before_the_first_is_awaited(run, fd
     run(main)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("streams", [False, True])
-def test_many_times_open_call_close_leaves_nothing(run, streams):
+def test_ten_thousand_times_open_call_close_leaves_nothing(run, streams):
     async def main():
         a, b = socket.socketpair()
         if streams:
@@ -155,7 +156,7 @@ def test_many_times_open_call_close_leaves_nothing(run, streams):
         gc.collect()
         before = threading.enumerate(), open_fds(), asyncio.all_tasks()
         memory = resident()
-        await use(1000)
+        await use(10_000)
         assert (threading.enumerate(), open_fds(), asyncio.all_tasks()) == before
         gc.collect()
         assert resident() - memory <= MEGABYTE

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 
@@ -14,6 +16,14 @@ from packetwire import ConnectionEnded, Packet, PacketConnection, RequestTimeout
 from .test_ends import ERQ, RawPeer, response
 
 pytestmark = pytest.mark.timeout(120)
+
+MEGABYTE = 1 << 20
+
+
+def resident():
+    """Octets of memory that this process has."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 @pytest.mark.long
@@ -55,6 +65,36 @@ def test_memory_does_not_grow_while_callers_time_out(fd_ends):
         assert after - before < 512 << 10
     reader.join(20)
     assert ended.is_set()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("ends", "handlers"), [("pipes", 4), ("socketpair", "inline")])
+def test_ten_thousand_times_open_call_close_leaves_nothing(ends, handlers):
+    """In a process of its own, whose memory no other test has filled and emptied before."""
+    subprocess.run([sys.executable, "-m", "tests.connections.openings", ends, str(handlers)], check=True)
+
+
+@pytest.mark.parametrize("how", ["submits", "calls", "map"])
+def test_a_gigabyte_offered_to_a_peer_that_does_not_read(fd_ends, how):
+    """Each of them waits when there is no more room, or has its time limit."""
+    before = resident()
+    with PacketConnection(fd_ends.a, close_timeout=0) as a:
+
+        def ask(timeout):
+            with pytest.raises((RequestTimeout, ConnectionEnded)):
+                a(1, os.urandom(MEGABYTE), timeout=timeout)
+
+        if how == "submits":
+            with pytest.raises(RequestTimeout, match="octets unsent"):
+                for _ in range(1000):
+                    a.submit(1, 0, os.urandom(MEGABYTE), timeout=0.1)
+        elif how == "map":
+            with pytest.raises(RequestTimeout):
+                list(a.map(((1, os.urandom(MEGABYTE)) for _ in range(1000)), window=1000, timeout=0.1))
+        else:
+            for _ in range(1000):
+                ask(0)
+        assert resident() - before < 64 * MEGABYTE
 
 
 def test_submit_waits_at_max_outstanding(fd_ends):

@@ -69,6 +69,9 @@ class FdReader:
         return octets
 
     def close(self) -> None:
+        # a connection that is closed may be kept, or wait for the garbage collector: not with this
+        self._view = memoryview(b"")
+        self._buffer = bytearray()
         if self._owned:
             self._owned = False
             os.close(self._fd)

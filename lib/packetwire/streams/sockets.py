@@ -70,6 +70,9 @@ class SocketReader:
 
     def close(self) -> None:
         _release(self._socket)
+        # a connection that is closed may be kept, or wait for the garbage collector: not with this
+        self._view = memoryview(b"")
+        self._buffer = bytearray()
 
 
 class SocketWriter:
