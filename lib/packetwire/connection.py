@@ -14,11 +14,19 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, FIRST_TAG, ConnectionEngine
+from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, FIRST_TAG
 from packetwire.core.events import Event, RequestReceived
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, ERQ_PACKET, BytesLike
 from packetwire.core.requests import Responder
 from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout
+from packetwire.face import (
+    ABANDON_TIMEOUT,
+    DEFAULT_CLOSE_TIMEOUT,
+    DEFAULT_HANDLERS,
+    DEFAULT_MAX_UNSENT,
+    ConnectionFace,
+    request_arguments,
+)
 from packetwire.streams.open import PacketConnectionRecvSend, open_stream
 from packetwire.threaded.answering import RequestHandler
 from packetwire.threaded.driver import Driver
@@ -33,13 +41,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PACKET_GRACE = 0.0
 """Seconds that a packet waits for company before it leaves: none, what is queued together leaves together."""
-DEFAULT_HANDLERS = 4
-DEFAULT_CLOSE_TIMEOUT = 5.0
-DEFAULT_MAX_UNSENT = 1 << 20
-ABANDON_TIMEOUT = 1.0
-"""Seconds for closing when the block of a `with` was left by an exception."""
-ERROR_DETAILS = ("none", "message", "traceback")
-
 _names = itertools.count(1)
 _RequestResult: type[RequestResult] | None = None
 
@@ -53,7 +54,7 @@ def _load_result() -> type[RequestResult]:
     return RequestResult
 
 
-class PacketConnection:
+class PacketConnection(ConnectionFace[Driver]):
     """Requests and responses over one byte stream, many at a time, both ways.
 
     `recv_send` is the stream:
@@ -112,74 +113,30 @@ class PacketConnection:
         spin: float = DEFAULT_SPIN,
         capture: CaptureWriter | None = None,
     ) -> None:
-        if handlers != "inline" and not (isinstance(handlers, int) and handlers >= 1):
-            raise LocalProtocolError(f"handlers must be 1 or more, or 'inline', got {handlers!r}")
-        if error_detail not in ERROR_DETAILS:
-            raise LocalProtocolError(f"error_detail must be one of {ERROR_DETAILS}, got {error_detail!r}")
-        for what, value in ("max_packet_size", max_packet_size), ("max_outstanding", max_outstanding):
-            if value < 1:
-                raise LocalProtocolError(f"{what} must be 1 or more, got {value!r}")
+        super().__init__(
+            recv_send,
+            name if name is not None else str(next(_names)),
+            request_handler=request_handler,
+            trace_log=trace_log,
+            handlers=handlers,
+            inline=inline,
+            max_packet_size=max_packet_size,
+            max_outstanding=max_outstanding,
+            max_unsent=max_unsent,
+            error_detail=error_detail,
+            on_event=on_event,
+            close_timeout=close_timeout,
+            leading_octets=leading_octets,
+            capture=capture,
+        )
         if not isinstance(spin, int | float) or not spin >= 0:
             raise LocalProtocolError(f"spin must be 0 or more seconds, got {spin!r}")
-        self.name = name if name is not None else str(next(_names))
-        self.recv_send = recv_send
-        self.request_handler = request_handler
         self.packet_grace = DEFAULT_PACKET_GRACE if packet_grace is None else packet_grace
-        self.trace_log = trace_log
-        self.handlers = handlers
-        self.inline = inline
-        self.max_packet_size = max_packet_size
-        self.max_outstanding = max_outstanding
-        self.max_unsent = max_unsent
-        self.error_detail = error_detail
-        self.on_event = on_event
-        self.close_timeout = close_timeout
         self.spin = spin
-        self.capture = capture
-        self.trailing_octets = bytes(leading_octets)
-        """What came behind the peer's EOF on the last opening: the next user of the stream needs it."""
-        self._driver: Driver | None = None
         self._lock = threading.Lock()
         self._opening = threading.Lock()
-        self._opens = 0
-        self._was_open = False
-
-    def __str__(self) -> str:
-        return f"PacketConnection[{self.name}]"
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}[{self.name}]{id(self)}"
 
     # opening and closing
-
-    @classmethod
-    def spawn(
-        cls,
-        argv: Iterable[str],
-        name: str | None = None,
-        *,
-        cwd: Any = None,
-        env: Any = None,
-        forward_stderr: bool = False,
-        exit_timeout: float | None = None,
-        **connection: Any,
-    ) -> Self:
-        """A connection to a child process over its standard input and output, started at each opening.
-
-        The child's standard error is kept, and quoted by `ChildExited`; with `forward_stderr` it is passed
-        on to ours too. At close the child has `exit_timeout` seconds to leave, then it is terminated.
-        """
-        from packetwire.streams.process import EXIT_WAIT, child
-
-        argv = [argv] if isinstance(argv, str) else list(argv)
-        start = child(
-            argv,
-            cwd=cwd,
-            env=env,
-            forward_stderr=forward_stderr,
-            exit_timeout=EXIT_WAIT if exit_timeout is None else exit_timeout,
-        )
-        return cls(start, name if name is not None else argv[0], **connection)
 
     def open(self) -> Self:
         """Open the connection, or count one more user of it.
@@ -206,13 +163,8 @@ class PacketConnection:
             self.trailing_octets = b""
             if self.capture is not None:
                 stream = self.capture.stream(stream, self.name)
-            engine = ConnectionEngine(
-                accepts_requests=self.request_handler is not None or self.on_event is not None,
-                max_packet_size=self.max_packet_size,
-                max_outstanding=self.max_outstanding,
-            )
             driver = Driver(
-                engine,
+                self._make_engine(),
                 stream,
                 name=self.name,
                 handler=self.request_handler,
@@ -267,26 +219,6 @@ class PacketConnection:
     ) -> None:
         self.close(None if exc_type is None else min(ABANDON_TIMEOUT, self.close_timeout))
 
-    def is_open(self) -> bool:
-        """Whether it is open."""
-        return self._opens > 0
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was open and is not any more."""
-        return self._was_open and not self._opens
-
-    @property
-    def requests_allowed(self) -> bool:
-        """Whether the peer's requests are answered."""
-        return self._opens > 0 and self.request_handler is not None
-
-    @property
-    def ended(self) -> ConnectionEnded | None:
-        """Why nothing more is received, or None while the connection lives."""
-        driver = self._driver
-        return driver.engine.ended.cause if driver and driver.engine.ended else None
-
     @property
     def process(self) -> Popen[bytes] | None:
         """The child process of this opening, if the stream is one to a child."""
@@ -296,11 +228,6 @@ class PacketConnection:
     def outstanding(self) -> int:
         """Our requests that have no answer yet."""
         return self._driver.engine.outstanding if self._driver else 0
-
-    @property
-    def late_responses(self) -> int:
-        """Responses that came after their caller had given up."""
-        return self._driver.engine.late_responses if self._driver else 0
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received or sent; returns at once after close. False at the timeout."""
@@ -317,13 +244,6 @@ class PacketConnection:
     def send_eof(self) -> None:
         """Announce the end: EOF leaves as soon as the replies that are owed have left."""
         self._open_driver().end()
-
-    def _open_driver(self) -> Driver:
-        driver = self._driver
-        if driver is None or not self._opens:
-            state = "is closed" if self._was_open else "was never opened"
-            raise ConnectionEnded(f"{self} {state}; use it inside `with conn:`")
-        return driver
 
     # calls
 
@@ -400,7 +320,7 @@ class PacketConnection:
         for each response.
         """
         return pipelined(
-            lambda request: self.submit(*_submit_args(request), channel=channel, timeout=timeout),
+            lambda request: self.submit(*request_arguments(request), channel=channel, timeout=timeout),
             requests,
             window,
             timeout,
@@ -413,18 +333,6 @@ class PacketConnection:
         driver.take(event)
         responder.when_done(lambda outcome: driver.answer(event, outcome))
         return responder
-
-
-def _submit_args(request: Any) -> tuple[int, int, BytesLike]:
-    if isinstance(request, int):
-        return request, 0, b""
-    if isinstance(request, tuple) and len(request) == 2:
-        return request[0], 0, request[1]
-    if isinstance(request, tuple) and len(request) == 3:
-        return request
-    raise TypeError(
-        f"a request must be an rq_type, (rq_type, payload) or (rq_type, flags, payload), got {request!r:.100}"
-    )
 
 
 def pipelined(

@@ -20,7 +20,8 @@ from packetwire import (
     PacketConnection,
     RequestTimeout,
 )
-from packetwire.connection import _submit_args, pipelined
+from packetwire.connection import pipelined
+from packetwire.face import request_arguments
 
 
 class BlockingConnection:
@@ -116,7 +117,7 @@ class BlockingConnection:
         return self._run(submit)
 
     def map(self, requests: Any, *, window: int = 64, channel: int = 0, timeout: Any = None) -> Iterator[Any]:
-        return pipelined(lambda rq: self.submit(*_submit_args(rq), channel=channel), requests, window, timeout)
+        return pipelined(lambda rq: self.submit(*request_arguments(rq), channel=channel), requests, window, timeout)
 
     def join(self, timeout: float | None = None) -> bool:
         return self._run(partial(self.conn.join, timeout)) if self.conn.is_open() else True

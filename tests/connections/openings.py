@@ -1,4 +1,4 @@
-"""Opens, calls and closes 10,000 times, and fails if anything is left: `-m tests.connections.openings ENDS HANDLERS`."""
+"""Opens, calls, closes 10,000 times; fails if anything is left: `-m tests.connections.openings ENDS HANDLERS`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ import pytest
 
 from packetwire import Packet, PacketConnection, RequestReceived, errors
 from packetwire.capture import HEADER, MAX_RECORD, CaptureDecoder, Kind
-from packetwire.connection import DEFAULT_CLOSE_TIMEOUT, DEFAULT_MAX_UNSENT
 from packetwire.core import engine as bounds
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, MAX_UINT, decode_varint, encode_varint
@@ -16,6 +15,7 @@ from packetwire.core.refusals import REFUSALS
 from packetwire.core.requests import response_parts
 from packetwire.core.state import TRANSITIONS, Act, Half
 from packetwire.error_text import ERROR_TEXT_LIMIT
+from packetwire.face import DEFAULT_CLOSE_TIMEOUT, DEFAULT_MAX_UNSENT
 
 from .pages import WIRE, code_blocks, tables
 

@@ -14,32 +14,35 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from packetwire.aio.capturing import CapturedTransport
 from packetwire.aio.driver import Driver
 from packetwire.aio.opening import AsyncRecvSend, open_transport
 from packetwire.aio.request import RequestFuture
-from packetwire.connection import (
-    ABANDON_TIMEOUT,
-    DEFAULT_CLOSE_TIMEOUT,
-    DEFAULT_HANDLERS,
-    DEFAULT_MAX_UNSENT,
-    ERROR_DETAILS,
-    _submit_args,
-)
-from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, ConnectionEngine
+from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING
 from packetwire.core.events import Event, RequestReceived
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
 from packetwire.core.requests import Responder
 from packetwire.errors import ConnectionEnded, LocalProtocolError
+from packetwire.face import (
+    ABANDON_TIMEOUT,
+    DEFAULT_CLOSE_TIMEOUT,
+    DEFAULT_HANDLERS,
+    DEFAULT_MAX_UNSENT,
+    ConnectionFace,
+    request_arguments,
+)
 from packetwire.threaded.answering import RequestHandler
 from packetwire.threaded.waiter import DecodeResponse, Response
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
+    from packetwire.capture import CaptureWriter
+
 _names = itertools.count(1)
 
 
-class AsyncPacketConnection:
+class AsyncPacketConnection(ConnectionFace[Driver]):
     """Requests and responses over one byte stream, many at a time, both ways, in an event loop.
 
     `recv_send` is the stream: all that `PacketConnection` accepts, and also
@@ -57,7 +60,8 @@ class AsyncPacketConnection:
       a task for each request, which may use this connection. A plain function runs in a thread, as many as
       `handlers` at once, or in the loop if that is "inline" or the request's type is in `inline`: right for
       what is quick. It returns what a handler of `PacketConnection` may return, or an awaitable of that.
-    - The other arguments are those of `PacketConnection`. `on_event` and `trace_log` are called in the loop.
+    - The other arguments are those of `PacketConnection`. `on_event` and `trace_log` are called in the loop,
+      and a `capture` is written there.
     """
 
     def __init__(
@@ -76,68 +80,27 @@ class AsyncPacketConnection:
         on_event: Callable[[Event], object] | None = None,
         close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
         leading_octets: bytes = b"",
+        capture: CaptureWriter | None = None,
     ) -> None:
-        if handlers != "inline" and not (isinstance(handlers, int) and handlers >= 1):
-            raise LocalProtocolError(f"handlers must be 1 or more, or 'inline', got {handlers!r}")
-        if error_detail not in ERROR_DETAILS:
-            raise LocalProtocolError(f"error_detail must be one of {ERROR_DETAILS}, got {error_detail!r}")
-        for what, value in ("max_packet_size", max_packet_size), ("max_outstanding", max_outstanding):
-            if value < 1:
-                raise LocalProtocolError(f"{what} must be 1 or more, got {value!r}")
-        self.name = name if name is not None else f"a{next(_names)}"
-        self.recv_send = recv_send
-        self.request_handler = request_handler
-        self.trace_log = trace_log
-        self.handlers = handlers
-        self.inline = inline
-        self.max_packet_size = max_packet_size
-        self.max_outstanding = max_outstanding
-        self.max_unsent = max_unsent
-        self.error_detail = error_detail
-        self.on_event = on_event
-        self.close_timeout = close_timeout
-        self.trailing_octets = bytes(leading_octets)
-        """What came behind the peer's EOF on the last opening: the next user of the stream needs it."""
-        self._driver: Driver | None = None
+        super().__init__(
+            recv_send,
+            name if name is not None else f"a{next(_names)}",
+            request_handler=request_handler,
+            trace_log=trace_log,
+            handlers=handlers,
+            inline=inline,
+            max_packet_size=max_packet_size,
+            max_outstanding=max_outstanding,
+            max_unsent=max_unsent,
+            error_detail=error_detail,
+            on_event=on_event,
+            close_timeout=close_timeout,
+            leading_octets=leading_octets,
+            capture=capture,
+        )
         self._opening = asyncio.Lock()  # keeps opening and closing apart
-        self._opens = 0
-        self._was_open = False
-
-    def __str__(self) -> str:
-        return f"{type(self).__name__}[{self.name}]"
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}[{self.name}]{id(self)}"
 
     # opening and closing
-
-    @classmethod
-    def spawn(
-        cls,
-        argv: Iterable[str],
-        name: str | None = None,
-        *,
-        cwd: Any = None,
-        env: Any = None,
-        forward_stderr: bool = False,
-        exit_timeout: float | None = None,
-        **connection: Any,
-    ) -> Self:
-        """A connection to a child process over its standard input and output, started at each opening.
-
-        As `PacketConnection.spawn`.
-        """
-        from packetwire.streams.process import EXIT_WAIT, child
-
-        argv = [argv] if isinstance(argv, str) else list(argv)
-        start = child(
-            argv,
-            cwd=cwd,
-            env=env,
-            forward_stderr=forward_stderr,
-            exit_timeout=EXIT_WAIT if exit_timeout is None else exit_timeout,
-        )
-        return cls(start, name if name is not None else argv[0], **connection)
 
     async def open(self) -> Self:
         """Open the connection, or count one more user of it.
@@ -160,14 +123,11 @@ class AsyncPacketConnection:
         leading = b"" if callable(self.recv_send) else self.trailing_octets
         transport = await open_transport(self.recv_send, self.name, leading)
         self.trailing_octets = b""
+        if self.capture is not None:
+            transport = CapturedTransport(transport, self.capture.begin(self.name))
         try:
-            engine = ConnectionEngine(
-                accepts_requests=self.request_handler is not None or self.on_event is not None,
-                max_packet_size=self.max_packet_size,
-                max_outstanding=self.max_outstanding,
-            )
             driver = Driver(
-                engine,
+                self._make_engine(),
                 transport,
                 name=self.name,
                 handler=self.request_handler,
@@ -220,26 +180,6 @@ class AsyncPacketConnection:
     ) -> None:
         await self.close(None if exc_type is None else min(ABANDON_TIMEOUT, self.close_timeout))
 
-    def is_open(self) -> bool:
-        """Whether it is open."""
-        return self._opens > 0
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was open and is not any more."""
-        return self._was_open and not self._opens
-
-    @property
-    def requests_allowed(self) -> bool:
-        """Whether the peer's requests are answered."""
-        return self._opens > 0 and self.request_handler is not None
-
-    @property
-    def ended(self) -> ConnectionEnded | None:
-        """Why nothing more is received, or None while the connection lives."""
-        driver = self._driver
-        return driver.engine.ended.cause if driver and driver.engine.ended else None
-
     @property
     def process(self) -> Popen[bytes] | None:
         """The child process of this opening, if the stream is one to a child."""
@@ -249,11 +189,6 @@ class AsyncPacketConnection:
     def outstanding(self) -> int:
         """Our requests that have no answer yet, those that wait for room among them."""
         return self._driver.outstanding if self._driver else 0
-
-    @property
-    def late_responses(self) -> int:
-        """Responses that came after their caller had given up."""
-        return self._driver.engine.late_responses if self._driver else 0
 
     async def join(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received or sent; returns at once after close. False at the timeout."""
@@ -270,13 +205,6 @@ class AsyncPacketConnection:
     def send_eof(self) -> None:
         """Announce the end: EOF leaves as soon as the replies that are owed have left."""
         self._open_driver().end()
-
-    def _open_driver(self) -> Driver:
-        driver = self._driver
-        if driver is None or not self._opens:
-            state = "is closed" if self._was_open else "was never opened"
-            raise ConnectionEnded(f"{self} {state}; use it inside `async with conn:`")
-        return driver
 
     # calls
 
@@ -380,7 +308,7 @@ class AsyncPacketConnection:
         """
         return pipelined(
             self,
-            lambda request: self.submit(*_submit_args(request), channel=channel, timeout=timeout),
+            lambda request: self.submit(*request_arguments(request), channel=channel, timeout=timeout),
             requests,
             window,
         )

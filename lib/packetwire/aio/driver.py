@@ -24,13 +24,13 @@ from packetwire.aio.answering import Answering
 from packetwire.aio.request import RequestFuture, deliver, refuse
 from packetwire.aio.transport import Transport
 from packetwire.core.engine import ConnectionEngine
-from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded
+from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded, event_text
 from packetwire.core.packets import BytesLike, check_payload
 from packetwire.core.requests import Outcome
 from packetwire.errors import ConnectionEnded, LimitExceeded, RequestTimeout, ended_by
 from packetwire.streams.fds import READ_SIZE
 from packetwire.threaded.answering import RequestHandler
-from packetwire.threaded.driver import END_GRACE, _shown
+from packetwire.threaded.driver import END_GRACE
 from packetwire.threaded.waiter import Response
 
 logger = logging.getLogger("packetwire")
@@ -390,7 +390,7 @@ class Driver:
         """Tell the observers, before anything comes of the events."""
         for event in events:
             if self._trace:
-                self._trace("<== %s", _shown(event))
+                self._trace("<== %s", event_text(event))
             if self._on_event:
                 try:
                     self._on_event(event)

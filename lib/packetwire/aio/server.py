@@ -15,13 +15,22 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from packetwire.addresses import Address, StdioAddress, TcpAddress, UnixAddress, keep_alive, parse_address
+from packetwire.addresses import (
+    Address,
+    StdioAddress,
+    TcpAddress,
+    UnixAddress,
+    ZmqPairAddress,
+    ZmqRouterAddress,
+    keep_alive,
+    parse_address,
+)
 from packetwire.aio.blocking import in_thread, to_the_end_in_thread
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.aio.service import AsyncHasPacketConnection
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
-from packetwire.listeners import BACKLOG, Listener, check_listenable, listen
+from packetwire.listeners import BACKLOG, Acceptor, Listener, check_listenable, listen
 from packetwire.server import (
     ABANDON_TIMEOUT,
     CUT_SECONDS,
@@ -34,6 +43,7 @@ from packetwire.server import (
 )
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import PacketConnectionRecvSend
+from packetwire.streams.zmqpeers import PeerStream
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -67,9 +77,7 @@ async def aserve(
         raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
     check_context(address, ssl_context)
     stdio: ByteStream | None = None
-    if not isinstance(address, UnixAddress | TcpAddress | StdioAddress):
-        raise LocalProtocolError(f"{address}: serve() serves there, aserve() does not")
-    if isinstance(address, UnixAddress | TcpAddress):
+    if isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
         place = address
         listener = await in_thread(lambda: listen(place), f"packetwire-{address}-listen", Listener.close)
     else:
@@ -167,7 +175,7 @@ class AsyncServer:
     def _is_full(self) -> bool:
         return len(self._sessions) >= self._max_connections
 
-    def _admit(self, listening: socket.socket) -> None:
+    def _admit(self, listening: Acceptor) -> None:
         if self._is_full:
             self._rest()  # somebody may be about to leave
             return
@@ -184,7 +192,7 @@ class AsyncServer:
         self.failure = error
         self.stop()
 
-    def _accept(self, listening: socket.socket) -> socket.socket | None:
+    def _accept(self, listening: Acceptor) -> socket.socket | PeerStream | None:
         """A client that waits, or None. Raises OSError if nobody can be accepted any more."""
         try:
             client, _ = listening.accept()
@@ -227,6 +235,9 @@ class AsyncServer:
         for listening in self._listener.sockets:
             while turned_away < BACKLOG and (client := self._accept(listening)):
                 turned_away += 1
+                if isinstance(client, PeerStream):
+                    client.turn_away()
+                    continue
                 with client, suppress(OSError):  # it may be gone already
                     if self._ssl_context is None:
                         client.send(bytes(ERQ_PACKET) + bytes(EOF_PACKET), socket.MSG_DONTWAIT)
@@ -378,6 +389,8 @@ class _Session:
         if isinstance(self._stream, socket.socket):
             with suppress(OSError):  # it may be gone already
                 self._stream.shutdown(socket.SHUT_RDWR)
+        elif isinstance(self._stream, PeerStream):
+            self._stream.hang_up()
 
     def cut_off(self) -> None:
         """End it now; what is owed is refused first, which can take a moment."""

@@ -23,7 +23,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from packetwire.addresses import connect_to
+from packetwire.addresses import connect_to, parse_address
+from packetwire.cli import curve
 from packetwire.cli.benchmarks import (
     BULK,
     DEPTH,
@@ -38,8 +39,9 @@ from packetwire.cli.benchmarks import (
     repeated,
     summary,
 )
-from packetwire.connection import DEFAULT_HANDLERS, PacketConnection
+from packetwire.connection import PacketConnection
 from packetwire.errors import RequestFailed
+from packetwire.face import DEFAULT_HANDLERS
 
 SERVE, ASK, ASK_ADDRESS = "serve", "ask", "ask-address"
 """What the process is, as its first argument."""
@@ -96,9 +98,10 @@ def _packetwire_server(handlers: int | str) -> Callable[[int, int], None]:
 
 
 @contextmanager
-def _address_asker(address: str) -> Iterator[Asker]:
+def _address_asker(address: str, curve_server: str, curve_key: str) -> Iterator[Asker]:
     """Asks a server at an address; a wrong answer is that of a server which is not meant to be measured."""
-    with PacketConnection(connect_to(address), address) as conn:
+    target = curve.to_connect(parse_address(address), curve_server or None, curve_key or None)
+    with PacketConnection(connect_to(target), address) as conn:
         try:
             expect(_payload(conn(REVERSE, PAYLOAD, timeout=FIRST_ANSWER_TIMEOUT)), PAYLOAD[::-1])
             yield PacketwireAsker(conn)
@@ -315,19 +318,20 @@ def usage(new_peak: bool = False) -> Usage:
 def main(argv: Sequence[str]) -> int:
     """Be one end of a contender: `serve` or `ask`, its name and three descriptors, or `ask-address`.
 
-    The descriptors are those of the socket for commands, to read and to write. Its end is the end of the
-    process, also in the middle of a measurement: whoever started that may be gone.
+    Behind `ask-address` come the address, a descriptor, and two files for `curve.to_connect`, "" for none. The
+    descriptors are those of the socket for commands, to read and to write. Its end is the end of the process,
+    also in the middle of a measurement: whoever started that may be gone.
     """
-    role, name, control_fd, *fds = argv
+    role, name, control_fd, *more = argv
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))  # closes what is open
     with socket.socket(fileno=int(control_fd)) as control:
         commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         obey = _told_usage(control) if role == SERVE else commands.put
         threading.Thread(target=_listen, args=(control, obey), daemon=True).start()
         if role == SERVE:
-            CONTENDERS[name].serve(*map(int, fds))
+            CONTENDERS[name].serve(*map(int, more))
             return 0
-        asking = _address_asker(name) if role == ASK_ADDRESS else CONTENDERS[name].ask(*map(int, fds))
+        asking = _address_asker(name, *more) if role == ASK_ADDRESS else CONTENDERS[name].ask(*map(int, more))
         try:
             with asking as asker:
                 _measure(asker, commands, control)

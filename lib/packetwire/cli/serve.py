@@ -9,14 +9,15 @@ import sys
 import threading
 from typing import Any
 
+from packetwire.cli import curve
 from packetwire.cli.addressing import address, seconds
 from packetwire.cli.arguments import whole_number
 from packetwire.cli.failure import EXIT_FAILED, CommandFailed
 from packetwire.cli.named import MakeService, described, find_service
 from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
 from packetwire.cli.tls import add_server_options, server_ssl_context
-from packetwire.connection import DEFAULT_HANDLERS, ERROR_DETAILS
 from packetwire.errors import PacketwireError
+from packetwire.face import DEFAULT_HANDLERS, ERROR_DETAILS
 from packetwire.listeners import check_listenable
 from packetwire.server import DEFAULT_DRAIN, DEFAULT_MAX_CONNECTIONS, Server, connection_of, serve
 
@@ -27,9 +28,11 @@ DESCRIPTION = """
 Serves MODULE:NAME at ADDRESS, to many clients at a time; each gets a service of its own. NAME is a
 HasPacketConnection class or another callable that makes one from a recv_send, or a request map
 {number: class}; modules in the current directory are found. ADDRESS is unix:PATH (the socket gets mode
-0600), tcp:HOST:PORT (port 0: any that is free), tls:HOST:PORT (with --cert) or stdio: (one client, the
-process that started this one).
-Whoever can reach a tcp: address can use the service: there is no authentication and no encryption.
+0600), tcp:HOST:PORT (port 0: any that is free), tls:HOST:PORT (with --cert), zmq+router:ENDPOINT (a ZMQ ROUTER at
+tcp://HOST:PORT or ipc://PATH; port *: any that is free), zmq+pair:ENDPOINT (one client at a time) or stdio: (one
+client, the process that started this one).
+Whoever can reach a tcp: address, or a zmq+ address without --curve-key, can use the service: there is no
+authentication and no encryption.
 SIGTERM and Ctrl-C let it end: nobody is accepted any more, the replies that are owed are sent, then the
 connections are closed; a second signal cuts that short.
 Exit status: 0 after SIGTERM or when the client of stdio: has ended, 1 if it failed, 2 for bad arguments or a
@@ -46,7 +49,7 @@ def add_parser(commands: Any) -> None:
         "address",
         metavar="ADDRESS",
         type=address(check_listenable),
-        help="unix:PATH, tcp:HOST:PORT, tls:HOST:PORT or stdio:",
+        help="unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, zmq+router:ENDPOINT, zmq+pair:ENDPOINT or stdio:",
     )
     parser.add_argument(
         "--max-connections",
@@ -80,6 +83,7 @@ def add_parser(commands: Any) -> None:
         help="standard error gets only what ends the server: no line when it is ready, no failures of handlers",
     )
     add_server_options(parser)
+    curve.add_server_options(parser)
 
 
 def handlers(text: str) -> int | str:
@@ -95,11 +99,12 @@ def handlers(text: str) -> int | str:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal, or the only client, ends it; returns the exit status."""
     make_service = _with_options(find_service(args.service), args.handlers, args.error_detail)
+    place = curve.to_serve(args.address, args.curve_key, args.curve_clients)
     limits = {"max_connections": args.max_connections, "drain_timeout": args.drain}
     with (
         stop_signals() as (told, tell),
         log_shown(args.quiet),
-        serve(args.address, make_service, **limits, ssl_context=server_ssl_context(args)) as server,
+        serve(place, make_service, **limits, ssl_context=server_ssl_context(args)) as server,
     ):
         if not args.quiet:
             print(f"serving {args.service} on {server.address}", file=sys.stderr, flush=True)

@@ -49,3 +49,17 @@ class StreamEnded(NamedTuple):
 
 
 Event = RequestReceived | ResponseReceived | PeerEndedRequests | StreamEnded
+
+
+def event_text(event: Event) -> str:
+    """An event for the log, with the first octets of its payload."""
+    if isinstance(event, StreamEnded):
+        return f"end: {event.cause}"
+    if isinstance(event, RequestReceived):
+        return (
+            f"request {event.channel}:{event.tag} rq_type={event.rq_type} flags=0x{event.flags:x} "
+            f"{event.payload[:32]!r}"
+        )
+    if isinstance(event, ResponseReceived):
+        return f"response {event.channel}:{event.tag} ok={event.ok} flags=0x{event.flags:x} {event.payload[:32]!r}"
+    return "end of requests"

@@ -30,7 +30,7 @@ from collections.abc import Callable, Container
 from threading import get_ident
 
 from packetwire.core.engine import ConnectionEngine
-from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded
+from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded, event_text
 from packetwire.core.packets import BytesLike
 from packetwire.core.requests import Outcome
 from packetwire.errors import (
@@ -565,7 +565,7 @@ class Driver:
         """Tell the observers, before anything comes of the events."""
         for event in events:
             if self._trace:
-                self._trace("<== %s", _shown(event))
+                self._trace("<== %s", event_text(event))
             if self._on_event:
                 try:
                     self._on_event(event)
@@ -933,20 +933,6 @@ class Driver:
     def _has_answered(self) -> None:
         if self._reader != get_ident():  # the reader writes behind all events of its chunk
             self.flush()
-
-
-def _shown(event: Event) -> str:
-    """An event for the log, with the first octets of its payload."""
-    if isinstance(event, StreamEnded):
-        return f"end: {event.cause}"
-    if isinstance(event, RequestReceived):
-        return (
-            f"request {event.channel}:{event.tag} rq_type={event.rq_type} flags=0x{event.flags:x} "
-            f"{event.payload[:32]!r}"
-        )
-    if isinstance(event, ResponseReceived):
-        return f"response {event.channel}:{event.tag} ok={event.ok} flags=0x{event.flags:x} {event.payload[:32]!r}"
-    return "end of requests"
 
 
 _drivers: weakref.WeakSet[Driver] = weakref.WeakSet()

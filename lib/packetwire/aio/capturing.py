@@ -1,0 +1,63 @@
+"""A transport of which all that is read and written is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from packetwire.aio.transport import Receiver, Transport
+from packetwire.capture import CapturedConnection, Kind
+from packetwire.errors import ConnectionEnded
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+
+class CapturedTransport:
+    """`inner`, which it closes. What is written is recorded before it leaves: the answer must not come first."""
+
+    def __init__(self, inner: Transport, connection: CapturedConnection) -> None:
+        self._inner = inner
+        self._connection = connection
+        self.stop_reading = inner.stop_reading
+        self.stop = inner.stop
+        self.hurry = inner.hurry
+
+    @property
+    def process(self) -> Popen[bytes] | None:
+        return self._inner.process
+
+    def start(self, receiver: Receiver) -> None:
+        self._inner.start(_CapturedReceiver(receiver, self._connection))
+
+    def write(self, buffers: Sequence[bytes]) -> bool:
+        for buffer in buffers:
+            self._connection.record(Kind.FORTH, buffer)
+        return self._inner.write(buffers)
+
+    async def close(self, trailing: bytes) -> bytes:
+        self._connection.record(Kind.FORTH)
+        try:
+            return await self._inner.close(trailing)
+        finally:
+            self._connection.over()
+
+
+class _CapturedReceiver:
+    """Records what is received."""
+
+    def __init__(self, inner: Receiver, connection: CapturedConnection) -> None:
+        self._inner = inner
+        self._connection = connection
+        self.written = inner.written
+        self.write_failed = inner.write_failed
+        self.expect_end = inner.expect_end
+        self.interrupted = inner.interrupted
+
+    def receive(self, octets: bytes) -> bool:
+        self._connection.record(Kind.BACK, octets)
+        return self._inner.receive(octets)
+
+    def receive_end(self, cause: ConnectionEnded | None) -> None:
+        self._connection.record(Kind.BACK)
+        self._inner.receive_end(cause)

@@ -1,0 +1,166 @@
+"""What the faces of a connection have in common: what they are given, checked, and what they say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+
+from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, ConnectionEngine
+from packetwire.core.events import Event
+from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
+from packetwire.errors import ConnectionEnded, LocalProtocolError
+
+if TYPE_CHECKING:
+    from packetwire.capture import CaptureWriter
+    from packetwire.threaded.answering import RequestHandler
+
+DEFAULT_HANDLERS = 4
+DEFAULT_CLOSE_TIMEOUT = 5.0
+DEFAULT_MAX_UNSENT = 1 << 20
+ABANDON_TIMEOUT = 1.0
+"""Seconds for closing when the block of a `with` was left by an exception."""
+ERROR_DETAILS = ("none", "message", "traceback")
+
+
+class ConnectionDriver(Protocol):
+    """What drives one opening of a connection."""
+
+    engine: ConnectionEngine
+
+
+DriverT = TypeVar("DriverT", bound=ConnectionDriver)
+
+
+class ConnectionFace(Generic[DriverT]):
+    """A connection that can be opened many times, each time with a driver of its own."""
+
+    def __init__(
+        self,
+        recv_send: Any,
+        name: str,
+        *,
+        request_handler: RequestHandler | None = None,
+        trace_log: Callable[..., object] | None = None,
+        handlers: int | str = DEFAULT_HANDLERS,
+        inline: Container[int] | None = None,
+        max_packet_size: int = DEFAULT_MAX_PACKET_SIZE,
+        max_outstanding: int = DEFAULT_MAX_OUTSTANDING,
+        max_unsent: int = DEFAULT_MAX_UNSENT,
+        error_detail: str = "message",
+        on_event: Callable[[Event], object] | None = None,
+        close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
+        leading_octets: bytes = b"",
+        capture: CaptureWriter | None = None,
+    ) -> None:
+        if handlers != "inline" and not (isinstance(handlers, int) and handlers >= 1):
+            raise LocalProtocolError(f"handlers must be 1 or more, or 'inline', got {handlers!r}")
+        if error_detail not in ERROR_DETAILS:
+            raise LocalProtocolError(f"error_detail must be one of {ERROR_DETAILS}, got {error_detail!r}")
+        for what, value in ("max_packet_size", max_packet_size), ("max_outstanding", max_outstanding):
+            if value < 1:
+                raise LocalProtocolError(f"{what} must be 1 or more, got {value!r}")
+        self.recv_send = recv_send
+        self.name = name
+        self.request_handler = request_handler
+        self.trace_log = trace_log
+        self.handlers = handlers
+        self.inline = inline
+        self.max_packet_size = max_packet_size
+        self.max_outstanding = max_outstanding
+        self.max_unsent = max_unsent
+        self.error_detail = error_detail
+        self.on_event = on_event
+        self.close_timeout = close_timeout
+        self.capture = capture
+        self.trailing_octets = bytes(leading_octets)
+        """What came behind the peer's EOF on the last opening: the next user of the stream needs it."""
+        self._driver: DriverT | None = None
+        self._opens = 0
+        self._was_open = False
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}[{self.name}]"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}[{self.name}]{id(self)}"
+
+    @classmethod
+    def spawn(
+        cls,
+        argv: Iterable[str],
+        name: str | None = None,
+        *,
+        cwd: Any = None,
+        env: Any = None,
+        forward_stderr: bool = False,
+        exit_timeout: float | None = None,
+        **connection: Any,
+    ) -> Self:
+        """A connection to a child process over its standard input and output, started at each opening.
+
+        The child's standard error is kept, and quoted by `ChildExited`; with `forward_stderr` it is passed
+        on to ours too. At close the child has `exit_timeout` seconds to leave, then it is terminated.
+        """
+        from packetwire.streams.process import EXIT_WAIT, child
+
+        argv = [argv] if isinstance(argv, str) else list(argv)
+        start = child(
+            argv,
+            cwd=cwd,
+            env=env,
+            forward_stderr=forward_stderr,
+            exit_timeout=EXIT_WAIT if exit_timeout is None else exit_timeout,
+        )
+        return cls(start, name if name is not None else argv[0], **connection)
+
+    def _make_engine(self) -> ConnectionEngine:
+        return ConnectionEngine(
+            accepts_requests=self.request_handler is not None or self.on_event is not None,
+            max_packet_size=self.max_packet_size,
+            max_outstanding=self.max_outstanding,
+        )
+
+    def _open_driver(self) -> DriverT:
+        driver = self._driver
+        if driver is None or not self._opens:
+            state = "is closed" if self._was_open else "was never opened"
+            raise ConnectionEnded(f"{self} {state}; use it inside its `with` block")
+        return driver
+
+    def is_open(self) -> bool:
+        """Whether it is open."""
+        return self._opens > 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was open and is not any more."""
+        return self._was_open and not self._opens
+
+    @property
+    def requests_allowed(self) -> bool:
+        """Whether the peer's requests are answered."""
+        return self._opens > 0 and self.request_handler is not None
+
+    @property
+    def ended(self) -> ConnectionEnded | None:
+        """Why nothing more is received, or None while the connection lives."""
+        driver = self._driver
+        return driver.engine.ended.cause if driver and driver.engine.ended else None
+
+    @property
+    def late_responses(self) -> int:
+        """Responses that came after their caller had given up."""
+        return self._driver.engine.late_responses if self._driver else 0
+
+
+def request_arguments(request: Any) -> tuple[int, int, BytesLike]:
+    """The (rq_type, flags, payload) of what a `map` is given for a request. Raises TypeError."""
+    if isinstance(request, int):
+        return request, 0, b""
+    if isinstance(request, tuple) and len(request) == 2:
+        return request[0], 0, request[1]
+    if isinstance(request, tuple) and len(request) == 3:
+        return request
+    raise TypeError(
+        f"a request must be an rq_type, (rq_type, payload) or (rq_type, flags, payload), got {request!r:.100}"
+    )
