@@ -269,8 +269,9 @@ class Direction:
 
     def end(self) -> None:
         """Nothing more passes. A second call does nothing."""
-        for fd in {self._in_fd, self._out_fd} - {-1}:
-            os.close(fd)
+        for fd in (self._in_fd, self._out_fd):  # who sees the end can count on the other side's broken pipe
+            if fd >= 0:
+                os.close(fd)
         self._in_fd = self._out_fd = -1
 
     def _to_take(self) -> int:

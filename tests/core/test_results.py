@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import enum
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,9 @@ RESULTS: list[tuple[Any, tuple[int, bytes]]] = [
 ]
 
 
-@pytest.mark.parametrize(("result", "parts"), RESULTS, ids=repr)
+@pytest.mark.parametrize(
+    ("result", "parts"), RESULTS, ids=[re.sub(" at 0x\\w+", "", repr(result)) for result in RESULTS]
+)
 def test_results(result: Any, parts: tuple[int, bytes]) -> None:
     flags, payload = response_parts(result)
     assert (flags, payload) == parts
@@ -124,7 +127,9 @@ def after(responder: Responder, heard: Heard, answer: Callable[[], None]) -> Non
 
 
 @pytest.mark.parametrize("subscribed", [before, after])
-@pytest.mark.parametrize(("result", "parts"), RESULTS, ids=repr)
+@pytest.mark.parametrize(
+    ("result", "parts"), RESULTS, ids=[re.sub(" at 0x\\w+", "", repr(result)) for result in RESULTS]
+)
 def test_a_responder_answers(subscribed: Callable[..., None], result: Any, parts: tuple[int, bytes]) -> None:
     responder, heard = Responder(), Heard()
     assert not responder.answered
