@@ -1,0 +1,67 @@
+"""RIAPS group ports: publish and subscribe among the members of a group, query and answer with its leader.
+
+`Group` is how to use them in a program. The four ports have the names and meanings of `riaps.run.dcPorts`, and
+talk to those; no RIAPS framework is needed. `packetwire.riaps.aio` has the same for an event loop.
+"""
+
+from packetwire.riaps.errors import OperationError, PortError
+from packetwire.riaps.group import Group
+from packetwire.riaps.info import GroupSpec, PortInfo, PortScope
+from packetwire.riaps.keys import GroupKeys
+from packetwire.riaps.messages import (
+    ANN,
+    LDR,
+    MFL,
+    MLT,
+    MSG,
+    MTL,
+    RCM,
+    REQ,
+    RFV,
+    RTC,
+    TIC,
+    VOT,
+    Authority,
+    Control,
+    GroupMessage,
+    Heartbeat,
+    MemberLeft,
+    Vote,
+    VoteRequest,
+    parse_control,
+)
+from packetwire.riaps.ports import GroupAnsPort, GroupPubPort, GroupQryPort, GroupSubPort
+
+__all__ = [
+    "ANN",
+    "LDR",
+    "MFL",
+    "MLT",
+    "MSG",
+    "MTL",
+    "RCM",
+    "REQ",
+    "RFV",
+    "RTC",
+    "TIC",
+    "VOT",
+    "Authority",
+    "Control",
+    "Group",
+    "GroupAnsPort",
+    "GroupKeys",
+    "GroupMessage",
+    "GroupPubPort",
+    "GroupQryPort",
+    "GroupSpec",
+    "GroupSubPort",
+    "Heartbeat",
+    "MemberLeft",
+    "OperationError",
+    "PortError",
+    "PortInfo",
+    "PortScope",
+    "Vote",
+    "VoteRequest",
+    "parse_control",
+]

@@ -1,0 +1,129 @@
+"""The messages of a port: what it sends and receives on its socket, and what it remembers of them.
+
+Strategy: sending and receiving are written as steps (see `waiting`), so they serve threads and event loops alike.
+What came is either a message or counted as malformed, and in neither case the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from dataclasses import dataclass, replace
+
+import zmq
+
+from packetwire.riaps.attachments import Attachment
+from packetwire.riaps.errors import PortError
+from packetwire.riaps.messages import MOST_FRAMES, BytesLike, GroupMessage, malformed
+from packetwire.riaps.sockets import PortSocket
+from packetwire.riaps.waiting import Steps, until
+
+
+@dataclass(frozen=True)
+class Form:
+    """The messages of a kind of port."""
+
+    kind: str
+    sends: frozenset[bytes] | None = None
+    """The commands that it sends; None for any."""
+    receives: frozenset[bytes] | None = None
+    """The commands that it gets; None for any."""
+    addressed: bool = False
+    """Whether the member's identity is in front."""
+    retry: float | None = None
+    """Seconds after which sending is tried again, if the socket does not tell when it is worth it."""
+
+
+@dataclass
+class Limits:
+    """Time limits in milliseconds, and the octets of a frame. The times can be changed."""
+
+    send_timeout: int
+    recv_timeout: int
+    max_frame: int
+
+
+class Exchange:
+    """Sends and receives."""
+
+    def __init__(
+        self,
+        form: Form,
+        socket: PortSocket,
+        attachment: Attachment,
+        limits: Limits,
+        *,
+        timed: bool,
+    ) -> None:
+        self.form = form
+        self.timed = timed
+        self.limits = limits
+        self.send_time = 0.0
+        self.recv_time = 0.0
+        self.malformed = 0
+        self._socket = socket
+        self._attachment = attachment
+        self._counting = threading.Lock()
+
+    def try_receive(self) -> GroupMessage | None:
+        """The next message, None if there is none now. Raises `PortError` for what is none, and counts it."""
+        frames = self._socket.try_receive(MOST_FRAMES + self.form.addressed)
+        if frames is None:
+            return None
+        self.recv_time, self.send_time = time.time(), 0.0
+        try:
+            message = GroupMessage.parse(frames, addressed=self.form.addressed)
+            if self.form.receives is not None and message.command not in self.form.receives:
+                raise malformed(f"a {self.form.kind} port does not get {message.command!r}")
+        except PortError:
+            self.count_malformed()
+            raise
+        self.send_time = message.send_time or 0.0
+        return message
+
+    def count_malformed(self) -> None:
+        """One more message that was none."""
+        with self._counting:
+            self.malformed += 1
+
+    def receiving(self, timeout: int | None = None) -> Steps[GroupMessage]:
+        """The steps to the next message, within `recv_timeout` unless there is another one."""
+        limit = self.limits.recv_timeout if timeout is None else timeout
+        message = yield from until(self.try_receive, [self._socket], limit, zmq.POLLIN)
+        if message is None:
+            raise PortError(f"{self._socket.name}: nothing came within {limit} ms", PortError.EAGAIN)
+        return message
+
+    def sending(self, command: bytes, payload: BytesLike, identity: bytes | None = None) -> Steps[bool]:
+        """The steps to a message that is sent."""
+        message = self._message(command, payload, identity)
+
+        def attempt() -> bool | None:
+            # the time is that of leaving, not of beginning to wait
+            sent = replace(message, send_time=time.time()) if self.timed else message
+            try:
+                return self._socket.try_send(sent.encode(), self._attachment.check) or None
+            except PortError as error:
+                if error.errno == PortError.EROUTE and identity is not None:
+                    text = f"{self._socket.name}: no member with the identity {identity!r} is connected"
+                    raise PortError(text, PortError.EROUTE) from error
+                raise
+
+        retry = self.form.retry
+        events = zmq.POLLOUT if retry is None else 0
+        if (yield from until(attempt, [self._socket], self.limits.send_timeout, events, retry)) is None:
+            with self._socket.use("send"):
+                reason = self._attachment.why_not()
+            text = f"{self._socket.name}: not sent within {self.limits.send_timeout} ms, {reason}"
+            raise PortError(text, PortError.EAGAIN)
+        return True
+
+    def _message(self, command: bytes, payload: BytesLike, identity: bytes | None) -> GroupMessage:
+        message = GroupMessage(command, payload, time.time() if self.timed else None, identity)  # type: ignore[arg-type]
+        if self.form.sends is not None and message.command not in self.form.sends:
+            raise malformed(f"a {self.form.kind} port does not send {message.command!r}")
+        if len(message.payload) > self.limits.max_frame:
+            text = f"the payload has {len(message.payload)} octets, the limit is {self.limits.max_frame}"
+            raise PortError(text, errno.EMSGSIZE)
+        return message

@@ -1,0 +1,398 @@
+"""A member of a group: the four ports, as one program uses them.
+
+    all members    publish, receive            who leads    update, or what a leader publishes (`ldr`)
+    member         ask, tell_leader            leader       lead, answer
+
+Strategy: nothing happens behind the program's back, there is no thread here. The control messages of the
+members are read with the others, when the program receives, asks or waits. There is no election: a program
+that is to lead is told so from outside, and calls `lead`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from ipaddress import IPv4Address
+from typing import Any, Self, SupportsIndex
+
+import zmq
+
+from packetwire.riaps.attachments import Address, address_of
+from packetwire.riaps.errors import OperationError, PortError
+from packetwire.riaps.info import GroupSpec
+from packetwire.riaps.keys import GroupKeys
+from packetwire.riaps.messages import (
+    LDR,
+    MFL,
+    MLT,
+    MSG,
+    MTL,
+    TIC,
+    Authority,
+    BytesLike,
+    GroupMessage,
+    Heartbeat,
+    MemberLeft,
+    parse_control,
+)
+from packetwire.riaps.ports import (
+    DEFAULT_HOST,
+    DEFAULT_RECV_TIMEOUT,
+    DEFAULT_SEND_TIMEOUT,
+    GroupAnsPort,
+    GroupPort,
+    GroupPubPort,
+    GroupQryPort,
+    GroupSubPort,
+    checked_limit,
+    new_id,
+)
+from packetwire.riaps.sockets import DEFAULT_MAX_FRAME, ZmqContext
+from packetwire.riaps.waiting import Steps, finish, until
+
+logger = logging.getLogger("packetwire")
+
+DEFAULT_ANSWER_TIMEOUT = 5000
+"""Milliseconds for the leader to answer."""
+DEFAULT_PEER_TIMEOUT = 10_000
+"""Milliseconds without a heartbeat after which a member is gone."""
+PENDING_LIMIT = 1000
+"""Messages that were read while waiting for something else, and are kept."""
+PEERS_LIMIT = 1024
+"""Members whose heartbeats are remembered."""
+BATCH = 64
+"""Messages that are looked at before others have a turn."""
+
+
+class Group:
+    """A member. It listens at once; others find it if they have its `address` among their members.
+
+    `group_spec`, `host`, `keys` and the time limits, in milliseconds, are those of the ports. `members` are the
+    (host, port) pairs where members publish; its own address may be among them. `port` and `answer_port` are
+    the numbers to listen at, 0 for free ones.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        group_spec: GroupSpec | Mapping[str, Any],
+        host: str = DEFAULT_HOST,
+        context: ZmqContext | None = None,
+        send_timeout: int = DEFAULT_SEND_TIMEOUT,
+        keys: GroupKeys | None = None,
+        *,
+        members: Iterable[Address] = (),
+        port: int = 0,
+        answer_port: int = 0,
+        recv_timeout: int = DEFAULT_RECV_TIMEOUT,
+        peer_timeout: int = DEFAULT_PEER_TIMEOUT,
+        max_frame: int = DEFAULT_MAX_FRAME,
+    ) -> None:
+        common: Any = (name, group_spec, host, context, send_timeout, keys)
+        self.name = name
+        self.id = new_id()
+        """By which the other members know this one."""
+        self.pub = GroupPubPort(*common, port=port, max_frame=max_frame)
+        self.sub = GroupSubPort(*common, recv_timeout=recv_timeout, max_frame=max_frame)
+        self.qry = GroupQryPort(*common, recv_timeout=recv_timeout, max_frame=max_frame)
+        self.ans = GroupAnsPort(*common, port=answer_port, recv_timeout=recv_timeout, max_frame=max_frame)
+        self.leads = False
+        """Whether this member is the leader."""
+        self.leader_id: bytes | None = None
+        """Who leads, as a leader has published it."""
+        self.term = 0
+        """Of the leader that was heard of last."""
+        self.dropped = 0
+        """Messages that were not kept, because nobody received those before."""
+        self._recv_timeout = recv_timeout
+        self._peer_timeout = checked_limit(peer_timeout)
+        self._heard: dict[bytes, float] = {}
+        self._pending: deque[GroupMessage] = deque()
+        self._reading = threading.RLock()
+        self._asking = threading.Lock()
+        with ExitStack() as undo:
+            for each in self._ports:
+                undo.callback(each.closeSocket)
+                each.setupSocket()
+            self.set_members(members)
+            undo.pop_all()
+
+    @property
+    def _ports(self) -> tuple[GroupPort, ...]:
+        return self.pub, self.sub, self.qry, self.ans
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Tell the others that this member leaves, and close the ports. A second call does nothing."""
+        if self.pub.getSocket() is not None:
+            with suppress(PortError):  # of a context that was terminated
+                self.pub.sendGroup(MLT, MemberLeft(self.id).encode())
+        for port in self._ports:
+            port.closeSocket()
+
+    # who is there
+
+    @property
+    def address(self) -> Address:
+        """Where it publishes: what the others need to know."""
+        return _listens_at(self.pub)
+
+    @property
+    def answer_address(self) -> Address:
+        """Where it answers as a leader, which `lead` publishes."""
+        return _listens_at(self.ans)
+
+    @property
+    def members(self) -> tuple[Address, ...]:
+        """Where the others publish."""
+        return self.sub.servers
+
+    def set_members(self, members: Iterable[Address]) -> None:
+        """From now on these are the members: connect to those that are new, let go of those that are gone."""
+        wanted = {address_of(*member) for member in members} - {self.address}
+        for gone in set(self.sub.servers) - wanted:
+            self.sub.remove(*gone)
+        for member in wanted:
+            self.sub.update(*member)
+
+    def add_member(self, host: str, port: SupportsIndex | str) -> None:
+        """One more; nothing happens if it is known."""
+        if address_of(host, port) != self.address:
+            self.sub.update(host, port)
+
+    def remove_member(self, host: str, port: SupportsIndex | str) -> None:
+        """One less; nothing happens if it is not known."""
+        self.sub.remove(host, port)
+
+    @property
+    def peers(self) -> frozenset[bytes]:
+        """The ids of the members whose heartbeats came lately."""
+        with self._reading:
+            if self._peer_timeout >= 0:
+                oldest = time.monotonic() - self._peer_timeout / 1000
+                self._heard = {member: heard for member, heard in self._heard.items() if heard >= oldest}
+            return frozenset(self._heard)
+
+    @property
+    def malformed(self) -> int:
+        """How many messages came that were none."""
+        return sum(port.malformed for port in self._ports)
+
+    # who leads
+
+    @property
+    def leader(self) -> Address | None:
+        """The answer port of the leader; None if there is none, or if this member leads."""
+        return self.qry.leader
+
+    def update(self, host: str | None, port: SupportsIndex | str | None) -> None:
+        """The leader's answer port is there; with None for both there is no leader."""
+        self.qry.update(host, port)
+        self.leads = False
+
+    def lead(self, term: int | None = None) -> None:
+        """This member leads: tell the others, who connect to its answer port.
+
+        Call it again now and then, for members that come later. Without a `term` it is the next one, or the
+        same if this member leads already.
+        """
+        if term is None:
+            term = self.term if self.leads else self.term + 1
+        host, port = self.answer_address
+        authority = Authority(term, self.id, host, port)
+        if IPv4Address(host).is_unspecified:
+            raise OperationError(
+                "a leader has to tell where it is: give the group a host that others can connect to"
+            )
+        self.qry.update(None, None)
+        self.leads, self.leader_id, self.term = True, self.id, term
+        self.pub.sendGroup(LDR, authority.encode())
+
+    def resign(self) -> None:
+        """This member leads no more: tell the others that there is no leader."""
+        if not self.leads:
+            raise OperationError("this member does not lead")
+        self.leads, self.leader_id = False, None
+        host, _ = self.answer_address
+        self.pub.sendGroup(LDR, Authority(self.term, self.id, host, 0).encode())
+
+    def heartbeat(self) -> None:
+        """Tell the others that this member is alive. RIAPS members do so each second."""
+        self.pub.sendGroup(TIC, Heartbeat(self.id).encode())
+
+    # messages
+
+    def publish(self, payload: BytesLike) -> None:
+        """To all members that are connected."""
+        finish(self.publishing(payload))
+
+    def receive(self, timeout: int | None = None) -> GroupMessage:
+        """The next message that a member published, or sent to this one as the leader: that has an `identity`.
+
+        Control messages are returned as well, when what they say was noted. What is malformed is counted.
+        """
+        return finish(self.receiving(timeout))
+
+    def wait_leader(self, timeout: int | None = None) -> Address:
+        """Wait until a leader is known, and return its answer port. Messages that come meanwhile are kept."""
+        return finish(self.waiting_leader(timeout))
+
+    def ask(self, payload: BytesLike, timeout: int = DEFAULT_ANSWER_TIMEOUT) -> GroupMessage:
+        """Send to the leader, and return what it sends to this member next.
+
+        Answers do not say what they answer, so there is one question at a time; after one that was not answered
+        the connection to the leader is made anew, and a late answer goes nowhere.
+        """
+        return finish(self.asking(payload, timeout))
+
+    def tell_leader(self, payload: BytesLike, command: bytes = MTL) -> None:
+        """Send to the leader. What it may answer comes with `receive_from_leader`."""
+        finish(self.telling_leader(payload, command))
+
+    def receive_from_leader(self, timeout: int | None = None) -> GroupMessage:
+        """The next message that the leader sent to this member."""
+        return finish(self.qry.exchange.receiving(timeout))
+
+    def answer(self, question: GroupMessage | bytes, payload: BytesLike) -> None:
+        """As the leader, send to the member that sent this message, or that has this identity."""
+        finish(self.answering(question, payload))
+
+    # the same as steps
+
+    def publishing(self, payload: BytesLike) -> Steps[bool]:
+        """The steps of `publish`."""
+        return self.pub.exchange.sending(MSG, payload)
+
+    def receiving(self, timeout: int | None = None) -> Steps[GroupMessage]:
+        """The steps of `receive`."""
+        limit = self._recv_timeout if timeout is None else checked_limit(timeout)
+        sockets = [self.sub.shared_socket, self.ans.shared_socket]
+        message = yield from until(self._next, sockets, limit, zmq.POLLIN)
+        if message is None:
+            raise PortError(f"group {self.name!r}: nothing came within {limit} ms", PortError.EAGAIN)
+        return message
+
+    def waiting_leader(self, timeout: int | None = None) -> Steps[Address]:
+        """The steps of `wait_leader`."""
+        limit = self._recv_timeout if timeout is None else checked_limit(timeout)
+        leader = yield from until(self._known_leader, [self.sub.shared_socket], limit, zmq.POLLIN)
+        if leader is None:
+            raise PortError(f"group {self.name!r}: no leader was heard of within {limit} ms", PortError.EAGAIN)
+        return leader
+
+    def asking(self, payload: BytesLike, timeout: int = DEFAULT_ANSWER_TIMEOUT) -> Steps[GroupMessage]:
+        """The steps of `ask`."""
+        if not self._asking.acquire(blocking=False):
+            raise OperationError("a question is waiting for its answer already")
+        try:
+            yield from self.telling_leader(payload)
+            try:
+                return (yield from self.qry.exchange.receiving(checked_limit(timeout)))
+            except BaseException:
+                with suppress(OperationError, PortError):  # closed meanwhile
+                    self.qry.reset()
+                raise
+        finally:
+            self._asking.release()
+
+    def telling_leader(self, payload: BytesLike, command: bytes = MTL) -> Steps[bool]:
+        """The steps of `tell_leader`."""
+        self._catch_up()
+        return (yield from self.qry.exchange.sending(command, payload))
+
+    def answering(self, question: GroupMessage | bytes, payload: BytesLike) -> Steps[bool]:
+        """The steps of `answer`."""
+        identity = question.identity if isinstance(question, GroupMessage) else question
+        if identity is None:
+            raise OperationError("that message was published, so it has no identity to answer")
+        return self.ans.exchange.sending(MFL, payload, identity)
+
+    # what comes
+
+    def _next(self) -> GroupMessage | None:
+        with self._reading:
+            if self._pending:
+                return self._pending.popleft()
+            return self._read(self.ans) or self._read_published()
+
+    def _known_leader(self) -> Address | None:
+        self._catch_up()
+        return self.leader
+
+    def _catch_up(self) -> None:
+        """Heed what was published up to now, and keep it for `receive`."""
+        with self._reading:
+            while (message := self._read_published()) is not None:
+                self._pending.append(message)
+                if len(self._pending) > PENDING_LIMIT:
+                    self._pending.popleft()
+                    self.dropped += 1
+            if self._pending:
+                self.sub.shared_socket.wake()
+
+    def _read_published(self) -> GroupMessage | None:
+        for _ in range(BATCH):
+            message = self._read(self.sub)
+            if message is None:
+                return None
+            try:
+                self._heed(message)
+            except PortError as error:
+                self.sub.exchange.count_malformed()
+                logger.debug("group %r: %s", self.name, error)
+            else:
+                return message
+        return None
+
+    def _read(self, port: GroupPort) -> GroupMessage | None:
+        for _ in range(BATCH):
+            try:
+                return port.exchange.try_receive()
+            except PortError as error:
+                if error.errno != PortError.EFAULT:
+                    raise
+                logger.debug("group %r: %s", self.name, error)
+        return None
+
+    def _heed(self, message: GroupMessage) -> None:
+        """Note what a control message says. Raises `PortError` if it is malformed."""
+        match parse_control(message):
+            case Authority() as authority:
+                self._follow(authority)
+            case Heartbeat(member):
+                self._heard.pop(member, None)
+                self._heard[member] = time.monotonic()
+                if len(self._heard) > PEERS_LIMIT:
+                    del self._heard[next(iter(self._heard))]
+            case MemberLeft(member):
+                self._heard.pop(member, None)
+
+    def _follow(self, authority: Authority) -> None:
+        if authority.leader == self.id:
+            return
+        # a message from an earlier term may have been under way while the leader moved; but a group
+        # that begins anew counts from the start, and then the leader of before is gone
+        if authority.term < self.term and (self.leads or self.qry.is_linked()):
+            return
+        self.leads = False
+        self.term = authority.term
+        self.leader_id = authority.leader if authority.has_leader else None
+        if authority.has_leader:
+            self.qry.update(authority.host, authority.port)
+        else:
+            self.qry.update(None, None)
+
+
+def _listens_at(port: GroupPort) -> Address:
+    info = port.getInfo()
+    assert info is not None, "a group's ports are set up"
+    return info.portHost, info.portNum

@@ -1,0 +1,94 @@
+"""Whether a connecting socket has a link to the one peer that it is to talk to.
+
+ZMQ takes messages for a peer that is not there, and holds them. A leader that is gone must not swallow questions
+in silence, so the socket's monitor is asked before something is sent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from contextlib import suppress
+from typing import cast
+
+import zmq
+
+ZmqSocket = zmq.Socket[bytes]
+
+_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _FAILURES
+_EVENT = struct.Struct("=HI")
+"""The first frame of what a monitor tells; zmq.utils.monitor would import asyncio to read it."""
+_numbers = itertools.count(1)
+"""For the addresses of monitors: ZMQ lets go of one only some time after it was closed."""
+
+
+class Links:
+    """What the monitor of a socket has told, about the address that counts. Used by one thread at a time."""
+
+    def __init__(self, socket: ZmqSocket) -> None:
+        self._socket = socket
+        self._monitor = open_monitor(socket, _EVENTS)
+        self._endpoint = b""
+        self._linked = False
+        self._failure = ""
+
+    def fileno(self) -> int:
+        """Readable when there is something new."""
+        return self._monitor.fileno()
+
+    def follow(self, endpoint: str) -> None:
+        """From now on that address counts; none if it is empty."""
+        self._read()  # what was told of the one before
+        self._endpoint, self._linked, self._failure = endpoint.encode(), False, ""
+
+    @property
+    def is_up(self) -> bool:
+        self._read()
+        return self._linked
+
+    @property
+    def failure(self) -> str:
+        """Why there is no link, as far as that is known."""
+        return self._failure
+
+    def _read(self) -> None:
+        while cast(int, self._monitor.get(zmq.EVENTS)) & zmq.POLLIN:
+            told, endpoint = self._monitor.recv_multipart(zmq.NOBLOCK)
+            if endpoint != self._endpoint:
+                continue
+            event, _ = _EVENT.unpack(told)
+            self._linked = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            if self._linked:
+                self._failure = ""
+            elif event & _FAILURES:
+                self._failure = "the handshake failed, one side has a wrong key, or none"
+
+    def close(self) -> None:
+        """Before the socket itself is closed. A second call does nothing."""
+        if not self._monitor.closed:
+            close_monitor(self._socket, self._monitor)
+
+
+def open_monitor(socket: ZmqSocket, events: int) -> ZmqSocket:
+    """What tells of those events of a socket."""
+    address = f"inproc://packetwire-riaps-{next(_numbers)}"
+    monitor: ZmqSocket = socket.context.socket(zmq.PAIR)
+    try:
+        # with a bound on this queue, ZMQ's own thread would stand still where nobody reads it
+        monitor.rcvhwm = 0
+        socket.monitor(address, events)
+        monitor.connect(address)
+    except BaseException:
+        monitor.close(0)
+        raise
+    return monitor
+
+
+def close_monitor(socket: ZmqSocket, monitor: ZmqSocket) -> None:
+    """Before the socket itself is closed."""
+    with suppress(zmq.ZMQError):  # the owner has closed it, or the context was terminated
+        socket.disable_monitor()
+    monitor.close(0)

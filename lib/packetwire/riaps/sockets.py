@@ -1,0 +1,181 @@
+"""One ZMQ socket of a port, shared by threads.
+
+Strategy: every use of the socket happens under a lock and never blocks; waiting happens outside, see `waiting`.
+Each use ends with a look at what the socket has to offer now, and wakes those that wait for it. ZMQ connects
+again by itself here: what travels are whole messages, and a member that comes back is welcome.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import cast
+
+import zmq
+
+from packetwire.riaps.errors import PortError
+from packetwire.riaps.links import Links, ZmqSocket
+from packetwire.riaps.waiting import Waiting
+
+ZmqContext = zmq.Context[ZmqSocket]
+
+DEFAULT_MAX_FRAME = 16 << 20
+"""Octets of a frame; a peer that sends a longer one is disconnected."""
+QUEUE_LIMIT = 100
+"""Messages that ZMQ holds for one peer in each direction, as in the reference."""
+LINGER_SECONDS = 1.0
+"""For what was sent to leave, after a socket was closed."""
+HEARTBEAT_INTERVAL = 10.0
+HEARTBEAT_TIMEOUT = 30.0
+"""Seconds without a sign of life after which a link is dropped."""
+HANDSHAKE_TIMEOUT = 10.0
+RECONNECT_INTERVAL = 0.1
+MAX_RECONNECT_INTERVAL = 1.0
+"""Seconds between two tries to connect again, at first and at most."""
+
+
+class PortSocket:
+    """Holds a ZMQ socket for a port, which may put another one in its place."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lock = threading.RLock()
+        self._socket: ZmqSocket | None = None
+        self._links: Links | None = None
+        self._waitings: set[Waiting] = set()
+
+    @property
+    def raw(self) -> ZmqSocket | None:
+        """The ZMQ socket itself; for use under the `lock`."""
+        return self._socket
+
+    def put(self, socket: ZmqSocket, links: Links | None = None) -> None:
+        """Use that socket from now on, and close the one before. Who waits goes on waiting, with the new one."""
+        with self.lock:
+            self.drop()
+            self._socket, self._links = socket, links
+            for waiting in self._waitings:
+                self._watch(waiting)
+                waiting.wake()
+
+    def drop(self) -> None:
+        """Close the socket. Who waits fails. A second call does nothing."""
+        with self.lock:
+            if self._links is not None:
+                self._links.close()
+            if self._socket is not None:
+                self._socket.close()
+            self._socket = self._links = None
+            self.wake()
+
+    @contextmanager
+    def use(self, what: str) -> Iterator[ZmqSocket]:
+        """The socket, for this thread alone. Its errors become PortErrors that say `what` failed."""
+        with self.lock:
+            if self._socket is None:
+                raise PortError(f"{self.name} cannot {what}: it has no socket, call setupSocket", errno.ENOTSOCK)
+            try:
+                yield self._socket
+            except zmq.ZMQError as error:
+                raise port_error(f"{self.name} cannot {what}", error) from error
+            finally:
+                self._tell()
+
+    def try_receive(self, most: int) -> list[bytes] | None:
+        """The frames of a message; None if there is none. Of a longer one there are `most` frames and one more."""
+        with self.use("receive") as socket:
+            try:
+                frames = [socket.recv(zmq.NOBLOCK)]
+            except zmq.Again:
+                return None
+            while socket.get(zmq.RCVMORE):
+                frame = socket.recv(zmq.NOBLOCK)
+                if len(frames) <= most:
+                    frames.append(frame)
+            return frames
+
+    def try_send(self, frames: list[bytes], check: Callable[[], None]) -> bool:
+        """Whether they were sent; not, if there is no link or no room. `check` is called first, and may raise."""
+        with self.use("send") as socket:
+            check()
+            if self._links is not None and not self._links.is_up:
+                return False
+            last = len(frames) - 1
+            for position, frame in enumerate(frames):
+                if not _sent(socket, frame, more=position < last):
+                    if position:
+                        # a link lost in the middle: ZMQ drops the frames up to the last, so it has to get them
+                        for rest in range(position + 1, len(frames)):
+                            _sent(socket, frames[rest], more=rest < last)
+                    return False
+            return True
+
+    def wake(self) -> None:
+        """Have all who wait try again."""
+        with self.lock:
+            for waiting in self._waitings:
+                waiting.wake()
+
+    def begin_wait(self, waiting: Waiting) -> None:
+        with self.use("wait"):
+            self._watch(waiting)
+            self._waitings.add(waiting)
+
+    def end_wait(self, waiting: Waiting) -> None:
+        with self.lock:
+            self._waitings.discard(waiting)
+
+    def _watch(self, waiting: Waiting) -> None:
+        if self._socket is not None:
+            waiting.watch(cast(int, self._socket.get(zmq.FD)))
+        if self._links is not None:
+            waiting.watch(self._links.fileno())
+
+    def _tell(self) -> None:
+        """Wake those for whom there is something now: the descriptors may not say it any more."""
+        if self._socket is None or not self._waitings:
+            return
+        with suppress(zmq.ZMQError):  # the context is gone: their descriptors say so
+            events = cast(int, self._socket.get(zmq.EVENTS))
+            if self._links is not None and not self._links.is_up:
+                events &= ~zmq.POLLOUT
+            for waiting in self._waitings:
+                if waiting.events & events:
+                    waiting.wake()
+
+
+def _sent(socket: ZmqSocket, frame: bytes, *, more: bool) -> bool:
+    try:
+        socket.send(frame, zmq.NOBLOCK | (zmq.SNDMORE if more else 0))
+    except zmq.Again:
+        return False
+    return True
+
+
+def make_socket(context: ZmqContext | None, kind: int, max_frame: int) -> ZmqSocket:
+    """A socket for a port, neither bound nor connected."""
+    try:
+        socket = (context or zmq.Context.instance()).socket(kind)
+    except zmq.ZMQError as error:
+        raise port_error("a port cannot have a socket", error) from error
+    socket.sndhwm = socket.rcvhwm = QUEUE_LIMIT
+    socket.maxmsgsize = max_frame
+    socket.linger = _milliseconds(LINGER_SECONDS)
+    socket.handshake_ivl = _milliseconds(HANDSHAKE_TIMEOUT)
+    socket.heartbeat_ivl = _milliseconds(HEARTBEAT_INTERVAL)
+    socket.heartbeat_timeout = socket.heartbeat_ttl = _milliseconds(HEARTBEAT_TIMEOUT)
+    socket.reconnect_ivl = _milliseconds(RECONNECT_INTERVAL)
+    socket.reconnect_ivl_max = _milliseconds(MAX_RECONNECT_INTERVAL)
+    return socket
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def port_error(text: str, error: zmq.ZMQError) -> PortError:
+    """What ZMQ says, as the reference has it."""
+    number = error.errno or 0
+    return PortError(f"{text}: {zmq.strerror(number)}", number)
