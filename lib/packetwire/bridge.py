@@ -7,7 +7,6 @@ client or its far end does, the others go on.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import logging
 import os
@@ -38,6 +37,7 @@ from packetwire.capture import CapturedConnection, CaptureWriter
 from packetwire.errors import ConnectionEnded, LocalProtocolError
 from packetwire.listeners import Acceptor, Listener, listen
 from packetwire.relay import Relay
+from packetwire.server import EXHAUSTED, LISTENER_BROKEN
 from packetwire.streams.bytestream import ByteStream, WriteHalf
 from packetwire.streams.open import open_stream
 from packetwire.streams.sockets import SocketReader, SocketWriter
@@ -54,9 +54,6 @@ END_SECONDS = 3.0
 """Seconds for sessions to end when the bridge does."""
 PAUSE_SECONDS = 0.5
 """Seconds without accepting, when the system ran out of something."""
-
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_LISTENER_BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
 
 _ListenedAt = UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress
 
@@ -194,9 +191,9 @@ class Bridge:
         try:
             client, _ = listening.accept()
         except OSError as error:
-            if error.errno in _LISTENER_BROKEN:
+            if error.errno in LISTENER_BROKEN:
                 raise
-            if error.errno in _EXHAUSTED:
+            if error.errno in EXHAUSTED:
                 self._ran_out(error)
             return  # else it is gone already, or what is wrong with it concerns nobody else
         self._exhausted = False

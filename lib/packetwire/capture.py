@@ -287,6 +287,10 @@ class CapturedStream(ByteStream):
     def start(self, on_exit: Callable[[ConnectionEnded], None]) -> None:
         self._inner.start(on_exit)
 
+    @property
+    def is_cut_off(self) -> bool:
+        return self._inner.is_cut_off
+
     def end_reason(self) -> ConnectionEnded | None:
         return self._inner.end_reason()
 

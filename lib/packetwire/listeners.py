@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from packetwire.addresses import (
     Address,
@@ -32,6 +32,9 @@ from packetwire.addresses import (
 )
 from packetwire.errors import LocalProtocolError
 from packetwire.streams.zmqpeers import PeerStream
+
+if TYPE_CHECKING:
+    from packetwire.streams.zmqrouter import ZmqListener
 
 BACKLOG = 1024
 """Clients that the system lets wait to be accepted; it may have a lower bound of its own."""
@@ -86,12 +89,12 @@ class Listener:
         self.sockets = []
 
 
-class UnixListener(Listener):
+class FileListener(Listener):
     """A listener with a file."""
 
-    def __init__(self, address: UnixAddress, sock: socket.socket) -> None:
-        super().__init__(address, [sock])
-        self._path = os.path.abspath(address.path)
+    def __init__(self, address: Address, path: str, acceptor: Acceptor) -> None:
+        super().__init__(address, [acceptor])
+        self._path = os.path.abspath(path)
         self._file = _identity(self._path)
 
     def close(self) -> None:
@@ -123,17 +126,24 @@ def check_listenable(address: Address) -> None:
 
 
 def _listen_unix(address: UnixAddress) -> Listener:
+    with _socket_with_file(address.path) as sock:
+        return FileListener(address, address.path, sock)
+
+
+@contextmanager
+def _socket_with_file(path: str) -> Iterator[socket.socket]:
+    """A socket that listens at `path`, in place of one that nobody answers on. After an error it is gone again."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with _directory_locked(os.path.dirname(address.path) or "."):
-            _remove_stale(address.path)
-            sock.bind(address.path)
+        with _directory_locked(os.path.dirname(path) or "."):
+            _remove_stale(path)
+            sock.bind(path)
             try:
-                os.chmod(address.path, SOCKET_MODE)
+                os.chmod(path, SOCKET_MODE)
                 sock.listen(BACKLOG)
-                return UnixListener(address, sock)
+                yield sock
             except BaseException:
-                os.unlink(address.path)
+                os.unlink(path)
                 raise
     except BaseException:
         sock.close()
@@ -242,25 +252,25 @@ def _listen_all(places: Sequence[tuple[socket.AddressFamily, Any]]) -> list[sock
 def _listen_zmq(address: ZmqPairAddress | ZmqRouterAddress) -> Listener:
     path = address.endpoint.removeprefix("ipc://")
     if path == address.endpoint or path.startswith("@"):
-        return _bind_zmq(address)
-    with _directory_locked(os.path.dirname(path) or "."):
-        _remove_stale(path)  # ZMQ itself would take it away from a server that is alive
-        listener = _bind_zmq(address)
-        os.chmod(path, SOCKET_MODE)
-        return listener
+        bound = _bind_zmq(address)
+        return Listener(replace(address, endpoint=bound.endpoint), [bound])
+    # ZMQ itself would take a file away from a server that is alive, and let everybody in for a moment
+    with _socket_with_file(path) as sock:
+        bound = _bind_zmq(address, sock)
+        return FileListener(replace(address, endpoint=bound.endpoint), path, bound)
 
 
-def _bind_zmq(address: ZmqPairAddress | ZmqRouterAddress) -> Listener:
+def _bind_zmq(address: ZmqPairAddress | ZmqRouterAddress, sock: socket.socket | None = None) -> ZmqListener:
     from packetwire.streams.curve import CurveServer
     from packetwire.streams.zmqrouter import ZmqListener
 
     curve = address.curve
     if curve is not None and not isinstance(curve, CurveServer):
         raise LocalProtocolError(f"{address}: who serves needs the keys of a CurveServer")
-    bound = ZmqListener(
+    return ZmqListener(
         address.endpoint,
         pair=isinstance(address, ZmqPairAddress),
         curve=curve,
         idle_limit=address.idle_limit,
+        listening=sock,
     )
-    return Listener(replace(address, endpoint=bound.endpoint), [bound])

@@ -22,6 +22,8 @@ from packetwire.streams.wakeup import Wakeup
 RELAY_SIZE = 65536
 """Octets that a direction holds at most."""
 
+_GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
+
 
 class Relay:
     """Two open streams, of which each gets what is read from the other. It closes neither."""
@@ -50,6 +52,7 @@ class Relay:
             for direction in self._directions:
                 if direction.is_ready(ready):
                     direction.advance()
+                direction.look_at_sink(ready)
             self._see_to_ends()
         for direction in self._directions:
             direction.finish()
@@ -72,8 +75,8 @@ class Relay:
         wanted = {self._wakeup.fileno(): select.POLLIN}
         for direction in self._directions:
             if not direction.over:
-                fd, events = direction.wanted()
-                wanted[fd] = wanted.get(fd, 0) | events
+                for fd, events in direction.wanted():
+                    wanted[fd] = wanted.get(fd, 0) | events
         poller = select.poll()
         for fd, events in wanted.items():
             poller.register(fd, events)
@@ -100,7 +103,7 @@ class Relay:
         for direction, other in (self._forth, self._back), (self._back, self._forth):
             if direction.write_failed:
                 other.draining = True
-            if direction.read_failure is not None:
+            if direction.read_failure is not None or (direction.source_ended and direction.source.is_cut_off):
                 other.abandon()
         for direction in self._directions:
             if direction.draining:
@@ -132,18 +135,21 @@ class _Direction:
             self._unsent = (octets,)
             self._note(octets)
 
-    def wanted(self) -> tuple[int, int]:
-        """The descriptor, with its events, to poll before the next `advance`."""
+    def wanted(self) -> list[tuple[int, int]]:
+        """The descriptors, with their events, to poll before the next `advance`."""
         if self._unsent or self._at_end:
-            return self._sink.write_fd, self._sink.write_events
-        return self.source.read_fd, select.POLLIN
+            return [(self._sink.write_fd, self._sink.write_events)]
+        # without any event the sink still says when it is gone, for which there may be nothing to write for long
+        return [(self._sink.write_fd, 0), (self.source.read_fd, select.POLLIN)]
 
     def is_ready(self, ready: dict[int, int]) -> bool:
         """Whether what it wants is among what a poll has found."""
-        if self.over:
-            return False
-        fd, events = self.wanted()
-        return bool(ready.get(fd, 0) & (events | select.POLLERR | select.POLLHUP | select.POLLNVAL))
+        return not self.over and any(ready.get(fd, 0) & (events | _GONE) for fd, events in self.wanted())
+
+    def look_at_sink(self, ready: dict[int, int]) -> None:
+        """Give up if there is nobody to write to any more, whatever there is to write."""
+        if not self.over and ready.get(self._sink.write_fd, 0) & _GONE:
+            self.abandon()
 
     def advance(self) -> None:
         """Write what is held, else read once and write that; nothing waits."""

@@ -22,12 +22,13 @@ import logging
 import select
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import zmq
 
@@ -43,7 +44,14 @@ from packetwire.errors import (
 )
 from packetwire.streams.curve import CurveClient
 from packetwire.streams.wakeup import Wakeup
-from packetwire.streams.zmqsockets import be_curve_client
+from packetwire.streams.zmqsockets import (
+    NOBLOCK,
+    POLLIN,
+    POLLOUT,
+    ZmqContext,
+    be_curve_client,
+    events_now,
+)
 
 logger = logging.getLogger("packetwire")
 
@@ -82,7 +90,7 @@ class _Post:
         tick: Callable[[], float | None] = lambda: None,
         queue: int,
         curve: CurveClient | None,
-        context: zmq.Context[zmq.Socket[bytes]] | None,
+        context: ZmqContext | None,
     ) -> None:
         self._receive = receive
         self._has_room = room
@@ -150,14 +158,41 @@ class _Post:
         sock = self._socket
         try:
             while self._outbox:
-                sock.send_multipart(self._outbox[0], zmq.NOBLOCK)
+                sock.send_multipart(self._outbox[0], NOBLOCK)
                 self._outbox.popleft()
         except zmq.Again:
             pass
-        if cast(int, sock.get(zmq.EVENTS)) & zmq.POLLIN and self._has_room():
-            self._receive(sock.recv_multipart(zmq.NOBLOCK))
+        if events_now(sock) & POLLIN and self._has_room():
+            self._receive(sock.recv_multipart(NOBLOCK))
             return True
-        return bool(self._outbox) and bool(cast(int, sock.get(zmq.EVENTS)) & zmq.POLLOUT)
+        return bool(self._outbox) and bool(events_now(sock) & POLLOUT)
+
+
+def _packet_of(message: Message, endpoint: str) -> Packet | None:
+    """What is behind the envelope, or None if that is no packet, which is logged."""
+    try:
+        return Packet.from_bytes(message[-1])
+    except (PacketwireError, ValueError, EOFError) as error:
+        logger.warning("%s: a message that is no packet was dropped: %s", endpoint, error)
+        return None
+
+
+class _Closing(ABC):
+    """What a `with` closes."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class _Pending:
@@ -170,7 +205,7 @@ class _Pending:
         self.retry_after = retry_after
 
 
-class PacketClient:
+class PacketClient(_Closing):
     """Sends requests that any worker may answer. Use it by `with`, or `close` it. For many threads at once."""
 
     def __init__(
@@ -181,7 +216,7 @@ class PacketClient:
         attempts: int = DEFAULT_ATTEMPTS,
         max_pending: int = MAX_PENDING,
         curve: CurveClient | None = None,
-        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        context: ZmqContext | None = None,
     ) -> None:
         """`timeout` is the default of each request; an idempotent one is sent up to `attempts` times."""
         if attempts < 1 or max_pending < 1 or not timeout > 0:
@@ -273,24 +308,11 @@ class PacketClient:
         for pending in lost.values():
             _settle(pending.future, error=ConnectionEnded(f"{self.endpoint}: this client was closed"))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     # in the thread of the socket
 
     def _receive(self, message: Message) -> None:
-        try:
-            packet = Packet.from_bytes(message[-1])
-        except (PacketwireError, ValueError, EOFError) as error:
-            logger.warning("%s: a message that is no packet was dropped: %s", self.endpoint, error)
+        packet = _packet_of(message, self.endpoint)
+        if packet is None:
             return
         with self._room:
             pending = None if packet.is_request else self._pending.pop(packet.tag, None)
@@ -342,7 +364,7 @@ def _settle(future: Future[Response], response: Response | None = None, *, error
         future.set_result(response)
 
 
-class PacketWorker:
+class PacketWorker(_Closing):
     """Answers requests that are dealt to it, `handlers` at a time. Use it by `with`, or `close` it.
 
     `request_handler(rq_type, flags, payload)` is that of a `PacketConnection`; a deferred result counts as a
@@ -358,7 +380,7 @@ class PacketWorker:
         handlers: int = DEFAULT_WORKER_HANDLERS,
         error_detail: str = "message",
         curve: CurveClient | None = None,
-        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        context: ZmqContext | None = None,
     ) -> None:
         if handlers < 1:
             raise LocalProtocolError(f"handlers must be 1 or more, got {handlers}")
@@ -405,24 +427,15 @@ class PacketWorker:
             self._change.notify_all()
         self._post.stop()
         self._over.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        deadline = time.monotonic() + CLOSE_LINGER  # handlers that are still at work are left behind
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _receive(self, message: Message) -> None:
         """In the thread of the socket."""
-        try:
-            packet = Packet.from_bytes(message[-1])
-        except (PacketwireError, ValueError, EOFError) as error:
-            logger.warning("%s: a message that is no packet was dropped: %s", self.endpoint, error)
+        packet = _packet_of(message, self.endpoint)
+        if packet is None:
             return
         if not packet.is_request or not packet.rq_type:
             logger.warning("%s: a packet that is no request was dropped", self.endpoint)

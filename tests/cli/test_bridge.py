@@ -269,6 +269,15 @@ def test_half_close_is_passed_on_and_the_other_direction_goes_on(
     assert client.recv(100) == b""
 
 
+def test_who_only_waits_is_let_go_when_the_far_end_is_gone(far: socket.socket, unix: Callable[[str], str]) -> None:
+    with running(unix("near"), unix("far")) as bridge, dial(bridge.address) as client:
+        server, _ = far.accept()
+        server.close()
+        poller = select.poll()
+        poller.register(client, 0)  # not its end, but that nobody is there any more
+        assert poller.poll(LIMIT * 1000) == [(client.fileno(), select.POLLHUP)]
+
+
 def test_half_close_through_standard_input(far: socket.socket, unix: Callable[[str], str]) -> None:
     process = subprocess.Popen(
         [*PACKETWIRE, "bridge", "stdio:", unix("far")], stdin=subprocess.PIPE, stdout=subprocess.PIPE

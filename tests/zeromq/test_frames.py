@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+import zmq
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from packetwire import Packet, PacketConnection
+from packetwire import Packet, PacketConnection, PacketDecoder
+from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.frames import FrameWriter, frames_to_buffer
+from packetwire.streams.zmq import open_dealer
+from packetwire.streams.zmqrouter import ZmqListener
+
+from .conftest import RawDealer, accepted, readable
 
 packets = st.lists(
     st.builds(
@@ -84,6 +92,48 @@ def test_what_could_not_be_sent_is_kept() -> None:
 def test_a_size_that_is_none() -> None:
     with pytest.raises(ValueError, match="max_size"):
         FrameWriter(print, max_size=0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("accepts", [False, True], ids=["dealer", "router"])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sent=packets, cuts=st.lists(st.integers(0, 3000), max_size=40), size=st.integers(1, 5000))
+def test_packets_are_the_same_over_sockets(accepts: bool, sent: list[Packet], cuts: list[int], size: int) -> None:
+    """A raw socket sends the frames, and a stream is read in pieces of up to `size` octets."""
+    octets = b"".join(map(bytes, sent))
+    places = sorted({0, *(cut for cut in cuts if cut < len(octets)), len(octets)})
+    frames = [octets[start:end] for start, end in pairwise(places)]
+    endpoint = f"inproc://frames-{os.urandom(8).hex()}"
+    with ExitStack() as opened:
+        if accepts:
+            listener = ZmqListener(endpoint)
+            opened.callback(listener.close)
+            raw = opened.enter_context(RawDealer(listener.endpoint))
+            raw.send(b"", *frames, b"")
+            stream = accepted(listener) if frames else None
+        else:
+            router = opened.enter_context(zmq.Context.instance().socket(zmq.ROUTER))
+            router.linger = 0
+            router.bind(endpoint)
+            stream = open_dealer(endpoint)
+            identity, _ = router.recv_multipart()
+            for frame in (b"", *frames, b""):
+                router.send_multipart([identity, frame])
+        decoder, received = PacketDecoder(), []
+        while stream is not None and (piece := _next_piece(stream, size)):
+            received += decoder.feed(piece)
+        if stream is not None:
+            stream.close()
+    assert received == sent
+
+
+def _next_piece(stream: ByteStream, size: int) -> bytes:
+    """Up to `size` octets; none at the end."""
+    while (piece := stream.try_read(size)) is None:
+        assert readable(stream.read_fd)
+    assert len(piece) <= size
+    return piece
 
 
 @pytest.mark.timeout(30)

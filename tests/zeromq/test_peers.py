@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from packetwire.streams.zmqpeers import QUEUE_LIMIT, Peers, PeerStream
 
+from .conftest import readable
+
 A, B = b"a", b"b"
 LINK = (7, 1)
 LATER = (7, 2)
@@ -141,6 +143,31 @@ def test_a_queue_that_is_full_says_so_until_it_is_read(sock: Socket) -> None:
     assert stream.incoming.is_full
     assert stream.try_read(len(frame)) == frame
     assert not stream.incoming.is_full
+
+
+def test_who_was_told_to_look_and_need_not_any_more_is_told_once(sock: Socket) -> None:
+    sock.receive_frames(A, b"", b"x")
+    stream = sock.streams[0]
+    assert contents(stream) == (b"x", False)
+    stream.incoming.look()
+    assert readable(stream.read_fd, 0)
+    assert stream.try_read(1) is None
+    assert not readable(stream.read_fd, 0)
+
+
+def test_a_stream_is_readable_while_it_has_something(sock: Socket) -> None:
+    sock.receive_frames(A, b"")
+    stream = sock.streams[0]
+    assert not readable(stream.read_fd, 0)
+    sock.receive_frames(A, b"abc", b"d")
+    for rest in b"abcd":
+        assert readable(stream.read_fd, 0)
+        assert stream.try_read(1) == bytes([rest])
+    assert not readable(stream.read_fd, 0)
+    sock.receive_frames(A, b"")
+    assert readable(stream.read_fd, 0)
+    assert stream.try_read(1) == b""
+    assert readable(stream.read_fd, 0), "the end can be read again"
 
 
 @given(

@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 from aio.blocking import BlockingConnection
-from packetwire import ConnectionEnded, PacketConnection, PeerClosed, Responder
+from packetwire import ConnectionEnded, PacketConnection, PeerClosed, Responder, StreamTruncated
 from packetwire.streams.zmq import open_dealer, open_pair
 from packetwire.streams.zmqrouter import ZmqListener
 
@@ -141,7 +141,7 @@ def test_a_link_that_is_lost_ends_the_stream(
             assert octets
             router.send_multipart([identity, b""])
             router.close(20_000)
-            with pytest.raises(PeerClosed):
+            with pytest.raises(StreamTruncated, match="link to the ZMQ peer was lost"):
                 waiting(timeout=20)
     finally:
         router.close(0)

@@ -20,6 +20,7 @@ from packetwire.addresses import (
     StdioAddress,
     TcpAddress,
     UnixAddress,
+    ZmqAddress,
     ZmqPairAddress,
     ZmqRouterAddress,
     keep_alive,
@@ -277,7 +278,10 @@ class AsyncServer:
             self._accept_nobody()
             if self._pause is not None:
                 self._pause.cancel()
-            self._listener.close()
+            if isinstance(self.address, ZmqAddress):  # that may wait for the thread of the socket
+                await to_the_end_in_thread(self._listener.close, f"packetwire-{self.address}-closer")
+            else:
+                self._listener.close()
         await self._drain()
 
     async def _wait_for_change(self, deadline: float | None) -> None:

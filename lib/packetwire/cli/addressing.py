@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-from packetwire.addresses import Address, StdioAddress, TcpAddress, ZmqRouterAddress, parse_address
+from packetwire.addresses import Address, StdioAddress, TcpAddress, ZmqAddress, ZmqRouterAddress, parse_address
 from packetwire.errors import LocalProtocolError
 
 
@@ -19,9 +19,23 @@ def address(check: Callable[[Address], None]) -> Callable[[str], Address]:
             check(parsed)
         except LocalProtocolError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
+        if isinstance(parsed, ZmqAddress):
+            _check_zmq(parsed)
         return parsed
 
     return parse_checked
+
+
+def _check_zmq(target: ZmqAddress) -> None:
+    if target.endpoint.startswith("inproc:"):
+        raise argparse.ArgumentTypeError(
+            f"{target}: inproc: is for within one process, and a command is another one"
+        )
+    try:
+        import zmq  # noqa: F401
+    except ImportError:
+        text = f"{target} needs pyzmq, which is not installed: pip install 'packetwire[zmq]'"
+        raise argparse.ArgumentTypeError(text) from None
 
 
 def check_connectable(target: Address) -> None:

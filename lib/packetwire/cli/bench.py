@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import packetwire
+from packetwire.cli import curve
 from packetwire.cli.addressing import address, check_connectable, seconds
 from packetwire.cli.arguments import whole_number
 from packetwire.cli.benchmarks import BULK, CALLERS, DEPTH
@@ -73,7 +74,8 @@ def add_parser(commands: Any) -> None:
         metavar="ADDRESS",
         nargs="?",
         type=address(check_connectable),
-        help="a server to measure alone: exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH, tcp: or tls:HOST:PORT",
+        help="a server to measure alone: exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH, tcp: or tls:HOST:PORT, "
+        "zmq+dealer: or zmq+pair:ENDPOINT",
     )
     parser.add_argument("--pipe", action="store_true", help="a pair of pipes rather than of Unix sockets")
     parser.add_argument("--rounds", type=whole_number(1), default=5, metavar="N", help="(default: 5)")
@@ -93,6 +95,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--json", type=_writable, metavar="FILE", help="write all figures to FILE, or to - (instead of a table)"
     )
+    curve.add_client_options(parser)
 
 
 def _some_seconds(text: str) -> float:
@@ -121,6 +124,11 @@ def run(args: argparse.Namespace) -> int:
     """Measure and show; returns the exit status."""
     if args.address is not None and args.pipe:
         raise CommandFailed("--pipe is for this machine, without ADDRESS", EXIT_USAGE)
+    keys = args.curve_server, args.curve_key
+    if args.address is not None:
+        curve.to_connect(args.address, *keys)  # before all the measuring
+    elif any(keys):
+        raise CommandFailed("CURVE is for a zmq+ ADDRESS", EXIT_USAGE)
     display = None if args.json == STDOUT else open_display()
     if display:
         show_plan(args, display)
@@ -157,7 +165,12 @@ def measure_contenders(args: argparse.Namespace) -> dict[str, list[Figures]]:
 def measure_address(args: argparse.Namespace) -> dict[str, list[Figures]]:
     """The server at the address, in every round over a new connection."""
     with progress(args.rounds * steps(many_callers=True)) as step:
-        return {DEFAULT: [measure(remote(str(args.address)), args, step) for _ in range(args.rounds)]}
+        return {DEFAULT: [measure(server_at(args), args, step) for _ in range(args.rounds)]}
+
+
+def server_at(args: argparse.Namespace) -> AbstractContextManager[Ends]:
+    """The process that asks the server at the address."""
+    return remote(str(args.address), args.curve_server, args.curve_key)
 
 
 def steps(many_callers: bool) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from packetwire.addresses import StdioAddress
 from packetwire.bridge import DEFAULT_MAX_CLIENTS, Bridge, listens_at
 from packetwire.capture import CaptureError, CaptureWriter
+from packetwire.cli import curve
 from packetwire.cli.addressing import address, check_connectable
 from packetwire.cli.arguments import whole_number
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
@@ -27,7 +28,7 @@ listens, and connects each client to B by a connection of its own. If A is exec:
 stdio:, or with --connect, there is one connection, and the bridge ends with it. When one side ends its direction
 that is passed on, and the other direction goes on; a side that takes nothing stops the other's reading. A client
 for whom B cannot be reached is closed, with a line on standard error. Whoever can reach A can use B: a bridge
-checks nobody, unless A is tls: and there is a --client-ca.
+checks nobody, unless A is tls: and there is a --client-ca, or zmq+ and there is a --curve-key.
 With --tap all octets are recorded, with their times, for "packetwire dump" and "packetwire replay"; if FILE is
 such a record already it is continued. Should writing fail, the relaying goes on without.
 SIGTERM and Ctrl-C end all connections.
@@ -67,6 +68,10 @@ def add_parser(commands: Any) -> None:
     tls_b = parser.add_argument_group("if B is a tls: address")
     tls_b.add_argument("--cafile", metavar="FILE", help="the CAs to trust (default: the system's)")
     tls_b.add_argument("--server-name", metavar="NAME", help="whom B's certificate must be for (default: the host)")
+    curve.add_server_keys(parser.add_argument_group("CURVE, if A is zmq+router: or zmq+pair: to listen at"))
+    curve_b = parser.add_argument_group("CURVE, if B is zmq+dealer: or zmq+pair:")
+    curve_b.add_argument("--curve-server", metavar="FILE", help=curve.SERVER_HELP)
+    curve_b.add_argument("--curve-client-key", metavar="FILE", help="our secret key there (default: a new one)")
 
 
 def _check_b(parsed: Any) -> None:
@@ -111,11 +116,13 @@ def _make_bridge(args: argparse.Namespace, opened: ExitStack) -> Bridge:
     tls_b = argparse.Namespace(
         address=args.b, cafile=args.cafile, server_name=args.server_name, cert=None, key=None
     )
+    if args.connect and (args.curve_key or args.curve_clients):
+        raise CommandFailed("--curve-key and --curve-clients are for an A to listen at", EXIT_USAGE)
     ssl_context_a = None if args.connect else server_ssl_context(tls_a)
     ssl_context_b = client_ssl_context(tls_b)
     return Bridge(
-        args.a,
-        args.b,
+        curve.to_serve(args.a, args.curve_key, args.curve_clients),
+        curve.to_connect(args.b, args.curve_server, args.curve_client_key),
         connect_a=args.connect,
         max_clients=args.max_clients,
         capture=None if args.tap is None else opened.enter_context(_open_tap(args.tap)),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from packetwire.addresses import CONNECT_TIMEOUT, connect_to
+from packetwire.cli import curve
 from packetwire.cli.addressing import address, check_connectable, seconds
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
 from packetwire.cli.fields import field_values
@@ -32,7 +33,8 @@ CLOSE_TIMEOUT = 1.0
 DESCRIPTION = """
 Sends one request to ADDRESS and writes the payload of the response to standard output, as it is.
 ADDRESS is exec:CMD (a child process), ssh:[OPTIONS] HOST CMD (by the ssh program; an option's value is a word
-of its own), unix:PATH, tcp:HOST:PORT or tls:HOST:PORT. TYPE is the request's number. PAYLOAD is taken as
+of its own), unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, or zmq+dealer:ENDPOINT and zmq+pair:ENDPOINT for a ZMQ ROUTER
+and PAIR, where ENDPOINT is tcp://HOST:PORT or ipc://PATH. TYPE is the request's number. PAYLOAD is taken as
 text; - is standard input. Flags of the response are shown on standard error, if there are any.
 With --module, TYPE may also be the name of a request class, and what follows are the fields of that class, if
 it is a dataclass: FIELD=VALUE for int, float, bool, str and bytes, FIELD:hex=HEX, or FIELD:file=FILE. The
@@ -56,8 +58,8 @@ def add_parser(commands: Any) -> None:
         help="a text, - for standard input, or FIELD=VALUE …",
     )
     payload = parser.add_mutually_exclusive_group()
-    payload.add_argument("--hex", type=_hex, metavar="HEX", dest="payload", help="the payload, in hexadecimal")
-    payload.add_argument("--file", type=_file, metavar="FILE", dest="payload", help="the payload is this file")
+    payload.add_argument("--hex", type=hex_octets, metavar="HEX", dest="payload", help="it, in hexadecimal")
+    payload.add_argument("--file", type=file_octets, metavar="FILE", dest="payload", help="it is this file")
     parser.add_argument(
         "--flags",
         type=_number(MAX_REQUEST_FLAGS),
@@ -75,6 +77,7 @@ def add_parser(commands: Any) -> None:
         "--module", metavar="MODULE:NAME", help="a request map, or what `packetwire serve` would serve"
     )
     add_client_options(parser)
+    curve.add_client_options(parser)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Question:
 def run(args: argparse.Namespace) -> int:
     """Ask, print the answer, return the exit status."""
     connect = connect_to(
-        args.address,
+        curve.to_connect(args.address, args.curve_server, args.curve_key),
         timeout=_connect_timeout(args.timeout),
         ssl_context=client_ssl_context(args),
         server_name=args.server_name,
@@ -250,14 +253,16 @@ def _number(high: int) -> Callable[[str], int]:
     return parse
 
 
-def _hex(text: str) -> bytes:
+def hex_octets(text: str) -> bytes:
+    """Octets, in hexadecimal."""
     try:
         return bytes.fromhex(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected pairs of hexadecimal digits, got {text!r:.100}") from None
 
 
-def _file(text: str) -> bytes:
+def file_octets(text: str) -> bytes:
+    """What is in a file."""
     try:
         return Path(text).read_bytes()
     except OSError as error:

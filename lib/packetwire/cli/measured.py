@@ -27,15 +27,15 @@ LEAVE_WAIT = 10.0
 
 
 class MeasuredProcess:
-    """One of them, as a context manager; `arguments` and `fds` as `contenders.main` has them."""
+    """One of them, as a context manager; `role`, `name`, `fds` and `files` as `contenders.main` has them."""
 
-    def __init__(self, role: str, name: str, fds: Sequence[int] = ()) -> None:
+    def __init__(self, role: str, name: str, fds: Sequence[int] = (), files: Sequence[str] = ()) -> None:
         self._name = name
         self._role = role
         self._control, theirs = socket.socketpair()
         self._answers = self._control.makefile("r", encoding="utf-8")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by __exit__)
-        arguments = [role, name, str(theirs.fileno()), *map(str, fds)]
+        arguments = [role, name, str(theirs.fileno()), *map(str, fds), *files]
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "packetwire.cli.contenders", *arguments],
@@ -116,9 +116,11 @@ def contest(name: str, pipes: bool) -> Iterator[tuple[MeasuredProcess, MeasuredP
 
 
 @contextmanager
-def remote(address: str) -> Iterator[tuple[MeasuredProcess]]:
-    """The asking end of a connection to an address."""
-    with MeasuredProcess(ASK_ADDRESS, address) as asker:
+def remote(
+    address: str, curve_server: str | None = None, curve_key: str | None = None
+) -> Iterator[tuple[MeasuredProcess]]:
+    """The asking end of a connection to an address; the files have keys for CURVE."""
+    with MeasuredProcess(ASK_ADDRESS, address, files=(curve_server or "", curve_key or "")) as asker:
         yield (asker,)
 
 

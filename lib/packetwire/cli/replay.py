@@ -12,6 +12,7 @@ from typing import Any
 
 from packetwire.addresses import connect_to
 from packetwire.capture import Kind, Record
+from packetwire.cli import curve
 from packetwire.cli.addressing import address, check_connectable, seconds
 from packetwire.cli.arguments import whole_number
 from packetwire.cli.conversation import RAW, Conversations, Note, Seen, open_input
@@ -65,12 +66,13 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--quiet", action="store_true", help="no line for each response that differs")
     add_client_options(parser)
+    curve.add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Send and compare, return the exit status."""
     connect = connect_to(
-        args.address,
+        curve.to_connect(args.address, args.curve_server, args.curve_key),
         timeout=max(args.timeout, 0.001),
         ssl_context=client_ssl_context(args),
         server_name=args.server_name,

@@ -107,6 +107,11 @@ class ByteStream:
         """The connection runs now. `on_exit` may be called, from any thread, to say that the other end
         is gone although the stream may not show it, with the exception that explains it."""
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it was read to an end that is one for both directions: the other side is gone."""
+        return False
+
     def end_reason(self) -> ConnectionEnded | None:
         """Why the stream ended, if that is known better than by its end; may wait up to a second."""
         return None

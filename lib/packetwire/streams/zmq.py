@@ -24,6 +24,7 @@ from collections.abc import Iterable
 
 import zmq
 
+from packetwire.errors import ConnectionEnded, StreamTruncated
 from packetwire.streams.bytestream import Buffers, ByteStream
 from packetwire.streams.curve import CurveClient
 from packetwire.streams.pollset import PollSet
@@ -32,12 +33,15 @@ from packetwire.streams.zmqsockets import (
     BOUNDARY,
     LINK_EVENTS,
     MAX_FRAME_SIZE,
+    NOBLOCK,
+    POLLIN,
+    POLLOUT,
     ZmqContext,
     ZmqSocket,
     await_link,
     be_curve_client,
     close_monitor,
-    events_now,
+    events_getter,
     events_of,
     make_socket,
     no_stream,
@@ -64,7 +68,7 @@ def open_dealer(
 
     An `identity` is how the ROUTER knows us again; without one each connection gets its own.
     """
-    return _stream(_connect(zmq.DEALER, endpoint, timeout, curve, identity, context))
+    return _LinkStream(_connect(zmq.DEALER, endpoint, timeout, curve, identity, context))
 
 
 def open_pair(
@@ -88,16 +92,12 @@ def open_pair(
             pass  # within a process it shows at once that there is another peer
         else:
             if link.is_taken(min(left, patience)):
-                return _stream(link)
+                return _LinkStream(link)
             link.close()
             patience *= 2
         if time.monotonic() >= deadline:
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"{endpoint}: that PAIR has another peer")
         time.sleep(TURN_INTERVAL)
-
-
-def _stream(link: _Link) -> ByteStream:
-    return ByteStream(_LinkReader(link), _LinkWriter(link), link.close)
 
 
 def _connect(
@@ -140,24 +140,31 @@ class _Link:
 
     def __init__(self, sock: ZmqSocket, monitor: ZmqSocket | None, *, known_before: bool) -> None:
         self._socket = sock
+        # looking up a method of a ZMQ socket takes as long as some of them
+        self._send, self._recv, self._events_now = sock.send, sock.recv, events_getter(sock)
         self._monitor = monitor
         self._lock = threading.Lock()  # guards the socket and what follows
+        self._events = 0
+        """What the socket had to tell when it was used last; what came since is still to be told."""
         self._rest: memoryview | None = None
         self._has_begun = False
         self._spare_boundary = known_before
         self._lost = False
         self._peer_ended = False
+        self.is_cut_off = False
+        """Whether the link was lost without the peer's last boundary."""
         self._we_ended = False
         self._closed = False
         fds = [sock.fileno(), *([monitor.fileno()] if monitor else ())]
         self.to_read = _Flag(fds)
         self.room = _Flag(fds)
         try:
-            sock.send(BOUNDARY, zmq.NOBLOCK)
+            sock.send(BOUNDARY, NOBLOCK)
         except zmq.ZMQError as error:
             self.to_read.close()
             self.room.close()
             raise OSError(error.errno, str(error)) from error
+        self._look()
         self._raise_flags()
 
     def is_taken(self, seconds: float) -> bool:
@@ -173,7 +180,7 @@ class _Link:
                 frame = self._next_frame()
                 self._rest = memoryview(frame) if frame else None
                 self._raise_flags()
-                is_gone = self._peer_ended or not events_now(self._socket) & zmq.POLLOUT
+                is_gone = self._peer_ended or not self._events & POLLOUT
             left = deadline - time.monotonic()
             if is_gone or self._has_begun or left <= 0:
                 return self._has_begun and not is_gone
@@ -204,23 +211,28 @@ class _Link:
                 size -= len(frame)
             else:
                 self._rest = memoryview(frame)
+            if not self._events & POLLIN:
+                break
         if taken:
             return taken[0] if len(taken) == 1 and isinstance(taken[0], bytes) else b"".join(taken)
         return b"" if self._peer_ended else None
 
     def _next_frame(self) -> bytes | None:
         """The next octets, or None if there are none now or none will come any more."""
-        sock = self._socket
         while not self._peer_ended:
-            if not events_now(sock) & zmq.POLLIN:
+            try:
+                message = self._recv(NOBLOCK, copy=False)
+            except zmq.Again:
                 # what came before the link was lost is read first: so look again, in this order
-                if self._is_lost() and not events_now(sock) & zmq.POLLIN:
-                    self._peer_ended = True
-                if self._peer_ended or not self._lost:
-                    return None
-                continue
-            frame = sock.recv(zmq.NOBLOCK)
-            if sock.get(zmq.RCVMORE) or len(frame) > MAX_FRAME_SIZE:
+                is_lost = self._is_lost()
+                self._look()
+                if self._events & POLLIN:
+                    continue
+                self._peer_ended = self.is_cut_off = is_lost
+                return None
+            frame = message.bytes
+            self._look()
+            if message.more or len(frame) > MAX_FRAME_SIZE:
                 self._peer_ended = True
                 raise no_stream()
             if frame:
@@ -240,25 +252,29 @@ class _Link:
             self._lost = any(event == zmq.EVENT_DISCONNECTED for event, _ in events_of(self._monitor))
         return self._lost
 
+    def _look(self) -> None:
+        """With the lock held, after any use of the socket, which may have swallowed what ZMQ had to tell."""
+        self._events = self._events_now()
+
     def _raise_flags(self) -> None:
-        """With the lock held, after any use of the socket."""
-        events = events_now(self._socket)
-        self.to_read.show(bool(events & zmq.POLLIN) or self._peer_ended or self._rest is not None)
-        self.room.show(bool(events & zmq.POLLOUT) or self._peer_ended)
+        """With the lock held, before it is let go."""
+        self.to_read.show(bool(self._events & POLLIN) or self._peer_ended or self._rest is not None)
+        self.room.show(bool(self._events & POLLOUT) or self._peer_ended)
 
     def write(self, buffers: Buffers) -> int:
         taken = 0
         with self._lock:
             if self._we_ended or self._peer_ended or self._closed:
                 raise BrokenPipeError(errno.EPIPE, "the ZMQ peer has gone, or the stream has ended")
-            send = self._socket.send
+            send = self._send
             try:
                 for piece in pieces(buffers):
-                    send(piece, zmq.NOBLOCK)
+                    send(piece, NOBLOCK)
                     taken += len(piece)
             except zmq.Again:
                 pass
             finally:
+                self._look()
                 self._raise_flags()
         return taken
 
@@ -268,9 +284,10 @@ class _Link:
             if not (self._we_ended or self._closed):
                 self._we_ended = True
                 try:
-                    self._socket.send(BOUNDARY, zmq.NOBLOCK)
+                    self._socket.send(BOUNDARY, NOBLOCK)
                 except zmq.Again:
                     pass
+                self._look()
                 self._raise_flags()
 
     def close(self) -> None:
@@ -283,6 +300,21 @@ class _Link:
             self._socket.close()
             self.to_read.close()
             self.room.close()
+
+
+class _LinkStream(ByteStream):
+    def __init__(self, link: _Link) -> None:
+        self._link = link
+        super().__init__(_LinkReader(link), _LinkWriter(link), link.close)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the link was lost."""
+        return self._link.is_cut_off
+
+    def end_reason(self) -> ConnectionEnded | None:
+        """That it was cut off, if it was."""
+        return StreamTruncated("the link to the ZMQ peer was lost") if self.is_cut_off else None
 
 
 class _LinkReader:

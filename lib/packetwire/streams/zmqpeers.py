@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
+from packetwire.errors import ConnectionEnded, StreamTruncated
 from packetwire.streams.bytestream import Buffers, ByteStream
 from packetwire.streams.pollset import PollSet
 from packetwire.streams.wakeup import Wakeup
@@ -79,7 +80,11 @@ class Incoming:
         self._is_full = False
         self._ended = False
         self._error: OSError | None = None
+        self.is_cut_off = False
+        """Whether it ended without the peer's last boundary."""
+        self._is_receiving = False  # for whoever reads this stream, who need not be woken for what that brings
         self._wakeup = Wakeup()
+        self._is_shown = False
         self._look_due = False
         self._poll_set = PollSet([self._wakeup.fileno()])
 
@@ -95,7 +100,16 @@ class Incoming:
         """Something may have come of which the socket's descriptor will not tell."""
         with self._lock:
             self._look_due = True
-            self._wakeup.set()
+            self._show(True)
+
+    def _show(self, shown: bool) -> None:
+        """With the lock held: have a poll see something here, or nothing."""
+        if shown is not self._is_shown:
+            self._is_shown = shown
+            if shown:
+                self._wakeup.set()
+            else:
+                self._wakeup.clear()
 
     @property
     def is_full(self) -> bool:
@@ -114,27 +128,35 @@ class Incoming:
             self._frames.append(octets)
             self._size += len(octets)
             self._is_full = self._size > QUEUE_LIMIT
-            if len(self._frames) == 1:
-                self._wakeup.set()
+            if not self._is_receiving:
+                self._show(True)
             return self._is_full
 
-    def finish(self, error: OSError | None = None) -> None:
+    def finish(self, error: OSError | None = None, *, is_cut_off: bool = False) -> None:
         """Nothing more comes; `error` if that is not the peer's own end. A second call does nothing."""
         with self._lock:
             if not self._ended:
-                self._ended, self._error = True, error
+                self._ended, self._error, self.is_cut_off = True, error, is_cut_off
                 self._is_full = False
-                self._wakeup.set()
+                self._show(True)
 
     def fileno(self) -> int:
         return self._poll_set.fileno()
 
     def try_read(self, size: int) -> bytes | None:
-        if self._socket_fd is not None and not self._frames:
-            self._look_due = False
-            self._receive()
+        if not self._frames:
+            self._look_due = False  # also if it is no more for us to look
+            if self._socket_fd is not None:
+                self._is_receiving = True
+                try:
+                    self._receive()
+                finally:
+                    self._is_receiving = False
         with self._lock:
-            octets = self._take(size)
+            try:
+                octets = self._take(size)
+            finally:
+                self._show(bool(self._frames) or self._ended or self._look_due)
             was_full = self._is_full
             self._is_full = self._size > QUEUE_LIMIT and not self._ended
             is_drained = was_full and not self._is_full
@@ -147,11 +169,7 @@ class Incoming:
         if not frames:
             if self._error is not None:
                 raise self._error
-            if self._ended:
-                return b""
-            if not self._look_due:
-                self._wakeup.clear()
-            return None
+            return b"" if self._ended else None
         taken: list[bytes | memoryview] = []
         while frames and size > 0:
             frame = frames.popleft()
@@ -162,8 +180,6 @@ class Incoming:
             taken.append(frame)
             size -= len(frame)
             self._size -= len(frame)
-        if not frames and not self._ended and not self._look_due:
-            self._wakeup.clear()
         return taken[0] if len(taken) == 1 and isinstance(taken[0], bytes) else b"".join(taken)
 
     def give_back(self, octets: bytes) -> bytes:
@@ -191,17 +207,21 @@ class Outgoing:
         self._stream = stream
         self._sender = sender
         self._room = Wakeup()
+        self._is_shown = False
 
     def fileno(self) -> int:
         return self._room.fileno()
 
     def try_write(self, buffers: Buffers) -> int:
-        self._room.clear()
+        if self._is_shown:
+            self._is_shown = False
+            self._room.clear()
         return self._sender.send(self._stream, buffers)
 
     def has_room(self) -> None:
         """It is worth another try."""
         self._room.set()
+        self._is_shown = True  # in this order, so that what is set is never taken for clear
 
     def end(self) -> None:
         self._sender.end(self._stream)
@@ -230,6 +250,15 @@ class PeerStream(ByteStream):
         self._sender.released(self)
         self.incoming.dispose()
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the peer vanished."""
+        return self.incoming.is_cut_off
+
+    def end_reason(self) -> ConnectionEnded | None:
+        """That it was cut off, if it was."""
+        return StreamTruncated("the ZMQ peer vanished without ending its stream") if self.is_cut_off else None
+
     def hang_up(self) -> None:
         """Have the connection see the end of the stream. From any thread."""
         self.incoming.finish()
@@ -238,7 +267,7 @@ class PeerStream(ByteStream):
         """The peer is gone, or has begun its next stream: this one is over in both directions."""
         self.may_send = False
         self.is_superseded = True
-        self.incoming.finish()
+        self.incoming.finish(is_cut_off=True)
         self.outgoing.has_room()
 
     def turn_away(self) -> None:
@@ -342,13 +371,16 @@ class Peers:
         for identity in list(self._by_link.get(link, ())):
             self._forget(identity)
 
-    def release(self, stream: PeerStream) -> None:
-        """The connection is closed here: what still comes of that stream is dropped."""
+    def release(self, stream: PeerStream, *, has_said_all: bool = True) -> None:
+        """The connection is closed here: what still comes of that stream is dropped.
+
+        If it has not `has_said_all`, it still can be superseded.
+        """
         peer = self._peers.get(stream.identity)
         if peer is not None:
             if peer.stream is stream:
                 peer.stream = None
-            if peer.writing is stream:
+            if peer.writing is stream and has_said_all:
                 peer.writing = None
 
     def _add(self, identity: Identity, link: Link) -> _Peer:

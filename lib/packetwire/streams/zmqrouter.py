@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 import logging
 import select
+import socket
 import threading
 import time
 from collections import deque
@@ -39,13 +40,17 @@ from packetwire.streams.zmqsockets import (
     BOUNDARY,
     LINGER,
     MAX_FRAME_SIZE,
+    MORE_NOBLOCK,
+    NOBLOCK,
     PEER_EVENTS,
+    POLLIN,
+    POLLOUT,
     Gatekeeper,
     ZmqContext,
     ZmqSocket,
     be_curve_server,
     close_monitor,
-    events_now,
+    events_getter,
     events_of,
     handshake_failure,
     make_socket,
@@ -87,17 +92,23 @@ class ZmqListener:
         curve: CurveServer | None = None,
         idle_limit: float | None = DEFAULT_IDLE_LIMIT,
         context: ZmqContext | None = None,
+        listening: socket.socket | None = None,
     ) -> None:
-        """Bind. Raises OSError. With `curve` there has to be a context of its own; see `Gatekeeper`."""
+        """Bind. Raises OSError. With `curve` there has to be a context of its own; see `Gatekeeper`.
+
+        `listening` is a socket that listens at the endpoint already; ZMQ takes it over.
+        """
         self._is_pair = pair
         self._idle_limit = idle_limit
         self._own_context = context is None and not endpoint.startswith("inproc:")
         self._context: ZmqContext = context or (zmq.Context() if self._own_context else zmq.Context.instance())
         self._gatekeeper: Gatekeeper | None = None
         self._monitor: ZmqSocket | None = None
-        self._socket = make_socket(self._context, zmq.PAIR if pair else zmq.ROUTER, endpoint)
+        self._socket = sock = make_socket(self._context, zmq.PAIR if pair else zmq.ROUTER, endpoint)
+        # looking up a method of a ZMQ socket takes as long as some of them
+        self._send, self._recv, self._events = sock.send, sock.recv, events_getter(sock)
         try:
-            self._bind(endpoint, curve)
+            self._bind(endpoint, curve, listening)
         except BaseException:
             self._close_sockets()
             raise
@@ -122,7 +133,7 @@ class ZmqListener:
         self._postman = threading.Thread(target=self._run, name=f"packetwire-{self.endpoint}", daemon=True)
         self._postman.start()
 
-    def _bind(self, endpoint: str, curve: CurveServer | None) -> None:
+    def _bind(self, endpoint: str, curve: CurveServer | None, listening: socket.socket | None) -> None:
         sock = self._socket
         if not self._is_pair:
             sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -134,9 +145,13 @@ class ZmqListener:
                 self._gatekeeper = Gatekeeper(self._context, curve)
             if not endpoint.startswith("inproc:"):
                 self._monitor = sock.get_monitor_socket(PEER_EVENTS)
+            if listening is not None:
+                sock.setsockopt(zmq.USE_FD, listening.fileno())
             sock.bind(endpoint)
         except zmq.ZMQError as error:
             raise OSError(error.errno, error.strerror) from error
+        if listening is not None:
+            listening.detach()
         self.endpoint = sock.getsockopt_string(zmq.LAST_ENDPOINT)
 
     # for the server
@@ -157,13 +172,14 @@ class ZmqListener:
         return stream, stream.identity
 
     def close(self) -> None:
-        """Accept no more. What was accepted goes on. A second call does nothing."""
+        """Accept no more. What was accepted goes on, at an endpoint that is still ours. A second call does nothing.
+
+        ZMQ's unbind would end the links, too: so until the last stream is closed, who comes is told of the end.
+        """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            with suppress(zmq.ZMQError):  # inproc endpoints cannot always be unbound
-                self._socket.unbind(self.endpoint)
             waiting = list(self._waiting)
             self._waiting.clear()
             self._accept_wakeup.close()
@@ -209,11 +225,11 @@ class ZmqListener:
 
     def _send_frame(self, identity: Identity, frame: bytes | memoryview) -> bool:
         """Send one frame; false if there is no room. Raises BrokenPipeError."""
-        sock = self._socket
+        send = self._send
         try:
             if not self._is_pair:
-                sock.send(identity, zmq.NOBLOCK | zmq.SNDMORE)
-            sock.send(frame, zmq.NOBLOCK)
+                send(identity, MORE_NOBLOCK)
+            send(frame, NOBLOCK)
             return True
         except zmq.Again:
             return False
@@ -222,7 +238,7 @@ class ZmqListener:
 
     def _look_again(self) -> None:
         """After sending: who receives has to know what ZMQ would not tell any more."""
-        if events_now(self._socket) & zmq.POLLIN:
+        if self._events() & POLLIN:
             if self._favourite is not None:
                 self._favourite.incoming.look()
             else:
@@ -273,7 +289,7 @@ class ZmqListener:
                 self._wakeup.set()
             self._streams.discard(stream)
             self._blocked.discard(stream)
-            self._peers.release(stream)
+            self._peers.release(stream, has_said_all=all(stream is not one for one, _ in self._farewells))
         if self._closed:
             self._wakeup.set()
             self._join_if_done()
@@ -319,7 +335,7 @@ class ZmqListener:
             self._choose_favourite()
         self._retry(now)
         self._end_idle_streams(now)
-        if self._stalled_since is None and events_now(self._socket) & zmq.POLLIN:  # sending may have swallowed it
+        if self._stalled_since is None and self._events() & POLLIN:  # sending may have swallowed it
             if self._favourite is None:
                 return 0.0
             self._favourite.incoming.look()
@@ -347,16 +363,17 @@ class ZmqListener:
 
     def _receive(self) -> bool:
         """Receive what there is, within bounds; whether there is more."""
-        sock = self._socket
+        recv = self._recv
         for _ in range(BATCH):
-            if not events_now(sock) & zmq.POLLIN:
+            try:
+                identity = THE_ONE_PEER if self._is_pair else recv(NOBLOCK)
+                frame = recv(NOBLOCK, copy=False)
+            except zmq.Again:
                 return False
-            identity = THE_ONE_PEER if self._is_pair else sock.recv(zmq.NOBLOCK)
-            frame = sock.recv(zmq.NOBLOCK, copy=False)
             octets = frame.bytes
             if frame.more or len(octets) > MAX_FRAME_SIZE:
-                while sock.get(zmq.RCVMORE):
-                    sock.recv(zmq.NOBLOCK)
+                while self._socket.get(zmq.RCVMORE):
+                    recv(NOBLOCK)
                 self._peers.break_off(identity, no_stream())
             elif not octets:
                 self._receive_boundary(identity, frame)
@@ -368,6 +385,8 @@ class ZmqListener:
                 if self._peers.receive_octets(identity, octets):
                     self._stalled_since = time.monotonic()
                     return False
+            if not self._events() & POLLIN:
+                return False
         return True
 
     def _receive_boundary(self, identity: Identity, frame: zmq.Frame) -> None:
@@ -386,8 +405,8 @@ class ZmqListener:
         """
         if link is not None and self._gone_links.get(link[0]) == link[1]:
             return False
-        events = events_now(self._socket)  # and ZMQ takes note of what was said
-        if self._is_pair and not events & zmq.POLLOUT:
+        events = self._events()  # and ZMQ takes note of what was said
+        if self._is_pair and not events & POLLOUT:
             return False
         try:
             return self._send_frame(identity, BOUNDARY)
@@ -438,6 +457,8 @@ class ZmqListener:
             stream, deadline = self._farewells.popleft()
             if not self._say_farewell(stream) and now < deadline:
                 self._farewells.append((stream, deadline))
+            elif stream not in self._streams:
+                self._peers.release(stream)
 
     def _end_idle_streams(self, now: float) -> None:
         if self._idle_limit is None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import cast
 
 import zmq
@@ -38,6 +39,12 @@ HANDSHAKE_TIMEOUT = 10.0
 
 BOUNDARY = b""
 """The frame that begins and ends a stream."""
+
+# plain numbers: an operation on ZMQ's enums takes as long as the call that it is for
+POLLIN, POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)
+NOBLOCK = int(zmq.NOBLOCK)
+MORE_NOBLOCK = int(zmq.SNDMORE | zmq.NOBLOCK)
+_EVENTS = int(zmq.EVENTS)
 
 ZmqSocket = zmq.Socket[bytes]
 ZmqContext = zmq.Context[zmq.Socket[bytes]]
@@ -88,13 +95,18 @@ def be_curve_server(sock: ZmqSocket, curve: CurveServer) -> None:
 
 def events_now(sock: ZmqSocket) -> int:
     """POLLIN, POLLOUT; nothing that happened before remains to be told by the descriptor."""
-    return cast(int, sock.get(zmq.EVENTS))
+    return cast(int, sock.get(_EVENTS))
+
+
+def events_getter(sock: ZmqSocket) -> Callable[[], int]:
+    """`events_now` of one socket, for those who ask often."""
+    return cast("Callable[[], int]", partial(sock.get, _EVENTS))
 
 
 def events_of(monitor: ZmqSocket) -> Iterator[tuple[int, int]]:
     """What a monitor has to tell now: (event, value)."""
-    while events_now(monitor) & zmq.POLLIN:
-        told = parse_monitor_message(monitor.recv_multipart(zmq.NOBLOCK))
+    while events_now(monitor) & POLLIN:
+        told = parse_monitor_message(monitor.recv_multipart(NOBLOCK))
         yield told["event"], told["value"]
 
 

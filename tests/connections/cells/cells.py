@@ -9,5 +9,11 @@ FACES = {
     "asyncio-asyncio": ("asyncio", "asyncio"),
     "uvloop-uvloop": ("uvloop", "uvloop"),
 }
-TRANSPORTS = ["pipes", "socketpair", "unix", "tcp", "files", "buffers", "tls", "child", "ssh"]
+ZMQ_SOCKETS = {"zmq+pair": ("pair", "pair"), "zmq+router": ("router", "dealer")}
+"""What is served on and what connects, by the transport's first word."""
+ZMQ_ENDPOINTS = ["ipc", "tcp", "inproc"]
+ZMQ_TRANSPORTS = [f"{sockets}-{endpoint}" for sockets in ZMQ_SOCKETS for endpoint in ZMQ_ENDPOINTS]
+TRANSPORTS = ["pipes", "socketpair", "unix", "tcp", "files", "buffers", "tls", "child", "ssh", *ZMQ_TRANSPORTS]
+LEFT_TO_ALL_CELLS = ["zmq+pair-ipc", "zmq+pair-inproc", "zmq+router-tcp", "zmq+router-inproc"]
+"""Transports of which nothing is in the short selection."""
 ASKING = ["a-asks-b", "b-asks-a", "both-ask"]

@@ -40,13 +40,13 @@ def connection_class(face: str) -> Callable[..., Any]:
 class Peer:
     """One end. Requests of the other end are echoed, fail, or are answered when it says so."""
 
-    def __init__(self, face: str, recv_send: Any, send_fd: Callable[[], int]) -> None:
-        """`send_fd()` is what `cut` makes useless."""
+    def __init__(self, face: str, recv_send: Any, cut: Callable[[], None]) -> None:
+        """After `cut()` nothing leaves here any more, without a word to the other end."""
         self._deferred: list[Responder] = []
         self._arrived = threading.Condition()
         self._seen: list[bytes] = []
         self._results: dict[int, Any] = {}
-        self._send_fd = send_fd
+        self.cut = cut
         self.conn = connection_class(face)(
             recv_send, face, request_handler=self._handle, on_event=self._see, close_timeout=LIMIT
         )
@@ -142,13 +142,13 @@ class Peer:
     def pid(self) -> int:
         return os.getpid()
 
-    def cut(self) -> None:
-        """Nothing leaves here any more, without a word to the other end."""
-        fd = self._send_fd()
-        if stat.S_ISSOCK(os.fstat(fd).st_mode):
-            with socket.socket(fileno=os.dup(fd)) as same:
-                same.shutdown(socket.SHUT_WR)
-        else:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, fd)
-            os.close(null)
+
+def cut_fd(fd: int) -> None:
+    """What is written there goes nowhere from now on."""
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        with socket.socket(fileno=os.dup(fd)) as same:
+            same.shutdown(socket.SHUT_WR)
+    else:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, fd)
+        os.close(null)

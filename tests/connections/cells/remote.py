@@ -17,7 +17,7 @@ from typing import Any
 
 from packetwire import PacketConnection, connect_to, stdio
 
-from .peer import LIMIT, Peer
+from .peer import LIMIT, Peer, cut_fd
 
 ROOT = Path(__file__).parents[3]
 ORDERS = 8
@@ -61,7 +61,7 @@ def main(face: str, control: str) -> None:
     stream = stdio()
     fds = os.dup(stream.read_fd), os.dup(stream.write_fd)
     stream.close()
-    peer = Peer(face, fds, lambda: fds[1])
+    peer = Peer(face, fds, lambda: cut_fd(fds[1]))
 
     def obey(rq_type: int, flags: int, payload: bytes) -> bytes:
         name, args, kw = pickle.loads(payload)

@@ -13,7 +13,7 @@ from collections import Counter
 
 from .cells import ASKING, FACES, TRANSPORTS
 
-CASE = re.compile(rf"\w+\[({'|'.join(ASKING)})-({'|'.join(TRANSPORTS)})-({'|'.join(FACES)})\]")
+CASE = re.compile(rf"\w+\[({'|'.join(ASKING)})-({'|'.join(map(re.escape, TRANSPORTS))})-({'|'.join(FACES)})\]")
 
 
 def passed(report: str) -> Counter[tuple[str, str, str]]:
