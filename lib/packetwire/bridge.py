@@ -33,11 +33,11 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
+from packetwire.admission import Admission
 from packetwire.capture import CapturedConnection, CaptureWriter
 from packetwire.errors import ConnectionEnded, LocalProtocolError
 from packetwire.listeners import Acceptor, Listener, listen
 from packetwire.relay import Relay
-from packetwire.server import EXHAUSTED, LISTENER_BROKEN
 from packetwire.streams.bytestream import ByteStream, WriteHalf
 from packetwire.streams.open import open_stream
 from packetwire.streams.sockets import SocketReader, SocketWriter
@@ -103,11 +103,12 @@ class Bridge:
         self._sessions: set[_Session] = set()
         self._numbers = itertools.count(1)
         self._stopped = False
-        self._paused = self._exhausted = False
+        self._paused = False
         self._listener = Listener(self.a, [])
         self._listens = listens_at(self.a) and not connect_a
         if self._listens:
             self._listener = self._listen()
+        self._admission = Admission(self._listener, self._pause)
         self._wakeup = Wakeup()
 
     def _listen(self) -> Listener:
@@ -188,15 +189,9 @@ class Bridge:
                 self._admit(sock)
 
     def _admit(self, listening: Acceptor) -> None:
-        try:
-            client, _ = listening.accept()
-        except OSError as error:
-            if error.errno in LISTENER_BROKEN:
-                raise
-            if error.errno in EXHAUSTED:
-                self._ran_out(error)
-            return  # else it is gone already, or what is wrong with it concerns nobody else
-        self._exhausted = False
+        client = self._admission.accept(listening)
+        if client is None:
+            return
         if len(self._sessions) >= self._max_clients:
             client.close()
             logger.warning("%s: a client was turned away: %d are connected", self.address, len(self._sessions))
@@ -205,13 +200,10 @@ class Bridge:
             self._start(partial(_client_stream, client, self.a, self._tls_a))
         except RuntimeError as error:  # the system has no more threads
             client.close()
-            self._ran_out(error)
+            self._admission.ran_out(error)
 
-    def _ran_out(self, error: Exception) -> None:
-        """The system is out of something, which polling again at once would not change."""
-        if not self._exhausted:
-            self._exhausted = True
-            logger.error("%s: clients have to wait: %s", self.address, error)
+    def _pause(self) -> None:
+        """Accept nobody for a moment."""
         self._paused = True
 
     def _start(self, open_a: Opener) -> None:

@@ -9,7 +9,6 @@ is the only one that knows them all; it also sees to the end, when it has stoppe
 
 from __future__ import annotations
 
-import errno
 import logging
 import select
 import socket
@@ -32,10 +31,10 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
+from packetwire.admission import Admission, is_exhaustion
 from packetwire.connection import PacketConnection
-from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
-from packetwire.listeners import BACKLOG, Acceptor, Listener, check_listenable, listen
+from packetwire.listeners import Acceptor, Listener, check_listenable, listen
 from packetwire.service import HasPacketConnection
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import PacketConnectionRecvSend
@@ -60,9 +59,6 @@ PAUSE_SECONDS = 0.5
 
 Service = HasPacketConnection | PacketConnection
 ServiceFactory = Callable[[PacketConnectionRecvSend], Service]
-
-EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-LISTENER_BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
 
 
 def serve(
@@ -155,7 +151,7 @@ class Server:
         self._stop_lock = threading.Lock()
         self._stop_deadline: float | None = None
         self._paused_until: float | None = None
-        self._exhausted = False
+        self._admission = Admission(listener, self._pause)
         self._thread = threading.Thread(target=self._run, name=f"packetwire-{self.address}", daemon=True)
         try:
             if client is not None:
@@ -232,10 +228,10 @@ class Server:
         elif paused and time.monotonic() >= paused:
             self._paused_until = None
             if self._is_full:
-                self._turn_away()
+                self._admission.turn_away(self._max_connections, in_clear=self._ssl_context is None)
         for session in over:
-            if isinstance(session.failure, OSError) and session.failure.errno in EXHAUSTED:
-                self._ran_out(session.failure)
+            if is_exhaustion(session.failure):
+                self._admission.ran_out(session.failure)
         for sock in sockets:
             if self._paused_until is None and sock.fileno() in ready:
                 self._admit(sock)
@@ -260,56 +256,16 @@ class Server:
         if self._is_full:
             self._pause()  # somebody may be about to leave
             return
-        client = self._accept(listening)
+        client = self._admission.accept(listening)
         if client is not None:
             try:
                 self._start_session(client)
             except RuntimeError as error:  # the system has no more threads
-                self._ran_out(error)
-
-    def _accept(self, listening: Acceptor) -> socket.socket | PeerStream | None:
-        """A client that waits, or None."""
-        try:
-            client, _ = listening.accept()
-        except OSError as error:
-            if error.errno in LISTENER_BROKEN:
-                raise
-            if error.errno in EXHAUSTED:
-                self._ran_out(error)
-            return None  # else it is gone already, or what is wrong with it concerns nobody else
-        self._exhausted = False
-        return client
-
-    def _ran_out(self, error: Exception) -> None:
-        """The system is out of something, which polling again at once would not change."""
-        if not self._exhausted:
-            self._exhausted = True
-            logger.error("%s: clients have to wait: %s", self.address, error)
-        self._pause()
+                self._admission.ran_out(error)
 
     def _pause(self) -> None:
         """Accept nobody until a client leaves, or for a moment."""
         self._paused_until = time.monotonic() + PAUSE_SECONDS
-
-    def _turn_away(self) -> None:
-        """Tell the clients that wait that there is no place for them, so that they do not hang."""
-        turned_away = 0
-        for listening in self._listener.sockets:
-            while turned_away < BACKLOG and (client := self._accept(listening)):
-                turned_away += 1
-                if isinstance(client, PeerStream):
-                    client.turn_away()
-                    continue
-                with client, suppress(OSError):  # it may be gone already
-                    if self._ssl_context is None:
-                        client.send(bytes(ERQ_PACKET) + bytes(EOF_PACKET), socket.MSG_DONTWAIT)
-        if turned_away:
-            logger.warning(
-                "%s: %d clients turned away, as max_connections=%d are connected",
-                self.address,
-                turned_away,
-                self._max_connections,
-            )
 
     def _start_session(self, stream: socket.socket | ByteStream) -> None:
         session = _Session(stream, self._factory, self.address, self._session_over, self._ssl_context)
@@ -383,7 +339,7 @@ class _Session:
                 self._serve_over_tls(self._stream, self._ssl_context)
         except BaseException as error:
             self.failure = error
-            in_the_code = not (isinstance(error, OSError) and error.errno in EXHAUSTED)
+            in_the_code = not is_exhaustion(error)
             logger.error("%s: a client could not be served: %r", self._address, error, exc_info=in_the_code)
         finally:
             try:

@@ -26,19 +26,17 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
+from packetwire.admission import Admission, is_exhaustion
 from packetwire.aio.blocking import in_thread, to_the_end_in_thread
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.aio.service import AsyncHasPacketConnection
-from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
-from packetwire.listeners import BACKLOG, Acceptor, Listener, check_listenable, listen
+from packetwire.listeners import Acceptor, Listener, check_listenable, listen
 from packetwire.server import (
     ABANDON_TIMEOUT,
     CUT_SECONDS,
     DEFAULT_DRAIN,
     DEFAULT_MAX_CONNECTIONS,
-    EXHAUSTED,
-    LISTENER_BROKEN,
     PAUSE_SECONDS,
     check_context,
 )
@@ -123,7 +121,7 @@ class AsyncServer:
         self._stop_deadline: float | None = None
         self._change = asyncio.Event()
         self._pause: asyncio.TimerHandle | None = None
-        self._exhausted = False
+        self._admission = Admission(listener, self._rest)
         if client is not None:
             self._start_session(client)
         self._accept_clients()
@@ -181,7 +179,7 @@ class AsyncServer:
             self._rest()  # somebody may be about to leave
             return
         try:
-            client = self._accept(listening)
+            client = self._admission.accept(listening)
         except OSError as error:
             self._break(error)
             return
@@ -193,26 +191,6 @@ class AsyncServer:
         self.failure = error
         self.stop()
 
-    def _accept(self, listening: Acceptor) -> socket.socket | PeerStream | None:
-        """A client that waits, or None. Raises OSError if nobody can be accepted any more."""
-        try:
-            client, _ = listening.accept()
-        except OSError as error:
-            if error.errno in LISTENER_BROKEN:
-                raise
-            if error.errno in EXHAUSTED:
-                self._ran_out(error)
-            return None  # else it is gone already, or what is wrong with it concerns nobody else
-        self._exhausted = False
-        return client
-
-    def _ran_out(self, error: OSError) -> None:
-        """The system is out of something, which polling again at once would not change."""
-        if not self._exhausted:
-            self._exhausted = True
-            logger.error("%s: clients have to wait: %s", self.address, error)
-        self._rest()
-
     def _rest(self) -> None:
         """Accept nobody until a client leaves, or for a moment."""
         if self._pause is None and self._stop_deadline is None:
@@ -222,33 +200,13 @@ class AsyncServer:
     def _rested(self) -> None:
         self._go_on()
         if self._is_full:
-            self._turn_away()
+            self._admission.turn_away(self._max_connections, in_clear=self._ssl_context is None)
 
     def _go_on(self) -> None:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
             self._accept_clients()
-
-    def _turn_away(self) -> None:
-        """Tell the clients that wait that there is no place for them, so that they do not hang."""
-        turned_away = 0
-        for listening in self._listener.sockets:
-            while turned_away < BACKLOG and (client := self._accept(listening)):
-                turned_away += 1
-                if isinstance(client, PeerStream):
-                    client.turn_away()
-                    continue
-                with client, suppress(OSError):  # it may be gone already
-                    if self._ssl_context is None:
-                        client.send(bytes(ERQ_PACKET) + bytes(EOF_PACKET), socket.MSG_DONTWAIT)
-        if turned_away:
-            logger.warning(
-                "%s: %d clients turned away, as max_connections=%d are connected",
-                self.address,
-                turned_away,
-                self._max_connections,
-            )
 
     # sessions
 
@@ -263,8 +221,8 @@ class AsyncServer:
         self._change.set()
         if not self._listener.sockets and self._stop_deadline is None:
             self.failure = session.failure
-        if isinstance(session.failure, OSError) and session.failure.errno in EXHAUSTED:
-            self._ran_out(session.failure)
+        if is_exhaustion(session.failure):
+            self._admission.ran_out(session.failure)
         elif self._stop_deadline is None:
             self._go_on()
 
@@ -347,7 +305,7 @@ class _Session:
             raise
         except Exception as error:
             self.failure = error
-            in_the_code = not (isinstance(error, OSError) and error.errno in EXHAUSTED)
+            in_the_code = not is_exhaustion(error)
             logger.error("%s: a client could not be served: %r", self._address, error, exc_info=in_the_code)
 
     async def _serve_over_tls(self, stream: socket.socket | ByteStream, ssl_context: SSLContext) -> None:
