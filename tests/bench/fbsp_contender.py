@@ -1,6 +1,9 @@
 """One end of an FBSP echo: `serve` or `call`, of packetwire or of Saturnin, each on its own interpreter.
 
-`call` prints the microseconds of each round trip, one block of them per line of its input.
+`bare` is the carrier alone, without FBSP: what no protocol on it can be quicker than.
+
+`call` prints the microseconds of each round trip, one block of them per line of its input; `codec` those that
+a REQUEST takes from a message to frames and back.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ class Ours:
 
     def serve(self, address: str) -> None:
         from packetwire import PacketConnection, stdio
-        from packetwire.fbsp.serving import Service, operation
+        from packetwire.fbsp import Service, operation
 
         class EchoService(Service):
             agent = descriptor(self.fbsp.AgentDescriptor, "echo")
@@ -66,7 +69,7 @@ class Ours:
 
     def connect(self, address: str) -> Callable[[], object]:
         from packetwire import PacketConnection
-        from packetwire.fbsp.calling import ServiceClient
+        from packetwire.fbsp import ServiceClient
 
         agent = descriptor(self.fbsp.AgentDescriptor, "caller")
         if address == "pipe":
@@ -76,6 +79,9 @@ class Ours:
             client = ServiceClient.connect(address, agent=agent)
         client.__enter__()
         return lambda: client.call(self.api.ECHO, PAYLOAD, timeout=30)
+
+    def codec(self) -> Callable[[], object]:
+        return coding(self.fbsp)
 
 
 class Saturnin:
@@ -149,6 +155,62 @@ class Saturnin:
 
         return call
 
+    def codec(self) -> Callable[[], object]:
+        return coding(self.fbsp)
+
+
+class Bare:
+    """Two frames there and back: over ZMQ, or in a packet over the pipes of a child."""
+
+    def serve(self, address: str) -> None:
+        if address == "pipe":
+            from packetwire import PacketConnection, stdio
+
+            def echo(rq_type: int, flags: int, payload: bytes) -> bytes:
+                return payload
+
+            with PacketConnection(stdio(), request_handler=echo, handlers="inline", spin=SPIN) as conn:
+                conn.join_recv()
+            return
+        import zmq
+
+        router = zmq.Context.instance().socket(zmq.ROUTER)
+        router.bind(address)
+        while True:
+            router.send_multipart(router.recv_multipart())
+
+    def connect(self, address: str) -> Callable[[], object]:
+        if address == "pipe":
+            from packetwire import PacketConnection
+
+            conn = PacketConnection.spawn([sys.executable, __file__, "bare", "serve", "pipe"], spin=SPIN)
+            conn.open()
+            payload = bytes(18) + PAYLOAD
+            return lambda: conn(4, payload, timeout=30)
+        import zmq
+
+        dealer = zmq.Context.instance().socket(zmq.DEALER)
+        dealer.connect(address)
+
+        def call() -> object:
+            dealer.send_multipart([bytes(16), PAYLOAD])
+            return dealer.recv_multipart()
+
+        return call
+
+
+def coding(fbsp: Any) -> Callable[[], object]:
+    """Make a REQUEST, and read it again."""
+    protocol = fbsp.FBSPClient()
+    request = fbsp.MsgType.REQUEST
+
+    def encode_and_decode() -> object:
+        msg = protocol.create_message_for(request, b"12345678", 0x0101)
+        msg.data = [PAYLOAD]
+        return protocol.convert_msg(msg.as_zmsg())
+
+    return encode_and_decode
+
 
 def measure(call: Callable[[], object], count: int) -> list[float]:
     """Microseconds of each round trip."""
@@ -161,11 +223,11 @@ def measure(call: Callable[[], object], count: int) -> list[float]:
 
 
 def main(whose: str, end: str, address: str) -> None:
-    contender: Any = {"ours": Ours, "saturnin": Saturnin}[whose]()
+    contender: Any = {"ours": Ours, "saturnin": Saturnin, "bare": Bare}[whose]()
     if end == "serve":
         contender.serve(address)
         return
-    call = contender.connect(address)
+    call = contender.codec() if end == "codec" else contender.connect(address)
     for line in sys.stdin:
         print(json.dumps(measure(call, int(line))), flush=True)
 

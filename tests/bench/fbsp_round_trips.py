@@ -1,8 +1,8 @@
-"""The echo round trip of FBSP: packetwire over ipc and over a pipe, and Saturnin over ipc, in one run.
+"""FBSP: a REQUEST encoded and decoded, and echo round trips over ipc and a pipe, against Saturnin in one run.
 
     python tests/bench/fbsp_round_trips.py PYTHON_OF_SATURNIN
 
-The contenders take turns, so that they meet the same machine. Prints a table of medians.
+The contenders take turns, so that they meet the same machine. Prints tables of medians.
 """
 
 from __future__ import annotations
@@ -54,22 +54,37 @@ def main(saturnin: str) -> None:
             ("Saturnin, ipc", saturnin, "saturnin", f"ipc://{directory}/saturnin"),
             ("packetwire, ipc", sys.executable, "ours", f"ipc://{directory}/ours"),
             ("packetwire, pipe", sys.executable, "ours", "pipe"),
+            ("pyzmq without FBSP, ipc", sys.executable, "bare", f"ipc://{directory}/bare"),
+            ("packets without FBSP, pipe", sys.executable, "bare", "pipe"),
         ):
             if address != "pipe":
                 start(opened, python, PROGRAM, whose, "serve", address)
             callers[name] = start(opened, python, PROGRAM, whose, "call", address)
-        measured: dict[str, list[float]] = {name: [] for name in callers}
-        for process in callers.values():
-            block(process, WARM_UP)
-        for _ in range(ROUNDS):
-            for name, process in callers.items():
-                measured[name].append(statistics.median(block(process, CALLS)))
-        base = statistics.median(measured["Saturnin, ipc"])
-        print("| contender | round trip µs | rounds from .. to | Saturnin / it |")
-        print("|---|---:|---:|---:|")
-        for name, medians in measured.items():
-            median = statistics.median(medians)
-            print(f"| {name} | {median:.1f} | {min(medians):.1f} .. {max(medians):.1f} | {base / median:.2f} |")
+        compare("round trip µs", callers)
+        compare(
+            "encode and decode µs",
+            {
+                "Saturnin": start(opened, saturnin, PROGRAM, "saturnin", "codec", "-"),
+                "packetwire": start(opened, sys.executable, PROGRAM, "ours", "codec", "-"),
+            },
+        )
+
+
+def compare(what: str, contenders: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Measure in turns, and print the table; the first one is what the others are compared with."""
+    measured: dict[str, list[float]] = {name: [] for name in contenders}
+    for process in contenders.values():
+        block(process, WARM_UP)
+    for _ in range(ROUNDS):
+        for name, process in contenders.items():
+            measured[name].append(statistics.median(block(process, CALLS)))
+    base = statistics.median(next(iter(measured.values())))
+    print(f"| contender | {what} | rounds from .. to | Saturnin / it |")
+    print("|---|---:|---:|---:|")
+    for name, medians in measured.items():
+        median = statistics.median(medians)
+        print(f"| {name} | {median:.1f} | {min(medians):.1f} .. {max(medians):.1f} | {base / median:.2f} |")
+    print()
 
 
 if __name__ == "__main__":

@@ -7,14 +7,26 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from packetwire import ConnectionEnded, LocalProtocolError, PacketConnection, RequestTimeout
-from packetwire.fbsp import ButlerInterface, ClientError, ErrorCode, ServiceError, State, StopError
-from packetwire.fbsp.calling import Call, ServiceClient
-from packetwire.fbsp.serving import Request, Service, Stream, operation
+from packetwire.fbsp import (
+    ButlerInterface,
+    Call,
+    ClientError,
+    ErrorCode,
+    Request,
+    Service,
+    ServiceClient,
+    ServiceError,
+    State,
+    StopError,
+    Stream,
+    operation,
+)
 
 from .fake import CLIENT, SERVICE
 
@@ -332,6 +344,55 @@ def all_channels(serving: Serving) -> list[Any]:
     return found
 
 
+def test_a_service_that_closes_tells_its_clients(serving: Serving, tmp_path: Path) -> None:
+    serving.address = serving.service.serve(f"ipc://{tmp_path}/lingers", linger=WAIT).address
+    clients = [serving.on_zmq(), serving.on_packets()]
+    calls = [client.start(Calls.SUM, more=True) for client in clients]
+    for client in clients:
+        client.ping(WAIT)
+    serving.service.close()
+    for client, call in zip(clients, calls, strict=True):
+        with pytest.raises(ConnectionEnded, match="the service has closed the session"):
+            call.result(WAIT)
+        with pytest.raises(ConnectionEnded):
+            client.call(Calls.ECHO, timeout=WAIT)
+    assert serving.service._requests == {}
+
+
+def test_a_service_that_was_closed_takes_no_new_client(serving: Serving, opened: ExitStack) -> None:
+    theirs, ours = socket.socketpair()
+    opened.enter_context(theirs)
+    opened.enter_context(ours)
+    conn = PacketConnection(ours)
+    serving.service.serve_on(conn)
+    opened.enter_context(conn)
+    serving.service.close()
+    client = ServiceClient.on(PacketConnection(theirs), agent=CLIENT, timeout=WAIT)
+    with pytest.raises(ConnectionEnded, match="the channel is closed"):
+        client.__enter__()
+
+
+def test_a_client_is_closed_while_others_wait(client: ServiceClient, serving: Serving) -> None:
+    calls = [client.start(Calls.WAIT) for _ in range(3)]
+    ended: list[Exception] = []
+
+    def wait(call: Call) -> None:
+        try:
+            call.result(WAIT)
+        except ConnectionEnded as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=wait, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for _ in calls:
+        assert serving.service.waiting.acquire(timeout=WAIT)
+    client.close()
+    for thread in threads:
+        thread.join(WAIT)
+    assert len(ended) == len(calls)
+
+
 def test_the_client_closes(client: ServiceClient, serving: Serving) -> None:
     call = client.start(Calls.WAIT)
     assert serving.service.waiting.acquire(timeout=WAIT)
@@ -458,7 +519,7 @@ def test_a_client_over_the_pipes_of_a_child(opened: ExitStack, tmp_path: Any) ->
         "import uuid\n"
         "from packetwire import PacketConnection, stdio\n"
         "from packetwire.fbsp import AgentDescriptor, ButlerInterface\n"
-        "from packetwire.fbsp.serving import Service, operation\n"
+        "from packetwire.fbsp import Service, operation\n"
         "class Calls(ButlerInterface):\n"
         "    ECHO = 1\n"
         "    @classmethod\n"

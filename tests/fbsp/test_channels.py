@@ -135,6 +135,29 @@ def test_a_thread_that_waits_reads_for_all(opened: ExitStack) -> None:
     assert len(connected.heard) == 1200
 
 
+def test_what_came_before_a_client_vanished_is_delivered_first(opened: ExitStack) -> None:
+    protocol, server = channel(opened, RouterChannel)
+    peer = raw(opened, zmq.DEALER)
+    peer.connect(server.bind("tcp://127.0.0.1:*"))
+    peer.send(b"x")
+    assert server.receive(WAIT * 1000) == [b"x"]
+    (session,) = server.sessions.values()
+    monitor = server._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    opened.callback(monitor.close)
+    opened.callback(server._socket.disable_monitor)
+    peer.send(b"bye")
+    peer.close(linger=WAIT * 1000)
+    assert monitor.poll(WAIT * 1000)
+    while server.send(protocol.message(b"y"), session) == 0:
+        pass
+    assert protocol.lost == []
+    assert server.receive(WAIT * 1000) == [b"bye"]
+    assert server.receive(1) is TIMEOUT
+    ((lost, why),) = protocol.lost
+    assert lost is session
+    assert "is gone" in str(why)
+
+
 def test_a_client_that_vanished_is_lost_when_it_is_sent_something(opened: ExitStack) -> None:
     protocol, server = channel(opened, RouterChannel)
     peer = raw(opened, zmq.DEALER)

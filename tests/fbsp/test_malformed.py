@@ -12,7 +12,8 @@ from packetwire.fbsp.protocol import LEAST_MAX_MESSAGE_SIZE
 from packetwire.messaging import INVALID
 
 from .fake import CODEC, OTHER_PEER, OTHER_ROUTE, TOKEN, Asking, EchoAPI, Serving, hello, make, request
-from .test_refusals import BROKEN, GOLDEN, damage
+from .mutations import GOLDEN, damage
+from .test_refusals import BROKEN
 
 MUTATIONS = 1000
 CARRIERS = pytest.mark.parametrize("carrier", ["zmq", "packets"], indirect=True)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import zmq
 
-from packetwire import PacketConnection
-from packetwire.fbsp import MsgType
-from packetwire.fbsp.calling import Call, ServiceClient
+from packetwire import ConnectionEnded, PacketConnection
+from packetwire.fbsp import Call, MsgType, ServiceClient
 
 from .fake import CLIENT, PeerDescriptor, hello, make
 from .test_calls import WAIT, Calls, Sample
@@ -34,7 +33,9 @@ def vanishing(opened: ExitStack, address: str, number: int) -> Any:
     return peer
 
 
-def packet_client(opened: ExitStack, service: Sample, ends: list[PacketConnection]) -> tuple[Any, PacketConnection]:
+def packet_client(
+    opened: ExitStack, service: Sample, ends: list[PacketConnection]
+) -> tuple[ServiceClient, socket.socket]:
     theirs, ours = socket.socketpair()
     opened.enter_context(theirs)
     opened.enter_context(ours)
@@ -43,7 +44,7 @@ def packet_client(opened: ExitStack, service: Sample, ends: list[PacketConnectio
     opened.enter_context(conn)
     caller = PacketConnection(theirs, close_timeout=WAIT)
     ends.append(caller)
-    return opened.enter_context(ServiceClient.on(caller, agent=CLIENT)), caller
+    return opened.enter_context(ServiceClient.on(caller, agent=CLIENT)), theirs
 
 
 @pytest.mark.timeout(100)
@@ -57,19 +58,28 @@ def test_two_hundred_clients_and_eight_threads(tmp_path: Any) -> None:
             opened.enter_context(ServiceClient.connect(address, agent=CLIENT, channel={"linger": 0}))
             for _ in range(CLIENTS // 10 * 6)
         ]
-        on_packets = [packet_client(opened, service, ends)[0] for _ in range(CLIENTS // 10 * 2)]
+        on_packets = [packet_client(opened, service, ends)[0] for _ in range(CLIENTS // 10)]
+        cut_off = [packet_client(opened, service, ends) for _ in range(CLIENTS // 10)]
         gone = [vanishing(opened, address, number) for number in range(CLIENTS // 10 * 2)]
         assert len(service.protocol._partners) == CLIENTS
 
+        lost: list[Call] = [client.start(Calls.WAIT) for client, _ in cut_off]
         calls: list[Call] = [client.start(Calls.WAIT) for client in (*on_zmq, *on_packets)]
         for _ in range(THREADS):
             assert service.waiting.acquire(timeout=WAIT)
         assert [client.call(Calls.QUICK, b"x", timeout=WAIT) for client in on_zmq] == [[b"x"]] * len(on_zmq)
         for peer in gone:
             peer.close()
+        for _, end in cut_off:
+            end.shutdown(socket.SHUT_RDWR)
         (router,) = service._channels
         live = len(on_zmq)
         assert router.wait_until(lambda: len(router.sessions) == live, WAIT), "who vanished is found out"
+        for call in lost:
+            with pytest.raises(ConnectionEnded):
+                call.result(WAIT)
+        while len(service.protocol._partners) > len(calls):
+            pass
 
         service.go_on.set()
         assert [call.result(WAIT) for call in calls] == [[b"done"]] * len(calls)

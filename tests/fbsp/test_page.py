@@ -25,8 +25,9 @@ def test_each_rule_has_tests() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_the_programs_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", ["ask.py", "count.py"])
+def test_the_programs_run(tmp_path: Path, program: str) -> None:
     write_programs(PAGE, tmp_path)
-    done = run_program(tmp_path, "ask.py")
+    done = run_program(tmp_path, program)
     assert (done.stderr, done.returncode) == ("", 0)
-    assert done.stdout.splitlines() == promises(programs(PAGE)["ask.py"])
+    assert done.stdout.splitlines() == promises(programs(PAGE)[program])

@@ -22,7 +22,7 @@ from packetwire.fbsp.protocol import _FBSP, DEFAULT_MAX_MESSAGE_SIZE, LEAST_MAX_
 from packetwire.fbsp.refusals import INVALID
 
 from .fake import CODEC, TOKEN, cancel, hello, make, request, welcome
-from .golden import MESSAGES, frames_of
+from .mutations import EXPECTED, GOLDEN, damage, run
 
 BROKEN_PROTOBUF = b"\x0a\x7f"
 SMALL = _FBSP(max_message_size=LEAST_MAX_MESSAGE_SIZE)
@@ -156,37 +156,6 @@ def test_a_message_can_be_read_into_one_that_has_content() -> None:
     assert msg.data == []
 
 
-def damage(zmsg: list[bytes], random: Random) -> list[bytes]:
-    """One message with one thing wrong, or several."""
-    broken = list(zmsg)
-    for _ in range(random.choice((1, 1, 1, 2, 5))):
-        if not broken:
-            return broken
-        number = random.randrange(len(broken))
-        frame = bytearray(broken[number])
-        match random.randrange(8):
-            case 0 if frame:
-                frame[random.randrange(len(frame))] ^= 1 << random.randrange(8)
-            case 1 if frame:
-                frame[random.randrange(len(frame))] = random.randrange(256)
-            case 2:
-                frame = frame[: random.randrange(len(frame) + 1)]
-            case 3:
-                frame += random.randbytes(random.randrange(1, 20))
-            case 4:
-                del broken[number]
-                continue
-            case 5:
-                broken.insert(number, random.randbytes(random.randrange(20)))
-            case 6:
-                broken.append(bytes(frame))
-            case _:
-                random.shuffle(broken)
-                continue
-        broken[number] = bytes(frame)
-    return broken
-
-
 def read_or_refused(zmsg: list[bytes]) -> FBSPMessage | None:
     """The message, or None if it was refused for one of the reasons in the table; nothing else may be raised."""
     try:
@@ -195,9 +164,6 @@ def read_or_refused(zmsg: list[bytes]) -> FBSPMessage | None:
         error = refusal
     assert error.code in INVALID
     return None
-
-
-GOLDEN = [frames_of(item) for item in MESSAGES]
 
 
 @given(st.sampled_from(GOLDEN), st.randoms(use_true_random=False))
@@ -217,3 +183,9 @@ def test_a_damaged_message_is_read_or_refused(zmsg: list[bytes], random: Random)
 def test_octets_of_any_kind_are_read_or_refused(zmsg: list[bytes]) -> None:
     for broken in (zmsg, [b"FBSP" + frame[4:16].ljust(12, b"\x01") for frame in zmsg]):
         read_or_refused(broken)
+
+
+def test_every_refusal_is_reached_by_mutations() -> None:
+    """A bounded number of them, always the same; `python -m fbsp.mutations` says more."""
+    count = run(24000, 1)
+    assert set(count) == EXPECTED

@@ -44,7 +44,7 @@ from .fake import (
     request,
     welcome,
 )
-from .test_refusals import GOLDEN, damage
+from .mutations import GOLDEN, damage
 
 
 def served(*messages: Any, route: bytes = OTHER_ROUTE, connected: bool = True, **kwargs: Any) -> Serving:

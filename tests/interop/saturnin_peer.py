@@ -201,7 +201,8 @@ class Client:
             self.protocol = fbsp.FBSPEventClient()
             handler = fitted(fbsp.FBSPEventClient, "on_service_connected", self.on_service_connected)
             self.protocol.on_service_connected = handler
-            for name in ("on_noop", "on_data", "on_error", "on_state", "on_session_closed"):
+            self.protocol.on_data = fitted(fbsp.FBSPEventClient, "on_data", self.on_data)
+            for name in ("on_noop", "on_error", "on_state", "on_session_closed"):
                 handler = fitted(fbsp.FBSPEventClient, name, self.noting(name))
                 setattr(self.protocol, name, handler)
             self.protocol.on_ack_received = fitted(
@@ -227,6 +228,11 @@ class Client:
         for call in Calls:
             handler = fitted(fbsp._APIHandlerChecker, "client_handler", self.on_reply)
             protocol.register_api_handler(call, handler)
+
+    def on_data(self, channel, session, msg):
+        self.events.append(["on_data", described(msg)])
+        if msg.has_ack_req():
+            channel.send(self.protocol.create_ack_reply(msg), session)
 
     def on_reply(self, channel, session, msg, protocol):
         self.events.append(["reply", described(msg)])

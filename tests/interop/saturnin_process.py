@@ -16,10 +16,10 @@ ANSWER_SECONDS = 30
 class SaturninPeer:
     """A `service`, or a `raw` or `event` client, at an address; it is asked by commands."""
 
-    def __init__(self, python: Path, kind: str, address: str) -> None:
+    def __init__(self, python: Path, *args: str, program: Path = PROGRAM) -> None:
         self._log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [str(python), "-E", "-s", str(PROGRAM), kind, address],
+            [str(python), "-E", "-s", str(program), *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,15 +19,21 @@ from packetwire import ConnectionEnded
 from packetwire.fbsp import (
     VENDOR_UID,
     AgentDescriptor,
+    AsyncRequest,
+    AsyncService,
+    AsyncServiceClient,
     ButlerInterface,
     ErrorCode,
     MsgFlag,
+    Request,
+    Service,
+    ServiceClient,
     ServiceError,
     State,
     StopError,
+    Stream,
+    operation,
 )
-from packetwire.fbsp.calling import ServiceClient
-from packetwire.fbsp.serving import Request, Service, Stream, operation
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -178,6 +185,7 @@ def test_our_close(client: ServiceClient, service: SaturninPeer) -> None:
 
 class Ours(Service):
     agent = agent("our-service")
+    interfaces = (Calls,)
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,6 +193,7 @@ class Ours(Service):
         self.stopped = threading.Event()
         self.closed = threading.Event()
         self.protocol.on_ack_received = lambda channel, session, msg: self.acknowledged.append(msg.msg_type.name)
+        self.protocol.register_api_handler(Calls.ACKNOWLEDGED, ask_for_acknowledgements)
 
     @operation(Calls.ECHO)
     def echo(self, request: Request) -> list[bytes]:
@@ -219,12 +228,19 @@ class Ours(Service):
         finally:
             self.stopped.set()
 
-    @operation(Calls.ACKNOWLEDGED, inline=True)
-    def acknowledged_reply(self, request: Request) -> list[bytes]:
-        return request.data
-
     def session_closed(self, session: Any, exc: Exception | None) -> None:
         self.closed.set()
+
+
+def ask_for_acknowledgements(channel: Any, session: Any, msg: Any, protocol: Any) -> None:
+    """A REPLY and DATA that the client shall acknowledge."""
+    reply = protocol.create_reply_for(msg)
+    reply.flags = MsgFlag.ACK_REQ | MsgFlag.MORE
+    channel.send(reply, session)
+    data = protocol.create_data_for(msg)
+    data.data = msg.data
+    data.flags = MsgFlag.ACK_REQ
+    channel.send(data, session)
 
 
 Connect = Callable[[str], SaturninPeer]
@@ -303,6 +319,39 @@ def test_cancel_of_its(raw: SaturninPeer, ours: Ours) -> None:
     assert ours.stopped.wait(WAIT)
 
 
+def test_acknowledgements_of_its(raw: SaturninPeer, ours: Ours) -> None:
+    raw.ask("request", "ACKNOWLEDGED", TOKEN, ["x"], 0)
+    assert brief(raw.receive()) == ("REPLY", ACK_REQ | MORE, [])
+    raw.ask("acknowledge")
+    assert brief(raw.receive()) == ("DATA", ACK_REQ, ["x"])
+    raw.ask("acknowledge")
+    raw.ask("request", "ECHO", OTHER, [], 0)
+    assert brief(raw.receive())[0] == "REPLY", "what it has said before was heard"
+    assert ours.acknowledged == ["REPLY", "DATA"]
+
+
+def test_cancel_and_upload_of_its_event_client(connect: Connect, ours: Ours) -> None:
+    peer = connect("event")
+    peer.ask("events", 1)
+    peer.ask("request", "SUM", TOKEN, [], MORE)
+    for number in range(4):
+        peer.ask("data", TOKEN, [str(number)], ACK_REQ | (MORE if number < 3 else 0))
+    events = peer.ask("events", 5)
+    assert sorted(event[0] for event in events) == ["on_ack_received"] * 4 + ["reply"]
+    assert events[-1][1]["data"] == ["6"]
+    peer.ask("request", "SLOW", TOKEN, [], ACK_REQ)
+    assert [event[0] for event in peer.ask("events", 1)] == ["on_ack_received"]
+    peer.ask("cancel", OTHER, TOKEN)
+    ((name, error),) = peer.ask("events", 1)
+    assert (name, error["code"], error["relates_to"]) == ("on_error", ErrorCode.REQUEST_CANCELLED, "CANCEL")
+    assert ours.stopped.wait(WAIT)
+    peer.ask("request", "ACKNOWLEDGED", OTHER, ["y"], 0)
+    assert [event[0] for event in peer.ask("events", 2)] == ["reply", "on_data"]
+    peer.ask("request", "ECHO", TOKEN, [], 0)
+    peer.ask("events", 1)
+    assert ours.acknowledged == ["REPLY", "DATA"]
+
+
 @pytest.mark.parametrize("kind", ["raw", "event"])
 def test_close_of_its(connect: Connect, ours: Ours, kind: str) -> None:
     peer = connect(kind)
@@ -345,3 +394,85 @@ def test_its_event_client(connect: Connect, ours: Ours) -> None:
     for channel in ours._channels:
         ours.protocol.close(channel)
     assert [event[0] for event in peer.ask("events", 1)] == ["on_session_closed"]
+
+
+# in an event loop
+
+
+def test_our_client_in_a_loop(service: SaturninPeer) -> None:
+    async def main() -> None:
+        client = AsyncServiceClient.connect(service.address, agent=agent("our-client"), channel={"linger": 0})
+        async with client:
+            assert await client.ping(WAIT) >= 0
+            assert await client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
+            streamed = await client.start(Calls.STREAM)
+            assert [frames async for frames in streamed.stream(WAIT)] == [[b"0"], [b"1"], [b"2"]]
+            states: list[State] = []
+            await (await client.start(Calls.STATES, on_state=states.append)).result(WAIT)
+            assert states == [State.READY, State.RUNNING, State.FINISHED]
+            call = await client.start(Calls.SUM, more=True)
+            for number in range(20):
+                await call.send(str(number), more=number < 19, acknowledge=True, timeout=WAIT)
+            assert await call.result(WAIT) == [b"190"]
+            with pytest.raises(ServiceError) as caught:
+                await client.call(Calls.FAIL, timeout=WAIT)
+            assert caught.value.code is ErrorCode.CONFLICT
+            call = await client.start(Calls.SLOW, acknowledge=True)
+            await call.wait_acknowledged(WAIT)
+            assert await call.cancel(WAIT)
+
+    asyncio.run(main())
+
+
+class OursInALoop(AsyncService):
+    agent = agent("our-service")
+    interfaces = (Calls,)
+
+    @operation(Calls.ECHO)
+    async def echo(self, request: AsyncRequest) -> list[bytes]:
+        return request.data
+
+    @operation(Calls.STREAM)
+    def stream(self, request: AsyncRequest) -> Stream:
+        return Stream([b"0", b"1", b"2"])
+
+    @operation(Calls.SUM)
+    async def sum(self, request: AsyncRequest) -> str:
+        return str(sum([int(frame) async for frames in request.uploads(WAIT) for frame in frames]))
+
+    @operation(Calls.SLOW)
+    async def slow(self, request: AsyncRequest) -> None:
+        await asyncio.get_running_loop().create_future()
+
+
+def test_our_service_in_a_loop(saturnin: Path, address: str) -> None:
+    async def main() -> None:
+        async with OursInALoop() as service:
+            bound = service.serve(address, linger=0).address
+            await asyncio.to_thread(its_client, SaturninPeer(saturnin, "raw", bound))
+
+    asyncio.run(main())
+
+
+def its_client(raw: SaturninPeer) -> None:
+    with raw:
+        raw.ask("hello")
+        assert raw.receive()["name"] == "our-service"
+        raw.ask("request", "ECHO", TOKEN, ["a", ""], ACK_REQ)
+        assert brief(raw.receive())[:2] == ("REQUEST", ACK_REPLY)
+        assert brief(raw.receive()) == ("REPLY", 0, ["a", ""])
+        raw.ask("request", "STREAM", TOKEN, [], 0)
+        assert [brief(raw.receive())[:2] for _ in range(4)] == [
+            ("REPLY", MORE),
+            ("DATA", MORE),
+            ("DATA", MORE),
+            ("DATA", 0),
+        ]
+        raw.ask("request", "SUM", TOKEN, [], MORE)
+        for number in range(10):
+            raw.ask("data", TOKEN, [str(number)], MORE if number < 9 else 0)
+        assert brief(raw.receive()) == ("REPLY", 0, ["45"])
+        raw.ask("request", "SLOW", TOKEN, [], 0)
+        raw.ask("cancel", OTHER, TOKEN)
+        assert raw.receive()["code"] == ErrorCode.REQUEST_CANCELLED
+        raw.ask("close")

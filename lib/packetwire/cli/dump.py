@@ -15,6 +15,7 @@ from packetwire.cli.arguments import size, whole_number
 from packetwire.cli.conversation import STDIN, Conversations, Input, Note, Seen, open_input, shown
 from packetwire.cli.display import open_display
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.fbspdump import as_fbsp
 from packetwire.core.engine import MAX_RQ_TYPE
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, MAX_UINT
 
@@ -47,7 +48,7 @@ def _as_text(seen: Seen) -> str | None:
         return None
 
 
-DECODERS: dict[str, DecodePayload] = {"text": _as_text}
+DECODERS: dict[str, DecodePayload] = {"text": _as_text, "fbsp": as_fbsp}
 """By their names for `--decode`: here a protocol adds what it knows of its payloads."""
 
 

@@ -5,6 +5,8 @@ stand on `FBSPService` and `FBSPClient`, which do no input or output: they are g
 carries their messages.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from packetwire.fbsp.calling import Call, ServiceClient
 from packetwire.fbsp.client import FBSPClient, FBSPEventClient
 from packetwire.fbsp.constants import (
@@ -35,9 +37,10 @@ from packetwire.fbsp.messages import (
     StateMessage,
     WelcomeMessage,
 )
+from packetwire.fbsp.operations import Stream, operation
 from packetwire.fbsp.requests import FBSPPacketChannel
 from packetwire.fbsp.service import FBSPService
-from packetwire.fbsp.serving import Request, Service, Stream, operation
+from packetwire.fbsp.serving import Request, Service
 from packetwire.fbsp.session import FBSPSession
 from packetwire.messaging.descriptors import (
     PLATFORM_OID,
@@ -53,6 +56,10 @@ from packetwire.messaging.descriptors import (
 from packetwire.messaging.errors import ClientError, InvalidMessageError, ServiceError, StopError
 from packetwire.messaging.message import msg_bytes
 from packetwire.messaging.sentinels import ANY, INVALID, TIMEOUT
+
+if TYPE_CHECKING:
+    from packetwire.fbsp.aiocalling import AsyncCall, AsyncServiceClient
+    from packetwire.fbsp.aioserving import AsyncRequest, AsyncService
 
 __all__ = [
     "ANY",
@@ -75,6 +82,10 @@ __all__ = [
     "VERSION_MASK",
     "APIMessage",
     "AgentDescriptor",
+    "AsyncCall",
+    "AsyncRequest",
+    "AsyncService",
+    "AsyncServiceClient",
     "ButlerInterface",
     "Call",
     "CancelMessage",
@@ -108,3 +119,19 @@ __all__ = [
     "msg_bytes",
     "operation",
 ]
+
+_ASYNC = {
+    "AsyncCall": "aiocalling",
+    "AsyncServiceClient": "aiocalling",
+    "AsyncRequest": "aioserving",
+    "AsyncService": "aioserving",
+}
+"""Names whose modules import asyncio: that takes long, and most programs have no use for them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ASYNC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_ASYNC[name]}"), name)

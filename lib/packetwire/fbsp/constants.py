@@ -18,6 +18,8 @@ ERROR_CODE_SHIFT: Final = 5
 HEADER_OCTETS: Final = 16
 CONTROL_OCTET: Final = 4
 """The position of the octet with type and version in the control frame."""
+TYPE_SHIFT: Final = 3
+FLAGS_OCTET: Final = 5
 TOKEN_OCTETS: Final = 8
 MAX_ERROR_CODE: Final = 2047
 

@@ -75,7 +75,7 @@ class FBSPMessage(Message):
     def from_zmsg(self, zmsg: TZMQMessage) -> None:
         if not zmsg:
             raise refuse("no-frames")
-        header, *data = map(msg_bytes, zmsg)
+        header, *data = [frame if type(frame) is bytes else msg_bytes(frame) for frame in zmsg]
         self._set_hdr(header)
         if self.msg_type not in self.types:
             raise refuse("class", header, name=self.msg_type.name, other=type(self).__name__)
@@ -270,7 +270,7 @@ class DataMessage(FBSPMessage):
         """Any content will do."""
 
     def _pack_data(self) -> list[bytes]:
-        return [msg_bytes(frame) for frame in self.data]
+        return [frame if type(frame) is bytes else msg_bytes(frame) for frame in self.data]
 
     def _clear_data(self) -> None:
         self.data = []

@@ -12,8 +12,8 @@ from packetwire.fbsp.messages import MESSAGE_MAP, NO_TOKEN, APIMessage, DataMess
 from packetwire.fbsp.refusals import refuse
 from packetwire.fbsp.session import FBSPSession, PendingRequest
 from packetwire.messaging.channel import Session
-from packetwire.messaging.message import Token, TZMQMessage, msg_bytes
-from packetwire.messaging.protocol import Protocol
+from packetwire.messaging.message import Message, Token, TZMQMessage, msg_bytes
+from packetwire.messaging.protocol import MessageHandler, Protocol
 
 DEFAULT_MAX_MESSAGE_SIZE: Final = 50 << 20
 """Octets of all frames of a message."""
@@ -46,7 +46,7 @@ class _FBSP(Protocol):
         """An empty message of the class that the control frame asks for; raises `InvalidMessageError`."""
         if not zmsg:
             raise refuse("no-frames")
-        header = msg_bytes(zmsg[0])
+        header = zmsg[0] if type(zmsg[0]) is bytes else msg_bytes(zmsg[0])
         message_class = self._classes.get(header[CONTROL_OCTET : CONTROL_OCTET + 1])
         if message_class is None:
             raise header_refusal(header)
@@ -62,6 +62,10 @@ class _FBSP(Protocol):
         msg = self.message_factory(zmsg)
         msg.from_zmsg(zmsg)
         return msg
+
+    def handler_for(self, msg: Message) -> MessageHandler:
+        # the usual way first, because this is done for each message
+        return self.handlers.get(msg.msg_type) or super().handler_for(msg)  # type: ignore[attr-defined]
 
     def create_message_for(
         self,

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Hashable
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
+from packetwire.core.events import RequestReceived
 from packetwire.fbsp.constants import (
+    CONTROL_OCTET,
     ERROR_TYPE_MASK,
+    FLAGS_OCTET,
     FOURCC,
     HEADER_FMT_FULL,
     HEADER_OCTETS,
+    TYPE_SHIFT,
     MsgFlag,
     MsgType,
 )
@@ -23,31 +27,47 @@ from packetwire.fbsp.protocol import _FBSP
 from packetwire.fbsp.session import FBSPSession
 from packetwire.messaging.channel import Session
 from packetwire.messaging.message import Message
+from packetwire.messaging.multipart import split_frames
 from packetwire.messaging.packets import PEER, MessageRequest, PacketChannel
 
 _HEADER = struct.Struct(HEADER_FMT_FULL)
 _CODEC = _FBSP()
+# plain numbers, because an enum calculates, and hashes, in ten times the time
 _ACK_REQ, _ACK_REPLY = int(MsgFlag.ACK_REQ), int(MsgFlag.ACK_REPLY)
-_HELLO, _WELCOME, _NOOP = int(MsgType.HELLO), int(MsgType.WELCOME), int(MsgType.NOOP)
-_REQUEST, _REPLY, _DATA = int(MsgType.REQUEST), int(MsgType.REPLY), int(MsgType.DATA)
-_CANCEL, _STATE, _ERROR = int(MsgType.CANCEL), int(MsgType.STATE), int(MsgType.ERROR)
+_REQUEST, _DATA, _ERROR = int(MsgType.REQUEST), int(MsgType.DATA), int(MsgType.ERROR)
+
+ANSWERED: Final = frozenset(map(int, (MsgType.HELLO, MsgType.REQUEST, MsgType.CANCEL)))
+"""What is always concluded by a message of the other side."""
+ACKNOWLEDGED: Final = frozenset(map(int, (MsgType.NOOP, MsgType.DATA, MsgType.STATE)))
+"""What is concluded by its acknowledgement, if that is asked for."""
+ANSWER_TO: Final = {int(MsgType.WELCOME): int(MsgType.HELLO), int(MsgType.REPLY): _REQUEST}
+"""Type -> what it concludes."""
+ENDS_REQUEST: Final = frozenset(map(int, (MsgType.UNKNOWN, MsgType.REPLY, MsgType.DATA, MsgType.STATE)))
+"""What an ERROR relates to that concludes the REQUEST with its token."""
 
 Header = tuple[int, int, int, bytes]
 """(type, flags, type_data, token)"""
 
+REQUESTS: Final[dict[int, type[FBSPRequest]]] = {}
+"""rq_type -> class."""
+
 
 class FBSPRequest(MessageRequest):
-    """An FBSP message as a packet request."""
+    """An FBSP message as a packet request: a subclass for each type of message."""
 
     rq_type: ClassVar[int]
 
+    def __init_subclass__(cls, *, msg_type: MsgType | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if msg_type is not None:
+            cls.rq_type = int(msg_type)
+            REQUESTS[cls.rq_type] = cls
+
     def check(self) -> None:
+        check_type(self.frames, self.rq_type)
         header = header_of(self.frames)
-        if header is None:
-            return  # no message at all: the protocol says so, by an ERROR
-        if header[0] != self.rq_type:
-            raise ValueError(f"a message of the type {header[0]} came as rq_type {self.rq_type}")
-        self.flags = header[1]
+        if header is not None:
+            self.flags = header[1]
 
     @property
     def message(self) -> FBSPMessage:
@@ -62,81 +82,57 @@ class FBSPRequest(MessageRequest):
         return request
 
 
-class HelloRequest(FBSPRequest):
+class HelloRequest(FBSPRequest, msg_type=MsgType.HELLO):
     """HELLO; answered by WELCOME or ERROR."""
 
-    rq_type = _HELLO
 
-
-class WelcomeRequest(FBSPRequest):
+class WelcomeRequest(FBSPRequest, msg_type=MsgType.WELCOME):
     """WELCOME, where it is no answer to HELLO."""
 
-    rq_type = _WELCOME
 
-
-class NoopRequest(FBSPRequest):
+class NoopRequest(FBSPRequest, msg_type=MsgType.NOOP):
     """NOOP; answered by its acknowledgement."""
 
-    rq_type = _NOOP
 
-
-class RequestRequest(FBSPRequest):
+class RequestRequest(FBSPRequest, msg_type=MsgType.REQUEST):
     """REQUEST, answered by REPLY or ERROR, or its acknowledgement."""
 
-    rq_type = _REQUEST
 
-
-class ReplyRequest(FBSPRequest):
+class ReplyRequest(FBSPRequest, msg_type=MsgType.REPLY):
     """The acknowledgement of a REPLY."""
 
-    rq_type = _REPLY
 
-
-class DataRequest(FBSPRequest):
+class DataRequest(FBSPRequest, msg_type=MsgType.DATA):
     """DATA; answered by its acknowledgement."""
 
-    rq_type = _DATA
 
-
-class CancelRequest(FBSPRequest):
+class CancelRequest(FBSPRequest, msg_type=MsgType.CANCEL):
     """CANCEL; answered by ERROR."""
 
-    rq_type = _CANCEL
 
-
-class StateRequest(FBSPRequest):
+class StateRequest(FBSPRequest, msg_type=MsgType.STATE):
     """STATE; answered by its acknowledgement."""
 
-    rq_type = _STATE
 
-
-class CloseRequest(FBSPRequest):
+class CloseRequest(FBSPRequest, msg_type=MsgType.CLOSE):
     """CLOSE."""
 
-    rq_type = int(MsgType.CLOSE)
 
-
-class ErrorRequest(FBSPRequest):
+class ErrorRequest(FBSPRequest, msg_type=MsgType.ERROR):
     """ERROR, where it is no answer."""
 
-    rq_type = _ERROR
+
+def check_type(frames: list[bytes], rq_type: int) -> None:
+    """Raise ValueError for a message of another type; what is none at all the protocol refuses, by an ERROR."""
+    if frames and len(frames[0]) == HEADER_OCTETS and frames[0].startswith(FOURCC):
+        number = frames[0][CONTROL_OCTET] >> TYPE_SHIFT
+        if number != rq_type:
+            raise ValueError(f"a message of the type {number} came as rq_type {rq_type}")
 
 
-REQUESTS: Final[dict[int, type[FBSPRequest]]] = {
-    each.rq_type: each
-    for each in (
-        HelloRequest,
-        WelcomeRequest,
-        NoopRequest,
-        RequestRequest,
-        ReplyRequest,
-        DataRequest,
-        CancelRequest,
-        StateRequest,
-        CloseRequest,
-        ErrorRequest,
-    )
-}
+def message_of(payload: bytes) -> FBSPMessage:
+    """The message in the payload of a packet; raises ValueError or `InvalidMessageError` if there is none."""
+    return _CODEC.convert_msg(split_frames(payload))
 
 
 def header_of(zmsg: list[bytes]) -> Header | None:
@@ -144,7 +140,7 @@ def header_of(zmsg: list[bytes]) -> Header | None:
     if not zmsg or len(zmsg[0]) != HEADER_OCTETS:
         return None
     fourcc, control, flags, type_data, token = _HEADER.unpack(zmsg[0])
-    return (control >> 3, flags, type_data, token) if fourcc == FOURCC else None
+    return (control >> TYPE_SHIFT, flags, type_data, token) if fourcc == FOURCC else None
 
 
 class FBSPPacketChannel(PacketChannel):
@@ -152,10 +148,15 @@ class FBSPPacketChannel(PacketChannel):
 
     requests = REQUESTS  # type: ignore[assignment]
 
+    def _frames_of(self, event: RequestReceived) -> list[bytes]:
+        frames = split_frames(event.payload)
+        if event.rq_type in REQUESTS:
+            check_type(frames, event.rq_type)
+        return frames
+
     def request_of(self, zmsg: list[bytes]) -> tuple[int, int]:
-        header = header_of(zmsg)
-        assert header is not None
-        return header[0], header[1]
+        control = zmsg[0]
+        return control[CONTROL_OCTET] >> TYPE_SHIFT, control[FLAGS_OCTET]
 
     def key_of(self, zmsg: list[bytes]) -> Hashable:
         header = header_of(zmsg)
@@ -164,32 +165,26 @@ class FBSPPacketChannel(PacketChannel):
         msg_type, flags, _, token = header
         if flags & _ACK_REPLY:
             return None
-        if msg_type in (_HELLO, _REQUEST, _CANCEL):
-            return msg_type, token
-        acknowledged = flags & _ACK_REQ and msg_type in (_NOOP, _DATA, _STATE)
-        return (msg_type, token) if acknowledged else None
+        awaited = msg_type in ANSWERED or (flags & _ACK_REQ and msg_type in ACKNOWLEDGED)
+        return (msg_type, token) if awaited else None
 
     def concluded_by(self, zmsg: list[bytes]) -> Hashable:
         header = header_of(zmsg)
         assert header is not None
         msg_type, flags, type_data, token = header
         if flags & _ACK_REPLY:
-            return (msg_type, token) if msg_type in (_NOOP, _DATA, _STATE) else None
-        if msg_type == _WELCOME:
-            return _HELLO, token
-        if msg_type == _REPLY:
-            return _REQUEST, token
+            return (msg_type, token) if msg_type in ACKNOWLEDGED else None
         if msg_type != _ERROR:
-            return None
+            concluded = ANSWER_TO.get(msg_type)
+            return None if concluded is None else (concluded, token)
         related = type_data & ERROR_TYPE_MASK
-        key = related, token
-        if related in (_HELLO, _REQUEST, _CANCEL, _NOOP, _DATA, _STATE) and self._open.get(key):
-            return key
-        return (_REQUEST, token) if related in (0, _REPLY, _DATA, _STATE) else None
+        if (related in ANSWERED or related in ACKNOWLEDGED) and self._open.get((related, token)):
+            return related, token
+        return (_REQUEST, token) if related in ENDS_REQUEST else None
 
     def may_repeat(self, key: Hashable) -> bool:
         assert isinstance(key, tuple)
-        return key[0] in (_NOOP, _DATA, _STATE)
+        return key[0] in ACKNOWLEDGED
 
     def is_awaited(self, key: Hashable) -> bool:
         """A REQUEST that is under way, and DATA that its receiver acknowledges when it likes."""

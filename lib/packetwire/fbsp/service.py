@@ -308,7 +308,7 @@ class FBSPService(_FBSP):
         """Give a request to the handler of its call."""
         if msg.token in session.requests:
             raise violation("token-in-use", token=msg.token.hex())
-        session.forget(msg.token)
+        session.forget(msg.token)  # also if it is refused
         if len(session.requests) >= self.max_requests:
             raise violation("too-many-requests", limit=self.max_requests)
         if msg.type_data not in self._calls:

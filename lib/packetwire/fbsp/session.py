@@ -48,7 +48,7 @@ class FBSPSession(Session):
 
     def begin(self, request: PendingRequest) -> None:
         """A request is under way."""
-        self.forget(request.token)
+        self._ended.pop(request.token, None)
         self.requests[request.token] = request
 
     def forget(self, token: Token) -> None:

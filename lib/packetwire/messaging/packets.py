@@ -17,14 +17,14 @@ from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
 from packetwire.core.events import RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.requests import BaseRequest, Responder
-from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestFailed, RequestTimeout
+from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RequestFailed, RequestTimeout
 from packetwire.messaging.channel import Session
 from packetwire.messaging.errors import ChannelError
 from packetwire.messaging.message import Message
 from packetwire.messaging.multipart import join_frames, split_frames
 from packetwire.messaging.protocol import Protocol as MessageProtocol
 from packetwire.messaging.sentinels import TIMEOUT
-from packetwire.messaging.shared import NOBODY, SharedChannel, deadline_of, left_until
+from packetwire.messaging.shared import SharedChannel, deadline_of, left_until
 
 PEER: Final = b""
 """The route of the one peer."""
@@ -109,7 +109,12 @@ class PacketChannel(SharedChannel):
         self.number = channel
         self._open: dict[Hashable, deque[Responder]] = {}
         self._answers: dict[Hashable, Any] = {}
+        self._keys: dict[int, Hashable] = {}  # of these, by the ids of what is in `_answers`
         self._results: deque[Any] = deque()
+        self._takes: dict[type, Callable[[Any], None]] = {
+            RequestReceived: self._take_request,
+            ResponseReceived: self._take_response,
+        }
         self._next_event = connection.on_event
         connection.on_event = self._take_event
 
@@ -196,6 +201,9 @@ class PacketChannel(SharedChannel):
             return 0, False
         except ConnectionEnded:
             pass  # `done` says what that means
+        with self.lock:
+            if done():
+                return 0, True
         return 0, self.wait_until(done, left_until(deadline))
 
     # sending
@@ -220,15 +228,20 @@ class PacketChannel(SharedChannel):
             return 0
         rq_type, flags = self.request_of(zmsg)
         try:
-            answer = self.connection.submit(rq_type, flags, payload, channel=self.number, timeout=0)
-        except (RequestTimeout, LocalProtocolError):
+            self._submit(rq_type, flags, payload, self.key_of(zmsg))
+        except (RequestTimeout, LocalProtocolError, LimitExceeded):
             return errno.EAGAIN  # there is no room; the thread that reads is told so at once
         except ConnectionEnded:
             return errno.ENOTCONN
-        key = self.key_of(zmsg)
-        if key is not None:
-            self._answers[key] = answer
         return 0
+
+    def _submit(self, rq_type: int, flags: int, payload: bytes, key: Hashable) -> None:
+        """Send a packet request without waiting for room."""
+        answer = self.connection.submit(rq_type, flags, payload, channel=self.number, timeout=0)
+        if key is not None:
+            self._forget_answer(self._answers.get(key))
+            self._answers[key] = answer
+            self._keys[id(answer)] = key
 
     def discard_session(self, session: Session) -> None:
         with self.lock:
@@ -236,6 +249,7 @@ class PacketChannel(SharedChannel):
             if not self.sessions:
                 self._answer_all()
                 self._answers.clear()
+                self._keys.clear()
 
     def settle(self) -> None:
         """With the lock held: answer what no message will conclude any more."""
@@ -254,37 +268,42 @@ class PacketChannel(SharedChannel):
 
     def _take_event(self, event: Any) -> None:
         """As the connection's `on_event`, in the thread that reads."""
-        if isinstance(event, StreamEnded):
-            self._end(event)
-        elif isinstance(event, RequestReceived | ResponseReceived) and event.channel == self.number:
+        take = self._takes.get(type(event))
+        if take is None:
+            if type(event) is StreamEnded:
+                self._end(event)
+        elif event.channel == self.number:
             with self.lock:
-                self._reader = get_ident()
+                reader, self._reader = self._reader, get_ident()
                 try:
-                    if isinstance(event, RequestReceived):
-                        self._take_request(event)
-                    else:
-                        self._take_response(event)
+                    take(event)
                 finally:
-                    self._reader = NOBODY
+                    self._reader = reader
         if self._next_event is not None:
             self._next_event(event)
 
     def _take_request(self, event: RequestReceived) -> None:
         responder = self._responder_of(event)
+        if self.closed:
+            responder.fail(ChannelError("the channel is closed"))
+            return
         try:
             frames = self._frames_of(event)
         except ValueError as error:
             responder.fail(error)
             return
         key = self.key_of(frames)
-        waiting = self._open.setdefault(key, deque()) if key is not None else None
-        if waiting is None or (waiting and not self.may_repeat(key)):
+        waiting = self._open.get(key) if key is not None else None
+        if key is None or (waiting and not self.may_repeat(key)):
             self._handle(frames)
             responder.respond()
             return
+        if waiting is None:
+            waiting = self._open[key] = deque()
         waiting.append(responder)
         self._handle(frames)
-        self.settle()
+        if key in self._open and not self.is_awaited(key):
+            _answer_empty(self._open.pop(key))
 
     def _frames_of(self, event: RequestReceived) -> list[bytes]:
         """The message in a packet request; one of an unknown type is for the protocol to refuse."""
@@ -321,10 +340,9 @@ class PacketChannel(SharedChannel):
         self.notify()
 
     def _forget_answer(self, answer: Any) -> None:
-        for key, each in list(self._answers.items()):
-            if each is answer:
-                del self._answers[key]
-                return
+        key = self._keys.pop(id(answer), None)
+        if key is not None:
+            del self._answers[key]
 
     def _handle(self, frames: list[bytes]) -> None:
         result = self.deliver(PEER, frames)

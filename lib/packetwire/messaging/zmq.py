@@ -47,6 +47,8 @@ DEFAULT_LINGER: Final = 1.0
 DEFAULT_SPIN: Final = 0.0
 """Seconds that the reader looks for messages before it sleeps, as long as that mostly succeeds; 0 for never,
 because ZMQ's own threads need the processor meanwhile."""
+FRAME_OVERHEAD: Final = 100
+"""Octets that each frame counts in addition while it waits, about what Python needs for one."""
 STANDBY: Final = 0.005
 """Seconds without a thread that reads for itself, after which the channel's own thread reads again."""
 BATCH: Final = 64
@@ -54,6 +56,10 @@ BATCH: Final = 64
 LONGEST_SLEEP: Final = 1.0
 """Seconds after which the reader looks for silent peers, and whether there is room for what waits."""
 THREAD_WAIT: Final = 5.0
+
+# plain numbers, because a flag calculates in ten times the time
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+_NOBLOCK, _NOBLOCK_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
 _EVENT = struct.Struct("=HI")
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENOTCONN)
@@ -95,9 +101,11 @@ class ZmqChannel(SharedChannel):
         self._unsent: dict[RoutingID, deque[list[bytes]]] = {}
         self._unsent_octets: dict[RoutingID, int] = {}
         self._heard: dict[RoutingID, float] = {}
+        self._unreachable: list[Session] = []
         self._next_look = time.monotonic() + LONGEST_SLEEP
         self._leads = self._callers = 0
         self._parked = False
+        self._announced = False  # the socket has news
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._socket: zmq.Socket[Any] = (context or zmq.Context.instance()).socket(self.socket_type)
@@ -187,27 +195,31 @@ class ZmqChannel(SharedChannel):
             return self._postpone(route, zmsg)
         if self._parked and self._has_input():
             self._parked = False
-            self._wakeup.set()
+            self._rouse()
         return error_number
 
+    def _rouse(self) -> None:
+        """Have the reader look again."""
+        self._wakeup.set()
+
     def _has_input(self) -> bool:
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return bool(int(self._socket.getsockopt(_EVENTS)) & _POLLIN)
 
     def _try_send(self, route: RoutingID, zmsg: list[bytes]) -> int:
-        socket, flags = self._socket, zmq.NOBLOCK
+        socket = self._socket
         try:
             if self.has_many_peers:
-                socket.send(route, flags | zmq.SNDMORE)
+                socket.send(route, _NOBLOCK_MORE)
             for frame in zmsg[:-1]:
-                socket.send(frame, flags | zmq.SNDMORE)
-            socket.send(zmsg[-1], flags)
+                socket.send(frame, _NOBLOCK_MORE)
+            socket.send(zmsg[-1], _NOBLOCK)
         except zmq.ZMQError as error:
             return error.errno or errno.EIO
         return 0
 
     def _postpone(self, route: RoutingID, zmsg: list[bytes]) -> int:
         """Keep a message until there is room for it, if there are not too many."""
-        size = self._unsent_octets.get(route, 0) + sum(map(len, zmsg))
+        size = self._unsent_octets.get(route, 0) + _weight(zmsg)
         allowed = self.max_unsent * (MAX_UNSENT_BY_READER if self._reader == get_ident() else 1)
         if size > allowed and self._unsent.get(route):
             return errno.EAGAIN
@@ -222,7 +234,7 @@ class ZmqChannel(SharedChannel):
                 if error_number == errno.EAGAIN:
                     break
                 sent = waiting.popleft()
-                self._unsent_octets[route] -= sum(map(len, sent))
+                self._unsent_octets[route] -= _weight(sent)
                 if error_number and (session := self.sessions.get(route)):
                     self._note_failure(session, error_number)
             if not waiting:
@@ -234,7 +246,17 @@ class ZmqChannel(SharedChannel):
         self._unsent_octets.pop(route, None)
 
     def _note_failure(self, session: Session, error_number: int) -> None:
-        if error_number in _UNREACHABLE:
+        if error_number not in _UNREACHABLE:
+            return
+        self._unreachable.append(session)
+        if not self.closed and self._has_input():
+            self._rouse()  # what has arrived before is delivered first: there may be a CLOSE
+        else:
+            self._lose_unreachable()
+
+    def _lose_unreachable(self) -> None:
+        while self._unreachable:
+            session = self._unreachable.pop()
             self.lose_session(session, ChannelError(f"the peer {session.routing_id!r} is gone"))
 
     def discard_session(self, session: Session) -> None:
@@ -351,11 +373,11 @@ class ZmqChannel(SharedChannel):
             self._await_change(LONGEST_SLEEP if left is None else min(left, LONGEST_SLEEP))
 
     def _deliver_some(self, done: Callable[[], bool], results: list[Any] | None) -> bool:
-        """With the lock held: whether there was something."""
-        for count in range(BATCH):
-            if not self._has_input():  # asked first, because an exception takes several times as long
-                return count > 0
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        """With the lock held: deliver messages; whether there may be more."""
+        for _ in range(BATCH):
+            frames = self._next_frames()
+            if frames is None:
+                return False
             route = frames.pop(0) if self.has_many_peers else b""
             result = self.deliver(route, frames)
             if route in self.sessions and self.has_many_peers:
@@ -366,6 +388,19 @@ class ZmqChannel(SharedChannel):
                 return True
         return True
 
+    def _next_frames(self) -> list[bytes] | None:
+        """With the lock held: the next message, if there is one.
+
+        Asked first if it was not announced, because an exception takes several times as long.
+        """
+        announced, self._announced = self._announced, False
+        if not announced and not self._has_input():
+            return None
+        try:
+            return self._socket.recv_multipart(_NOBLOCK)
+        except zmq.Again:
+            return None  # what was announced was something else
+
     def _await_change(self, timeout: float) -> None:
         """Without the lock: sleep until the socket, or somebody here, has something new."""
         ready = self._spin() or self._poll.poll(timeout * 1000)
@@ -375,14 +410,17 @@ class ZmqChannel(SharedChannel):
                 self._wakeup.clear()
             elif fd == self._monitor_fd:
                 self._monitor_ready = True
+            else:
+                self._announced = True
 
     def _look_after_links(self) -> None:
         """With the lock held: see which links came or went, and which peers are silent."""
         if self._link_ended:
             self._lose_link()
+        self._lose_unreachable()
         while self._monitor is not None and self._monitor_ready:
             try:
-                frames = self._monitor.recv_multipart(zmq.NOBLOCK)
+                frames = self._monitor.recv_multipart(_NOBLOCK)
             except zmq.Again:
                 self._monitor_ready = False
             else:
@@ -403,7 +441,7 @@ class ZmqChannel(SharedChannel):
         if not self.linked:
             # what has arrived before is delivered first
             self._link_ended = True
-            self._wakeup.set()
+            self._rouse()
         self.notify()
 
     def _lose_link(self) -> None:
@@ -439,6 +477,11 @@ class ZmqChannel(SharedChannel):
                 self._monitor.close(0)
             self._socket.close(int(self._linger * 1000))
             self._wakeup.close()
+
+
+def _weight(zmsg: list[bytes]) -> int:
+    """What a message that waits takes, in octets."""
+    return sum(map(len, zmsg)) + FRAME_OVERHEAD * len(zmsg)
 
 
 def descriptor_of(socket: zmq.Socket[Any]) -> int:

@@ -931,7 +931,9 @@ class Driver:
         self._answering.answer(event, outcome)
 
     def _has_answered(self) -> None:
-        if self._reader != get_ident():  # the reader writes behind all events of its chunk
+        if self._reader == get_ident():  # it writes behind all events of its chunk
+            self._handled_inline += 1
+        else:
             self.flush()
 
 

@@ -1,0 +1,157 @@
+"""A request to a service, and what has come of it: all of it but the waiting."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from packetwire.errors import ConnectionEnded
+from packetwire.fbsp.constants import ErrorCode, MsgFlag, MsgType, State
+from packetwire.fbsp.frames import Frame, frame_of
+from packetwire.fbsp.messages import APIMessage, DataMessage, ErrorMessage, FBSPMessage, StateMessage
+from packetwire.messaging.descriptors import ButlerInterface
+
+if TYPE_CHECKING:
+    from packetwire.fbsp.calls import CallBook
+
+
+class CallState:
+    """A request to a service, and what has come of it."""
+
+    def __init__(
+        self,
+        client: CallBook[Any, Any],
+        api_code: ButlerInterface,
+        token: bytes,
+        on_state: Callable[[State], object] | None = None,
+        streams: bool = False,
+    ) -> None:
+        self.streams = streams
+        self.api_code = api_code
+        self.token = token
+        self.state: State | None = None
+        """What the service has said last about the work."""
+        self.acknowledged = False
+        """Whether the service has said that it accepts the request."""
+        self.reply: list[bytes] | None = None
+        self.error: Exception | None = None
+        self.over = False
+        """Whether nothing more is to come."""
+        self.buffered = 0
+        """Octets of DATA that have not been taken yet."""
+        self._client = client
+        self._on_state = on_state
+        self._data: deque[DataMessage] = deque()
+        self._data_acknowledged = 0
+        self._data_sent = 0
+        self._cancel_answer: ErrorMessage | None = None
+
+    # what to wait for, and what came of it
+
+    def has_result(self) -> bool:
+        """Whether `result` has something to return or to raise."""
+        return self.reply is not None or self.error is not None
+
+    def outcome(self) -> list[bytes]:
+        """The frames of the REPLY, once `has_result`; raises if there is none."""
+        if self.reply is None:
+            assert self.error is not None
+            raise raised(self.error)
+        return self.reply
+
+    def is_accepted(self) -> bool:
+        """Whether the service has acknowledged the request, or has already answered it."""
+        return self.acknowledged or self.has_result()
+
+    def has_data(self) -> bool:
+        """Whether there is DATA to take, or will be none."""
+        return bool(self._data) or self.over
+
+    def take_data(self) -> DataMessage | None:
+        """The next DATA, once `has_data`; None at the end of the stream. Raises if that is a failure."""
+        if not self._data:
+            self.check()
+            return None
+        msg = self._data.popleft()
+        self.buffered -= sum(map(len, msg.data))
+        return msg
+
+    def check(self) -> None:
+        """Raise what the call has failed with, if it has."""
+        if self.error is not None:
+            raise raised(self.error)
+
+    def new_data(self, frames: tuple[Frame, ...], more: bool, acknowledge: bool) -> DataMessage:
+        """DATA for the request, to be sent."""
+        msg: DataMessage = self._client.protocol.create_message_for(MsgType.DATA, self.token)
+        msg.data = [frame_of(each) for each in frames]
+        msg.flags = request_flags(more, acknowledge)
+        return msg
+
+    def data_taken(self) -> Callable[[], bool]:
+        """DATA that is to be acknowledged is about to be sent: what says that the service has taken it."""
+        self._data_sent += 1
+        number = self._data_sent
+        return lambda: self._data_acknowledged >= number or self.error is not None
+
+    def is_cancel_answered(self) -> bool:
+        """Whether the service has answered our CANCEL, or the request has ended otherwise."""
+        return self._cancel_answer is not None or self.over
+
+    def was_cancelled(self) -> bool:
+        """Whether the service has stopped the work, once `is_cancel_answered`; raises if it refuses to."""
+        answer = self._cancel_answer
+        if answer is None or answer.error_code == ErrorCode.NOT_FOUND:
+            return False
+        if answer.error_code != ErrorCode.REQUEST_CANCELLED:
+            raise self._client.protocol.exception_for(answer)
+        return True
+
+    # what the client calls
+
+    def take(self, msg: FBSPMessage) -> None:
+        """A message has come for the call."""
+        if isinstance(msg, APIMessage) and msg.msg_type is MsgType.REPLY:
+            self.reply = msg.data
+        elif isinstance(msg, ErrorMessage):
+            self.fail(self._client.protocol.exception_for(msg))
+        elif isinstance(msg, StateMessage):
+            self.state = msg.state
+            if self._on_state is not None:
+                self._on_state(msg.state)
+        elif isinstance(msg, DataMessage):
+            self.buffered += sum(map(len, msg.data))
+            self._data.append(msg)
+
+    def take_acknowledgement(self, msg: FBSPMessage) -> None:
+        """The service has acknowledged the request, or DATA."""
+        if msg.msg_type is MsgType.DATA:
+            self._data_acknowledged += 1
+        else:
+            self.acknowledged = True
+
+    def take_cancel_answer(self, msg: ErrorMessage) -> None:
+        """The service has answered our CANCEL."""
+        self._cancel_answer = msg
+        if msg.error_code == ErrorCode.REQUEST_CANCELLED:
+            self.fail(self._client.protocol.exception_for(msg))
+
+    def fail(self, error: Exception) -> None:
+        """The call has failed."""
+        if not self.over:
+            self.error = error
+            self.over = True
+
+    def changed(self) -> None:
+        """Something has come for the call: for subclasses whose waiting is not the channel's matter."""
+
+
+def raised(error: Exception) -> Exception:
+    """An exception to raise in one of several that may wait."""
+    return error.for_waiter() if isinstance(error, ConnectionEnded) else error
+
+
+def request_flags(more: bool, acknowledge: bool) -> MsgFlag:
+    """The flags of what the client sends."""
+    return (MsgFlag.MORE if more else MsgFlag.NONE) | (MsgFlag.ACK_REQ if acknowledge else MsgFlag.NONE)

@@ -1,0 +1,31 @@
+"""The frames that a program's values stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from packetwire.core.packets import BytesLike
+
+Frame = BytesLike | str
+
+
+def frames_of(result: Any) -> list[bytes]:
+    """The frames that a result stands for."""
+    if type(result) is bytes:
+        return [result]
+    if result is None:
+        return []
+    if isinstance(result, list | tuple):
+        return [frame_of(each) for each in result]
+    return [frame_of(result)]
+
+
+def frame_of(value: Any) -> bytes:
+    """One frame; raises TypeError for what is neither bytes-like nor str."""
+    if type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"a frame is bytes-like or str, not {type(value).__name__}")
