@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from childprocesses import child_processes
 from packetwire import (
     ChildExited,
     ConnectionEnded,
@@ -62,10 +63,9 @@ def python(code):
 @pytest.fixture
 def server():
     """A connection to a child that serves; afterwards no child is left."""
-    conn = PacketConnection.spawn(python(SERVER), "server", close_timeout=2)
-    yield conn
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    children = child_processes()
+    yield PacketConnection.spawn(python(SERVER), "server", close_timeout=2)
+    assert child_processes() == children
 
 
 def test_a_child_is_called(server):

@@ -103,6 +103,7 @@ class Side:
         """Receive up to `size` octets or the end, false if there is neither."""
         octets = bytes(self.wire[:size])
         del self.wire[:size]
+        could_write = self.engine.send_failure is None
         if octets:
             events = self.engine.receive(octets)
         elif self.closed and not self.ends:
@@ -111,7 +112,7 @@ class Side:
             return False
         for event in events:
             self.happen(event)
-        if self.engine.send_failure is not None:
+        if could_write and self.engine.send_failure is not None:
             self.stop_writing()
         if any(isinstance(event, StreamEnded) and not event.clean for event in events):
             self.to_answer.clear()  # a peer that broke the protocol is owed nothing

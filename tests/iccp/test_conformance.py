@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from packetwire import LocalProtocolError
+from packetwire.error_text import ERROR_TEXT_LIMIT
 from packetwire.iccp import Config, InvalidMessageError, MsgType, Outcome, StopError
 from packetwire.iccp.config import config_proto
 from packetwire.iccp.protocol import TRANSITIONS, Phase
@@ -295,3 +296,10 @@ def test_6_the_details_of_the_end() -> None:
     assert plain.error_msg(error).error == "boom"
     assert plain.error_msg(KeyError()).error == "KeyError()"
     assert "in raise_and_catch" in talkative.error_msg(error).error
+
+
+def test_6_what_is_told_of_an_exception_has_a_limit() -> None:
+    for component in (Component(), Component(with_traceback=True)):
+        error = ValueError("x" * 100_000)
+        assert len(component.protocol.error_msg(error).error) == ERROR_TEXT_LIMIT
+        assert sum(map(len, component.protocol.finished_msg(Outcome.ERROR, error).details)) == ERROR_TEXT_LIMIT

@@ -25,14 +25,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.long)
 
 
-@pytest.fixture(scope="session")
-def python() -> Path:
-    """The interpreter that the reference runs on."""
+def _interpreter(name: str) -> Path:
     try:
-        return reference_python()
+        return reference_python(name)
     except ReferenceUnavailableError as error:
         reason = str(error)
     pytest.fail(reason, pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def python() -> Path:
+    """The interpreter that cs.packetstream runs on."""
+    return _interpreter("cs")
+
+
+@pytest.fixture(scope="session")
+def saturnin() -> Path:
+    """The interpreter that Saturnin runs on."""
+    return _interpreter("saturnin")
+
+
+@pytest.fixture(scope="session")
+def hololinked() -> Path:
+    """The interpreter that hololinked runs on."""
+    return _interpreter("hololinked")
 
 
 def open_fds() -> set[str]:

@@ -1,6 +1,6 @@
-"""The virtual environment of the reference: cs.packetstream with the siblings it was released with.
+"""The virtual environments of the references: each with the siblings that it was released with.
 
-It is kept across runs, below the directory that PACKETWIRE_TEST_CACHE names, or `.cache` of the project.
+They are kept across runs, below the directory that PACKETWIRE_TEST_CACHE names, or `.cache` of the project.
 A change of the requirements or of the Python that runs the tests makes a new one.
 """
 
@@ -16,7 +16,12 @@ import sys
 from pathlib import Path
 
 CACHE_VARIABLE = "PACKETWIRE_TEST_CACHE"
-REQUIREMENTS = Path(__file__).with_name("requirements-cs.txt")
+MODULES = {
+    "cs": "cs.packetstream",
+    "saturnin": "saturnin.protocol.fbsp, saturnin.protocol.iccp",
+    "hololinked": "hololinked.core.zmq.brokers",
+}
+"""What each environment is for; its requirements are in `requirements-NAME.txt`."""
 COMPLETE = "complete"
 """The file that says that the environment was built to its end."""
 STEP_TIMEOUT = 600
@@ -27,15 +32,16 @@ class ReferenceUnavailableError(RuntimeError):
     """The environment could not be built; the text holds the output of what failed."""
 
 
-def reference_python() -> Path:
-    """The interpreter that can import the reference; its environment is built if there is none."""
-    home = _cache() / f"cs-{_key()}"
+def reference_python(name: str) -> Path:
+    """The interpreter that can import the reference of that name; its environment is built if there is none."""
+    requirements = Path(__file__).with_name(f"requirements-{name}.txt")
+    home = _cache() / f"{name}-{_key(requirements)}"
     home.parent.mkdir(parents=True, exist_ok=True)
     # of two test runs at once the second one waits for the first; a lock ends with its process
     with home.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / COMPLETE).exists():
-            _build(home)
+            _build(home, requirements, MODULES[name])
     return _python_of(home)
 
 
@@ -44,23 +50,23 @@ def _cache() -> Path:
     return Path(given).absolute() if given else Path(__file__).parents[2] / ".cache"
 
 
-def _key() -> str:
+def _key(requirements: Path) -> str:
     identity = "\n".join((platform.python_implementation(), sys.version, sys.base_prefix, platform.machine()))
-    return hashlib.sha256(REQUIREMENTS.read_bytes() + identity.encode()).hexdigest()[:16]
+    return hashlib.sha256(requirements.read_bytes() + identity.encode()).hexdigest()[:16]
 
 
 def _python_of(home: Path) -> Path:
     return home / "bin" / "python"
 
 
-def _build(home: Path) -> None:
+def _build(home: Path, requirements: Path, modules: str) -> None:
     shutil.rmtree(home, ignore_errors=True)
     python = str(_python_of(home))
     _run([sys.executable, "-m", "venv", str(home)])
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    # the reference's own requirements have no upper bounds, and what they name has moved on
-    _run([*pip, "install", "--no-deps", "-r", str(REQUIREMENTS)])
-    _run([python, "-c", "import cs.packetstream"])
+    # the references' own requirements have no upper bounds, and what they name has moved on
+    _run([*pip, "install", "--no-deps", "-r", str(requirements)])
+    _run([python, "-c", f"import {modules}"])
     (home / COMPLETE).touch()
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reference_environment import ReferenceUnavailableError
-from saturnin_environment import saturnin_python
 from saturnin_process import SaturninPeer
 
 from packetwire import ConnectionEnded
@@ -58,16 +56,6 @@ class Calls(ButlerInterface):
 
 def agent(name: str) -> AgentDescriptor:
     return AgentDescriptor(uuid.UUID(int=0x33), name, "1.0", VENDOR_UID, "test/peer")
-
-
-@pytest.fixture(scope="module")
-def saturnin() -> Path:
-    """The interpreter that Saturnin runs on."""
-    try:
-        return saturnin_python()
-    except ReferenceUnavailableError as error:
-        reason = str(error)
-    pytest.fail(reason, pytrace=False)
 
 
 @pytest.fixture(autouse=True)

@@ -24,9 +24,9 @@ def commands() -> tuple[ModuleType, ...]:
 
     Imported by `main`, so that a Ctrl-C in the meantime ends it as at any other time.
     """
-    from packetwire.cli import bench, bridge, call, demo, dump, replay, serve
+    from packetwire.cli import bench, bridge, call, demo, dump, fbsp, iccp, replay, serve
 
-    return demo, serve, call, bench, bridge, dump, replay
+    return demo, serve, call, bench, bridge, dump, replay, fbsp, iccp
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -220,6 +220,9 @@ class ConnectionEngine:
             if not self._may_answer:
                 return False
             raise LocalProtocolError(f"no request with tag {tag} on channel {channel} waits for an answer")
+        if self.send_failure is not None:
+            self._inbound_octets -= self._inbound.pop(key)
+            return False
         usual = ok and not flags and not channel
         tail = _OK_TAIL if usual else head_tail(channel, flags << 3 | (4 if ok else 0), None)
         head = packet_head(tag, tail, len(payload))
@@ -339,8 +342,7 @@ class ConnectionEngine:
 
     def fail(self, cause: ConnectionEnded) -> list[Event]:
         """The stream broke, or is given up: nothing is received or sent any more."""
-        if self.send_failure is None:
-            self.send_failed(cause)
+        self.send_failed(cause)
         if self.ended is not None:
             return []
         return [self._end_theirs(cause, clean=False)]
@@ -409,7 +411,8 @@ class ConnectionEngine:
             self._refuse(packet, b"too many requests: %d wait for their reply" % self.max_inbound)
         elif self._inbound_octets + len(payload) > self.max_inbound_octets and inbound:
             self._refuse(packet, b"too much to do: %d octets wait for their reply" % self._inbound_octets)
-        elif self._may_answer:
+        elif self.ours is not Half.ENDED:
+            # also when nothing can be written any more: what the peer asked before it went is not lost
             inbound[key] = len(payload)
             self._inbound_octets += len(payload)
             events.append(_new_event(RequestReceived, (channel, tag, wire_rq_type - 1, flags, payload)))

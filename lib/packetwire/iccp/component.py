@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from packetwire.error_text import ERROR_TEXT_LIMIT
 from packetwire.errors import LocalProtocolError
 from packetwire.iccp.messages import ICCPMessage, MsgType, Outcome
 from packetwire.iccp.protocol import _ICCP, DEFAULT_MAX_MESSAGE_SIZE, TRANSITIONS
@@ -110,7 +111,9 @@ class ICCPComponent(_ICCP):
     def error_msg(self, exc: BaseException) -> ICCPMessage:
         """ERROR: what was asked for has failed."""
         msg = self._create(MsgType.ERROR)
-        msg.error = "".join(traceback.format_exception(exc)) if self.with_traceback else str(exc) or repr(exc)
+        msg.error = (
+            "".join(traceback_of(exc)) if self.with_traceback else text_of(exc, lambda: str(exc) or repr(exc))
+        )
         return msg
 
     def finished_msg(self, outcome: Outcome, details: BaseException | Sequence[str] | None = None) -> ICCPMessage:
@@ -118,7 +121,9 @@ class ICCPComponent(_ICCP):
         msg = self._create(MsgType.FINISHED)
         msg.outcome = outcome
         if isinstance(details, BaseException):
-            msg.details = traceback.format_exception(details) if self.with_traceback else [repr(details)]
+            msg.details = (
+                traceback_of(details) if self.with_traceback else [text_of(details, lambda: repr(details))]
+            )
         elif isinstance(details, str):
             msg.details = [details]
         else:
@@ -132,3 +137,23 @@ class ICCPComponent(_ICCP):
     @eventsocket
     def on_config_request(self, config: ProtoMessage) -> None:
         """Called with the ConfigProto of a CONFIGURE; what it raises is told to the controller."""
+
+
+def text_of(exc: BaseException, describe: Callable[[], str]) -> str:
+    """What is told of an exception, even of one that cannot describe itself."""
+    try:
+        return describe()[:ERROR_TEXT_LIMIT]
+    except Exception:
+        return type(exc).__name__
+
+
+def traceback_of(exc: BaseException) -> list[str]:
+    """The last lines of an exception's traceback, which say what it is."""
+    told: list[str] = []
+    left = ERROR_TEXT_LIMIT
+    for line in reversed(traceback.format_exception(exc)):
+        told.append(line[:left])
+        left -= len(line)
+        if left <= 0:
+            break
+    return told[::-1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from packetwire.messaging.errors import InvalidMessageError, StopError
 
 INVALID = {
+    "packet": "a packet that holds no message: {reason}",
     "no-frames": "a message without frames",
     "type-size": "the first frame has {size} octets, not 2",
     "type": "there is no message type {number}",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Final
 
-from packetwire.iccp.messages import MsgType
-from packetwire.messaging.packets import MessageRequest, PacketChannel
-
-TYPE_OCTETS: Final = 2
+from packetwire.core.events import RequestReceived
+from packetwire.iccp.messages import TYPE_OCTETS, MsgType
+from packetwire.iccp.refusals import refuse
+from packetwire.messaging.packets import PEER, MessageRequest, PacketChannel
 
 
 class ICCPRequest(MessageRequest):
@@ -70,6 +70,14 @@ class ICCPPacketChannel(PacketChannel):
     """The component, or controller, at the other end of a packet connection."""
 
     requests = REQUESTS  # type: ignore[assignment]
+
+    def _frames_of(self, event: RequestReceived) -> list[bytes]:
+        """The message in a packet request; one that is none is an invalid message, as on any other carrier."""
+        try:
+            return super()._frames_of(event)
+        except ValueError as error:
+            self._refuse(self.sessions.get(PEER) or self._stranger(PEER), refuse("packet", reason=error))
+            raise
 
     def request_of(self, zmsg: list[bytes]) -> tuple[int, int]:
         return type_of(zmsg), 0

@@ -26,8 +26,6 @@ def stdio() -> ByteStream:
         if _taken:
             raise LocalProtocolError("stdio() was called before: standard input and output are in use")
         _taken = True
-        if sys.stdout is not None:
-            sys.stdout.flush()
         read_fd, write_fd = os.dup(0), os.dup(1)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
@@ -36,6 +34,8 @@ def stdio() -> ByteStream:
         except OSError:
             os.dup2(null, 1)  # there is no standard error
         os.close(null)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what was printed before, and is still held, must not come between the packets
 
     def close() -> None:
         os.close(read_fd)

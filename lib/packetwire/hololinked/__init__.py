@@ -1,0 +1,87 @@
+"""Brokers as those of hololinked 0.3: requests and responses between ROUTER sockets, events by PUB and SUB.
+
+`AsyncZMQServer` answers `SyncZMQClient` and `AsyncZMQClient`; what `EventPublisher` publishes comes to
+`EventConsumer` and `AsyncEventConsumer`. Each talks to its counterpart of hololinked as well.
+"""
+
+from packetwire.hololinked.brokers import (
+    ZMQ_TRANSPORTS,
+    AsyncEventConsumer,
+    AsyncZMQClient,
+    AsyncZMQServer,
+    BaseAsyncZMQ,
+    BaseEventConsumer,
+    BaseSyncZMQ,
+    BaseZMQ,
+    BaseZMQClient,
+    BaseZMQServer,
+    EventConsumer,
+    EventPublisher,
+    SyncZMQClient,
+)
+from packetwire.hololinked.errors import (
+    BreakLoop,
+    HandshakeFailed,
+    InvalidMessage,
+    OperationFailed,
+    OperationTimeout,
+    PayloadError,
+)
+from packetwire.hololinked.messages import (
+    EventHeader,
+    EventMessage,
+    RequestHeader,
+    RequestMessage,
+    ResponseHeader,
+    ResponseMessage,
+    ServerExecutionContext,
+    ThingExecutionContext,
+)
+from packetwire.hololinked.serializers import (
+    BaseSerializer,
+    JSONSerializer,
+    PreserializedData,
+    PreserializedEmptyByte,
+    SerializableData,
+    SerializableNone,
+    Serializers,
+    TextSerializer,
+)
+
+__all__ = [
+    "ZMQ_TRANSPORTS",
+    "AsyncEventConsumer",
+    "AsyncZMQClient",
+    "AsyncZMQServer",
+    "BaseAsyncZMQ",
+    "BaseEventConsumer",
+    "BaseSerializer",
+    "BaseSyncZMQ",
+    "BaseZMQ",
+    "BaseZMQClient",
+    "BaseZMQServer",
+    "BreakLoop",
+    "EventConsumer",
+    "EventHeader",
+    "EventMessage",
+    "EventPublisher",
+    "HandshakeFailed",
+    "InvalidMessage",
+    "JSONSerializer",
+    "OperationFailed",
+    "OperationTimeout",
+    "PayloadError",
+    "PreserializedData",
+    "PreserializedEmptyByte",
+    "RequestHeader",
+    "RequestMessage",
+    "ResponseHeader",
+    "ResponseMessage",
+    "SerializableData",
+    "SerializableNone",
+    "Serializers",
+    "ServerExecutionContext",
+    "SyncZMQClient",
+    "TextSerializer",
+    "ThingExecutionContext",
+]

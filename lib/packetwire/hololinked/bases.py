@@ -1,0 +1,476 @@
+"""What all brokers are made of: an id, a socket, an end; and what servers and clients have in common."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self, TypedDict, Unpack, cast
+
+import zmq
+import zmq.asyncio
+
+from packetwire.errors import ConnectionEnded, LimitExceeded, PacketwireError, PeerClosed
+from packetwire.hololinked.clientcore import ClientCore, Exchange, response_timeout
+from packetwire.hololinked.constants import (
+    DEFAULT_MAX_MESSAGE_SIZE,
+    DEFAULT_MAX_OUTSTANDING,
+    EXIT,
+    HANDSHAKE,
+    INVOKATION,
+    ZMQ_TRANSPORTS,
+)
+from packetwire.hololinked.errors import BreakLoop
+from packetwire.hololinked.looping import LoopDriver
+from packetwire.hololinked.messages import (
+    RequestMessage,
+    ResponseMessage,
+    ServerExecutionContext,
+    ThingExecutionContext,
+)
+from packetwire.hololinked.serializers import PreserializedData, SerializableData
+from packetwire.hololinked.servercore import ServerCore
+from packetwire.hololinked.sockets import (
+    GatekeeperThread,
+    PlainSocket,
+    bind,
+    connect,
+    endpoint_of,
+    is_unreachable,
+    needs_gatekeeper,
+    open_monitor,
+    pollable,
+    receive_frames,
+    send_frames,
+    set_keys,
+    set_options,
+)
+from packetwire.streams.curve import CurveClient, CurveServer
+from packetwire.streams.zmqsockets import (
+    HANDSHAKE_FAILURES,
+    close_monitor,
+    events_of,
+    handshake_failure,
+)
+
+ZmqContext = zmq.Context[Any]
+
+LINK_EVENTS: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | HANDSHAKE_FAILURES
+"""What a client is told of its link; not each attempt to connect, since nobody may listen for long."""
+BATCH: Final = 32
+"""Messages that are received before anything else gets its turn."""
+
+
+class SocketOptions(TypedDict, total=False):
+    """What all brokers take besides: where and how the socket is made, as `BaseZMQ.get_socket` has it."""
+
+    transport: str
+    socket_address: str | None
+    curve: CurveClient | CurveServer | None
+
+
+class BaseZMQ:
+    """An id and a socket. `exit` closes it; so does the end of a `with`."""
+
+    _context_type: ClassVar[type[zmq.Context[Any]]] = zmq.Context
+    _socket_class: ClassVar[type[zmq.Socket[Any]]] = zmq.Socket
+
+    def __init__(self, id: str, logger: logging.Logger | None = None) -> None:  # noqa: A002
+        self.id = id
+        self.logger = logger or logging.getLogger("packetwire")
+        self.context: ZmqContext | None = None
+        self.socket: zmq.Socket[Any] | None = None
+        self.socket_address: str | None = None
+        self._plain: PlainSocket | None = None
+        self._gatekeeper: GatekeeperThread | None = None
+        self._has_own_context = False
+
+    @classmethod
+    def get_socket(
+        cls,
+        *,
+        id: str | None = None,  # noqa: A002
+        node_type: str,
+        context: ZmqContext,
+        transport: str = ZMQ_TRANSPORTS.IPC,
+        socket_type: int = zmq.ROUTER,
+        server_id: str | None = None,
+        socket_id: str | None = None,
+        access_point: str | None = None,
+        socket_address: str | None = None,
+        socket_class: type[zmq.Socket[Any]] | None = None,
+        curve: CurveClient | CurveServer | None = None,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        queue: int = DEFAULT_MAX_OUTSTANDING,
+        send_queue: int | None = None,
+    ) -> tuple[zmq.Socket[Any], str]:
+        """A socket that is bound (`node_type="server"`) or connected ("client"), and its address.
+
+        Where, is said by `access_point`: "IPC", "TCP" or "INPROC", or an address; `transport` and
+        `socket_address` say the same in two. By a name alone a server is found under `server_id`. `socket_id`
+        is the identity of the socket; `id` stands for both. `queue` messages at most wait in each direction
+        for each peer, or `send_queue` of those that are sent.
+        """
+        if node_type.lower() not in ("server", "client"):
+            raise ValueError(f"node_type is server or client, not {node_type!r}")
+        is_server = node_type.lower() == "server"
+        identity = socket_id or id or server_id
+        if identity is None:
+            raise ValueError("an id is needed")
+        endpoint = endpoint_of(server_id or identity, access_point or socket_address or transport)
+        socket: zmq.Socket[Any] = context.socket(int(socket_type), socket_class=socket_class)
+        try:
+            plain: PlainSocket = zmq.Socket.shadow(socket)
+            set_options(plain, identity, endpoint, max_message_size=max_message_size, queue=queue)
+            plain.sndhwm = send_queue or queue
+            set_keys(plain, curve, server=is_server)
+            return socket, bind(plain, endpoint) if is_server else connect(plain, endpoint)
+        except BaseException:
+            socket.close(0)
+            raise
+
+    def create_socket(
+        self, *, node_type: str = "server", context: ZmqContext | None = None, **options: Any
+    ) -> None:
+        """Make the socket, as `get_socket` does; without a context in one that the whole process shares."""
+        if self.socket is not None:
+            raise ValueError(f"{self.id} has its socket already")
+        self.context = self._checked(context) or self._new_context(options.get("curve"))
+        if not options.keys() & {"id", "server_id", "socket_id"}:
+            options["id"] = self.id
+        try:
+            if needs_gatekeeper(curve := options.get("curve")):
+                self._gatekeeper = GatekeeperThread(zmq.Context(self.context), cast(CurveServer, curve))
+            self.socket, self.socket_address = self.get_socket(
+                node_type=node_type, context=self.context, socket_class=self._socket_class, **options
+            )
+        except BaseException:
+            self._release()
+            raise
+        # asyncio's sockets take a task for each message, which takes several times as long as the message does
+        self._plain = zmq.Socket.shadow(self.socket)
+        self.logger.debug("%s: a socket at %s", self.id, self.socket_address)
+
+    def _checked(self, context: ZmqContext | None) -> ZmqContext | None:
+        if context is not None and not isinstance(context, self._context_type):
+            raise TypeError(f"{type(self).__name__} needs a {self._context_type}, not a {type(context)}")
+        return context
+
+    def _new_context(self, curve: CurveClient | CurveServer | None) -> ZmqContext:
+        # who may come in is asked once for all sockets of a context, so this one is not shared
+        self._has_own_context = needs_gatekeeper(curve)
+        return self._context_type() if self._has_own_context else self._context_type(zmq.Context.instance())
+
+    def exit(self) -> None:
+        """Close the socket. A second call does nothing."""
+        socket, self.socket, self._plain = self.socket, None, None
+        if socket is not None:
+            socket.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._gatekeeper is not None:
+            self._gatekeeper.close()
+            self._gatekeeper = None
+        context, self.context = self.context, None
+        if self._has_own_context and context is not None:
+            context.term()
+        self._has_own_context = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is no socket, or none any more."""
+        return self._plain is None
+
+    def _receive_into(
+        self, receive: Callable[[list[bytes], float], None], enough: Callable[[], bool] | None = None
+    ) -> bool:
+        """Pass on what has come; whether there may be more. It stops early if that was `enough`."""
+        socket = self._open_socket()
+        for _ in range(BATCH):
+            # asked first, because to receive in vain raises, which takes several times as long
+            frames = receive_frames(socket) if pollable(socket) else None
+            if frames is None:
+                return False
+            receive(frames, time.monotonic())
+            if enough is not None and enough():
+                break
+        return True
+
+    def _open_socket(self) -> PlainSocket:
+        if self._plain is None:
+            raise ConnectionEnded(f"{self.id} has no socket: it was never made, or exit was called")
+        return self._plain
+
+    def __del__(self) -> None:
+        if getattr(self, "socket", None) is not None:
+            self.exit()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.exit()
+
+
+class BaseSyncZMQ(BaseZMQ):
+    """A broker for threads."""
+
+
+class BaseAsyncZMQ(BaseZMQ):
+    """A broker for an event loop; its context and socket are those of `zmq.asyncio`.
+
+    It works in the loop in which it was used last, with a driver that its subclass makes.
+    """
+
+    _context_type = zmq.asyncio.Context
+    _socket_class = zmq.asyncio.Socket
+    _driver: LoopDriver | None = None
+
+    def _attach(self) -> LoopDriver:
+        """Work in the running loop."""
+        self._open_socket()  # its descriptor is nobody's any more, or another's, once it is closed
+        assert self._driver is not None
+        self._driver.attach()
+        return self._driver
+
+    def exit(self) -> None:
+        """Close the socket. A second call does nothing."""
+        if self._driver is not None:
+            self._driver.detach()
+        super().exit()
+
+    async def __aenter__(self) -> Self:
+        self._attach()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.exit()
+
+
+class BaseZMQServer(BaseZMQ):
+    """What a server answers; who receives and when is left to its subclasses.
+
+    `core` holds the requests. Each request is answered once: what comes later is not sent, and returns False.
+    """
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        logger: logging.Logger | None = None,
+        core: ServerCore | None = None,
+    ) -> None:
+        super().__init__(id, logger)
+        self.core = core or ServerCore(id)
+        self.dropped = 0
+        """Responses that could not be sent, as the client is gone or does not read them."""
+
+    def handshake(self, request_message: RequestMessage) -> None:
+        """Answer HANDSHAKE: the client is there, and so are we."""
+        self.core.handshake(request_message)
+        self._flush()
+
+    def handle_error_message(self, request_message: RequestMessage, exception: BaseException) -> bool:
+        """Answer EXCEPTION: the operation failed."""
+        return self._flushed(self.core.failed(request_message, exception))
+
+    def handle_invalid_message(self, request_message: RequestMessage, exception: BaseException) -> bool:
+        """Answer INVALID_MESSAGE: the request is not understood."""
+        return self._flushed(self.core.invalid(request_message, exception))
+
+    def handle_timeout(self, request_message: RequestMessage, timeout_type: str = INVOKATION) -> bool:
+        """Answer TIMEOUT: `invokation` or `execution`."""
+        return self._flushed(self.core.timed_out(request_message, timeout_type))
+
+    def handled_default_message_types(self, request_message: RequestMessage) -> bool:
+        """Answer what is no operation; whether it was none.
+
+        Raises `BreakLoop` at an EXIT, if clients may end the server.
+        """
+        if request_message.type == HANDSHAKE:
+            self.handshake(request_message)
+            return True
+        if request_message.type == EXIT:
+            self.core.exit(request_message)
+            self._flush()
+            if self.core.exiting:
+                raise BreakLoop(f"{request_message.sender_id!r} said EXIT")
+            return True
+        return False
+
+    def _flushed(self, answered: bool) -> bool:
+        self._flush()
+        return answered
+
+    def _flush(self) -> bool:
+        """Send what the core wants sent; whether there was something.
+
+        What cannot be sent at once is dropped: its client is gone, or stuck.
+        """
+        if not self.core.outbox:
+            return False
+        socket = self._open_socket()
+        while self.core.outbox:
+            frames = self.core.outbox.popleft()
+            error_number = send_frames(socket, frames)
+            if error_number:
+                self.dropped += 1
+                why = "is gone" if is_unreachable(error_number) else "does not read its responses"
+                # one client must not fill the log
+                level = logging.WARNING if self.dropped == 1 else logging.DEBUG
+                self.logger.log(level, "%s: a response is dropped: the client %r %s", self.id, frames[0], why)
+        return True
+
+
+class Contexts(TypedDict, total=False):
+    """The two contexts of a request."""
+
+    server_execution_context: ServerExecutionContext | dict[str, Any]
+    thing_execution_context: ThingExecutionContext | dict[str, Any]
+
+
+class BaseZMQClient(BaseZMQ):
+    """What a client asks; who waits for the answer and how is left to its subclasses."""
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        server_id: str,
+        *,
+        logger: logging.Logger | None = None,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_outstanding: int = DEFAULT_MAX_OUTSTANDING,
+    ) -> None:
+        super().__init__(id, logger)
+        self.server_id = server_id
+        self.core = ClientCore(id, server_id, max_message_size=max_message_size, max_outstanding=max_outstanding)
+        self._monitor: PlainSocket | None = None
+        self._link_lost = False
+
+    def _connect(
+        self, context: ZmqContext | None, access_point: str | None, options: SocketOptions | dict[str, Any]
+    ) -> None:
+        self.create_socket(
+            node_type="client",
+            context=context,
+            server_id=self.server_id,
+            socket_id=self.id,
+            access_point=access_point,
+            max_message_size=self.core.max_message_size,
+            queue=self.core.max_outstanding + 1,
+            **options,
+        )
+        assert self.context is not None
+        self._monitor = open_monitor(self.context, self._open_socket(), LINK_EVENTS)
+
+    def exit(self) -> None:
+        """Close the socket. Who waits gets a `ConnectionEnded`."""
+        if self._monitor is not None:
+            close_monitor(self._open_socket(), self._monitor)
+            self._monitor = None
+        super().exit()
+        self.core.lose(lambda: ConnectionEnded(f"exit of {self.id} was called"), time.monotonic(), handshake=True)
+
+    def handled_default_message_types(self, response_message: ResponseMessage) -> bool:
+        """Whether it is no response to an operation."""
+        return response_message.type == HANDSHAKE
+
+    def _operation(
+        self,
+        thing_id: str,
+        objekt: str,
+        operation: str,
+        payload: SerializableData,
+        preserialized_payload: PreserializedData,
+        **contexts: Unpack[Contexts],
+    ) -> RequestMessage:
+        return RequestMessage.craft_from_arguments(
+            self.server_id, self.id, thing_id, objekt, operation, payload, preserialized_payload, **contexts
+        )
+
+    def _exit_message(self) -> RequestMessage:
+        return RequestMessage.craft_with_message_type(self.id, self.server_id, EXIT)
+
+    def _send(self, message: RequestMessage) -> str:
+        """Send a request; its message id."""
+        self._open_socket()
+        self._look_at_link()  # what was lost with an earlier link is none of this request's business
+        if self._link_lost:  # ZMQ would keep it until the server is back, when nobody wants it any more
+            raise self._not_sent(errno.EHOSTUNREACH)
+        timeout = response_timeout(message.server_execution_context)
+        exchange = self.core.request(message, time.monotonic(), timeout)
+        error_number = self._flush()
+        if error_number:
+            if exchange is not None:
+                self.core.forget(exchange)
+            raise self._not_sent(error_number)
+        return message.id
+
+    def _not_sent(self, error_number: int) -> PacketwireError:
+        if is_unreachable(error_number):
+            return ConnectionEnded(f"{self.id}: there is no link to the server {self.server_id!r}")
+        return LimitExceeded(f"{self.id}: the server {self.server_id!r} does not read its requests")
+
+    def _start_handshake(self, timeout: float | None) -> Exchange:
+        self._open_socket()
+        exchange = self.core.handshake(time.monotonic(), _seconds(timeout))
+        self._pass_handshake()
+        return exchange
+
+    def _pass_handshake(self) -> None:
+        """Send what the core wants sent, which is a handshake."""
+        if self.core.outbox and is_unreachable(self._flush()):
+            self.core.unreachable(time.monotonic())
+
+    def _flush(self) -> int:
+        """Send what the core wants sent; the number of the last error, or 0."""
+        error_number = 0
+        socket = self._open_socket()
+        while self.core.outbox:
+            error_number = send_frames(socket, self.core.outbox.popleft())
+        return error_number
+
+    def _turn(self, enough: Callable[[], bool] | None = None) -> bool:
+        """Do what there is to do: receive, look after the time; whether there may be more."""
+        more = self._receive_into(self.core.receive, enough)
+        self.core.expire(time.monotonic())
+        if self.core.outbox:
+            self._pass_handshake()
+            more = True  # the descriptor may have told of something while that was sent
+        return more
+
+    def _look_at_link(self) -> None:
+        """If the link was lost, so are the responses; but for those that came before."""
+        lost = False
+        for event, value in events_of(self._monitor) if self._monitor is not None else ():
+            if event & HANDSHAKE_FAILURES:
+                self.logger.warning(
+                    "%s: no link to %s: %s", self.id, self.server_id, handshake_failure(event, value)
+                )
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._link_lost = False
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._link_lost = lost = True
+        if lost:
+            while self._receive_into(self.core.receive):
+                pass
+            gone = f"the server {self.server_id!r} has closed the link"
+            self.core.lose(lambda: PeerClosed(gone), time.monotonic())
+
+    def _find(self, message_id: str, timeout: float | None) -> Exchange:
+        """The exchange to wait for, for at most `timeout` milliseconds."""
+        exchange = self.core.find(message_id)
+        exchange.waited_for = True
+        if timeout is not None and not exchange.done:
+            self.core.limit(exchange, time.monotonic() + timeout / 1000)
+        return exchange
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

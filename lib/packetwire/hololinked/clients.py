@@ -1,0 +1,356 @@
+"""The clients that a program runs: one for threads, one for an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import select
+import threading
+import time
+from typing import Unpack
+
+from packetwire.hololinked.bases import (
+    BaseAsyncZMQ,
+    BaseSyncZMQ,
+    BaseZMQClient,
+    Contexts,
+    SocketOptions,
+    ZmqContext,
+)
+from packetwire.hololinked.clientcore import Exchange
+from packetwire.hololinked.constants import (
+    DEFAULT_HANDSHAKE_TIMEOUT,
+    DEFAULT_MAX_MESSAGE_SIZE,
+    DEFAULT_MAX_OUTSTANDING,
+)
+from packetwire.hololinked.looping import LoopDriver
+from packetwire.hololinked.messages import RequestMessage, ResponseMessage
+from packetwire.hololinked.serializers import (
+    PreserializedData,
+    PreserializedEmptyByte,
+    SerializableData,
+    SerializableNone,
+)
+from packetwire.hololinked.sockets import descriptor_of, pollable
+from packetwire.streams.wakeup import Wakeup
+
+
+class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
+    """A client whose calls return with the response. Any thread may call, many at a time.
+
+        with SyncZMQClient("me", "instrument", access_point="tcp://127.0.0.1:5600") as client:
+            client.execute("spectrometer", "integration_time", "readProperty").result()
+
+    Unless `handshake` is False it waits for the server's HANDSHAKE when it is made, at most `handshake_timeout`
+    milliseconds, and raises `HandshakeFailed`. `poll_timeout` has no effect: nothing here is polled for.
+    """
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        server_id: str,
+        context: ZmqContext | None = None,
+        access_point: str | None = None,
+        handshake: bool = True,
+        *,
+        handshake_timeout: float | None = DEFAULT_HANDSHAKE_TIMEOUT,
+        poll_timeout: int = 1000,
+        logger: logging.Logger | None = None,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_outstanding: int = DEFAULT_MAX_OUTSTANDING,
+        **options: Unpack[SocketOptions],
+    ) -> None:
+        super().__init__(
+            id, server_id, logger=logger, max_message_size=max_message_size, max_outstanding=max_outstanding
+        )
+        self.poll_timeout = poll_timeout
+        self._lock = threading.Lock()  # guards the core and the socket
+        self._changed = threading.Condition(self._lock)
+        self._reading = False
+        """Whether a thread is the one that reads, and wakes the others."""
+        self._wakeup = Wakeup()
+        self._poll = select.poll()
+        try:
+            self._connect(context, access_point, options)
+            self._socket_fd = descriptor_of(self._open_socket())
+            self._wakeup_fd = self._wakeup.fileno()
+            self._poll.register(self._wakeup_fd, select.POLLIN)
+            self._poll.register(self._socket_fd, select.POLLIN)
+            if self._monitor is not None:
+                self._poll.register(descriptor_of(self._monitor), select.POLLIN)
+            if handshake:
+                self.handshake(handshake_timeout)
+        except BaseException:
+            self.exit()
+            raise
+
+    def handshake(self, timeout: float | None = DEFAULT_HANDSHAKE_TIMEOUT) -> None:
+        """Wait for the server, at most `timeout` milliseconds. Raises `HandshakeFailed`."""
+        with self._lock:
+            exchange = self._start_handshake(timeout)
+            self._wake_reader()
+            self._wait(exchange)
+
+    def send_request(
+        self,
+        thing_id: str,
+        objekt: str,
+        operation: str,
+        payload: SerializableData = SerializableNone,
+        preserialized_payload: PreserializedData = PreserializedEmptyByte,
+        **contexts: Unpack[Contexts],
+    ) -> str:
+        """Have the server do something; the id with which to ask for its response."""
+        message = self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts)
+        with self._lock:
+            return self._post(message)
+
+    def recv_response(self, message_id: str, timeout: float | None = None) -> ResponseMessage:
+        """Wait for the response to a request, whatever its type.
+
+        That is at most the request's two timeouts and a little more, or `timeout` milliseconds if these are
+        less. Raises `RequestTimeout`, or `ConnectionEnded` when the server is gone.
+        """
+        with self._lock:
+            return self._wait(self._find(message_id, timeout))
+
+    def execute(
+        self,
+        thing_id: str,
+        objekt: str,
+        operation: str,
+        payload: SerializableData = SerializableNone,
+        preserialized_payload: PreserializedData = PreserializedEmptyByte,
+        *,
+        timeout: float | None = None,
+        **contexts: Unpack[Contexts],
+    ) -> ResponseMessage | None:
+        """`send_request` and `recv_response`; None at once if the request is one-way."""
+        return self._ask(
+            self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts), timeout
+        )
+
+    def send_exit(self, timeout: float | None = None) -> ResponseMessage:
+        """Ask the server to end, and wait until it has served what it received before."""
+        response = self._ask(self._exit_message(), timeout)
+        assert response is not None
+        return response
+
+    def exit(self) -> None:
+        """Close the socket. Other threads that wait get a `ConnectionEnded`."""
+        with self._lock:
+            super().exit()
+            self._wakeup.set()
+            self._changed.notify_all()
+            self._close_wakeup()
+
+    def _close_wakeup(self) -> None:
+        if self.closed and not self._reading:
+            self._wakeup.close()
+
+    def _ask(self, message: RequestMessage, timeout: float | None) -> ResponseMessage | None:
+        with self._lock:
+            try:
+                self._post(message)
+                return self._wait(self._find(message.id, timeout)) if self.core.awaits(message.id) else None
+            finally:
+                self.core.forget_id(message.id)  # Ctrl-C may have come anywhere
+
+    # waiting; all with the lock held
+
+    def _post(self, message: RequestMessage) -> str:
+        try:
+            return self._send(message)
+        finally:
+            self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        """There may be news that its poll does not see, or an earlier deadline."""
+        if self._reading:
+            self._wakeup.set()
+
+    def _wait(self, exchange: Exchange) -> ResponseMessage:
+        exchange.waited_for = True
+        try:
+            while not exchange.done:
+                if self._reading:
+                    self._changed.wait()
+                else:
+                    self._read_until_done(exchange)
+        finally:
+            self.core.forget(exchange)
+        return exchange.result()
+
+    def _read_until_done(self, exchange: Exchange) -> None:
+        """Be the one that reads, for all that wait."""
+        self._reading = True
+        try:
+            while not self.closed:
+                more = self._turn(lambda: exchange.done)
+                if exchange.done:
+                    return
+                if len(self.core) > 1:
+                    self._changed.notify_all()
+                if not more:
+                    self._sleep()
+        finally:
+            self._reading = False
+            self._changed.notify_all()
+            self._close_wakeup()
+
+    def _sleep(self) -> None:
+        deadline = self.core.next_deadline()
+        milliseconds = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000 + 1
+        self._lock.release()
+        try:
+            ready = self._poll.poll(milliseconds)
+        finally:
+            self._lock.acquire()
+        for fd, _ in ready:
+            if fd == self._wakeup_fd:
+                self._wakeup.clear()
+            elif fd != self._socket_fd and not self.closed:
+                self._look_at_link()
+
+
+class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
+    """A client in an event loop.
+
+        async with AsyncZMQClient("me", "instrument", access_point="tcp://127.0.0.1:5600") as client:
+            response = await client.async_execute("spectrometer", "integration_time", "readProperty")
+
+    Unless `handshake` is False it shakes hands with the server, beginning when it is made or first used in a
+    loop; requests wait for that. `poll_timeout` has no effect: nothing here is polled for.
+    """
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        server_id: str,
+        context: ZmqContext | None = None,
+        access_point: str | None = None,
+        handshake: bool = True,
+        *,
+        handshake_timeout: float | None = DEFAULT_HANDSHAKE_TIMEOUT,
+        poll_timeout: int = 1000,
+        logger: logging.Logger | None = None,
+        max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
+        max_outstanding: int = DEFAULT_MAX_OUTSTANDING,
+        **options: Unpack[SocketOptions],
+    ) -> None:
+        super().__init__(
+            id, server_id, logger=logger, max_message_size=max_message_size, max_outstanding=max_outstanding
+        )
+        self.poll_timeout = poll_timeout
+        self._wants_handshake = handshake
+        self._handshake_timeout = handshake_timeout
+        self._handshaking: Exchange | None = None
+        self._connect(context, access_point, options)
+        self._driver = LoopDriver(descriptor_of(self._open_socket()), self._turn, self.core.next_deadline)
+        if self._monitor is not None:
+            self._driver.watch(descriptor_of(self._monitor), self._look_at_link)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        if handshake:
+            self.handshake(handshake_timeout)
+
+    def handshake(self, timeout: float | None = DEFAULT_HANDSHAKE_TIMEOUT) -> None:
+        """Begin to shake hands with the server; `handshake_complete` waits for the end of that."""
+        self._attach()
+        self._wants_handshake = False
+        self._handshaking = self._start_handshake(timeout)
+        self._after_sending()
+
+    async def handshake_complete(self, timeout: float | None = None) -> None:
+        """Wait for the server's HANDSHAKE, at most `timeout` milliseconds. Raises `HandshakeFailed`."""
+        driver = self._attach()
+        if self._wants_handshake:
+            self.handshake(self._handshake_timeout)
+        if self._handshaking is None:
+            return
+        exchange = self._handshaking
+        if timeout is not None and not exchange.done:
+            self.core.limit(exchange, time.monotonic() + timeout / 1000)
+            driver.set_timer()
+        await self._done(exchange)
+        exchange.result()
+        self._handshaking = None
+
+    async def async_send_request(
+        self,
+        thing_id: str,
+        objekt: str,
+        operation: str,
+        payload: SerializableData = SerializableNone,
+        preserialized_payload: PreserializedData = PreserializedEmptyByte,
+        **contexts: Unpack[Contexts],
+    ) -> str:
+        """Have the server do something; the id with which to ask for its response."""
+        if self._wants_handshake or self._handshaking is not None:
+            await self.handshake_complete()
+        message_id = self._send(
+            self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts)
+        )
+        self._after_sending()
+        return message_id
+
+    async def async_recv_response(self, message_id: str, timeout: float | None = None) -> ResponseMessage:
+        """Wait for the response to a request, whatever its type.
+
+        That is at most the request's two timeouts and a little more, or `timeout` milliseconds if these are
+        less. Raises `RequestTimeout`, or `ConnectionEnded` when the server is gone.
+        """
+        driver = self._attach()
+        exchange = self._find(message_id, timeout)
+        driver.set_timer()
+        try:
+            await self._done(exchange)
+        finally:
+            self.core.forget(exchange)
+        return exchange.result()
+
+    async def async_execute(
+        self,
+        thing_id: str,
+        objekt: str,
+        operation: str,
+        payload: SerializableData = SerializableNone,
+        preserialized_payload: PreserializedData = PreserializedEmptyByte,
+        *,
+        timeout: float | None = None,
+        **contexts: Unpack[Contexts],
+    ) -> ResponseMessage | None:
+        """`async_send_request` and `async_recv_response`; None at once if the request is one-way."""
+        message_id = await self.async_send_request(
+            thing_id, objekt, operation, payload, preserialized_payload, **contexts
+        )
+        return await self.async_recv_response(message_id, timeout) if self.core.awaits(message_id) else None
+
+    async def async_send_exit(self, timeout: float | None = None) -> ResponseMessage:
+        """Ask the server to end, and wait until it has served what it received before."""
+        await self.handshake_complete()
+        message_id = self._send(self._exit_message())
+        self._after_sending()
+        return await self.async_recv_response(message_id, timeout)
+
+    def _after_sending(self) -> None:
+        driver = self._attach()
+        if pollable(self._open_socket()):
+            driver.poke()
+        driver.set_timer()
+
+    async def _done(self, exchange: Exchange) -> None:
+        if not exchange.done:
+            done = asyncio.get_running_loop().create_future()
+            exchange.when_done(lambda: None if done.done() else done.set_result(None))
+            await done
+
+    async def __aenter__(self) -> AsyncZMQClient:
+        try:
+            await self.handshake_complete()
+        except BaseException:
+            self.exit()
+            raise
+        return self

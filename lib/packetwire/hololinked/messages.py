@@ -1,0 +1,504 @@
+"""The messages of hololinked 0.3: five frames, the third of them a header in JSON.
+
+    message = RequestMessage(frames)            # raises InvalidMessage, with the reason
+    message.operation, message.payload.deserialize()
+    ResponseMessage.craft_reply_from_request(message, SerializableData(5)).byte_array
+
+A message is parsed once, when it is made; what it is then encoded to is what it means, so keys that are not
+known do not come back. Nothing here does any input or output.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
+
+import msgspec
+
+from packetwire.errors import LocalProtocolError
+from packetwire.hololinked.constants import (
+    ERROR,
+    EVENT,
+    EXIT,
+    HANDSHAKE,
+    HEADER_LIMIT,
+    INVALID_MESSAGE,
+    JSON_TYPE,
+    OPERATION,
+    REPLY,
+    TEXT_TYPE,
+    TIMED_OUT,
+)
+from packetwire.hololinked.errors import InvalidMessage, OperationFailed, OperationTimeout
+from packetwire.hololinked.serializers import (
+    PreserializedData,
+    PreserializedEmptyByte,
+    SerializableData,
+    SerializableNone,
+)
+
+FRAMES: Final = 5
+ID_OCTETS: Final = 255
+"""Octets of an identity, which ZMQ has."""
+
+RequestType = Literal["HANDSHAKE", "OPERATION", "EXIT"]
+ResponseType = Literal["HANDSHAKE", "REPLY", "TIMEOUT", "EXCEPTION", "INVALID_MESSAGE"]
+REQUEST_TYPES: Final = frozenset((HANDSHAKE, OPERATION, EXIT))
+RESPONSE_TYPES: Final = frozenset((HANDSHAKE, REPLY, TIMED_OUT, ERROR, INVALID_MESSAGE))
+
+Seconds = Annotated[int, msgspec.Meta(ge=0)] | Annotated[float, msgspec.Meta(ge=0)] | None
+
+
+class Fields(msgspec.Struct):
+    """Fields that can be looked up by their names too, as in a dict."""
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.__struct_fields__ or getattr(self, key) is msgspec.UNSET:
+            raise KeyError(f"{type(self).__name__} has no {key!r}")
+        return getattr(self, key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A field, or `default` if there is none of that name."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def json(self) -> dict[str, Any]:
+        """All of them."""
+        return {name: self[name] for name in self.__struct_fields__ if getattr(self, name) is not msgspec.UNSET}
+
+
+class ServerExecutionContext(Fields):
+    """How long the server may take, in seconds, None for as long as it likes; and whether it is to answer.
+
+    What begins with a small letter behind an underscore is how clients of the reference name the same.
+    """
+
+    invokationTimeout: Seconds = 5  # noqa: N815
+    executionTimeout: Seconds = 5  # noqa: N815
+    oneway: bool = False
+    invokation_timeout: Seconds | msgspec.UnsetType = msgspec.UNSET
+    execution_timeout: Seconds | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.invokation_timeout is not msgspec.UNSET:
+            self.invokationTimeout, self.invokation_timeout = self.invokation_timeout, msgspec.UNSET
+        if self.execution_timeout is not msgspec.UNSET:
+            self.executionTimeout, self.execution_timeout = self.execution_timeout, msgspec.UNSET
+
+
+class ThingExecutionContext(Fields):
+    """What the thing is to do besides. `fetch_execution_logs` is another name of the same."""
+
+    fetchExecutionLogs: bool = False  # noqa: N815
+    fetch_execution_logs: bool | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.fetch_execution_logs is not msgspec.UNSET:
+            self.fetchExecutionLogs, self.fetch_execution_logs = self.fetch_execution_logs, msgspec.UNSET
+
+
+class RequestHeader(Fields):
+    """The header of a request, in the order of the wire."""
+
+    messageType: RequestType  # noqa: N815
+    messageID: str  # noqa: N815
+    senderID: str  # noqa: N815
+    receiverID: str  # noqa: N815
+    serverExecutionContext: ServerExecutionContext = msgspec.field(default_factory=ServerExecutionContext)  # noqa: N815
+    thingExecutionContext: ThingExecutionContext = msgspec.field(default_factory=ThingExecutionContext)  # noqa: N815
+    thingID: str | None = ""  # noqa: N815
+    objekt: str | None = ""
+    operation: str | None = ""
+    payloadContentType: str | None = JSON_TYPE  # noqa: N815
+    preencodedPayloadContentType: str | None = TEXT_TYPE  # noqa: N815
+
+
+class ResponseHeader(Fields):
+    """The header of a response, in the order of the wire."""
+
+    messageType: ResponseType  # noqa: N815
+    messageID: str  # noqa: N815
+    receiverID: str  # noqa: N815
+    senderID: str  # noqa: N815
+    payloadContentType: str | None = JSON_TYPE  # noqa: N815
+    preencodedPayloadContentType: str | None = ""  # noqa: N815
+
+
+class EventHeader(Fields):
+    """The header of an event, in the order of the wire."""
+
+    messageType: Literal["EVENT"]  # noqa: N815
+    messageID: str  # noqa: N815
+    senderID: str  # noqa: N815
+    eventID: str  # noqa: N815
+    payloadContentType: str | None = JSON_TYPE  # noqa: N815
+    preencodedPayloadContentType: str | None = ""  # noqa: N815
+
+
+class _Glance(msgspec.Struct):
+    """What is still asked of a header that is refused."""
+
+    messageID: str = ""  # noqa: N815
+    messageType: str = ""  # noqa: N815
+
+
+_DECODE_GLANCE: Final = msgspec.json.Decoder(_Glance).decode
+_ENCODE: Final = msgspec.json.Encoder().encode
+
+HeaderType = TypeVar("HeaderType", RequestHeader, ResponseHeader, EventHeader)
+
+
+class Message(Generic[HeaderType]):
+    """What requests, responses and events have in common."""
+
+    length: ClassVar[int] = FRAMES
+    _decode: ClassVar[Any]
+    __slots__ = ("address", "header", "payload", "preserialized_payload")
+
+    header: HeaderType
+    address: bytes
+    """The first frame: whom it is for as it is sent, whom it is from as a ROUTER received it; or the topic."""
+
+    def __init__(self, msg: Sequence[bytes]) -> None:
+        self.header = header = self._parse_header(msg)
+        self.address = msg[0]
+        self.payload = SerializableData(msg[3], content_type=header.payloadContentType)
+        self.preserialized_payload = PreserializedData(msg[4], content_type=header.preencodedPayloadContentType)
+
+    @classmethod
+    def _parse_header(cls, frames: Sequence[bytes]) -> HeaderType:
+        if len(frames) != FRAMES:
+            raise InvalidMessage(f"a message has {FRAMES} frames, this one {len(frames)}", glance(frames)[0])
+        if frames[1]:
+            raise InvalidMessage(
+                f"the second frame must be empty, it has {len(frames[1])} octets", glance(frames)[0]
+            )
+        if len(frames[2]) > HEADER_LIMIT:
+            raise InvalidMessage(f"a header has at most {HEADER_LIMIT} octets, this one {len(frames[2])}")
+        try:
+            header: HeaderType = cls._decode(frames[2])
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise InvalidMessage(f"the header is refused: {error}", glance(frames)[0]) from None
+        return header
+
+    @classmethod
+    def _craft(
+        cls, address: bytes, header: HeaderType, payload: SerializableData, preserialized: PreserializedData
+    ) -> Self:
+        message = cls.__new__(cls)
+        message.address = address
+        message.header = header
+        message.payload = payload
+        message.preserialized_payload = preserialized
+        return message
+
+    @property
+    def byte_array(self) -> list[bytes]:
+        """The frames."""
+        return [
+            self.address,
+            b"",
+            _ENCODE(self.header),
+            self.payload.serialize(),
+            self.preserialized_payload.octets(),
+        ]
+
+    @property
+    def body(self) -> list[Any]:
+        """The payload and the preserialized payload."""
+        return [self.payload, self.preserialized_payload]
+
+    @property
+    def id(self) -> str:
+        """The id of the message; that of a response is that of its request."""
+        return self.header.messageID
+
+    @property
+    def type(self) -> str:
+        """The type of the message."""
+        return self.header.messageType
+
+    @property
+    def sender_id(self) -> str:
+        """Who sent it, as it says itself."""
+        return self.header.senderID
+
+    def value(self) -> Any:
+        """What it carries: the payload, the preserialized octets, or both if there are both."""
+        value, octets = self.payload.deserialize(), self.preserialized_payload.octets()
+        if not octets:
+            return value
+        return octets if value is None else (value, octets)
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}(id={self.id}, type={self.type}, header={self.header})"
+
+    __repr__ = __str__
+
+
+class RequestMessage(Message[RequestHeader]):
+    """What a client sends to a server."""
+
+    _decode = msgspec.json.Decoder(RequestHeader).decode
+    __slots__ = ("route",)
+
+    route: bytes | None
+    """The identity of the socket that it came from, if a server received it: where responses go."""
+
+    def __init__(self, msg: Sequence[bytes], route: bytes | None = None) -> None:
+        super().__init__(msg)
+        self.route = route
+
+    @property
+    def receiver_id(self) -> str:
+        """Whom it is for."""
+        return self.header.receiverID
+
+    @property
+    def thing_id(self) -> str | None:
+        """The thing on which to operate."""
+        return self.header.thingID
+
+    @property
+    def objekt(self) -> str | None:
+        """The property, action or event of the thing."""
+        return self.header.objekt
+
+    @property
+    def operation(self) -> str | None:
+        """What to do with it, such as `readProperty`."""
+        return self.header.operation
+
+    @property
+    def server_execution_context(self) -> ServerExecutionContext:
+        """How long the server may take, and whether it is to answer."""
+        return self.header.serverExecutionContext
+
+    @property
+    def thing_execution_context(self) -> ThingExecutionContext:
+        """What the thing is to do besides."""
+        return self.header.thingExecutionContext
+
+    @property
+    def qualified_operation(self) -> str:
+        """Thing, object and operation in one text."""
+        return f"{self.thing_id}.{self.objekt}.{self.operation}"
+
+    @classmethod
+    def craft_from_arguments(
+        cls,
+        receiver_id: str,
+        sender_id: str,
+        thing_id: str,
+        objekt: str,
+        operation: str,
+        payload: SerializableData = SerializableNone,
+        preserialized_payload: PreserializedData = PreserializedEmptyByte,
+        server_execution_context: ServerExecutionContext | dict[str, Any] | None = None,
+        thing_execution_context: ThingExecutionContext | dict[str, Any] | None = None,
+    ) -> RequestMessage:
+        """An OPERATION."""
+        header = RequestHeader(
+            OPERATION,
+            new_message_id(),
+            sender_id,
+            receiver_id,
+            _context(ServerExecutionContext, server_execution_context),
+            _context(ThingExecutionContext, thing_execution_context),
+            thing_id,
+            objekt,
+            operation,
+            payload.content_type,
+            preserialized_payload.content_type,
+        )
+        return cls._request(header, payload, preserialized_payload)
+
+    @classmethod
+    def craft_with_message_type(
+        cls, sender_id: str, receiver_id: str, message_type: str = HANDSHAKE
+    ) -> RequestMessage:
+        """A HANDSHAKE, or an EXIT."""
+        if message_type not in REQUEST_TYPES:
+            raise LocalProtocolError(f"{message_type!r} is no type of a request")
+        header = RequestHeader(message_type, new_message_id(), sender_id, receiver_id)  # type: ignore[arg-type]
+        return cls._request(header, SerializableNone, PreserializedEmptyByte)
+
+    @classmethod
+    def _request(
+        cls, header: RequestHeader, payload: SerializableData, preserialized: PreserializedData
+    ) -> RequestMessage:
+        message = cls._craft(identity_octets(header.receiverID), header, payload, preserialized)
+        message.route = None
+        return message
+
+
+class ResponseMessage(Message[ResponseHeader]):
+    """What a server answers."""
+
+    _decode = msgspec.json.Decoder(ResponseHeader).decode
+    __slots__ = ()
+
+    @property
+    def receiver_id(self) -> str:
+        """Whom it is for."""
+        return self.header.receiverID
+
+    def result(self) -> Any:
+        """What the operation came to: the value of a REPLY, else `OperationFailed` or `OperationTimeout`."""
+        if self.type in (REPLY, HANDSHAKE):
+            return self.value()
+        told = self.payload.deserialize()
+        if self.type == TIMED_OUT:
+            raise OperationTimeout(told if isinstance(told, str) else str(told))
+        if isinstance(told, dict) and isinstance(told.get("exception"), dict):
+            told = told["exception"]
+        if not isinstance(told, dict):
+            raise OperationFailed(self.type, str(told))
+        lines = told.get("traceback")
+        raise OperationFailed(
+            str(told.get("type") or self.type),
+            str(told.get("message") or ""),
+            [str(line) for line in lines] if isinstance(lines, list) else None,
+            told.get("notes"),
+        )
+
+    @classmethod
+    def craft_from_arguments(
+        cls,
+        receiver_id: str,
+        sender_id: str,
+        message_type: str,
+        message_id: str = "",
+        payload: SerializableData = SerializableNone,
+        preserialized_payload: PreserializedData = PreserializedEmptyByte,
+    ) -> ResponseMessage:
+        """Any response."""
+        route = identity_octets(receiver_id)
+        return cls.craft_for_route(
+            route, receiver_id, sender_id, message_type, message_id, payload, preserialized_payload
+        )
+
+    @classmethod
+    def craft_for_route(
+        cls,
+        route: bytes,
+        receiver_id: str,
+        sender_id: str,
+        message_type: str,
+        message_id: str,
+        payload: SerializableData = SerializableNone,
+        preserialized_payload: PreserializedData = PreserializedEmptyByte,
+    ) -> ResponseMessage:
+        """Any response, for the socket with that identity."""
+        if message_type not in RESPONSE_TYPES:
+            raise LocalProtocolError(f"{message_type!r} is no type of a response")
+        header = ResponseHeader(
+            message_type,  # type: ignore[arg-type]
+            message_id,
+            receiver_id,
+            sender_id,
+            payload.content_type,
+            preserialized_payload.content_type,
+        )
+        return cls._craft(route, header, payload, preserialized_payload)
+
+    @classmethod
+    def craft_reply_from_request(
+        cls,
+        request_message: RequestMessage,
+        payload: SerializableData = SerializableNone,
+        preserialized_payload: PreserializedData = PreserializedEmptyByte,
+    ) -> ResponseMessage:
+        """The REPLY to a request."""
+        return cls.craft_with_message_type(request_message, REPLY, payload, preserialized_payload)
+
+    @classmethod
+    def craft_with_message_type(
+        cls,
+        request_message: RequestMessage,
+        message_type: str,
+        payload: SerializableData = SerializableNone,
+        preserialized_payload: PreserializedData = PreserializedEmptyByte,
+    ) -> ResponseMessage:
+        """A response of that type to a request."""
+        return cls.craft_for_route(
+            request_message.route or identity_octets(request_message.sender_id),
+            request_message.sender_id,
+            request_message.receiver_id,
+            message_type,
+            request_message.id,
+            payload,
+            preserialized_payload,
+        )
+
+
+class EventMessage(Message[EventHeader]):
+    """What a publisher sends."""
+
+    _decode = msgspec.json.Decoder(EventHeader).decode
+    __slots__ = ()
+
+    @property
+    def event_id(self) -> str:
+        """Which event it is: the topic."""
+        return self.header.eventID
+
+    @classmethod
+    def craft_from_arguments(
+        cls,
+        event_id: str,
+        sender_id: str,
+        message_type: str = EVENT,
+        payload: SerializableData = SerializableNone,
+        preserialized_payload: PreserializedData = PreserializedEmptyByte,
+    ) -> EventMessage:
+        """An event."""
+        if message_type != EVENT:
+            raise LocalProtocolError(f"{message_type!r} is no type of an event")
+        header = EventHeader(
+            EVENT, new_message_id(), sender_id, event_id, payload.content_type, preserialized_payload.content_type
+        )
+        return cls._craft(event_id.encode(), header, payload, preserialized_payload)
+
+
+def new_message_id() -> str:
+    """A random UUID."""
+    return str(uuid.UUID(bytes=os.urandom(16), version=4))
+
+
+def identity_octets(name: str) -> bytes:
+    """A broker's id as the identity of its socket. Raises `LocalProtocolError` if it cannot be one."""
+    try:
+        octets = name.encode()
+    except UnicodeEncodeError as error:
+        raise LocalProtocolError(f"an id must be text that UTF-8 can write: {error}") from None
+    if not 0 < len(octets) <= ID_OCTETS or octets[0] == 0:
+        raise LocalProtocolError(f"an id has 1 to {ID_OCTETS} octets and does not begin with 0: {name[:300]!r}")
+    return octets
+
+
+def glance(frames: Sequence[bytes]) -> tuple[str, str]:
+    """What can be read of a refused message's id and type."""
+    if len(frames) <= 2 or len(frames[2]) > HEADER_LIMIT:
+        return "", ""
+    try:
+        seen = _DECODE_GLANCE(frames[2])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return "", ""
+    return seen.messageID, seen.messageType
+
+
+Context = TypeVar("Context", ServerExecutionContext, ThingExecutionContext)
+
+
+def _context(kind: type[Context], given: Context | dict[str, Any] | None) -> Context:
+    if isinstance(given, kind):
+        return given
+    try:
+        return msgspec.convert(given or {}, kind)
+    except msgspec.ValidationError as error:
+        raise LocalProtocolError(f"{kind.__name__}: {error}") from None
