@@ -1,0 +1,44 @@
+"""What the page on security says has a test, and nothing makes code of octets."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import packetwire
+
+from .pages import ROOT
+
+PAGE = ROOT / "docs" / "security.md"
+ROW = re.compile(r"\| ([^|]+) \| \[[^\]]+\]\(\.\./(tests/[^)]+)\)(?: `(\w+)`)? \|")
+ROWS = ROW.findall(PAGE.read_text())
+SOURCES = sorted(Path(packetwire.__file__).parent.rglob("*.py"))
+MODULES = {"pickle", "marshal", "shelve", "dill", "yaml"}
+CALLS = {"eval", "exec", "compile", "__import__"}
+
+
+def test_every_row_names_a_test() -> None:
+    claims = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    headers = 2 * sum(line.startswith("| what holds") for line in claims)
+    assert len(ROWS) == len(claims) - headers > 20
+
+
+@pytest.mark.parametrize(("claim", "file", "name"), ROWS, ids=[claim[:40] for claim, *_ in ROWS])
+def test_the_test_is_there(claim: str, file: str, name: str) -> None:
+    text = (ROOT / file).read_text()
+    assert re.search(rf"^(?:async )?def {name or 'test_'}\b" if name else r"^def test_", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_octets_are_made_into_code(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.partition(".")[0] for alias in node.names} & MODULES
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").partition(".")[0] not in MODULES
+        elif isinstance(node, ast.Call):
+            assert not (isinstance(node.func, ast.Name) and node.func.id in CALLS)
+            assert not any(keyword.arg == "shell" for keyword in node.keywords)
