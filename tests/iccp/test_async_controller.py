@@ -27,8 +27,8 @@ def _nothing_left() -> Iterator[None]:
     """After the test there is no child, and the threads are what they were."""
     threads, children = set(threading.enumerate()), child_processes()
     yield
-    assert child_processes() == children
-    assert set(threading.enumerate()) == threads
+    assert child_processes() - children == set()
+    assert set(threading.enumerate()) - threads == set()
 
 
 async def whole_life() -> None:

@@ -68,7 +68,7 @@ def _nothing_left() -> Iterator[None]:
     threads, fds = set(threading.enumerate()), open_fds()
     yield
     assert set(threading.enumerate()) - threads == set()
-    assert open_fds() ^ fds == set()
+    assert open_fds() - fds == set()
 
 
 @pytest.fixture(params=TRANSPORTS)
