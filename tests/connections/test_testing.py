@@ -254,7 +254,8 @@ def test_a_cut_ends_every_waiter(direction: str, place: int) -> None:
 
 
 def test_a_stall_is_a_timeout_and_goes_on_after_it(direction: str) -> None:
-    with link_with(direction, Faults(stall_at=3)) as link, connection_pair(b=ECHOING, over=link.ends) as (a, _):
+    in_order = {**ECHOING, "handlers": "inline"}  # so the late response comes before the others
+    with link_with(direction, Faults(stall_at=3)) as link, connection_pair(b=in_order, over=link.ends) as (a, _):
         with pytest.raises(RequestTimeout):
             a(0, bytes(70), timeout=SOON)
         assert getattr(link, direction).reached.wait(LIMIT)
