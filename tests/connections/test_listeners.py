@@ -232,6 +232,11 @@ def test_clients_that_left_are_forgotten(address: str, service: Service, monkeyp
 # too many clients
 
 
+def turned_away(log: str) -> int:
+    """How many clients there was no place for."""
+    return sum(map(int, re.findall(r"(\d+) clients turned away, as max_connections=2 are connected", log)))
+
+
 def test_more_clients_than_places_are_turned_away(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -244,7 +249,8 @@ def test_more_clients_than_places_are_turned_away(
                 assert all_octets(third) == ENDED
             with client(server) as fourth, pytest.raises(ConnectionEnded):
                 fourth(ECHO, timeout=LIMIT)
-            assert "clients turned away, as max_connections=2 are connected" in caplog.text
+            while turned_away(caplog.text) < 2:
+                pass  # as long as the server is at it, it would turn away the next one too
         monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", LIMIT)
         with client(server) as fifth:
             assert is_answered(fifth)
