@@ -276,8 +276,9 @@ def test_events_with_keys() -> None:
 
 
 def test_keys_of_the_other_kind() -> None:
+    threads = threading.active_count()
     with pytest.raises(LocalProtocolError, match="other kind"):
         EventPublisher("p", access_point="INPROC", curve=KNOWN)
     with pytest.raises(LocalProtocolError, match="other kind"):
         EventConsumer("c", "e", "inproc://p", curve=CurveServer(SERVER_SECRET))
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads, "nothing was begun"
