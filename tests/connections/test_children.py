@@ -300,6 +300,17 @@ def test_stdio_can_be_taken_once():
         assert conn(1)[2] == b"once"
 
 
+def test_what_was_printed_and_held_back_before_stdio_does_not_get_between_the_packets():
+    code = """
+    from packetwire import stdio, PacketConnection
+    print("hello from an import")
+    with PacketConnection(stdio(), request_handler=lambda *rq: b"clean") as conn:
+        conn.join_recv()
+    """
+    with PacketConnection.spawn(python(code)) as conn:
+        assert conn(1, timeout=20)[2] == b"clean"
+
+
 def test_ctrl_c_kills_a_parent_that_waits_and_its_child():
     parent = f"""
     import sys
