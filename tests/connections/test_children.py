@@ -307,7 +307,8 @@ def test_what_was_printed_and_held_back_before_stdio_does_not_get_between_the_pa
     with PacketConnection(stdio(), request_handler=lambda *rq: b"clean") as conn:
         conn.join_recv()
     """
-    with PacketConnection.spawn(python(code)) as conn:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with PacketConnection.spawn(python(code), env=env) as conn:
         assert conn(1, timeout=20)[2] == b"clean"
 
 
