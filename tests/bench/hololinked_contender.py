@@ -1,7 +1,8 @@
-"""One end of an echo between brokers: `serve`, `sync` or `async`, of packetwire or of hololinked.
+"""One end of an echo between brokers: `serve`, `sync`, `async` or `mixed`, of packetwire or of hololinked.
 
 Each runs on its own interpreter. A client prints the requests per second of each block, one for each line of its
-input, which says how many requests. `async` stands for several clients in one loop.
+input, which says how many requests. `async 8` stands for eight clients in one loop, `mixed 25` for 25 in one loop
+and 25 more that have a thread each.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 SERVER_ID = "bench"
-CLIENTS = 8
 VALUE = {"value": 12.5, "unit": "mm"}
 
 
@@ -57,46 +59,74 @@ def client(whose: Any, kind: str, name: str, address: str) -> Any:
     )
 
 
+def ask_one(whose: Any, asking: Any, count: int) -> None:
+    for _ in range(count):
+        response = asking.execute("thing", "object", "echo", whose.messages.SerializableData(VALUE))
+        assert response.payload.deserialize() == VALUE
+
+
+async def ask_one_async(whose: Any, asking: Any, count: int) -> None:
+    for _ in range(count):
+        response = await asking.async_execute("thing", "object", "echo", whose.messages.SerializableData(VALUE))
+        assert response.payload.deserialize() == VALUE
+
+
 def ask(whose: Any, address: str) -> None:
     """Requests one after the other."""
-    asking = client(whose, "sync", "sync client", address)
-    data = whose.messages.SerializableData
+    asking = client(whose, "sync", f"sync client of process {os.getpid()}", address)
     for line in sys.stdin:
         count = int(line)
         began = time.perf_counter()
-        for _ in range(count):
-            response = asking.execute("thing", "object", "echo", data(VALUE))
-            assert response.payload.deserialize() == VALUE
-        print(json.dumps(count / (time.perf_counter() - began)), flush=True)
+        ask_one(whose, asking, count)
+        print_rate(count, began)
 
 
-async def ask_async(whose: Any, address: str) -> None:
-    """Requests of several clients at a time, each one after the other."""
-    clients = [client(whose, "async", f"async client {number}", address) for number in range(CLIENTS)]
-    for each in clients:
-        await each.handshake_complete()
-    data = whose.messages.SerializableData
-
-    async def many(asking: Any, count: int) -> None:
-        for _ in range(count):
-            response = await asking.async_execute("thing", "object", "echo", data(VALUE))
-            assert response.payload.deserialize() == VALUE
-
+async def ask_async(whose: Any, address: str, many: int) -> None:
+    """Requests of many clients at a time, each one after the other."""
+    clients = await async_clients(whose, address, many)
     for line in sys.stdin:
-        count = int(line) // CLIENTS
+        count = int(line) // many
         began = time.perf_counter()
-        await asyncio.gather(*(many(each, count) for each in clients))
-        print(json.dumps(count * CLIENTS / (time.perf_counter() - began)), flush=True)
+        await asyncio.gather(*(ask_one_async(whose, each, count) for each in clients))
+        print_rate(count * many, began)
 
 
-def main(who: str, what: str, address: str) -> None:
+async def ask_mixed(whose: Any, address: str, many: int) -> None:
+    """Requests of twice as many clients at a time, half of which are asked by threads."""
+    loop = asyncio.get_running_loop()
+    clients = await async_clients(whose, address, many)
+    blocking = [client(whose, "sync", f"sync client {number} of {many}", address) for number in range(many)]
+    with ThreadPoolExecutor(many) as threads:
+        for line in sys.stdin:
+            count = int(line) // (2 * many)
+            began = time.perf_counter()
+            await asyncio.gather(
+                *(loop.run_in_executor(threads, ask_one, whose, each, count) for each in blocking),
+                *(ask_one_async(whose, each, count) for each in clients),
+            )
+            print_rate(count * 2 * many, began)
+
+
+async def async_clients(whose: Any, address: str, count: int) -> list[Any]:
+    clients = []
+    for number in range(count):  # one after the other: not all of hololinked's handshakes at a time succeed
+        clients.append(client(whose, "async", f"async client {number} of process {os.getpid()}", address))
+        await clients[-1].handshake_complete()
+    return clients
+
+
+def print_rate(count: int, began: float) -> None:
+    print(json.dumps(count / (time.perf_counter() - began)), flush=True)
+
+
+def main(who: str, what: str, address: str, many: str = "1") -> None:
     whose: Any = {"ours": Ours, "theirs": Theirs}[who]()
     if what == "serve":
         asyncio.run(whose.serve(address))
     elif what == "sync":
         ask(whose, address)
     else:
-        asyncio.run(ask_async(whose, address))
+        asyncio.run({"async": ask_async, "mixed": ask_mixed}[what](whose, address, int(many)))
 
 
 if __name__ == "__main__":

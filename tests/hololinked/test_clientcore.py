@@ -222,3 +222,29 @@ def test_how_long_a_client_waits() -> None:
     assert response_timeout(ServerExecutionContext(1, 2.5)) == 8.5
     assert response_timeout(ServerExecutionContext(None, 2.5)) is None
     assert response_timeout(ServerExecutionContext(1, None)) is None
+
+
+def test_idle_is_when_nothing_is_to_come(core: ClientCore) -> None:
+    def ends() -> list[Exchange]:
+        """One exchange each that is answered, times out, is forgotten, lost; all were open at the same time."""
+        answered, late, forgotten, lost = (operation() for _ in range(4))
+        exchanges = [ask(core, answered), ask(core, late, timeout=1), ask(core, forgotten), ask(core, lost)]
+        core.receive(reply(answered), 0)
+        core.expire(1)
+        core.forget(exchanges[2])
+        core.receive(reply(forgotten), 1)
+        assert not core.idle
+        core.lose(lambda: ConnectionEnded("gone"), 1)
+        return exchanges
+
+    assert core.idle
+    core.request(operation(oneway=True), 0, 5)
+    assert core.idle
+    for exchange in ends():
+        assert core.idle
+        core.forget(exchange)
+    assert core.idle
+    core.handshake(0, 5)
+    assert not core.idle
+    core.receive(handshake_reply(core), 0)
+    assert core.idle

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypedDict, Unpack, cast
 
@@ -61,6 +62,8 @@ LINK_EVENTS: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | HA
 """What a client is told of its link; not each attempt to connect, since nobody may listen for long."""
 BATCH: Final = 32
 """Messages that are received before anything else gets its turn."""
+LINK_TRUST: Final = 0.01
+"""Seconds after a message came in which its link is not looked at again. ZMQ takes longer to make a new one."""
 
 
 class SocketOptions(TypedDict, total=False):
@@ -185,15 +188,23 @@ class BaseZMQ:
         return self._plain is None
 
     def _receive_into(
-        self, receive: Callable[[list[bytes], float], None], enough: Callable[[], bool] | None = None
+        self,
+        receive: Callable[[list[bytes], float], None],
+        enough: Callable[[], bool] | None = None,
+        *,
+        told: bool = False,
     ) -> bool:
-        """Pass on what has come; whether there may be more. It stops early if that was `enough`."""
+        """Pass on what has come; whether there may be more. It stops early if that was `enough`.
+
+        `told` says that the descriptor has told of news.
+        """
         socket = self._open_socket()
         for _ in range(BATCH):
             # asked first, because to receive in vain raises, which takes several times as long
-            frames = receive_frames(socket) if pollable(socket) else None
+            frames = receive_frames(socket) if told or pollable(socket) else None
             if frames is None:
                 return False
+            told = False
             receive(frames, time.monotonic())
             if enough is not None and enough():
                 break
@@ -352,6 +363,7 @@ class BaseZMQClient(BaseZMQ):
         self.core = ClientCore(id, server_id, max_message_size=max_message_size, max_outstanding=max_outstanding)
         self._monitor: PlainSocket | None = None
         self._link_lost = False
+        self._heard_at = -math.inf
 
     def _connect(
         self, context: ZmqContext | None, access_point: str | None, options: SocketOptions | dict[str, Any]
@@ -397,20 +409,21 @@ class BaseZMQClient(BaseZMQ):
     def _exit_message(self) -> RequestMessage:
         return RequestMessage.craft_with_message_type(self.id, self.server_id, EXIT)
 
-    def _send(self, message: RequestMessage) -> str:
-        """Send a request; its message id."""
+    def _send(self, message: RequestMessage) -> Exchange | None:
+        """Send a request; None if there will be no response."""
         self._open_socket()
-        self._look_at_link()  # what was lost with an earlier link is none of this request's business
+        now = time.monotonic()
+        if now > self._heard_at + LINK_TRUST:
+            self._look_at_link()  # what was lost with an earlier link is none of this request's business
         if self._link_lost:  # ZMQ would keep it until the server is back, when nobody wants it any more
             raise self._not_sent(errno.EHOSTUNREACH)
-        timeout = response_timeout(message.server_execution_context)
-        exchange = self.core.request(message, time.monotonic(), timeout)
+        exchange = self.core.request(message, now, response_timeout(message.server_execution_context))
         error_number = self._flush()
         if error_number:
             if exchange is not None:
                 self.core.forget(exchange)
             raise self._not_sent(error_number)
-        return message.id
+        return exchange
 
     def _not_sent(self, error_number: int) -> PacketwireError:
         if is_unreachable(error_number):
@@ -436,9 +449,13 @@ class BaseZMQClient(BaseZMQ):
             error_number = send_frames(socket, self.core.outbox.popleft())
         return error_number
 
-    def _turn(self, enough: Callable[[], bool] | None = None) -> bool:
-        """Do what there is to do: receive, look after the time; whether there may be more."""
-        more = self._receive_into(self.core.receive, enough)
+    def _receive(self, frames: Sequence[bytes], now: float) -> None:
+        self._heard_at = now
+        self.core.receive(frames, now)
+
+    def _turn(self, enough: Callable[[], bool], *, told: bool) -> bool:
+        """Do what there is to do: receive until it is `enough`, look after the time; whether there may be more."""
+        more = self._receive_into(self._receive, enough, told=told)
         self.core.expire(time.monotonic())
         if self.core.outbox:
             self._pass_handshake()
@@ -458,14 +475,14 @@ class BaseZMQClient(BaseZMQ):
             elif event == zmq.EVENT_DISCONNECTED:
                 self._link_lost = lost = True
         if lost:
-            while self._receive_into(self.core.receive):
+            while self._receive_into(self._receive):
                 pass
+            self._heard_at = -math.inf
             gone = f"the server {self.server_id!r} has closed the link"
             self.core.lose(lambda: PeerClosed(gone), time.monotonic())
 
-    def _find(self, message_id: str, timeout: float | None) -> Exchange:
-        """The exchange to wait for, for at most `timeout` milliseconds."""
-        exchange = self.core.find(message_id)
+    def _limited(self, exchange: Exchange, timeout: float | None) -> Exchange:
+        """It is waited for from now on, for at most `timeout` milliseconds."""
         exchange.waited_for = True
         if timeout is not None and not exchange.done:
             self.core.limit(exchange, time.monotonic() + timeout / 1000)

@@ -85,12 +85,18 @@ class ClientCore:
         self.dropped = 0
         """Messages that nobody waits for, or that are none."""
         self._exchanges: dict[str, Exchange] = {}
+        self._unanswered = 0
         self._deadlines: Deadlines[Exchange | str] = Deadlines()
         self._handshake: Exchange | None = None
 
     def __len__(self) -> int:
         """Exchanges that are not done, or not collected."""
         return len(self._exchanges)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no response is still to come, not to a handshake either."""
+        return not self._unanswered and self._handshake is None
 
     @property
     def handshaking(self) -> bool:
@@ -115,6 +121,7 @@ class ClientCore:
         if len(self._exchanges) >= self.max_outstanding:
             raise LimitExceeded(f"{len(self._exchanges)} requests have no response, or it was not collected")
         exchange = self._exchanges[message.id] = Exchange(message.id)
+        self._unanswered += 1
         if timeout is not None:
             self._deadlines.set(exchange, now + timeout)
         self.outbox.append(frames)
@@ -157,7 +164,8 @@ class ClientCore:
 
     def forget(self, exchange: Exchange) -> None:
         """Nobody waits for it any more."""
-        self._exchanges.pop(exchange.message_id, None)
+        if self._exchanges.pop(exchange.message_id, None) is not None and not exchange.done:
+            self._unanswered -= 1
         self._deadlines.remove(exchange)
         if exchange is self._handshake:
             self._end_handshake()
@@ -239,6 +247,7 @@ class ClientCore:
             self._deadlines.remove(exchange)
         else:
             self._deadlines.set(exchange, now + UNCOLLECTED_SECONDS)
+        self._unanswered -= 1
         exchange.finish(response, error)
 
     def _finish_handshake(

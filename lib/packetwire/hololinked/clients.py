@@ -78,6 +78,7 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
             self._poll.register(self._socket_fd, select.POLLIN)
             if self._monitor is not None:
                 self._poll.register(descriptor_of(self._monitor), select.POLLIN)
+                self._look_at_link()  # only then the descriptor tells of what comes
             if handshake:
                 self.handshake(handshake_timeout)
         except BaseException:
@@ -103,7 +104,8 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         """Have the server do something; the id with which to ask for its response."""
         message = self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts)
         with self._lock:
-            return self._post(message)
+            self._post(message)
+        return message.id
 
     def recv_response(self, message_id: str, timeout: float | None = None) -> ResponseMessage:
         """Wait for the response to a request, whatever its type.
@@ -112,7 +114,7 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         less. Raises `RequestTimeout`, or `ConnectionEnded` when the server is gone.
         """
         with self._lock:
-            return self._wait(self._find(message_id, timeout))
+            return self._wait(self._limited(self.core.find(message_id), timeout))
 
     def execute(
         self,
@@ -151,14 +153,14 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
     def _ask(self, message: RequestMessage, timeout: float | None) -> ResponseMessage | None:
         with self._lock:
             try:
-                self._post(message)
-                return self._wait(self._find(message.id, timeout)) if self.core.awaits(message.id) else None
+                exchange = self._post(message)
+                return None if exchange is None else self._wait(self._limited(exchange, timeout))
             finally:
                 self.core.forget_id(message.id)  # Ctrl-C may have come anywhere
 
     # waiting; all with the lock held
 
-    def _post(self, message: RequestMessage) -> str:
+    def _post(self, message: RequestMessage) -> Exchange | None:
         try:
             return self._send(message)
         finally:
@@ -184,21 +186,22 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
     def _read_until_done(self, exchange: Exchange) -> None:
         """Be the one that reads, for all that wait."""
         self._reading = True
+        told = False
         try:
             while not self.closed:
-                more = self._turn(lambda: exchange.done)
+                more = self._turn(lambda: exchange.done, told=told)
                 if exchange.done:
                     return
                 if len(self.core) > 1:
                     self._changed.notify_all()
-                if not more:
-                    self._sleep()
+                told = not more and self._sleep()
         finally:
             self._reading = False
             self._changed.notify_all()
             self._close_wakeup()
 
-    def _sleep(self) -> None:
+    def _sleep(self) -> bool:
+        """Whether the socket's descriptor told of news then."""
         deadline = self.core.next_deadline()
         milliseconds = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000 + 1
         self._lock.release()
@@ -206,11 +209,15 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
             ready = self._poll.poll(milliseconds)
         finally:
             self._lock.acquire()
+        told = False
         for fd, _ in ready:
-            if fd == self._wakeup_fd:
+            if fd == self._socket_fd:
+                told = True
+            elif fd == self._wakeup_fd:
                 self._wakeup.clear()
-            elif fd != self._socket_fd and not self.closed:
+            elif not self.closed:
                 self._look_at_link()
+        return told
 
 
 class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
@@ -246,7 +253,9 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         self._handshake_timeout = handshake_timeout
         self._handshaking: Exchange | None = None
         self._connect(context, access_point, options)
-        self._driver = LoopDriver(descriptor_of(self._open_socket()), self._turn, self.core.next_deadline)
+        self._driver = LoopDriver(
+            descriptor_of(self._open_socket()), self._turn_in_loop, self.core.next_deadline
+        )
         if self._monitor is not None:
             self._driver.watch(descriptor_of(self._monitor), self._look_at_link)
         try:
@@ -288,13 +297,9 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         **contexts: Unpack[Contexts],
     ) -> str:
         """Have the server do something; the id with which to ask for its response."""
-        if self._wants_handshake or self._handshaking is not None:
-            await self.handshake_complete()
-        message_id = self._send(
-            self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts)
-        )
-        self._after_sending()
-        return message_id
+        message = self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts)
+        await self._post(message)
+        return message.id
 
     async def async_recv_response(self, message_id: str, timeout: float | None = None) -> ResponseMessage:
         """Wait for the response to a request, whatever its type.
@@ -302,14 +307,8 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         That is at most the request's two timeouts and a little more, or `timeout` milliseconds if these are
         less. Raises `RequestTimeout`, or `ConnectionEnded` when the server is gone.
         """
-        driver = self._attach()
-        exchange = self._find(message_id, timeout)
-        driver.set_timer()
-        try:
-            await self._done(exchange)
-        finally:
-            self.core.forget(exchange)
-        return exchange.result()
+        self._attach()
+        return await self._wait(self.core.find(message_id), timeout)
 
     async def async_execute(
         self,
@@ -323,17 +322,40 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         **contexts: Unpack[Contexts],
     ) -> ResponseMessage | None:
         """`async_send_request` and `async_recv_response`; None at once if the request is one-way."""
-        message_id = await self.async_send_request(
-            thing_id, objekt, operation, payload, preserialized_payload, **contexts
+        exchange = await self._post(
+            self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts)
         )
-        return await self.async_recv_response(message_id, timeout) if self.core.awaits(message_id) else None
+        return None if exchange is None else await self._wait(exchange, timeout)
 
     async def async_send_exit(self, timeout: float | None = None) -> ResponseMessage:
         """Ask the server to end, and wait until it has served what it received before."""
-        await self.handshake_complete()
-        message_id = self._send(self._exit_message())
+        exchange = await self._post(self._exit_message())
+        assert exchange is not None
+        return await self._wait(exchange, timeout)
+
+    async def _post(self, message: RequestMessage) -> Exchange | None:
+        if self._wants_handshake or self._handshaking is not None:
+            await self.handshake_complete()
+        exchange = self._send(message)
         self._after_sending()
-        return await self.async_recv_response(message_id, timeout)
+        return exchange
+
+    async def _wait(self, exchange: Exchange, timeout: float | None) -> ResponseMessage:
+        self._limited(exchange, timeout)
+        if timeout is not None and self._driver is not None:
+            self._driver.set_timer()
+        try:
+            await self._done(exchange)
+        finally:
+            self.core.forget(exchange)
+        return exchange.result()
+
+    def _turn_in_loop(self) -> bool:
+        """Receive until nothing is awaited; what comes unasked stays until the next request."""
+        return self._turn(self._is_idle, told=True) and not self.core.idle
+
+    def _is_idle(self) -> bool:
+        return self.core.idle
 
     def _after_sending(self) -> None:
         driver = self._attach()
