@@ -582,7 +582,7 @@ def test_closing_while_a_worker_is_being_started(fd_ends, monkeypatch):
     held = queue.SimpleQueue()
 
     def slow_start(thread):
-        if thread.name == "b-worker" and not closing.is_set() and len(b._driver._workers) > 1:
+        if thread.name == "b-worker" and not closing.is_set() and len(b._driver._workers.threads) > 1:
             held.put(thread)
             assert closing.wait(20)
         start(thread)
@@ -595,7 +595,7 @@ def test_closing_while_a_worker_is_being_started(fd_ends, monkeypatch):
         thread = held.get(timeout=20)
         closer = threading.Thread(target=b.close)
         start(closer)
-        while not b._driver._stopping:
+        while not b._driver._workers.stopping:
             pass
         closing.set()
         closer.join(20)

@@ -8,9 +8,7 @@ Strategy. Two roles exist once each, and are taken and given up under one short 
 - *the writer* takes what the engine wants sent and tries to write it, without blocking. What does not fit
   goes to the one thread that polls for room.
 
-Workers read, and run handlers. A worker about to run a handler first sees to it that another worker is
-spare, so that there is always one to read. `handlers` counts the handlers that run; one that waits for a
-call of its own on this connection does not run, so call-backs can nest.
+Workers read, and run handlers; who of them runs which handler when stands in `workers`.
 
 The engine is only touched under the lock. Octets are read and written, and handlers, callbacks and
 waiters called, without it. An interruption (Ctrl-C) between the taking of octets and their delivery ends
@@ -25,7 +23,6 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Container
 from threading import get_ident
 
@@ -35,7 +32,6 @@ from packetwire.core.packets import BytesLike
 from packetwire.core.requests import Outcome
 from packetwire.errors import (
     ConnectionEnded,
-    LimitExceeded,
     LocalProtocolError,
     RequestTimeout,
     ended_by,
@@ -47,6 +43,7 @@ from packetwire.threaded.answering import Answering, RequestHandler, logger
 from packetwire.threaded.parking import Parked, open_parking
 from packetwire.threaded.spinning import Spin
 from packetwire.threaded.waiter import Waiter
+from packetwire.threaded.workers import Workers
 from packetwire.threaded.writing import NOBODY, Writing
 
 POSTPONE_ABOVE = 2
@@ -54,8 +51,6 @@ POSTPONE_ABOVE = 2
 POSTPONE_OCTETS = 640
 """Octets that are written without postponing further: enough to share a system call, and few enough for
 the peer to work on them meanwhile."""
-MAX_NESTED = 512
-"""Handlers of one connection that wait for calls of their own on it: the depth of a chain of call-backs."""
 WATCH = 0.001
 """Seconds between two looks."""
 WATCH_PATIENCE = 4
@@ -88,7 +83,6 @@ class Driver:
         self.stream = stream
         self._all_inline = handlers == "inline"
         self._inline = inline
-        self._limit = handlers if isinstance(handlers, int) else 1
         self._on_event = on_event
         self._trace = trace_log
         self._observed = trace_log is not None or on_event is not None
@@ -99,7 +93,6 @@ class Driver:
         self._watchers = 0  # threads that wait on _change
         self._received_all = threading.Event()
         self._reader = NOBODY
-        self._stopping = False
         self._forked = False
 
         self._read_fd = stream.read_fd
@@ -113,12 +106,7 @@ class Driver:
         self._idle_spin = Spin(self._lead_poll.poll, spin)
         self._handled_inline = 0  # requests in what was read last
 
-        self._jobs: deque[RequestReceived] = deque()
         self._taken: set[tuple[int, int]] = set()
-        self._running = self._nested = self._spare = 0
-        self._starting = 0  # threads that cannot be joined yet
-        self._busy: set[int] = set()  # idents of the threads that run a handler
-        self._workers: set[threading.Thread] = set()
         self._helper_called = False
         self._on_watch = False
         self._unarmed = False
@@ -142,6 +130,23 @@ class Driver:
             answered=self._has_answered,
         )
         self._run_handler = self._answering.run_handler
+        self._workers = Workers(
+            engine,
+            self._lock,
+            name,
+            limit=handlers if isinstance(handlers, int) else 1,
+            max_unsent=max_unsent,
+            work=self._work,
+            run_handler=self._run_handler,
+            flush=self._flush_after_handler,
+            call_helper=self._call_helper,
+            wake_helper=self._wake_helper,
+            wake=self._parking.wake,
+            started=self._changed,
+            failed=self._has_no_thread,
+        )
+        self._jobs = self._workers.jobs
+        self._busy = self._workers.busy
 
         self._doom: tuple[float, ConnectionEnded] | None = None
 
@@ -158,7 +163,7 @@ class Driver:
                 self._take_in(leading)
         finally:
             self._leave_reading()
-        self._add_worker()
+        self._workers.add()
 
     @property
     def receiving(self) -> bool:
@@ -183,13 +188,13 @@ class Driver:
         if self._reader == me:
             raise self._would_wait_for_itself()
         with self._lock:
-            nested = self._give_up_slot(me)
+            nested = self._workers.give_up_slot(me)
         try:
             # not by _change: this waits long, and must not wake up for each request that is served
             return self._received_all.wait(timeout)
         finally:
             with self._lock:
-                self._take_slot_back(nested)
+                self._workers.take_slot_back(nested)
 
     def close(self, timeout: float) -> bytes:
         """End the connection in order within `timeout` seconds, then anyhow; return the trailing octets."""
@@ -246,28 +251,24 @@ class Driver:
     def _stop_threads(self) -> None:
         self._fail(ConnectionEnded(f"{self.name}: this side closed the connection"))
         with self._lock:
-            self._stopping = True
-            self._jobs.clear()
+            self._workers.stop()
         self._parking.wake()
         self._writing.stop()
         # whoever is reading, writing or starting a thread at this moment is about to see that it has ended
         self._await(self._is_quiet, time.monotonic() + END_GRACE)
-        me = threading.current_thread()
         with self._lock:
             self._reader = _CLOSED
-            workers = [w for w in self._workers if w is not me and w.ident and w.ident not in self._busy]
-        for worker in workers:
-            worker.join(END_GRACE)
+        self._workers.join(END_GRACE)
         self._parking.close()
         self._lead_wakeup.close()
         self._writing.close()
 
     def _is_quiet(self) -> bool:
-        return self._reader == NOBODY and self._writing.holder == NOBODY and not self._starting
+        return self._reader == NOBODY and self._writing.holder == NOBODY and not self._workers.starting
 
     def after_fork(self) -> None:
         """In a forked child: the connection belongs to the parent."""
-        self._forked = self._stopping = True
+        self._forked = self._workers.stopping = True
         self._lock = threading.Lock()
         self._change = threading.Condition(self._lock)
         self._received_all.set()
@@ -367,7 +368,7 @@ class Driver:
         engine = self.engine
         if self._reader == me:
             raise self._would_wait_for_itself()
-        nested = self._give_up_slot(me)
+        nested = self._workers.give_up_slot(me)
         self._wake_helper()
         self._watchers += 1
         try:
@@ -381,7 +382,7 @@ class Driver:
                 self._change.wait(left)
         finally:
             self._watchers -= 1
-            self._take_slot_back(nested)
+            self._workers.take_slot_back(nested)
 
     def _wait_for_reason(self, me: int) -> None:
         """With the lock held, after a failed write: wait for the stream's end, which says more about it."""
@@ -407,7 +408,7 @@ class Driver:
         nested = False
         if me in self._busy:
             with self._lock:
-                nested = self._give_up_slot(me)
+                nested = self._workers.give_up_slot(me)
         try:
             while not waiter.done:
                 if self._lead(me, waiter, deadline):
@@ -420,7 +421,7 @@ class Driver:
         finally:
             if nested:
                 with self._lock:
-                    self._take_slot_back(nested)
+                    self._workers.take_slot_back(nested)
 
     def forget(self, channel: int, tag: int) -> bool:
         """Nobody waits for this response any more; false if it came, or is being delivered."""
@@ -579,6 +580,7 @@ class Driver:
         elif (
             (self._all_inline or (self._inline and event.rq_type in self._inline))
             and not self._jobs
+            and not (self._all_inline and self._workers.running)  # no second one beside one that had to wait
             and self.engine.unsent_octets <= self._max_unsent
         ):
             self._handled_inline += 1
@@ -632,7 +634,7 @@ class Driver:
                 return True
             if self._reader == me:
                 raise self._would_wait_for_itself()
-            nested = self._give_up_slot(me)
+            nested = self._workers.give_up_slot(me)
             self._watchers += 1
             try:
                 while not condition():
@@ -643,7 +645,7 @@ class Driver:
                 return True
             finally:
                 self._watchers -= 1
-                self._take_slot_back(nested)
+                self._workers.take_slot_back(nested)
 
     # writing
 
@@ -672,11 +674,19 @@ class Driver:
     def _write_interrupted(self, error: BaseException) -> None:
         self._fail(ended_by(error, f"{self.name}: interrupted while writing: {error!r}"))
 
+    def _flush_after_handler(self) -> None:
+        """Write the reply, unless a helper is about to come to the next request, and writes both together."""
+        if not (self._jobs and self._helper_called):
+            self.flush()
+
     # workers
+
+    def _has_no_thread(self, error: RuntimeError) -> None:
+        self._fail(ended_by(error, f"{self.name}: no thread can be started to read: {error}"))
 
     def _call_worker(self) -> None:
         """There may be a handler to run for a worker that is parked."""
-        if self._running < self._limit:
+        if self._workers.has_slot:
             self._wake_helper()
 
     def _wake_helper(self) -> None:
@@ -714,7 +724,7 @@ class Driver:
         self._on_watch = True
         idle = 0
         parked = Parked.TIMEOUT
-        while idle < WATCH_PATIENCE and not self._stopping and self._doom is None:
+        while idle < WATCH_PATIENCE and not self._workers.stopping and self._doom is None:
             parked = self._parking.park(WATCH)
             if parked is Parked.READABLE:
                 break
@@ -733,63 +743,25 @@ class Driver:
         elif self._helper_called:
             self._help()
 
-    def _add_worker(self) -> bool:
-        with self._lock:
-            if self._stopping:
-                return False
-            worker = threading.Thread(target=self._work, name=f"{self.name}-worker", daemon=True)
-            # those that left are forgotten only here: closing waits until the last of them is gone
-            self._workers = {w for w in self._workers if w.ident is None or w.is_alive()} | {worker}
-            self._spare += 1
-            self._starting += 1
-        try:
-            worker.start()
-        except RuntimeError as error:  # the system has no more threads
-            with self._lock:
-                self._workers.discard(worker)
-                self._spare -= 1
-                last = self._spare == 0
-            logger.error("%s: %s", self.name, error)
-            if last:
-                self._fail(ended_by(error, f"{self.name}: no thread can be started to read: {error}"))
-            return False
-        finally:
-            with self._lock:
-                self._starting -= 1
-            self._changed()
-        return True
-
     def _work(self) -> None:
         """A worker: run a handler if one is to be run, else read if that may bring something, else park."""
         event: RequestReceived | None = None
         while True:
             served = event is not None
-            event = self._next_job(finished=served)
+            event = self._workers.next_job(finished=served)
             if event is not None:
-                self._run_jobs(event)
-            elif self._is_superfluous():
+                self._workers.run_jobs(event)
+            elif self._workers.is_superfluous():
                 return
             elif not ((self._unarmed or served) and self._read_as_worker(soon=not self._unarmed)):
                 self._park()
-
-    def _is_superfluous(self) -> bool:
-        """Whether this worker shall end; then it is not counted as spare any more."""
-        if not self._stopping and self._spare <= self._limit + 1:
-            return False
-        with self._lock:
-            if not self._stopping and self._spare <= self._limit + 1:
-                return False
-            self._spare -= 1
-        if self._stopping:
-            self._parking.wake()  # the next parked worker shall see it too
-        return True
 
     def _park(self) -> None:
         if self.engine.unsent_octets and self._writing.holder == NOBODY:
             self.flush()
         doom = self._doom if self.engine.ended is None else None
         parked = self._parking.park(None if doom is None else max(0.0, doom[0] - time.monotonic()))
-        if self._stopping:
+        if self._workers.stopping:
             return
         if parked is Parked.READABLE:
             self._read_as_worker()
@@ -840,85 +812,9 @@ class Driver:
         self._lead_wakeup.clear()
         return False
 
-    def _next_job(self, *, finished: bool) -> RequestReceived | None:
-        """The next request to handle, if one more handler may run; there is another spare worker then.
-
-        `finished`: this worker has just run a handler.
-        """
-        if not finished and not self._jobs:
-            return None
-        with self._lock:
-            if finished:
-                self._running -= 1
-                self._spare += 1
-            if (
-                not self._jobs
-                or self._running >= self._limit
-                or self.engine.unsent_octets > self._max_unsent
-                or self._stopping
-            ):
-                return None
-            event = self._jobs.popleft()
-            self._running += 1
-            self._spare -= 1
-            alone = self._spare == 0
-        if alone:
-            self._add_worker()
-        elif self._jobs:
-            self._call_helper()
-        return event
-
-    def _run_jobs(self, event: RequestReceived | None) -> None:
-        """Run the handler for `event`, and for what follows it in the queue."""
-        me = get_ident()
-        self._busy.add(me)
-        try:
-            while event is not None:
-                try:
-                    self._run_handler(event)
-                except KeyboardInterrupt:
-                    pass  # raised by the handler itself, and answered: a worker is not the program
-                if not (self._jobs and self._helper_called):
-                    self.flush()
-                event = self._following_job()
-        finally:
-            self._busy.discard(me)
-
-    def _following_job(self) -> RequestReceived | None:
-        """The next request for a worker that has a slot for a handler, and keeps it."""
-        if self.engine.unsent_octets > self._max_unsent or self._running > self._limit or self._stopping:
-            return None
-        try:
-            event = self._jobs.popleft()
-        except IndexError:
-            return None
-        if self._jobs:
-            self._call_helper()
-        return event
-
     def runs_in(self, thread_ident: int) -> bool:
         """Whether that thread runs a handler of this connection, or reads it."""
         return thread_ident in self._busy or self._reader == thread_ident
-
-    def _give_up_slot(self, me: int) -> bool:
-        """With the lock held: if this thread runs a handler, it does not while it waits."""
-        if me not in self._busy:
-            return False
-        if self._nested >= MAX_NESTED:
-            raise LimitExceeded(
-                f"{self.name}: {MAX_NESTED} handlers wait for calls of their own, the chain is too deep"
-            )
-        self._nested += 1
-        self._running -= 1
-        if self._jobs:
-            self._wake_helper()
-        return True
-
-    def _take_slot_back(self, nested: bool) -> None:
-        """With the lock held: the handler runs on. It never waits for a slot, as others may wait for it."""
-        if nested:
-            self._nested -= 1
-            self._running += 1
 
     # answering
 
