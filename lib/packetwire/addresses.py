@@ -1,16 +1,15 @@
 """Addresses: where a peer is, written as one text, and how to reach it.
 
-    exec:CMD              a child process over its standard input and output; CMD is split as a shell would
-                          split it, but no shell is involved
-    ssh:[OPTIONS] HOST CMD
-                          a command on another machine, by the `ssh` program; CMD is for the shell there
-    unix:PATH             a Unix socket
-    tcp:HOST:PORT         TCP, without any authentication or encryption; IPv6 as tcp:[::1]:PORT
-    tls:HOST:PORT         TLS over TCP; what is trusted is no part of the address, but an `ssl.SSLContext`
-    stdio:                the process that started this one
-    zmq+pair:ENDPOINT     a ZMQ socket PAIR; the endpoint is tcp://HOST:PORT, ipc://PATH or inproc://NAME
-    zmq+dealer:ENDPOINT   a ROUTER there, to connect to
-    zmq+router:ENDPOINT   a ROUTER here, to serve on
+    exec:CMD                a child process over its standard input and output; CMD is split as a shell would
+                            split it, but no shell is involved
+    ssh:[OPTIONS] HOST CMD  a command on another machine, by the `ssh` program; CMD is for the shell there
+    unix:PATH               a Unix socket
+    tcp:HOST:PORT           TCP, without any authentication or encryption; IPv6 as tcp:[::1]:PORT
+    tls:HOST:PORT           TLS over TCP; what is trusted is no part of the address, but an `ssl.SSLContext`
+    stdio:                  the process that started this one
+    zmq+pair:ENDPOINT       a ZMQ socket PAIR; the endpoint is tcp://HOST:PORT, ipc://PATH or inproc://NAME
+    zmq+dealer:ENDPOINT     a ROUTER there, to connect to
+    zmq+router:ENDPOINT     a ROUTER here, to serve on
 
 `parse_address` makes an object of such a text, `connect_to` what `PacketConnection` takes as `recv_send`.
 Each kind is one class and one line of `KINDS`.
@@ -35,6 +34,21 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from packetwire.streams.curve import CurveClient, CurveServer
+
+__all__ = [
+    "Address",
+    "ExecAddress",
+    "SshAddress",
+    "StdioAddress",
+    "TcpAddress",
+    "TlsAddress",
+    "UnixAddress",
+    "ZmqDealerAddress",
+    "ZmqPairAddress",
+    "ZmqRouterAddress",
+    "connect_to",
+    "parse_address",
+]
 
 CONNECT_TIMEOUT = 30.0
 """Seconds for a connection to be made."""
@@ -80,12 +94,14 @@ class ExecAddress:
 
     @classmethod
     def parse(cls, rest: str) -> Self:
+        """The address of the command that these words are."""
         return cls(tuple(shlex.split(rest)))
 
     def __str__(self) -> str:
         return "exec:" + shlex.join(self.argv)
 
     def open(self, timeout: float) -> Any:
+        """Start the child. Raises OSError if it cannot be started."""
         from packetwire.streams.process import child
 
         return child(self.argv)()
@@ -118,6 +134,7 @@ class SshAddress:
 
     @classmethod
     def parse(cls, rest: str) -> Self:
+        """The address of options, a host and a command. Raises ValueError."""
         text = io.StringIO(rest)  # of which the words are taken one by one, up to the host
         words = shlex.shlex(text, posix=True)
         words.whitespace_split = True
@@ -141,6 +158,7 @@ class SshAddress:
         return ["ssh", *self.options, "-T", "-o", "BatchMode=yes", "--", self.host, self.command]
 
     def open(self, timeout: float) -> Any:
+        """Start `ssh`. Raises OSError if there is no such program."""
         from packetwire.streams.process import child
 
         return child(self.argv)()
@@ -175,12 +193,14 @@ class UnixAddress:
 
     @classmethod
     def parse(cls, rest: str) -> Self:
+        """The address of a path."""
         return cls(rest)
 
     def __str__(self) -> str:
         return f"unix:{self.path}"
 
     def open(self, timeout: float) -> Any:
+        """Connect, within `timeout` seconds. Raises OSError."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(timeout)
@@ -208,6 +228,8 @@ class TcpAddress:
     def __post_init__(self) -> None:
         if not self.host:
             raise LocalProtocolError("there is no host")
+        if "[" in self.host or "]" in self.host:
+            raise LocalProtocolError(f"{self.host!r} is no host")
         try:
             self.host.encode("idna")  # as the resolver does, which would raise something else than an OSError
         except UnicodeError as error:
@@ -217,6 +239,7 @@ class TcpAddress:
 
     @classmethod
     def parse(cls, rest: str) -> Self:
+        """The address of HOST:PORT. Raises ValueError."""
         host, colon, port = rest.rpartition(":")
         if not colon or not re.fullmatch("[0-9]+", port):
             raise ValueError(f"{port!r} is no port")
@@ -224,8 +247,6 @@ class TcpAddress:
             host = host[1:-1]
         elif ":" in host:
             raise ValueError(f"an IPv6 address goes in brackets: {cls.scheme}:[{host}]:{port}")
-        elif "[" in host or "]" in host:
-            raise ValueError(f"{host!r} is no host")
         return cls(host, int(port))
 
     def __str__(self) -> str:
@@ -233,6 +254,7 @@ class TcpAddress:
         return f"{self.scheme}:{host}:{self.port}"
 
     def open(self, timeout: float) -> Any:
+        """Connect, within `timeout` seconds. Raises OSError."""
         sock = self.connect(timeout)
         return sock, sock, sock.close
 
@@ -293,6 +315,7 @@ class StdioAddress:
 
     @classmethod
     def parse(cls, rest: str) -> Self:
+        """The address, if `rest` is empty; raises ValueError otherwise."""
         if rest:
             raise ValueError(f"{rest!r} stands behind it")
         return cls()
@@ -301,6 +324,7 @@ class StdioAddress:
         return "stdio:"
 
     def open(self, timeout: float) -> Any:
+        """Take standard input and output: see `packetwire.stdio`. Raises `LocalProtocolError` the second time."""
         from packetwire.streams.stdio import stdio
 
         return stdio()
@@ -324,6 +348,7 @@ class ZmqAddress:
 
     @classmethod
     def parse(cls, rest: str) -> Self:
+        """The address of an endpoint."""
         return cls(rest)
 
     def __str__(self) -> str:
@@ -345,6 +370,7 @@ class ZmqPairAddress(ZmqAddress):
     scheme: ClassVar[str] = "zmq+pair"
 
     def open(self, timeout: float) -> Any:
+        """Connect; `timeout` seconds for the peer to be there. Raises OSError."""
         from packetwire.streams.zmq import open_pair
 
         return open_pair(self.endpoint, timeout=timeout, curve=_for_client(self.curve))
@@ -369,6 +395,7 @@ class ZmqDealerAddress(ZmqAddress):
             raise LocalProtocolError("an identity has from 1 to 255 octets, and does not begin with a null octet")
 
     def open(self, timeout: float) -> Any:
+        """Connect; `timeout` seconds for the ROUTER to be there. Raises OSError."""
         from packetwire.streams.zmq import open_dealer
 
         return open_dealer(self.endpoint, timeout=timeout, curve=_for_client(self.curve), identity=self.identity)
@@ -386,6 +413,7 @@ class ZmqRouterAddress(ZmqAddress):
     scheme: ClassVar[str] = "zmq+router"
 
     def open(self, timeout: float) -> Any:
+        """Raises `LocalProtocolError`: one connects to a ROUTER by a `ZmqDealerAddress`."""
         raise LocalProtocolError(f"{self}: a ROUTER is for serving, connect to it by zmq+dealer:{self.endpoint}")
 
 

@@ -46,6 +46,8 @@ from packetwire.streams.wakeup import Wakeup
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+__all__ = ["Bridge"]
+
 logger = logging.getLogger("packetwire")
 
 DEFAULT_MAX_CLIENTS = 128

@@ -24,6 +24,8 @@ from typing import Any, NamedTuple, Self
 from packetwire.errors import ConnectionEnded, PacketwireError
 from packetwire.streams.bytestream import Buffers, ByteStream, ReadHalf, WriteHalf
 
+__all__ = ["CaptureDecoder", "CaptureError", "CaptureWriter", "Kind", "Record"]
+
 logger = logging.getLogger("packetwire")
 
 MAGIC = b"\0packetwire-capture "
@@ -60,12 +62,15 @@ _KINDS = {int(kind): kind for kind in Kind}
 
 
 class Record(NamedTuple):
-    """`time` is in nanoseconds since 1970 (UTC)."""
+    """One record of a capture."""
 
     kind: Kind
     connection: int
+    """The number of the connection in this file, from 1."""
     time: int
+    """Nanoseconds since 1970 (UTC)."""
     octets: bytes = b""
+    """What went over the stream, or the text that the kind says."""
 
     @property
     def sign(self) -> str:
@@ -165,9 +170,7 @@ class CaptureWriter:
     def _continue(self) -> None:
         """Begin the file, or find the end of what is in there."""
         if not os.fstat(self._fd).st_size:
-            self._write(HEADER)
-            if self.failure is not None:
-                raise self.failure
+            self._write_header()
             return
         decoder = CaptureDecoder()
         try:
@@ -178,7 +181,12 @@ class CaptureWriter:
             raise CaptureError(f"{self.path!r} is there already: {error}") from None
         os.ftruncate(self._fd, decoder.octets_decoded)
         if not decoder.octets_decoded:
-            self._write(HEADER)
+            self._write_header()
+
+    def _write_header(self) -> None:
+        self._write(HEADER)
+        if self.failure is not None:
+            raise self.failure
 
     def begin(self, text: str) -> CapturedConnection:
         """A connection begins; `text` says which."""

@@ -90,8 +90,11 @@ class PacketConnection(ConnectionFace[Driver]):
     """
 
     CH0_TAG_START = FIRST_TAG
+    """The tag of the first request on each channel."""
     EOF_Packet = EOF_PACKET
+    """The last packet of a direction."""
     ERQ_Packet = ERQ_PACKET
+    """Says that no more requests come in its direction."""
 
     def __init__(
         self,

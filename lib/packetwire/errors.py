@@ -139,3 +139,8 @@ def ended_by(cause: BaseException, text: str) -> ConnectionEnded:
     ended = ConnectionEnded(text)
     ended.__cause__ = cause
     return ended
+
+
+def extra_missing(extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """`error`, which also says what to install: the extra of packetwire that brings the module."""
+    return ModuleNotFoundError(f"{error}: pip install 'packetwire[{extra}]'", name=error.name)

@@ -69,16 +69,19 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
 
     @property
     def name(self) -> str:
+        """The connection, the tag of the request, and its label if it has one."""
         return f"{self._driver.name}:{self.tag}" + (f":{self._label}" if self._label else "")
 
     @property
     def extra(self) -> Any:
+        """What its users note there, as attributes."""
         from cs.mappings import AttrableMapping
 
         return self.__dict__.setdefault("_extra", AttrableMapping())
 
     @property
     def fsm_state(self) -> str:
+        """`PENDING`, `DONE`, or `CANCELLED`, which it also is if the connection ended first."""
         if not self.done:
             return "PENDING"
         # a request that was lost with its connection is not DONE for whoever acts on that, as in the reference

@@ -44,6 +44,8 @@ from packetwire.streams.zmqpeers import PeerStream
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+__all__ = ["Server", "serve"]
+
 logger = logging.getLogger("packetwire")
 
 DEFAULT_MAX_CONNECTIONS = 128
@@ -92,6 +94,7 @@ def serve(
     if isinstance(address, str):
         address = parse_address(address)
     check_listenable(address)
+    check_factory(factory)
     if max_connections < 1:
         raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
     check_context(address, ssl_context)
@@ -109,6 +112,13 @@ def serve(
         drain_timeout=drain_timeout,
         ssl_context=ssl_context,
     )
+
+
+def check_factory(factory: object) -> None:
+    if not callable(factory):
+        raise TypeError(
+            f"factory must be a class or another callable, which is given a stream, got {factory!r:.100}"
+        )
 
 
 def check_context(address: Address, ssl_context: SSLContext | None) -> None:

@@ -33,6 +33,8 @@ from packetwire.errors import LocalProtocolError
 from packetwire.streams.open import PacketConnectionRecvSend
 from packetwire.streams.wakeup import Wakeup
 
+__all__ = ["NO_FAULTS", "Direction", "Faults", "FaultyLink", "connection_pair", "stream_pair"]
+
 PACKET_PIPE_SIZE = select.PIPE_BUF
 """Octets that a pipe passes on as one piece."""
 RELAY_SIZE = 65536
@@ -121,6 +123,7 @@ class Faults:
 
 
 NO_FAULTS = Faults()
+"""A direction that does nothing to its octets."""
 
 
 class FaultyLink:

@@ -30,18 +30,23 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-import zmq
-
-from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike, Packet
-from packetwire.core.requests import Outcome, response_parts, subscribe
-from packetwire.error_text import error_text
 from packetwire.errors import (
     ConnectionEnded,
     LimitExceeded,
     LocalProtocolError,
     PacketwireError,
     RequestTimeout,
+    extra_missing,
 )
+
+try:
+    import zmq
+except ModuleNotFoundError as error:
+    raise extra_missing("zmq", error) from error
+
+from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike, Packet
+from packetwire.core.requests import Outcome, response_parts, subscribe
+from packetwire.error_text import error_text
 from packetwire.streams.curve import CurveClient
 from packetwire.streams.wakeup import Wakeup
 from packetwire.streams.zmqsockets import (
@@ -52,6 +57,8 @@ from packetwire.streams.zmqsockets import (
     be_curve_client,
     events_now,
 )
+
+__all__ = ["PacketClient", "PacketWorker"]
 
 logger = logging.getLogger("packetwire")
 

@@ -137,6 +137,38 @@ def test_ten_thousand_requests_are_submitted_before_the_first_is_awaited(run, fd
     run(main)
 
 
+@pytest.mark.parametrize("settings", [{"max_unsent": 1}, {"max_outstanding": 1}])
+def test_tasks_that_wait_for_room_together_take_it_one_after_the_other(run, fd_ends, settings):
+    async def main():
+        answering = {"request_handler": lambda rq_type, flags, payload: flags}
+        async with connected(fd_ends, settings, answering) as (a, _):
+
+            async def ask():
+                return [flags async for _, flags, _ in a.map([(1, i, bytes(100_000)) for i in range(5)])]
+
+            assert await asyncio.gather(*(ask() for _ in range(8))) == [list(range(5))] * 8
+
+    run(main)
+
+
+def test_requests_after_a_failed_write_wait_for_the_reason(run):
+    async def main():
+        (a_recv, b_send), (b_recv, a_send) = os.pipe(), os.pipe()
+        os.close(b_recv)
+        try:
+            async with AsyncPacketConnection((a_recv, a_send), max_unsent=1, close_timeout=0) as a:
+                with pytest.raises(ConnectionEnded):
+                    for _ in range(5):
+                        await a.drain()
+                        a.submit(1, 0, bytes(100))
+                        await asyncio.sleep(0)
+        finally:
+            for fd in (a_recv, a_send, b_send):
+                os.close(fd)
+
+    run(main)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("streams", [False, True])
 def test_ten_thousand_times_open_call_close_leaves_nothing(run, streams):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 
@@ -605,5 +606,24 @@ def test_a_connection_cannot_be_used_in_a_forked_child(run):
                     os._exit(status)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
             assert (await a(1, b"ab"))[2] == b"ba"
+
+    run(main)
+
+
+def test_a_reset_is_seen_behind_what_came_before_it(run):
+    async def main():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = socket.create_connection(listener.getsockname())
+            theirs, _ = listener.accept()
+        with ours, theirs:
+            async with AsyncPacketConnection(ours, close_timeout=0) as a:
+                futures = [a.submit(1) for _ in range(400)]
+                await asyncio.sleep(0)  # they leave
+                theirs.sendall(b"".join(response(tag, bytes(1000)) for tag in range(2, 400)))
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                theirs.close()
+                with pytest.raises(ConnectionEnded):
+                    async with asyncio.timeout(20):
+                        await futures[-1]
 
     run(main)

@@ -133,6 +133,28 @@ def test_a_client_that_does_not_leave_is_cut_off(run, address, caplog):
     assert "1 clients still connected" in caplog.text
 
 
+def test_a_server_that_has_ended_has_cut_off_all_of_its_clients(run, address):
+    async def main():
+        never = asyncio.Event()
+
+        async def handler(rq_type, flags, payload):
+            try:
+                await never.wait()
+            finally:
+                for _ in range(20):  # it takes its time to be cancelled
+                    await asyncio.sleep(0)
+
+        server = await aserve(address, lambda stream: AsyncPacketConnection(stream, request_handler=handler))
+        async with AsyncPacketConnection(connect_to(server.address), close_timeout=0.1) as conn:
+            conn.submit(1)
+            await gone_or_asked(server)
+            server.stop(0)
+            assert await server.wait(20)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(main)
+
+
 def test_a_second_stop_hurries(run, address):
     async def main():
         server = await aserve(address, reversing, drain_timeout=100)
@@ -255,6 +277,8 @@ def test_addresses_that_cannot_be_served_on(run, tmp_path):
                 await aserve(address, reversing)
         with pytest.raises(LocalProtocolError, match="max_connections"):
             await aserve(f"unix:{tmp_path}/s", reversing, max_connections=0)
+        with pytest.raises(TypeError, match="factory must be a class or another callable"):
+            await aserve(f"unix:{tmp_path}/s", object())
         with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="tcp:127.0.0.1"):
             await aserve(f"tcp:127.0.0.1:{taken.getsockname()[1]}", reversing)
 

@@ -103,4 +103,6 @@ def compare(what: str, contenders: dict[str, list[Process]]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
     main(sys.argv[1])

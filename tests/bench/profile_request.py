@@ -74,6 +74,8 @@ def samples(script: str) -> dict[str, Counter[str]]:
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     kind, handlers, *profiled = sys.argv[1:]
     if profiled:
         run(kind, handlers)

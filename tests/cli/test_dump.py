@@ -180,6 +180,17 @@ def test_a_decoder_that_fails_is_no_reason_to_show_nothing(
     assert capsys.readouterr().out.count("not decoded: RuntimeError: on\\npurpose") == 2
 
 
+def test_a_decoder_that_is_not_installed_says_what_to_install(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(request(2, 0, b"payload"))
+    program = "import sys; sys.modules['google'] = None; from packetwire.cli.main import main; sys.exit(main())"
+    argv = [sys.executable, "-c", program, "dump", str(path), "--decode", "fbsp"]
+    done = subprocess.run(argv, capture_output=True, check=False, timeout=LIMIT, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("packetwire: --decode needs more: ")
+    assert done.stderr.endswith("pip install 'packetwire[butler]'\n")
+
+
 def test_the_summary(path: Path) -> None:
     assert lines(path, "--summary") == [
         "connections 2",

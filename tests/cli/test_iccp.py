@@ -145,7 +145,9 @@ def test_a_configuration(start: Start, tmp_path: Path) -> None:
         ((), "the following arguments are required: CMD (see packetwire iccp run --help)"),
         (("--ready-timeout", "x", "true"), "expected a number of seconds"),
         pytest.param(("--nonsense", "true"), "unrecognized arguments: --nonsense", marks=pytest.mark.long),
-        pytest.param(("--config", "/dev/null", "true"), "/dev/null: ", marks=pytest.mark.long),
+        pytest.param(
+            ("--config", "/dev/null", "true"), "argument --config: '/dev/null' is no JSON: ", marks=pytest.mark.long
+        ),
     ],
 )
 def test_mistakes(start: Start, args: tuple[str, ...], said: str) -> None:
@@ -155,10 +157,13 @@ def test_mistakes(start: Start, args: tuple[str, ...], said: str) -> None:
     assert stderr.count("\n") == 1
 
 
-def test_a_command_that_does_not_exist(start: Start, tmp_path: Path) -> None:
+def test_a_command_or_a_configuration_that_does_not_exist(start: Start, tmp_path: Path) -> None:
     status, _, stderr = start("no-such-command", "--option").end()
-    assert (status, stderr) == (1, "packetwire: [Errno 2] No such file or directory: 'no-such-command'\n")
+    assert (status, stderr) == (1, "packetwire: No such file or directory: 'no-such-command'\n")
+    status, _, stderr = start("--config", "absent.json", "true").end()
+    assert status == 2
+    assert stderr == "packetwire: argument --config: cannot read 'absent.json': No such file or directory\n"
     (tmp_path / "list.json").write_text("[]")
     status, _, stderr = start("--config", str(tmp_path / "list.json"), "true").end()
     assert status == 2
-    assert stderr.endswith("list.json: a configuration is a JSON object\n")
+    assert stderr.endswith("list.json' is no JSON object\n")

@@ -143,6 +143,38 @@ def test_handlers_wait_while_the_peer_does_not_take_their_replies(fd_ends):
         a.join(20)
 
 
+def test_inline_handlers_run_one_at_a_time_also_if_one_had_to_wait_for_room(fd_ends):
+    peer = RawPeer(fd_ends)
+    began, second_began, release, fourth_came = [], threading.Event(), threading.Event(), threading.Event()
+
+    def handler(rq_type, flags, payload):
+        began.append(flags)
+        if flags == 2:
+            second_began.set()
+            release.wait(20)
+        return bytes(MEGABYTE) if flags == 1 else None
+
+    def on_event(event):
+        if getattr(event, "flags", 0) == 4:
+            fourth_came.set()
+
+    def ask(*numbers):
+        peer.send(b"".join(bytes(Packet(is_request=True, tag=n + 1, rq_type=1, flags=n)) for n in numbers))
+
+    settings = {"handlers": "inline", "max_unsent": 1, "close_timeout": 20}
+    with PacketConnection(fd_ends.a, request_handler=handler, on_event=on_event, **settings) as a:
+        ask(1, 2)
+        peer.read_octets(MEGABYTE)
+        assert second_began.wait(20)
+        ask(3, 4)
+        assert fourth_came.wait(20)
+        assert began == [1, 2]
+        release.set()
+        peer.send(bytes(PacketConnection.EOF_Packet))
+        a.join(20)
+    assert began == [1, 2, 3, 4]
+
+
 def test_an_oversized_packet_ends_the_connection_before_it_is_read(fd_ends):
     peer = RawPeer(fd_ends)
     with PacketConnection(fd_ends.a, max_packet_size=1000) as a:

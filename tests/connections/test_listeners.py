@@ -779,6 +779,8 @@ def test_arguments_that_make_no_sense(service: Service) -> None:
         serve("nonsense", service)
     with pytest.raises(LocalProtocolError, match="max_connections must be 1 or more, got 0"):
         serve("tcp:127.0.0.1:0", service, max_connections=0)
+    with pytest.raises(TypeError, match="factory must be a class or another callable, .* got <object object"):
+        serve("tcp:127.0.0.1:0", object())
 
 
 def test_a_place_that_is_taken_or_missing_is_named(path: str, service: Service) -> None:

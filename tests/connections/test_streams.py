@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import select
 import socket
@@ -245,6 +246,8 @@ def test_a_terminal():
         ((0, object()), TypeError, "send must be .* got object"),
         ((object(), 1), TypeError, "recv must be .* got object"),
         (("text", 1), TypeError, "recv must be .* 'text'"),
+        ((io.StringIO(), 1), TypeError, "recv must be a binary file, got one for text, .*`stdio"),
+        ((0, io.StringIO()), TypeError, "send must be a binary file, got one for text, .*`buffer`"),
         (lambda: None, TypeError, "got NoneType"),
         (lambda: (0, 1, "close"), TypeError, "third item .* 'close'"),
         (lambda: lambda: None, TypeError, "another callable"),

@@ -100,6 +100,13 @@ def test_max_inbound_counts_until_the_reply_is_written() -> None:
     assert admitted(11)
 
 
+def test_each_reply_that_is_not_written_takes_one_place() -> None:
+    engine = ConnectionEngine(max_inbound=3)
+    engine.receive(request(2) + request(3))
+    engine.respond(0, 2, True)
+    assert requests_of(engine.receive(request(4) + request(5))) == [4]
+
+
 def test_a_batch_taken_in_two_parts_counts_as_a_whole() -> None:
     engine = ConnectionEngine(max_inbound=2, max_refusals=2)
     engine.receive(request(2) + request(3))
@@ -151,6 +158,18 @@ def test_max_inbound_octets() -> None:
     assert requests_of(engine.receive(request(6))) == [6], "an empty one needs no room"
     engine.respond(0, 2, True)
     assert requests_of(engine.receive(request(7, payload=bytes(60)))) == [7]
+
+
+def test_max_inbound_octets_after_a_write_failed() -> None:
+    """What the peer asked before it went is still handed over, within the same bounds."""
+    engine = ConnectionEngine(max_inbound_octets=100)
+    engine.send_failed(BrokenPipeError())
+    assert requests_of(engine.receive(request(2, payload=bytes(60)) + request(3, payload=bytes(30)))) == [2, 3]
+    engine.respond(0, 2, True)
+    assert requests_of(engine.receive(request(4, payload=bytes(70)) + request(5, payload=b"x"))) == [4]
+    engine.respond(0, 3, True)
+    engine.respond(0, 4, True)
+    assert engine._inbound_octets == 0
 
 
 def test_one_large_request_is_admitted_when_nothing_else_waits() -> None:

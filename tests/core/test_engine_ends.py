@@ -192,9 +192,12 @@ def test_the_stream_ends_inside_a_packet() -> None:
     engine.receive(request(2, payload=b"abc")[:5])
     assert engine.partial_octets == request(2, payload=b"abc")[:5]
     assert engine.octets_wanted == 2
+    engine.receive(b"bc")
+    assert engine.octets_wanted == 0
+    engine.receive(request(3, payload=b"abc")[:5])
     end = only_end(engine.receive_eof())
     assert isinstance(end.cause, StreamTruncated)
-    assert "after 5 of 7 octets of it: b'\\x06\\x02\\x02\\x01a'" in str(end.cause)
+    assert "after 5 of 7 octets of it: b'\\x06\\x03\\x02\\x01a'" in str(end.cause)
 
 
 def test_the_end_of_the_stream_after_eof_says_nothing_new() -> None:
@@ -217,6 +220,38 @@ def test_the_cause_that_the_owner_knows_is_given_and_chained(partial: bytes) -> 
     while chain[-1] is not None:
         chain.append(chain[-1].__cause__)
     assert [type(link) for link in chain[:-1]] == ([StreamTruncated, OSError] if partial else [OSError])
+
+
+CAUSES = {
+    "the peer ended the connection (EOF)": lambda engine: engine.receive(EOF),
+    "the peer closed the stream without saying EOF": lambda engine: engine.receive_eof(),
+}
+
+
+@pytest.mark.parametrize("text", CAUSES)
+def test_what_is_said_of_the_end(text: str) -> None:
+    engine = ConnectionEngine()
+    assert str(only_end(CAUSES[text](engine)).cause) == text
+    assert str(engine.why_not()) == text
+
+
+BREAKS = {
+    "the peer broke the protocol: a packet announces 200 octets at octet 0 of the stream, the limit is 100; "
+    "the octets there: b'\\x81H'": b"\x81\x48",
+    "a limit was passed: 1 refused requests, and the peer does not read their answers": request(2) + request(3),
+}
+
+
+@pytest.mark.parametrize("text", BREAKS)
+def test_what_is_said_of_a_peer_that_cannot_be_understood(text: str) -> None:
+    engine = ConnectionEngine(accepts_requests=False, max_packet_size=100, max_refusals=1)
+    assert str(only_end(engine.receive(BREAKS[text])).cause) == text
+
+
+def test_what_is_said_after_our_erq() -> None:
+    engine = ConnectionEngine()
+    engine.end_requests()
+    assert str(engine.why_not()) == "this side has ended its requests (ERQ), it cannot ask any more"
 
 
 # by a failure on our side
@@ -352,10 +387,11 @@ def test_after_a_broken_rule_only_eof_is_sent() -> None:
     engine = ConnectionEngine()
     engine.request(1, waiter="waiting")
     sent(engine)
-    events = engine.receive(request(2) + b"\x00" + request(3))
+    events = engine.receive(request(2, payload=b"abc") + b"\x00" + request(3))
     assert isinstance(events[0], RequestReceived)
     assert only_end(events[1:]).lost == ("waiting",)
-    assert engine.owed == 0
+    assert events[-1].clean is False
+    assert (engine.owed, engine._inbound_octets) == (0, 0)
     assert not engine.respond(0, 2, True), "who broke the protocol is owed nothing"
     assert sent(engine) == ERQ + EOF
     assert (engine.ours, engine.theirs) == (Half.ENDED, Half.ENDED)

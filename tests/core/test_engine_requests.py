@@ -144,6 +144,7 @@ def test_a_response_to_a_tag_never_used_ends_the_connection(channel: int, tag: i
     (end,) = engine.receive(octets if whole else octets[:-1])
     assert isinstance(end, StreamEnded)
     assert f"response to tag {tag} on channel {channel}, which was never used" in str(end.cause)
+    assert f"the octets there: {octets[:200]!r}…" in str(end.cause)
     assert end.lost == ("waiting",) * 3
     assert not end.clean
 

@@ -117,6 +117,12 @@ def test_equal_packets() -> None:
     assert hash(twin) == hash(REQUEST)
 
 
+def test_different_packets_have_different_hashes() -> None:
+    """Nearly always; otherwise sets and dictionaries of packets would be slow."""
+    packets = [REQUEST._replace(tag=tag, payload=bytes(n)) for tag in range(10) for n in range(10)]
+    assert len(set(map(hash, packets))) > 90
+
+
 def test_responses_are_equal_whatever_their_rq_type() -> None:
     typed = RESPONSE._replace(rq_type=8)
     assert typed.rq_type == 8
@@ -147,6 +153,8 @@ def test_a_changed_copy_is_checked() -> None:
         REQUEST._replace(tag=-1)
     with pytest.raises((TypeError, ValueError), match="size"):  # Python 3.13 made it a TypeError
         REQUEST._replace(size=1)
+    with pytest.raises(ValueError, match="longer"):
+        Packet._make([*REQUEST, "one too many"])
 
 
 def test_a_subclass_makes_its_own_kind() -> None:
@@ -168,6 +176,8 @@ def test_repr() -> None:
 
 
 def test_repr_of_a_long_payload_is_short() -> None:
+    assert repr(RESPONSE._replace(payload=b"x" * 16)).endswith(f"payload=b'{'x' * 16}')")
+    assert repr(RESPONSE._replace(payload=b"x" * 17)).endswith(f"payload=b'{'x' * 16}'...)")
     assert repr(RESPONSE._replace(payload=bytes(range(65, 91)))).endswith("payload=b'ABCDEFGHIJKLMNOP'...)")
     assert len(repr(RESPONSE._replace(payload=bytes(1 << 20)))) < 200
 
@@ -181,7 +191,7 @@ def test_log() -> None:
     file = io.BytesIO()
     REQUEST.write(file, log=log)
     list(Packet.scan(CornuCopyBuffer([file.getvalue()]), log=log))
-    assert [str(REQUEST) in line for line in lines] == [True, True]
+    assert lines == [f"==> WRITE {REQUEST}, flush=False", f"<== PARSE {REQUEST}"]
 
 
 # octets
@@ -200,6 +210,12 @@ def test_write_flushes_if_asked(flush: bool) -> None:
     assert REQUEST.write(file, flush) == len(REQUEST)
     assert file.getvalue() == bytes(REQUEST)
     assert file.flushes == flush
+
+
+def test_write_does_not_flush_unless_asked() -> None:
+    file = Flushed()
+    REQUEST.write(file)
+    assert file.flushes == 0
 
 
 def test_write_to_a_file_that_takes_nothing() -> None:
@@ -279,6 +295,15 @@ def test_parse_bytes_returns_the_offset_behind() -> None:
 def test_parse_bytes_of_too_few_octets(offset: int, length: int | None) -> None:
     with pytest.raises(EOFError, match=f"inside the packet at offset {offset}"):
         Packet.parse_bytes(bytes(REQUEST), offset, length)
+
+
+def test_items_of_a_buffer_may_be_larger_than_an_octet() -> None:
+    octets = bytes(REQUEST)
+    assert len(octets) == 8
+    assert Packet.from_bytes(memoryview(octets).cast("Q")) == REQUEST
+    assert Packet.parse_bytes(memoryview(octets * 2).cast("H"), 8) == (REQUEST, 16)
+    with pytest.raises(ValueError, match="8 octets of unparsed data at offset 8"):
+        Packet.from_bytes(memoryview(octets * 2).cast("Q"))
 
 
 def test_parse_bytes_before_the_beginning() -> None:

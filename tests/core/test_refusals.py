@@ -151,6 +151,7 @@ def test_packet_parse_refuses_what_breaks_the_format(code: str, octets: bytes, t
         list(Packet.scan(bfr))
     assert caught.value.code == code
     assert text in str(caught.value)
+    assert "None" not in str(caught.value)
     with pytest.raises(RemoteProtocolError) as caught:
         Packet.parse_bytes(octets)
     assert caught.value.code == code
@@ -175,6 +176,10 @@ def test_a_refusal_quotes_octets_within_bounds() -> None:
     long = refuse("packet-too-large", b"x" * 10_000, size=1, limit=0, offset=5)
     assert str(long).endswith(repr(b"x" * QUOTED_OCTETS) + "…")
     assert str(refuse("packet-too-large", b"x", size=1, limit=0, offset=5)).endswith("octets there: b'x'")
+
+
+def test_a_refusal_without_octets_quotes_none() -> None:
+    assert str(refuse("reserved-rq-type", packet=5)) == REFUSALS["reserved-rq-type"].format(packet=5)
 
 
 def test_text_in_the_stream_is_quoted() -> None:

@@ -96,6 +96,12 @@ class ParseAndTranscribe(BaseRequest[int]):
         return [None, [BSUInt.transcribe_value(self.number)], ""]
 
 
+class TranscribeInPieces(ParseAndTranscribe):
+    def transcribe(self) -> Any:
+        yield b"\x80"
+        yield super().transcribe()
+
+
 class ParseAndTranscribeInherited(ParseAndTranscribe):
     pass
 
@@ -111,6 +117,7 @@ REQUESTS = [
     pytest.param(SingleValueWithInit(300), b"\x82\x2c", id="BinarySingleValue with __init__"),
     pytest.param(Simple(number=300), b"\x82\x2c", id="SimpleBinary"),
     pytest.param(ParseAndTranscribe(300), b"\x82\x2c", id="parse and transcribe"),
+    pytest.param(TranscribeInPieces(300), b"\x80\x82\x2c", id="parse and transcribe in pieces"),
     pytest.param(ParseAndTranscribeInherited(300), b"\x82\x2c", id="parse and transcribe, inherited"),
 ]
 
@@ -308,6 +315,27 @@ def test_methods_of_the_binary_class_behind_are_not_shadowed() -> None:
     for name in ("parse", "transcribe", "from_bytes", "__bytes__"):
         assert name not in vars(BaseRequest)
         assert name not in vars(OddRequest)
+
+
+def test_a_class_with_parse_and_transcribe_is_given_what_it_lacks() -> None:
+    class Request(BaseRequest[None]):
+        @classmethod
+        def parse(cls, bfr: CornuCopyBuffer) -> Any:
+            bfr.take(3)
+            return cls()
+
+        def transcribe(self) -> Any:
+            return b"abc"
+
+    assert bytes(Request()) == b"abc"
+    assert type(Request.from_bytes(b"abc")) is Request
+
+    class OnlyTranscribe(BaseRequest[None]):
+        def transcribe(self) -> Any:
+            return b"abc"
+
+    assert bytes(OnlyTranscribe()) == b"abc"
+    assert not hasattr(OnlyTranscribe, "from_bytes")
 
 
 def test_class_keywords_reach_the_class_behind() -> None:

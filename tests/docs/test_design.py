@@ -1,62 +1,17 @@
-"""docs/design.md against the sources: its layers, its diagram, and the names in it."""
+"""docs/design.md against the sources: its layers, and the names in it."""
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .pages import ROOT, code_blocks, tables
-from .state_diagram import mermaid
-
-DESIGN = ROOT / "docs" / "design.md"
-PACKAGE = ROOT / "lib" / "packetwire"
-SOURCES = sorted(PACKAGE.rglob("*.py"))
-
-LAYERS = tables(DESIGN)["|layer|modules|whatitis|fromelsewhere|"]
-THE_PACKAGE = "the package itself"
-
-
-def code_words(cell: str) -> list[str]:
-    """What a cell of the table lists, in code marks or as one piece of code without them."""
-    return re.findall(r"[\w.]+", cell)
-
-
-LAYER_OF = {
-    module: number
-    for number, (_, modules, _, _) in enumerate(LAYERS)
-    for module in ([""] if modules == THE_PACKAGE else code_words(modules))
-}
-"""The number of a layer, by the first part of a module's name behind that of the package."""
+from .layers import DESIGN, LAYER_OF, LAYERS, PACKAGE, SOURCES, code_words, imported, part_of
+from .pages import tables
 
 ELSEWHERE = {name: set(code_words(elsewhere)) for name, _, _, elsewhere in LAYERS}
-
-
-def part_of(path: Path) -> str:
-    """Which part of the package a source is in."""
-    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "" if part == "__init__" else part
-
-
-def imported(path: Path) -> Iterator[str]:
-    """The modules that a source imports anywhere, also for its types only."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute here"
-            assert node.module
-            if node.module == "packetwire":
-                # a submodule, or a public name
-                yield from (
-                    f"packetwire.{alias.name}" if alias.name in LAYER_OF else "packetwire" for alias in node.names
-                )
-            else:
-                yield node.module
 
 
 def test_each_module_has_a_layer() -> None:
@@ -85,10 +40,6 @@ def test_what_comes_from_elsewhere() -> None:
         packages = {name.partition(".")[0] for name in imported(path)}
         found[LAYERS[LAYER_OF[part_of(path)]][0]] |= packages - sys.stdlib_module_names - {"packetwire"}
     assert found == ELSEWHERE
-
-
-def test_the_diagram_is_made_from_the_table_of_states() -> None:
-    assert code_blocks(DESIGN, "mermaid") == [mermaid()]
 
 
 def test_the_steps_of_a_request_are_in_layers() -> None:

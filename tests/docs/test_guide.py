@@ -5,11 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import os
 import pkgutil
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,8 @@ from packetwire import errors
 from packetwire.aio.server import AsyncServer
 from packetwire.server import Server
 
-from .pages import ROOT, code_blocks, tables
+from .commands import FAILURE, check_command, commands, start, write_shell
+from .pages import ROOT, tables
 from .programs import needs_ssh, programs, promises, run_program, write_programs
 
 GUIDE = ROOT / "docs" / "guide.md"
@@ -112,54 +110,21 @@ def test_a_program_that_needs_ssh_is_announced() -> None:
         assert announced == needs_ssh(program), name
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Path:
-    """A directory with the programs, and with the commands `packetwire` and `python3` of these tests in bin."""
-    write_programs(GUIDE, tmp_path)
-    (tmp_path / "bin").mkdir()
-    for name, command in ("packetwire", f"{sys.executable} -m packetwire"), ("python3", sys.executable):
-        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        (tmp_path / "bin" / name).chmod(0o755)
-    return tmp_path
-
-
-def start(command: str, shell: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        ["/bin/sh", "-c", f"exec {command}"],
-        cwd=shell,
-        env=os.environ | {"PATH": f"{shell / 'bin'}:{os.environ['PATH']}"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.mark.timeout(90)
-def test_the_commands_print_what_their_comments_say(shell: Path) -> None:
-    commands = "".join(code_blocks(GUIDE, "sh")).splitlines()
-    (serving,) = (command for command in commands if command.startswith("packetwire serve "))
-    commands.remove(serving)
-    assert any("  # packetwire: " in command for command in commands), "one that fails is among them"
+def test_the_commands_print_what_their_comments_say(tmp_path: Path) -> None:
+    shell = write_shell(GUIDE, tmp_path)
+    (serving,) = (command for command in commands(GUIDE) if command.startswith("packetwire serve "))
+    others = [command for command in commands(GUIDE) if command != serving]
+    assert any(f"  # {FAILURE}" in command for command in others), "one that fails is among them"
     with start(serving, shell) as server:
         assert server.stderr
         assert server.stderr.readline().startswith("serving ")
         try:
-            for command in commands:
+            for command in others:
                 check_command(command, shell)
         finally:
             server.terminate()
     assert server.returncode == 0
-
-
-def check_command(command: str, shell: Path) -> None:
-    with start(command, shell) as called:
-        stdout, stderr = called.communicate(timeout=60)
-    _, _, promised = command.partition("  # ")
-    if promised.startswith("packetwire: "):
-        assert (called.returncode, stdout, stderr.rstrip("\n")) == (1, "", promised)
-    else:
-        assert (called.returncode, stdout.rstrip("\n")) == (0, promised)
 
 
 def public(path: str) -> Any:

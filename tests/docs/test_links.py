@@ -8,10 +8,10 @@ import pytest
 
 from .pages import CHANGELOG, README, ROOT, anchors, links
 
-PAGES = [README, CHANGELOG, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, CHANGELOG, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_within_the_project(page: Path) -> None:
     for link in links(page):
         if link.startswith("https://"):

@@ -152,7 +152,9 @@ class Counted:
     def __call__(self, error: BaseException | None) -> None:
         if error is None:
             return
-        assert isinstance(error, StopError | ServiceError | ProtocolError), error
+        if not isinstance(error, StopError | ServiceError | ProtocolError):
+            self.count[f"{self.side}: {error!r}"] += 1  # for whoever calls this may log what is raised, and go on
+            raise error
         reason = getattr(error, "rule", None) or getattr(error, "code", None)
         if reason in VIOLATIONS or reason in INVALID:
             self.count[f"{self.side}: {reason}"] += 1

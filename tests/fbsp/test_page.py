@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.commands import check_command, commands, start, write_shell
 from docs.pages import tables
 from docs.programs import programs, promises, run_program, write_programs
 
@@ -25,9 +26,27 @@ def test_each_rule_has_tests() -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("program", ["ask.py", "count.py"])
+@pytest.mark.parametrize("program", ["ask.py", "count.py", "as_saturnin.py"])
 def test_the_programs_run(tmp_path: Path, program: str) -> None:
     write_programs(PAGE, tmp_path)
     done = run_program(tmp_path, program)
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout.splitlines() == promises(programs(PAGE)[program])
+
+
+SHOWN = {"hello": "clock 1.0", "ping": "round trips 100"}
+"""What the commands print that print a table."""
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("command", commands(PAGE))
+def test_the_commands_run(tmp_path: Path, command: str) -> None:
+    shell = write_shell(PAGE, tmp_path)
+    _, _, name, *_ = command.split()
+    if name in SHOWN:
+        with start(command, shell) as called:
+            stdout, stderr = called.communicate(timeout=60)
+        assert (called.returncode, stderr) == (0, "")
+        assert SHOWN[name] in stdout
+    else:
+        check_command(command, shell)

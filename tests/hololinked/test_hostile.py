@@ -80,6 +80,7 @@ GOOD = request("echo", 5)
         ([b"", b"\xff\xfe", *GOOD[2:]], "refused"),
         ([b"", json.dumps({"messageType": "OPERATION"}).encode(), *GOOD[2:]], "missing required field"),
         ([b"", GOOD[1].replace(b"OPERATION", b"SURPRISE"), *GOOD[2:]], "Invalid enum value"),
+        ([b"", GOOD[1].replace(b'Timeout":5', b'Timeout":5' + b"0" * 400), *GOOD[2:]], "Expected `int` <= "),
         ([*GOOD[:2], b"{", b""], "the payload is not application/json"),
         (
             [b"", GOOD[1].replace(b"application/json", b"application/x-pickle"), b"cos\nsystem\n", b""],

@@ -247,7 +247,7 @@ class Driver:
 
     def _keep(self, request: RequestFuture, rq_type: int, flags: int, payload: bytes, *, bounded: bool) -> None:
         engine = self.engine
-        if engine.ended is not None or self._ends_requests:
+        if self._refuses_requests:
             raise engine.why_not()
         if bounded and (len(self._waiting) >= engine.max_outstanding or self._waiting_octets > self._max_unsent):
             raise LimitExceeded(f"{self._lack_of_room()}, {len(self._waiting)} more wait; await drain() first")
@@ -284,11 +284,11 @@ class Driver:
 
     async def drain(self, timeout: float | None) -> None:
         """Wait until a request fits, or cannot be made any more."""
-        if self._has_room or not self._may_request:
-            return
         deadline = None if timeout is None else self.loop.time() + timeout
-        if not await self._await(lambda: self._has_room or not self._may_request, deadline):
-            raise RequestTimeout(self._lack_of_room())
+        # again, if one that was woken before has taken the room
+        while not (self._has_room or self._refuses_requests):
+            if not await self._await(lambda: self._has_room or self._refuses_requests, deadline):
+                raise RequestTimeout(self._lack_of_room())
 
     @property
     def _has_room(self) -> bool:
@@ -299,8 +299,9 @@ class Driver:
         return self.engine.has_room and self.engine.unsent_octets <= self._max_unsent
 
     @property
-    def _may_request(self) -> bool:
-        return self.engine.may_request and not self._ends_requests
+    def _refuses_requests(self) -> bool:
+        """Whether none is taken any more. After a failed write they are, and wait for the reason."""
+        return self.engine.ended is not None or self._ends_requests
 
     def _admit(self) -> None:
         """Send what waits for room, then announce the end if that is due."""

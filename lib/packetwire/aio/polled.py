@@ -195,20 +195,35 @@ class _Watch:
         self._callback = callback
         self._remove: Callable[[int], object] | None
         self._again: asyncio.Handle | None = None
-        add, self._remove = (
+        self._add, self._remove = (
             (loop.add_reader, loop.remove_reader)
             if event == select.POLLIN
             else (loop.add_writer, loop.remove_writer)
         )
-        blocking = os.get_blocking(fd)
+        self._errors: select.poll | None = None
+        if not isinstance(loop, asyncio.SelectorEventLoop):
+            self._errors = select.poll()
+            self._errors.register(fd, 0)
         try:
-            add(fd, callback)
+            self._watch()
         except PermissionError:
             # epoll refuses what is always ready, such as a regular file or /dev/null
             self._remove = None
             self._again = loop.call_soon(self._call_again)
-        if blocking and not os.get_blocking(fd):
-            os.set_blocking(fd, True)  # uvloop changes that for everyone who shares the descriptor
+
+    def _watch(self) -> None:
+        blocking = os.get_blocking(self._fd)
+        self._add(self._fd, self._callback if self._errors is None else self._call_and_keep)
+        if blocking and not os.get_blocking(self._fd):
+            os.set_blocking(self._fd, True)  # uvloop changes that for everyone who shares the descriptor
+
+    def _call_and_keep(self) -> None:
+        """uvloop calls only once for a descriptor with an error, such as a reset, whatever is left to read."""
+        assert self._errors
+        self._callback()
+        if self._remove is not None and self._errors.poll(0):
+            self._remove(self._fd)
+            self._watch()
 
     def _call_again(self) -> None:
         self._again = self._loop.call_soon(self._call_again)

@@ -39,6 +39,7 @@ from packetwire.server import (
     DEFAULT_MAX_CONNECTIONS,
     PAUSE_SECONDS,
     check_context,
+    check_factory,
 )
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import PacketConnectionRecvSend
@@ -46,6 +47,8 @@ from packetwire.streams.zmqpeers import PeerStream
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+__all__ = ["AsyncServer", "aserve"]
 
 logger = logging.getLogger("packetwire")
 
@@ -72,6 +75,7 @@ async def aserve(
     if isinstance(address, str):
         address = parse_address(address)
     check_listenable(address)
+    check_factory(factory)
     if max_connections < 1:
         raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
     check_context(address, ssl_context)
@@ -216,6 +220,9 @@ class AsyncServer:
         session.task.add_done_callback(lambda _: self._session_over(session))
 
     def _session_over(self, session: _Session) -> None:
+        if session.cutter is not None and not session.cutter.done():  # it may still be closing the connection
+            session.cutter.add_done_callback(lambda _: self._session_over(session))
+            return
         session.release()
         self._sessions.discard(session)
         self._change.set()
@@ -288,7 +295,8 @@ class _Session:
         self._ssl_context = ssl_context
         self._conn: AsyncPacketConnection | None = None
         self._ending = False
-        self._cutter: asyncio.Task[None] | None = None
+        self.cutter: asyncio.Task[None] | None = None
+        """What cuts it off, if anything does."""
         self.task = asyncio.get_running_loop().create_task(self._run(), name=f"packetwire-{address}-client")
 
     async def _run(self) -> None:
@@ -356,7 +364,7 @@ class _Session:
 
     def cut_off(self) -> None:
         """End it now; what is owed is refused first, which can take a moment."""
-        self._cutter = asyncio.get_running_loop().create_task(self._cut_off())
+        self.cutter = asyncio.get_running_loop().create_task(self._cut_off())
 
     async def _cut_off(self) -> None:
         conn = self._conn

@@ -69,7 +69,7 @@ def add_parser(commands: Any) -> None:
     tls_b.add_argument("--cafile", metavar="FILE", help="the CAs to trust (default: the system's)")
     tls_b.add_argument("--server-name", metavar="NAME", help="whom B's certificate must be for (default: the host)")
     curve.add_server_keys(parser.add_argument_group("CURVE, if A is zmq+router: or zmq+pair: to listen at"))
-    curve_b = parser.add_argument_group("CURVE, if B is zmq+dealer: or zmq+pair:")
+    curve_b = parser.add_argument_group("CURVE, if B is a zmq+dealer: or zmq+pair: address")
     curve_b.add_argument("--curve-server", metavar="FILE", help=curve.SERVER_HELP)
     curve_b.add_argument("--curve-client-key", metavar="FILE", help="our secret key there (default: a new one)")
 

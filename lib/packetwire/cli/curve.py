@@ -98,5 +98,5 @@ def _load(path: str) -> tuple[bytes, bytes | None]:
             return load_certificate(path)
     except OSError as error:
         raise CommandFailed(f"cannot read {path!r}: {error.strerror}", EXIT_USAGE) from None
-    except ValueError:
+    except (ValueError, IndexError):  # the latter for a line without a "="
         raise CommandFailed(f"there is no key for CURVE in {path!r}", EXIT_USAGE) from None

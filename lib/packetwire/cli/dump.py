@@ -198,6 +198,8 @@ def _decoded(seen: Seen, decode: DecodePayload | None) -> str | None:
         return None
     try:
         return decode(seen)
+    except ImportError as error:
+        raise CommandFailed(f"--decode needs more: {error}", EXIT_FAILED) from error
     except Exception as error:  # what a decoder has not thought of is no reason to show nothing
         return f"not decoded: {type(error).__name__}: {error}"
 

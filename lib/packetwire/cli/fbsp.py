@@ -162,7 +162,7 @@ def _client(args: argparse.Namespace) -> Iterator[ServiceClient]:
     try:
         from packetwire.fbsp import VENDOR_UID, AgentDescriptor, ServiceClient, ServiceError
     except ImportError as error:
-        raise CommandFailed(f"{error}: FBSP needs pip install 'packetwire[butler]'", EXIT_FAILED) from error
+        raise CommandFailed(f"FBSP needs more: {error}", EXIT_FAILED) from error
     agent = AgentDescriptor(AGENT_UID, "packetwire", packetwire.__version__, VENDOR_UID, "tool")
     timeout = CONNECT_TIMEOUT if args.timeout is None else max(args.timeout, 0.001)
     try:
@@ -260,9 +260,7 @@ class Endpoint:
         try:
             return ServiceClient.connect(self.text, **client)
         except ImportError as error:
-            raise CommandFailed(
-                f"{error}: a ZMQ endpoint needs pip install 'packetwire[zmq]'", EXIT_FAILED
-            ) from error
+            raise CommandFailed(f"a ZMQ endpoint needs more: {error}", EXIT_FAILED) from error
 
 
 def _service_address(text: str) -> Endpoint | Address:

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from packetwire.iccp import Controller, Outcome, TimeLimits
     except ImportError as error:
-        raise CommandFailed(f"{error}: ICCP needs pip install 'packetwire[butler]'", EXIT_FAILED) from error
+        raise CommandFailed(f"ICCP needs more: {error}", EXIT_FAILED) from error
     config = read_config(args.config) if args.config else None
     argv = [args.program, *args.arguments]
     display = open_display()
@@ -96,10 +96,12 @@ def read_config(name: str) -> dict[str, Any]:
     """The JSON object in a file."""
     try:
         config = json.loads(Path(name).read_bytes())
-    except (OSError, ValueError) as error:
-        raise CommandFailed(f"{name}: {error}", EXIT_USAGE) from error
+    except OSError as error:
+        raise CommandFailed(f"argument --config: cannot read {name!r}: {error.strerror}", EXIT_USAGE) from error
+    except ValueError as error:
+        raise CommandFailed(f"argument --config: {name!r} is no JSON: {error}", EXIT_USAGE) from error
     if not isinstance(config, dict):
-        raise CommandFailed(f"{name}: a configuration is a JSON object", EXIT_USAGE)
+        raise CommandFailed(f"argument --config: {name!r} is no JSON object", EXIT_USAGE)
     return config
 
 

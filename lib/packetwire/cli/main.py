@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandFailed as failure:
         return _failed(_one_line(str(failure)), failure.status)
     except (PacketwireError, OSError) as error:
-        return _failed(_one_line(str(error)), EXIT_FAILED)
+        number = f"[Errno {getattr(error, 'errno', None)}] "  # which says nothing that the text does not
+        return _failed(_one_line(str(error).removeprefix(number)), EXIT_FAILED)
 
 
 def _fill_in_standard_streams() -> None:

@@ -445,11 +445,9 @@ class ConnectionEngine:
         could wait for ever; but in half of all cases its head reads as a response that was never asked for.
         """
         head = self._decoder.incomplete_head()
-        if head is not None and not head.is_request:
-            key = (head.channel, head.tag) if head.channel else head.tag
-            if key not in self.waiters and not self._was_used(head.channel, head.tag):
-                quoted = self._decoder.partial
-                raise refuse("response-never-asked", quoted, tag=head.tag, channel=head.channel)
+        if head is not None and not head.is_request and not self._was_used(head.channel, head.tag):
+            quoted = self._decoder.partial
+            raise refuse("response-never-asked", quoted, tag=head.tag, channel=head.channel)
 
     def _refuse(self, packet: Packet, text: bytes) -> None:
         if not self._may_answer:

@@ -12,12 +12,14 @@ from packetwire.errors import ConnectionEnded
 
 
 class RequestReceived(NamedTuple):
-    """The peer asks: answer once, by `ConnectionEngine.respond` with this channel and tag."""
+    """The peer asks: it is answered once, under this channel and tag."""
 
     channel: int
     tag: int
     rq_type: int
+    """The request type, from 0."""
     flags: int
+    """The user flags, from 0."""
     payload: bytes
 
 
@@ -26,8 +28,10 @@ class ResponseReceived(NamedTuple):
 
     channel: int
     tag: int
+    """The tag of the request."""
     ok: bool
     flags: int
+    """The application flags, from 0."""
     payload: bytes
     waiter: Any
 

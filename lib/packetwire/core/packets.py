@@ -259,10 +259,11 @@ class Packet(_PacketFields):
     @classmethod
     def from_bytes(cls, bs: BytesLike) -> Self:
         """The one packet that `bs` holds; ValueError if there is more behind it."""
-        self, offset = cls.parse_bytes(bs)
-        if offset < len(bs):
-            unparsed = bytes(bs[offset : offset + QUOTED_OCTETS])
-            raise ValueError(f"{len(bs) - offset} octets of unparsed data at offset {offset}: {unparsed!r}")
+        octets = bs if isinstance(bs, bytes) else memoryview(bs).cast("B")
+        self, offset = cls.parse_bytes(octets)
+        if offset < len(octets):
+            unparsed = bytes(octets[offset : offset + QUOTED_OCTETS])
+            raise ValueError(f"{len(octets) - offset} octets of unparsed data at offset {offset}: {unparsed!r}")
         return self
 
     @classmethod
@@ -363,7 +364,7 @@ class PacketDecoder:
 
     def incomplete_head(self) -> Packet | None:
         """The fields of the packet that has begun, without payload; None until they have all arrived."""
-        if not self.needed or self.ended:
+        if not self.needed:
             return None
         start = bytes(self._partial[:MAX_HEAD_OCTETS])
         _, body = decode_varint(start, 0, len(start))

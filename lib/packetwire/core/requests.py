@@ -94,7 +94,9 @@ class HasRequestMap:
     """What a service knows of its request classes, whatever its connection is."""
 
     conn_rq_class_by_type: dict[int, type[BaseRequest[Any]]]
+    """What a request type that comes in is decoded by."""
     conn_type_by_rq_class: dict[type[BaseRequest[Any]], int]
+    """The request type of each class, for what is sent."""
 
     def _keep_request_map(self, rq_type_map: Mapping[int, type[BaseRequest[Any]]]) -> None:
         self.conn_rq_class_by_type = dict(rq_type_map)

@@ -10,10 +10,13 @@ HEADER_FMT_FULL: Final = "!4sBBH8s"
 HEADER_FMT: Final = "!4xBBH8s"
 """The same without the four octets that identify the protocol."""
 FOURCC: Final = b"FBSP"
+"""The octets with which a control frame begins."""
 REVISION: Final = 1
 """The version of the protocol that is spoken here."""
 VERSION_MASK: Final = 7
+"""The bits of the version in the octet that it shares with the type."""
 ERROR_TYPE_MASK: Final = 31
+"""The bits of the `MsgType` that an ERROR relates to, in its type_data; its code is above them."""
 ERROR_CODE_SHIFT: Final = 5
 HEADER_OCTETS: Final = 16
 CONTROL_OCTET: Final = 4
@@ -24,10 +27,15 @@ TOKEN_OCTETS: Final = 8
 MAX_ERROR_CODE: Final = 2047
 
 PROTO_HELLO: Final = "firebird.butler.FBSPHelloDataframe"
+"""The protobuf message in a HELLO."""
 PROTO_WELCOME: Final = "firebird.butler.FBSPWelcomeDataframe"
+"""The protobuf message in a WELCOME."""
 PROTO_CANCEL_REQ: Final = "firebird.butler.FBSPCancelRequests"
+"""The protobuf message in a CANCEL."""
 PROTO_STATE_INFO: Final = "firebird.butler.FBSPStateInformation"
+"""The protobuf message in a STATE."""
 PROTO_ERROR: Final = "firebird.butler.ErrorDescription"
+"""The protobuf message in an ERROR, one for each exception of a chain."""
 
 
 class MsgType(IntEnum):

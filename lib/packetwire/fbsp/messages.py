@@ -64,8 +64,10 @@ class FBSPMessage(Message):
 
     msg_type: MsgType = MsgType.UNKNOWN
     type_data: int = 0
+    """16 bits whose meaning is that of the type: the call of a REQUEST, the code of an ERROR."""
     flags: MsgFlag = MsgFlag.NONE
     token: Token = NO_TOKEN
+    """Eight octets: which request it belongs to, or what it answers."""
 
     def __repr__(self) -> str:
         return f"{type(self).__qualname__}[{self.msg_type.name}]"

@@ -61,7 +61,9 @@ class FBSPService(_FBSP):
 
     Calls are handled by what `register_api_handler` was given, events by what was assigned to the event
     sockets. `error_detail` is how much clients are told of exceptions in handlers ("none", "message" or
-    "traceback"). One service may serve any number of channels of any kind.
+    "traceback"). One service may serve any number of channels of any kind. `max_message_size` is in octets;
+    `max_sessions` clients may be connected, each with `max_requests` requests under way: what is more gets an
+    ERROR. Raises ValueError for interfaces that cannot be announced.
     """
 
     def __init__(

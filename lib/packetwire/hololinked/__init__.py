@@ -4,6 +4,14 @@
 `EventConsumer` and `AsyncEventConsumer`. Each talks to its counterpart of hololinked as well.
 """
 
+from packetwire.errors import extra_missing
+
+try:
+    import msgspec  # noqa: F401
+    import zmq  # noqa: F401
+except ModuleNotFoundError as error:
+    raise extra_missing("hololinked", error) from error
+
 from packetwire.hololinked.brokers import (
     ZMQ_TRANSPORTS,
     AsyncEventConsumer,

@@ -253,9 +253,7 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         self._handshake_timeout = handshake_timeout
         self._handshaking: Exchange | None = None
         self._connect(context, access_point, options)
-        self._driver = LoopDriver(
-            descriptor_of(self._open_socket()), self._turn_in_loop, self.core.next_deadline
-        )
+        self._driver = LoopDriver(descriptor_of(self._open_socket()), self._turn_in_loop, self.core.next_deadline)
         if self._monitor is not None:
             self._driver.watch(descriptor_of(self._monitor), self._look_at_link)
         try:

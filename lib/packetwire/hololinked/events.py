@@ -172,9 +172,11 @@ class BaseEventConsumer(BaseZMQ):
 class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
     """A consumer whose `receive` waits.
 
-    with EventConsumer("me", "spectrometer/measured", "tcp://127.0.0.1:5601") as consumer:
-        consumer.subscribe()
-        event = consumer.receive(timeout=5000)
+        with EventConsumer("me", "spectrometer/measured", "tcp://127.0.0.1:5601") as consumer:
+            consumer.subscribe()
+            event = consumer.receive(timeout=5000)
+
+    What is published before the subscription has arrived does not come.
     """
 
     def __init__(
@@ -243,8 +245,10 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
 class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
     """A consumer in an event loop.
 
-    async with AsyncEventConsumer("me", "spectrometer/measured", "tcp://127.0.0.1:5601") as consumer:
-        event = await consumer.receive(timeout=5000)
+        async with AsyncEventConsumer("me", "spectrometer/measured", "tcp://127.0.0.1:5601") as consumer:
+            event = await consumer.receive(timeout=5000)
+
+    What is published before the subscription has arrived does not come.
     """
 
     def __init__(

@@ -48,7 +48,9 @@ ResponseType = Literal["HANDSHAKE", "REPLY", "TIMEOUT", "EXCEPTION", "INVALID_ME
 REQUEST_TYPES: Final = frozenset((HANDSHAKE, OPERATION, EXIT))
 RESPONSE_TYPES: Final = frozenset((HANDSHAKE, REPLY, TIMED_OUT, ERROR, INVALID_MESSAGE))
 
-Seconds = Annotated[int, msgspec.Meta(ge=0)] | Annotated[float, msgspec.Meta(ge=0)] | None
+MAX_SECONDS: Final = 1 << 53
+"""Larger whole numbers are no times: JSON has some that no float can hold."""
+Seconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_SECONDS)] | Annotated[float, msgspec.Meta(ge=0)] | None
 
 
 class Fields(msgspec.Struct):
@@ -78,8 +80,11 @@ class ServerExecutionContext(Fields):
     """
 
     invokationTimeout: Seconds = 5  # noqa: N815
+    """For the operation to begin."""
     executionTimeout: Seconds = 5  # noqa: N815
+    """For the operation to be done, once it has begun."""
     oneway: bool = False
+    """Whether there is no answer."""
     invokation_timeout: Seconds | msgspec.UnsetType = msgspec.UNSET
     execution_timeout: Seconds | msgspec.UnsetType = msgspec.UNSET
 
@@ -94,6 +99,7 @@ class ThingExecutionContext(Fields):
     """What the thing is to do besides. `fetch_execution_logs` is another name of the same."""
 
     fetchExecutionLogs: bool = False  # noqa: N815
+    """Whether the client wants what the thing has logged."""
     fetch_execution_logs: bool | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
@@ -353,16 +359,16 @@ class ResponseMessage(Message[ResponseHeader]):
             return self.value()
         told = self.payload.deserialize()
         if self.type == TIMED_OUT:
-            raise OperationTimeout(told if isinstance(told, str) else str(told))
+            raise OperationTimeout(_text_of(told))
         if isinstance(told, dict) and isinstance(told.get("exception"), dict):
             told = told["exception"]
         if not isinstance(told, dict):
-            raise OperationFailed(self.type, str(told))
+            raise OperationFailed(self.type, _text_of(told))
         lines = told.get("traceback")
         raise OperationFailed(
-            str(told.get("type") or self.type),
-            str(told.get("message") or ""),
-            [str(line) for line in lines] if isinstance(lines, list) else None,
+            _text_of(told.get("type") or self.type),
+            _text_of(told.get("message") or ""),
+            [_text_of(line) for line in lines] if isinstance(lines, list) else None,
             told.get("notes"),
         )
 
@@ -479,6 +485,14 @@ def identity_octets(name: str) -> bytes:
     if not 0 < len(octets) <= ID_OCTETS or octets[0] == 0:
         raise LocalProtocolError(f"an id has 1 to {ID_OCTETS} octets and does not begin with 0: {name[:300]!r}")
     return octets
+
+
+def _text_of(value: object) -> str:
+    """A value that was received, as text."""
+    try:
+        return str(value)
+    except RecursionError:  # it was decoded with more room on the stack
+        return f"a {type(value).__name__} that is nested too deep to be shown"
 
 
 def glance(frames: Sequence[bytes]) -> tuple[str, str]:

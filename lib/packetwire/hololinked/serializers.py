@@ -1,6 +1,8 @@
 """Payloads by content type: JSON, and text and octets as they are. A program registers what else it needs.
 
-Serializers.register(MsgpackSerializer())     # anything with content_type, dumps(value) and loads(octets)
+    Serializers.register(MsgpackSerializer())     # anything with content_type, dumps(value) and loads(octets)
+
+There is no pickle.
 """
 
 from __future__ import annotations
@@ -40,9 +42,11 @@ class JSONSerializer:
     content_type = JSON_TYPE
 
     def dumps(self, data: Any) -> bytes:
+        """The JSON of a value. Raises TypeError for what JSON does not have."""
         return msgspec.json.encode(data)
 
     def loads(self, data: bytes) -> Any:
+        """The value of JSON. Raises ValueError for what is none."""
         return msgspec.json.decode(data)
 
 
@@ -52,11 +56,13 @@ class TextSerializer:
     content_type = TEXT_TYPE
 
     def dumps(self, data: Any) -> bytes:
+        """The octets of a `str`. Raises TypeError for anything else."""
         if not isinstance(data, str):
             raise TypeError(f"{TEXT_TYPE} takes a str, not {type(data).__name__}")
         return data.encode()
 
     def loads(self, data: bytes) -> str:
+        """The text. Raises UnicodeDecodeError for what is not UTF-8."""
         return data.decode()
 
 
@@ -151,4 +157,6 @@ class PreserializedData:
 
 
 SerializableNone: Final = SerializableData(None)
+"""The payload of a message that has none."""
 PreserializedEmptyByte: Final = PreserializedData(b"", content_type=TEXT_TYPE)
+"""The octets of a message that has none."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 from packetwire.messaging.protobuf import PROTO_ANY, ProtoMessage, create_message
 
 PROTO_CONFIG = "firebird.base.ConfigProto"
+"""The name of the protobuf message that a configuration is on the wire."""
 
 UINT64_END = 1 << 64
 SINT64_START = -1 << 63
@@ -23,6 +24,7 @@ class Typed(NamedTuple):
     """An option with the type that it has on the wire: `Typed("as_float", 0.5)`."""
 
     kind: str
+    """The name of the field of the protobuf message Value."""
     value: Any
 
 
@@ -31,7 +33,9 @@ class Config:
     """Options and configurations by their names."""
 
     options: dict[str, Any] = field(default_factory=dict)
+    """Values: text, octets, numbers, `Typed`, or protobuf messages."""
     configs: dict[str, Config] = field(default_factory=dict)
+    """The configurations inside, as the sections of a file."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

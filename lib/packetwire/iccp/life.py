@@ -61,12 +61,16 @@ E = TypeVar("E", bound=BaseException)
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """Seconds that a component has for each step of its life."""
+    """Seconds that a component has for each step of its life. Raises `LocalProtocolError` for a negative one."""
 
     ready: float = DEFAULT_READY_TIMEOUT
+    """From its start to READY."""
     stop: float = DEFAULT_STOP_TIMEOUT
+    """From STOP to FINISHED; then comes SIGTERM."""
     terminate: float = DEFAULT_TERM_TIMEOUT
+    """From SIGTERM to its exit; then comes SIGKILL."""
     exit: float = DEFAULT_EXIT_TIMEOUT
+    """From FINISHED to its exit; then it is ended in the same way."""
 
     def __post_init__(self) -> None:
         for step, seconds in vars(self).items():
@@ -76,11 +80,14 @@ class TimeLimits:
 
 @dataclass(frozen=True)
 class Finished:
-    """How a component said that it ended; its exit status is as `subprocess` has it."""
+    """How a component said that it ended."""
 
     outcome: Outcome
+    """Whether its work was done, as FINISHED says."""
     details: list[str]
+    """Lines of text about it, as FINISHED has them."""
     returncode: int | None
+    """The exit status, as `subprocess` has it: negative if a signal ended it, None if that is not known."""
 
 
 class State(Enum):

@@ -16,12 +16,15 @@ from packetwire.messaging.protobuf import (
 )
 
 PLATFORM_OID: Final = "1.3.6.1.4.1.53446.1.1.0"
+"""The object identifier of that platform, which is Saturnin's."""
 PLATFORM_UID: Final = uuid.uuid5(uuid.NAMESPACE_OID, PLATFORM_OID)
+"""The same as a UUID: the platform of an `AgentDescriptor`, unless it says otherwise."""
 PLATFORM_VERSION: Final = "0.8.0"
 """The Butler platform whose agents ours are interchangeable with: Saturnin, as it calls itself on the wire."""
 VENDOR_OID: Final = "1.3.6.1.4.1.53446.1.2.0"
+"""The object identifier of the vendor of that platform."""
 VENDOR_UID: Final = uuid.uuid5(uuid.NAMESPACE_OID, VENDOR_OID)
-"""The vendor of that platform."""
+"""The same as a UUID."""
 
 PROTO_PEER: Final = "firebird.butler.PeerIdentification"
 UID_OCTETS: Final = 16
@@ -44,11 +47,15 @@ class AgentDescriptor:
     """An agent: the program that is a service or a client, whoever runs it."""
 
     uid: uuid.UUID
+    """The same for all its versions."""
     name: str
     version: str
     vendor_uid: uuid.UUID
+    """Who makes it."""
     classification: str
+    """What kind of program it is: a text of your own, such as "database/backup"."""
     platform_uid: uuid.UUID = PLATFORM_UID
+    """The Butler platform that it is for."""
     platform_version: str = PLATFORM_VERSION
     supplement: dict[str, Any] | None = None
 
@@ -98,8 +105,11 @@ class PeerDescriptor:
     """A peer: a running instance of an agent."""
 
     uid: uuid.UUID
+    """New for each instance."""
     pid: int
+    """Its process, from 1."""
     host: str
+    """The name of the machine that it runs on."""
     supplement: dict[str, Any] | None = None
 
     def __hash__(self) -> int:
@@ -143,10 +153,14 @@ class PeerDescriptor:
 
 @dataclass(frozen=True)
 class ServiceDescriptor:
-    """A service: its agent, and the interfaces that it offers, in the order in which they are numbered."""
+    """A service: its agent, and the interfaces that it offers.
+
+    Only these two are sent to clients; the other fields are for whoever writes descriptors for Saturnin, too.
+    """
 
     agent: AgentDescriptor
     api: Sequence[type[ButlerInterface]]
+    """In the order in which they are numbered, from 1."""
     description: str = ""
     facilities: Sequence[str] = ()
     factory: str = ""

@@ -11,9 +11,19 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, struct_pb2  # type: ignore[import-untyped]
-from google.protobuf.any_pb2 import Any as AnyMessage  # type: ignore[import-untyped]
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from packetwire.errors import extra_missing
+
+try:
+    from google.protobuf import (  # type: ignore[import-untyped]
+        descriptor_pb2,
+        descriptor_pool,
+        message_factory,
+        struct_pb2,
+    )
+    from google.protobuf.any_pb2 import Any as AnyMessage  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+except ModuleNotFoundError as error:
+    raise extra_missing("butler", error) from error
 
 ProtoMessage = Any
 """An instance of a class that protobuf makes; the field names are those of `butler.proto`."""

@@ -27,8 +27,11 @@ class Protocol:
     """
 
     OID: ClassVar[str] = "1.3.6.1.4.1.53446.1.5"
+    """The object identifier of the protocol."""
     UID: ClassVar[uuid.UUID] = uuid.uuid5(uuid.NAMESPACE_OID, OID)
+    """The same as a UUID."""
     REVISION: ClassVar[int] = 1
+    """The version of the protocol."""
 
     def __init__(self, *, session_type: type[Session] = Session) -> None:
         self._session_type = session_type

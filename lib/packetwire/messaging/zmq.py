@@ -20,7 +20,12 @@ from collections.abc import Callable, Hashable
 from threading import get_ident
 from typing import Any, ClassVar, Final
 
-import zmq
+from packetwire.errors import extra_missing
+
+try:
+    import zmq
+except ModuleNotFoundError as error:
+    raise extra_missing("butler", error) from error
 
 from packetwire.messaging.channel import Session
 from packetwire.messaging.errors import ChannelError
@@ -30,6 +35,8 @@ from packetwire.messaging.sentinels import TIMEOUT
 from packetwire.messaging.shared import NOBODY, SharedChannel, deadline_of, left_until
 from packetwire.streams.wakeup import Wakeup
 from packetwire.threaded.spinning import Spin
+
+__all__ = ["DealerChannel", "PairChannel", "RouterChannel", "ZmqChannel"]
 
 logger = logging.getLogger("packetwire")
 
@@ -69,7 +76,12 @@ class ZmqChannel(SharedChannel):
     """A channel over one ZMQ socket, which it makes and closes.
 
     Messages arrive in `receive`, or in a thread of the channel's own once `start` was called. A peer to
-    which there is no way any more is lost: `lose_session`. `idle_limit` is in seconds, None for never.
+    which there is no way any more is lost: `lose_session`.
+
+    `routing_id` is what the other end knows us by, `context` that of the socket, else the one of the process.
+    `max_unsent` octets may wait for one peer before `send` waits, too. After `idle_limit` seconds of silence a
+    peer is asked whether it is there, every `heartbeat` seconds ZMQ does so: None for never. `linger` are the
+    seconds that closing waits for what is unsent, `spin` those of looking for messages before sleeping.
     """
 
     socket_type: ClassVar[int]

@@ -4,6 +4,13 @@
 talk to those; no RIAPS framework is needed. `packetwire.riaps.aio` has the same for an event loop.
 """
 
+from packetwire.errors import extra_missing
+
+try:
+    import zmq  # noqa: F401
+except ModuleNotFoundError as error:
+    raise extra_missing("zmq", error) from error
+
 from packetwire.riaps.errors import OperationError, PortError
 from packetwire.riaps.group import Group
 from packetwire.riaps.info import GroupSpec, PortInfo, PortScope

@@ -15,6 +15,8 @@ from packetwire.riaps.messages import MTL, BytesLike, GroupMessage
 from packetwire.riaps.ports import GroupAnsPort, GroupPubPort, GroupQryPort, GroupSubPort
 from packetwire.riaps.waiting import Steps
 
+__all__ = ["AsyncGroup", "AsyncGroupAnsPort", "AsyncGroupPubPort", "AsyncGroupQryPort", "AsyncGroupSubPort"]
+
 T = TypeVar("T")
 
 

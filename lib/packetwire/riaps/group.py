@@ -74,6 +74,9 @@ class Group:
     `group_spec`, `host`, `keys` and the time limits, in milliseconds, are those of the ports. `members` are the
     (host, port) pairs where members publish; its own address may be among them. `port` and `answer_port` are
     the numbers to listen at, 0 for free ones.
+
+    What sends or waits raises `PortError`: if nobody is there to send to, or when its time is over; a `timeout` is
+    in milliseconds, too, and None stands for the limit that the member was made with.
     """
 
     def __init__(

@@ -31,8 +31,12 @@ class PortInfo(NamedTuple):
     """What others need to know of a port. `portNum` is -1 where a port does not listen."""
 
     portKind: str  # noqa: N815 - the reference's names, all of them
+    """`gpub`, `gsub`, `gqry` or `gans`."""
     portScope: PortScope  # noqa: N815
     portName: str  # noqa: N815
+    """The name that it was given."""
     msgType: str  # noqa: N815
+    """The type of its messages, from the `GroupSpec`."""
     portHost: str  # noqa: N815
+    """The IPv4 address that it listens at, or has."""
     portNum: int  # noqa: N815

@@ -159,6 +159,7 @@ class Heartbeat:
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
+        """What a payload says. Raises `PortError` if it is not as it must be."""
         return cls(*_unpack(cls, payload))
 
     def encode(self) -> bytes:
@@ -182,6 +183,7 @@ class VoteRequest:
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
+        """What a payload says. Raises `PortError` if it is not as it must be."""
         return cls(*_unpack(cls, payload))
 
     def encode(self) -> bytes:
@@ -209,6 +211,7 @@ class Vote:
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
+        """What a payload says. Raises `PortError` if it is not as it must be."""
         term, candidate, vote, voter = _unpack(cls, payload)
         if vote not in (0, 1):
             raise malformed(f"a vote is 1 or 0, got {vote}")
@@ -243,10 +246,12 @@ class Authority:
 
     @property
     def has_leader(self) -> bool:
+        """Whether there is one."""
         return self.port != 0
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
+        """What a payload says. Raises `PortError` if it is not as it must be."""
         term, leader, host, port = _unpack(cls, payload)
         return cls(term, leader, str(IPv4Address(host)), port)
 
@@ -269,6 +274,7 @@ class MemberLeft:
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
+        """What a payload says. Raises `PortError` if it is not as it must be."""
         return cls(*_unpack(cls, payload))
 
     def encode(self) -> bytes:
@@ -277,6 +283,7 @@ class MemberLeft:
 
 
 Control = Heartbeat | VoteRequest | Vote | Authority | MemberLeft
+"""What control messages say: the group manages itself by them."""
 
 _CONTROLS: dict[bytes, type[Control]] = {
     control.command: control for control in (Heartbeat, VoteRequest, Vote, Authority, MemberLeft)

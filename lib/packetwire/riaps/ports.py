@@ -244,7 +244,8 @@ class GroupPubPort(GroupPort):
     """Publishes to all members. `port` is the number to listen at, 0 for a free one.
 
     `group_spec` tells the type of the messages, and whether they are timed. `host` is an address or the name of
-    an interface. Time limits are in milliseconds, -1 for none.
+    an interface. Time limits are in milliseconds, -1 for none. When one is over, and for a message that is none,
+    a port raises `PortError`; for what it cannot do `OperationError`.
     """
 
     def __init__(

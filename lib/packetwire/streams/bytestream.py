@@ -12,6 +12,8 @@ from typing import Protocol
 
 from packetwire.errors import ConnectionEnded
 
+__all__ = ["ByteStream", "ReadHalf", "WriteHalf"]
+
 Buffers = Sequence[bytes | memoryview]
 JOIN_LIMIT = 65536
 """Octets up to which several buffers are copied into one: below, that costs less than their number does."""

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import reduce
 
-from packetwire.errors import LocalProtocolError
+from packetwire.errors import LocalProtocolError, extra_missing
+
+__all__ = ["CurveClient", "CurveServer", "curve_keys"]
 
 KEY_LENGTH = 40
 """Characters of a key."""
+GROUP_LENGTH = 5
+"""Characters that stand for four octets."""
+Z85_DIGITS = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 
 Key = str | bytes
 
 
 @dataclass(frozen=True)
 class CurveClient:
-    """What the connecting side needs: the server's public key, and keys of its own."""
+    """What the connecting side needs: the server's public key, and keys of its own.
+
+    A key is 40 characters. Raises `LocalProtocolError`, without the key, for what is none.
+    """
 
     server_key: Key
     public_key: Key
@@ -34,7 +43,8 @@ class CurveClient:
 class CurveServer:
     """What the listening side needs: its secret key, and whom it lets in.
 
-    Without `clients` these are all who know the server's public key.
+    Without `clients`, the public keys, these are all who know the server's public key. A key is 40 characters.
+    Raises `LocalProtocolError`, without the key, for what is none.
     """
 
     secret_key: Key = field(repr=False)
@@ -51,8 +61,10 @@ class CurveServer:
 
 def curve_keys() -> tuple[bytes, bytes]:
     """A new pair of keys: (public, secret)."""
-    import zmq
-
+    try:
+        import zmq
+    except ModuleNotFoundError as error:
+        raise extra_missing("zmq", error) from error
     return zmq.curve_keypair()
 
 
@@ -61,4 +73,12 @@ def key_octets(key: Key, what: str = "a key") -> bytes:
     octets = key.encode("ascii", errors="replace") if isinstance(key, str) else bytes(key)
     if len(octets) != KEY_LENGTH:
         raise LocalProtocolError(f"{what} must have {KEY_LENGTH} characters (Z85), got {len(octets)}")
+    if not all(_is_group(octets[start : start + GROUP_LENGTH]) for start in range(0, KEY_LENGTH, GROUP_LENGTH)):
+        raise LocalProtocolError(f"{what} is not Z85")
     return octets
+
+
+def _is_group(group: bytes) -> bool:
+    """Whether these characters stand for four octets."""
+    digits = [Z85_DIGITS.find(character) for character in group]
+    return min(digits) >= 0 and reduce(lambda number, digit: number * len(Z85_DIGITS) + digit, digits) < 1 << 32

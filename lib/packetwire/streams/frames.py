@@ -1,6 +1,8 @@
 """Frames that are received and sent elsewhere, as what packets can be read from and written to.
 
-conn = PacketConnection((frames_to_buffer(iter(sock.recv, b"")), FrameWriter(sock.send)))
+    conn = PacketConnection((frames_to_buffer(iter(sock.recv, b"")), FrameWriter(sock.send)))
+
+How octets are cut into frames means nothing in either direction.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cs.buffer import CornuCopyBuffer
+
+__all__ = ["FrameWriter", "frames_to_buffer"]
 
 Frame = bytes | bytearray | memoryview
 

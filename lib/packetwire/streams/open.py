@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import stat
@@ -25,6 +26,8 @@ from packetwire.streams.sockets import SocketReader, SocketWriter
 
 if TYPE_CHECKING:
     from subprocess import Popen
+
+__all__ = ["PacketConnectionRecv", "PacketConnectionRecvSend", "PacketConnectionSend", "open_stream"]
 
 PacketConnectionRecv = int | socket.socket | ReadableFile | Iterable[bytes]
 """A descriptor, a stream socket, a binary file, a CornuCopyBuffer, or an iterable of bytes."""
@@ -100,6 +103,7 @@ def open_reader(recv: PacketConnectionRecv) -> ReadHalf:
         return FdReader(recv)
     if _is_cornu_copy_buffer(recv):
         return PumpReader(BufferSource(recv))
+    _check_binary(recv, "recv")
     if callable(getattr(recv, "read", None)):
         return PumpReader(FileSource(recv))
     if isinstance(recv, Iterable) and not isinstance(recv, str):
@@ -116,12 +120,19 @@ def open_writer(send: PacketConnectionSend) -> WriteHalf:
         return SocketWriter(_stream_socket_fd(send, "send"))
     if isinstance(send, int):
         return SocketWriter(send) if stat.S_ISSOCK(_mode(send, "send")) else FdWriter(send)
+    _check_binary(send, "send")
     if callable(getattr(send, "write", None)) and callable(getattr(send, "flush", None)):
         return PumpWriter(send)
     raise TypeError(
         "send must be a descriptor, a stream socket or a binary file with write and flush, "
         f"got {type(send).__name__}: {send!r:.100}"
     )
+
+
+def _check_binary(file: object, what: str) -> None:
+    if isinstance(file, io.TextIOBase):
+        hint = "its `buffer` is one; for standard input and output there is `stdio()`"
+        raise TypeError(f"{what} must be a binary file, got one for text, {file!r:.100}: {hint}")
 
 
 def _mode(fd: int, what: str) -> int:

@@ -36,6 +36,8 @@ from packetwire.streams.bytestream import Buffers, ByteStream, ReadHalf, WriteHa
 from packetwire.streams.fds import READ_SIZE
 from packetwire.streams.open import PacketConnectionRecvSend, open_stream
 
+__all__ = ["TlsStream", "client_context", "server_context", "start_tls"]
+
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds for a handshake, from the first octet to the last."""
 MAX_PLAINTEXT = 16384

@@ -22,9 +22,13 @@ import threading
 import time
 from collections.abc import Iterable
 
-import zmq
+from packetwire.errors import ConnectionEnded, StreamTruncated, extra_missing
 
-from packetwire.errors import ConnectionEnded, StreamTruncated
+try:
+    import zmq
+except ModuleNotFoundError as error:
+    raise extra_missing("zmq", error) from error
+
 from packetwire.streams.bytestream import Buffers, ByteStream
 from packetwire.streams.curve import CurveClient
 from packetwire.streams.pollset import PollSet
@@ -91,7 +95,12 @@ def open_pair(
         except BlockingIOError:
             pass  # within a process it shows at once that there is another peer
         else:
-            if link.is_taken(min(left, patience)):
+            try:
+                is_taken = link.is_taken(min(left, patience))
+            except BaseException:
+                link.close()
+                raise
+            if is_taken:
                 return _LinkStream(link)
             link.close()
             patience *= 2
@@ -151,6 +160,7 @@ class _Link:
         self._spare_boundary = known_before
         self._lost = False
         self._peer_ended = False
+        self._fault: OSError | None = None  # raised when what came before it was read
         self.is_cut_off = False
         """Whether the link was lost without the peer's last boundary."""
         self._we_ended = False
@@ -178,6 +188,8 @@ class _Link:
         while True:
             with self._lock:
                 frame = self._next_frame()
+                if self._fault is not None:
+                    raise self._fault
                 self._rest = memoryview(frame) if frame else None
                 self._raise_flags()
                 is_gone = self._peer_ended or not self._events & POLLOUT
@@ -206,15 +218,17 @@ class _Link:
             frame = self._next_frame()
             if not frame:
                 break
-            if len(frame) <= size:
-                taken.append(frame)
-                size -= len(frame)
-            else:
+            if len(frame) > size:
                 self._rest = memoryview(frame)
+                continue
+            taken.append(frame)
+            size -= len(frame)
             if not self._events & POLLIN:
                 break
         if taken:
             return taken[0] if len(taken) == 1 and isinstance(taken[0], bytes) else b"".join(taken)
+        if self._fault is not None:
+            raise self._fault
         return b"" if self._peer_ended else None
 
     def _next_frame(self) -> bytes | None:
@@ -234,7 +248,8 @@ class _Link:
             self._look()
             if message.more or len(frame) > MAX_FRAME_SIZE:
                 self._peer_ended = True
-                raise no_stream()
+                self._fault = no_stream()
+                return None
             if frame:
                 if self._has_begun:
                     self._spare_boundary = False

@@ -30,7 +30,12 @@ import time
 from collections import deque
 from contextlib import suppress
 
-import zmq
+from packetwire.errors import extra_missing
+
+try:
+    import zmq
+except ModuleNotFoundError as error:
+    raise extra_missing("zmq", error) from error
 
 from packetwire.streams.bytestream import Buffers
 from packetwire.streams.curve import CurveServer

@@ -1,0 +1,126 @@
+"""The decoder with a packet that comes in pieces: what it keeps, and what it knows before the packet is whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from packetwire import Packet, PacketDecoder, RemoteProtocolError
+from packetwire.core.packets import CHUNK_SIZE, EOF_PACKET, MAX_HEAD_OCTETS, encode_varint
+
+from .wire import request, response
+
+PAYLOAD = bytes(range(256)) * 512  # 128 KiB
+LONG = Packet(is_request=True, channel=3, tag=200, flags=9, rq_type=7, payload=PAYLOAD)
+
+PIECES = {
+    "all small": [100] * 2000,
+    "all large": [CHUNK_SIZE] * 20,
+    "a large first": [CHUNK_SIZE, 1, 1, 1, CHUNK_SIZE],
+    "small ones between large ones": [50, CHUNK_SIZE, 10, 20, 30, CHUNK_SIZE + 5, 40, 50, CHUNK_SIZE],
+    "a large one behind an incomplete head": [MAX_HEAD_OCTETS - 1, CHUNK_SIZE, 100, CHUNK_SIZE],
+    "a large one behind a complete head": [MAX_HEAD_OCTETS, CHUNK_SIZE, 100, CHUNK_SIZE],
+    "just below large": [MAX_HEAD_OCTETS, CHUNK_SIZE - 1, CHUNK_SIZE],
+}
+"""Sizes of the first pieces; the rest of the packet follows as one piece, with the next packet behind it."""
+
+
+@pytest.mark.parametrize("sizes", PIECES.values(), ids=PIECES)
+def test_a_long_packet_in_pieces(sizes: list[int]) -> None:
+    octets = bytes(LONG)
+    decoder = PacketDecoder()
+    place = 0
+    for size in sizes:
+        if place + size >= len(octets):
+            break
+        assert decoder.feed(octets[place : place + size]) == []
+        place += size
+        assert decoder.partial == octets[:place]
+        assert decoder.octets_wanted == len(octets) - place
+        assert decoder.octets_decoded == 0
+    (packet, behind) = decoder.feed(octets[place:] + response(2))
+    assert packet._asdict() == LONG._asdict()
+    assert type(packet.payload) is bytes
+    assert bytes(behind) == response(2)
+    assert (decoder.partial, decoder.octets_wanted) == (b"", 0)
+    assert decoder.octets_decoded == len(octets) + len(response(2))
+    decoder.finish()
+
+
+def test_two_long_packets_one_behind_the_other() -> None:
+    octets = bytes(LONG) * 2
+    decoder = PacketDecoder()
+    received = [
+        packet
+        for place in range(0, len(octets), CHUNK_SIZE)
+        for packet in decoder.feed(octets[place:][:CHUNK_SIZE])
+    ]
+    assert received == [LONG, LONG]
+    assert decoder.partial == b""
+
+
+def test_a_long_packet_that_comes_in_small_pieces_is_kept_in_few() -> None:
+    octets = bytes(LONG)
+    decoder = PacketDecoder()
+    decoder.feed(octets[:CHUNK_SIZE])
+    for place in range(CHUNK_SIZE, 3 * CHUNK_SIZE, 64):
+        decoder.feed(octets[place : place + 64])
+    assert len(decoder._chunks) <= 1
+    decoder.feed(octets[3 * CHUNK_SIZE : 4 * CHUNK_SIZE])
+    for place in range(4 * CHUNK_SIZE, 6 * CHUNK_SIZE, 64):
+        decoder.feed(octets[place : place + 64])
+    assert len(decoder._chunks) == 2
+    assert decoder.partial == octets[: 6 * CHUNK_SIZE]
+
+
+def test_a_large_piece_is_kept_as_it_came() -> None:
+    octets = bytes(LONG)
+    for place in (MAX_HEAD_OCTETS, 100):
+        piece = octets[place : place + CHUNK_SIZE]
+        decoder = PacketDecoder()
+        decoder.feed(octets[:place])
+        decoder.feed(piece)
+        assert decoder._chunks[0] is piece
+
+
+@pytest.mark.parametrize("piece", [1000, CHUNK_SIZE], ids=["small pieces", "large pieces"])
+def test_what_is_wrong_with_a_long_packet_is_found_at_its_place(piece: int) -> None:
+    """The tag begins at octet 7, behind a packet of 4 and a length of 3, and does not end."""
+    octets = encode_varint(len(PAYLOAD)) + b"\xff" * 10 + PAYLOAD[10:]
+    decoder = PacketDecoder()
+    decoder.feed(request(2))
+    with pytest.raises(RemoteProtocolError, match="an integer of more than 9 octets at octet 7 of the stream"):
+        for place in range(0, len(octets), piece):
+            assert decoder.feed(octets[place : place + piece]) == []
+
+
+HEADS: list[tuple[bytes, Packet | None]] = [
+    (b"", None),
+    (b"\x87", None),
+    (b"\x87\x68", None),
+    (request(2, rq_type=5, payload=bytes(100))[:3], None),
+    (request(2, rq_type=5, payload=bytes(100))[:4], Packet(is_request=True, tag=2, rq_type=5)),
+    (request(2, rq_type=5, payload=bytes(100))[:50], Packet(is_request=True, tag=2, rq_type=5)),
+    (response(300, channel=7, payload=bytes(100))[:4], None),
+    (response(300, channel=7, payload=bytes(100))[:5], Packet(is_request=False, channel=7, tag=300, flags=1)),
+    (bytes(LONG)[:CHUNK_SIZE], LONG._replace(payload=b"")),
+    (request(2), None),
+    (bytes(EOF_PACKET) + b"\x7f\x02\x02\x05", None),
+]
+
+
+@pytest.mark.parametrize(("octets", "head"), HEADS)
+def test_the_head_of_a_packet_is_known_when_its_fields_have_come(octets: bytes, head: Packet | None) -> None:
+    decoder = PacketDecoder()
+    decoder.feed(octets)
+    assert decoder.incomplete_head() == head
+
+
+def test_the_head_is_known_however_many_octets_its_fields_take() -> None:
+    """Each in nine octets, most of them leading zeros."""
+    fields = b"".join(b"\x80" * 8 + bytes((n,)) for n in (2, 3, 4, 5))
+    length = b"\x80" * 7 + encode_varint(200)
+    decoder = PacketDecoder()
+    assert decoder.feed((length + fields)[:-1]) == []
+    assert decoder.incomplete_head() is None
+    assert decoder.feed(fields[-1:] + b"payload") == []
+    assert decoder.incomplete_head() == Packet(is_request=True, channel=4, tag=2, flags=0, rq_type=5)

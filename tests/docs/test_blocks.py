@@ -1,0 +1,124 @@
+"""Every example in a page is run by a test; what is not is listed here, with the reason."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from packetwire.cli.main import OneLineParser
+from packetwire.cli.main import commands as modules
+
+from .commands import commands
+from .pages import CHANGELOG, README, ROOT, code_blocks
+from .programs import programs
+
+DOCS = ROOT / "docs"
+PAGES = {str(page.relative_to(ROOT)): page for page in [README, CHANGELOG, *sorted(DOCS.rglob("*.md"))]}
+
+RUN_BY = {
+    ("README.md", "python"): "docs/test_readme.py",
+    ("docs/guide.md", "python"): "docs/test_guide.py",
+    ("docs/guide.md", "sh"): "docs/test_guide.py",
+    ("docs/porting.md", "python"): "docs/test_porting.py",
+    ("docs/fbsp.md", "python"): "fbsp/test_page.py",
+    ("docs/fbsp.md", "sh"): "fbsp/test_page.py",
+    ("docs/iccp.md", "python"): "iccp/test_page.py",
+    ("docs/iccp.md", "sh"): "iccp/test_page.py",
+    ("docs/riaps.md", "python"): "riaps/test_page.py",
+    ("docs/hololinked.md", "python"): "hololinked/test_page.py",
+}
+"""The tests that run the blocks in one language of a page."""
+
+NOT_RUN = {
+    ("README.md", "sh"): "they install: .ci/run runs the same lines, as docs/test_readme.py sees to",
+    ("docs/index.md", "sh"): "they install and build these pages: .ci/run does",
+    ("docs/performance.md", "sh"): "they measure for minutes: here they are only parsed",
+    ("docs/reliability.md", "sh"): "they run for a minute to hours: here it is seen that there are such options",
+}
+"""What no test runs, and why."""
+
+RUN_WHOLE = {"docs/test_readme.py", "docs/test_guide.py", "docs/test_porting.py", "riaps/test_page.py"}
+"""The tests that find the programs of their page by themselves."""
+
+FENCE = re.compile(r"^( *)(`{3,}|~{3,})(\S*)", re.MULTILINE)
+
+
+def languages(page: Path) -> list[str]:
+    """The language of each fenced block."""
+    fences = FENCE.findall(page.read_text())
+    return [language for _, _, language in fences[::2]]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_block_is_run_or_listed(name: str) -> None:
+    for language in set(languages(PAGES[name])) - {"{toctree}"}:
+        assert ((name, language) in RUN_BY) != ((name, language) in NOT_RUN), language
+
+
+def test_what_is_listed_is_there() -> None:
+    assert {(name, language) for name, page in PAGES.items() for language in languages(page)} >= RUN_BY.keys()
+    assert {(name, language) for name, page in PAGES.items() for language in languages(page)} >= NOT_RUN.keys()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_each_block_is_found(name: str) -> None:
+    """A block that is indented, or has other marks, would be left out by the tests."""
+    page = PAGES[name]
+    fences = FENCE.findall(page.read_text())
+    assert {(indent, marks) for indent, marks, _ in fences} <= {("", "```")}
+    assert [language for _, _, language in fences[1::2]] == [""] * (len(fences) // 2)
+    for language in set(languages(page)) - {"{toctree}"}:
+        assert len(code_blocks(page, language)) == languages(page).count(language)
+    outside = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"\n\n(?:    |\t).*", outside) == [], "a block that is only indented"
+
+
+@pytest.mark.parametrize(("name", "language"), RUN_BY)
+def test_the_test_reads_the_page(name: str, language: str) -> None:
+    test = ROOT / "tests" / RUN_BY[name, language]
+    called = {"python": r"\b(run_program|PROGRAM)\b", "sh": r"\b(check_command|code_blocks\(PAGE, \"sh\"\))"}
+    assert Path(name).name in test.read_text() or "README" in test.read_text()
+    assert re.search(called[language], test.read_text())
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, language in RUN_BY if language == "python" and name != "README.md"]
+)
+def test_each_program_is_run_or_used_by_one_that_is(name: str) -> None:
+    test = RUN_BY[name, "python"]
+    texts = programs(PAGES[name])
+    run = {each for each in texts if test in RUN_WHOLE or f'"{each}"' in (ROOT / "tests" / test).read_text()}
+    assert run
+    for each in texts.keys() - run:
+        module = each.removesuffix(".py")
+        assert any(f'"{each}"' in texts[other] or f"from {module} import" in texts[other] for other in run), each
+
+
+def parse(arguments: list[str]) -> None:
+    """What `packetwire` does before it runs a command; ends the program for what it does not understand."""
+    parser = OneLineParser(prog="packetwire")
+    subparsers = parser.add_subparsers(required=True)
+    for module in modules():
+        module.add_parser(subparsers)
+    parser.parse_args(arguments)
+
+
+def test_what_is_only_parsed_has_no_mistake() -> None:
+    for command in commands(DOCS / "performance.md"):
+        name, *arguments = shlex.split(command, comments=True)
+        assert name == "packetwire"
+        parse(arguments)
+    with pytest.raises(SystemExit):
+        parse([*arguments, "--no-such-option"])
+
+
+def test_what_is_said_of_the_tests_own_commands() -> None:
+    for command in commands(DOCS / "reliability.md"):
+        python, option, module, *arguments = shlex.split(command, comments=True)
+        assert (python, option) == ("python", "-m")
+        source = ROOT.joinpath(*module.split("."), "__main__.py").read_text()
+        for argument in arguments:
+            assert not argument.startswith("--") or f'"{argument}"' in source, command

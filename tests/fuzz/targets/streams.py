@@ -1,0 +1,237 @@
+"""Packet streams: the decoder, and the engine of a connection."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from cs.buffer import CornuCopyBuffer
+
+from core.golden import DIRECTIONS, PACKETS, decode
+from packetwire import LimitExceeded, Packet, PacketDecoder, RemoteProtocolError, StreamTruncated
+from packetwire.core import engine as engine_module
+from packetwire.core import packets as packets_module
+from packetwire.core.engine import ConnectionEngine
+from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded
+from packetwire.core.packets import EOF_PACKET, ERQ_PACKET, MAX_UINT
+from packetwire.core.refusals import REFUSALS
+from packetwire.streams.frames import FrameWriter, frames_to_buffer
+
+from ..mutators import headed_mutator, stream_mutator
+from ..reasons import TextsOf
+from ..target import Target, choices_of, chunks_of
+from .byhand import frames_by_hand
+
+SEED_LIMIT = 4000
+OF_THE_ENGINE = {"reserved-rq-type", "response-never-asked"}
+TRUNCATED = "the stream is truncated"
+LIMITED = "a limit is passed"
+
+SEEDS = [
+    *[case.wire for case in PACKETS[::12] if case.size <= SEED_LIMIT],
+    *[octets[:SEED_LIMIT] for octets in DIRECTIONS],
+]
+
+
+def without_octets(error: BaseException) -> str:
+    """What is said of a fault; how many of the octets can be quoted depends on the chunks."""
+    return re.split("; the octets there| octets of it: ", str(error))[0]
+
+
+# the decoder
+
+LIMITS = (300, 300, MAX_UINT)
+
+Decoded = tuple[list[Packet], BaseException | None, bytes]
+
+
+def decoded(chunks: Sequence[bytes | memoryview], max_packet_size: int) -> Decoded:
+    """The packets, what ended them, and what came behind EOF."""
+    decoder = PacketDecoder(max_packet_size)
+    packets: list[Packet] = []
+    try:
+        for chunk in chunks:
+            packets += decoder.feed(chunk)
+        decoder.finish()
+    except (RemoteProtocolError, StreamTruncated) as error:
+        return packets, error, b""
+    return packets, None, decoder.trailing
+
+
+@contextmanager
+def pieces_kept_from(size: int) -> Iterator[None]:
+    """Have the decoder keep pieces of a packet as they come from this size on, as it does with long ones."""
+    before, packets_module.CHUNK_SIZE = packets_module.CHUNK_SIZE, size
+    try:
+        yield
+    finally:
+        packets_module.CHUNK_SIZE = before
+
+
+def parsed(octets: bytes) -> tuple[list[Packet], BaseException | None]:
+    """The same by `Packet.parse`, from frames."""
+    packets: list[Packet] = []
+    buffer: CornuCopyBuffer = frames_to_buffer([b"", *chunks_of(octets)])
+    try:
+        for packet in Packet.scan(buffer):
+            packets.append(packet)
+            if packet == EOF_PACKET:
+                break
+    except (RemoteProtocolError, EOFError) as error:
+        return packets, error
+    return packets, None
+
+
+def hear_packets(octets: bytes) -> list[str]:
+    limit = choices_of(octets).choice(LIMITS)
+    packets, error, trailing = decoded([octets], limit)
+    for chunks, kept in ((chunks_of(octets), 20), ([memoryview(bytearray(octets))], 1 << 14)):
+        with pieces_kept_from(kept):
+            again, error_again, trailing_again = decoded(chunks, limit)
+        assert (again, trailing_again) == (packets, trailing)
+        assert type(error_again) is type(error)
+        assert error is None or without_octets(error_again or error) == without_octets(error)
+    bodies = frames_by_hand(octets[: len(octets) - len(trailing)])
+    if error is None:
+        assert bodies is not None
+        assert len(bodies) == len(packets)
+        assert all(len(body) <= limit for body in bodies)
+    written: list[bytes] = []
+    writer = FrameWriter(written.append, max_size=50)
+    for packet in packets:
+        packet.write(writer, flush=True)
+        assert Packet.from_bytes(bytes(packet)) == packet
+    assert decode(b"".join(written)) == packets
+    if limit == MAX_UINT:
+        once_more, fault = parsed(octets)
+        assert once_more == packets
+        if isinstance(error, RemoteProtocolError):
+            assert fault is not None
+            assert without_octets(fault) == without_octets(error)
+        else:
+            assert isinstance(fault, EOFError) == (error is not None)
+    try:
+        alone = Packet.from_bytes(octets)
+    except (RemoteProtocolError, ValueError, EOFError):
+        pass
+    else:
+        assert packets == [alone] or len(octets) > limit
+    if error is None:
+        return []
+    return [error.code if isinstance(error, RemoteProtocolError) else TRUNCATED]
+
+
+# the engine
+
+ASKED = b"".join(
+    bytes(Packet(is_request=True, tag=tag, rq_type=1, payload=b"x" * 40)) for tag in (2, 3, 4, 4, 5, 6, 7, 8, 9)
+)
+"""Too much for some of these."""
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"max_packet_size": 300},
+    {"accepts_requests": False},
+    {"accepts_requests": False, "max_refusals": 3},
+    {"max_inbound": 3},
+    {"max_inbound_octets": 100},
+)
+"""The first octet of an input chooses."""
+REFUSED = TextsOf(engine_module, ["_refuse"], position=1)
+OUTSTANDING = 7
+
+
+def listening(settings: dict[str, Any]) -> ConnectionEngine:
+    """An engine with some requests of its own under way, one of them given up."""
+    engine = ConnectionEngine(**settings)
+    for waiter in range(OUTSTANDING):
+        engine.request(waiter, waiter=waiter)
+    engine.request(0, channel=1, waiter=OUTSTANDING)
+    engine.forget(0, 3)
+    return engine
+
+
+def heard(chunks: Sequence[bytes | memoryview], settings: dict[str, Any]) -> tuple[list[Event], list[Packet]]:
+    """What an engine makes of a whole stream, and what it sends."""
+    engine = listening(settings)
+    events = [event for chunk in chunks for event in engine.receive(chunk)]
+    events += engine.receive_eof()
+    end = events[-1]
+    assert isinstance(end, StreamEnded)
+    assert sum(isinstance(event, StreamEnded) for event in events) == 1
+    answered = [event.waiter for event in events if isinstance(event, ResponseReceived)]
+    assert sorted([*answered, *end.lost]) == [0, *range(2, OUTSTANDING + 1)]
+    asked = [(event.channel, event.tag) for event in events if isinstance(event, RequestReceived)]
+    assert len(asked) == len(set(asked)), "a request in flight was delivered twice"
+    assert engine.outstanding == 0
+    assert engine.receive(b"\x02\x02\x04") == engine.receive_eof() == []
+    return events, decode(b"".join(engine.data_to_send()))
+
+
+def answering(octets: bytes, settings: dict[str, Any]) -> None:
+    """Each request is answered as it comes: then each gets one response, and what is sent is a stream."""
+    engine = listening(settings)
+    sent = bytearray()
+    due: Counter[tuple[int, int]] = Counter()
+    for chunk in chunks_of(octets):
+        for event in engine.receive(chunk):
+            if isinstance(event, RequestReceived) and engine.respond(event.channel, event.tag, True, 1, b"done"):
+                due[event.channel, event.tag] += 1
+        sent += b"".join(engine.data_to_send())
+        engine.data_sent()
+    assert engine.owed == 0
+    got = Counter((each.channel, each.tag) for each in decode(sent) if not each.is_request and each.flags == 3)
+    assert got == due
+
+
+def comparable(events: list[Event]) -> list[Any]:
+    """The events without what may depend on the chunks."""
+    end: Any = events[-1]
+    return [*events[:-1], type(end.cause), without_octets(end.cause), end.lost, end.clean]
+
+
+def hear_engine(octets: bytes) -> list[str]:
+    settings = SETTINGS[octets[0] % len(SETTINGS)] if octets else SETTINGS[0]
+    octets = octets[1:]
+    events, sent = heard([octets], settings)
+    for chunks in (chunks_of(octets), [memoryview(octets)]):
+        again, sent_again = heard(chunks, settings)
+        assert comparable(again) == comparable(events)
+        assert sent_again == sent
+    answering(octets, settings)
+    end: Any = events[-1]
+    reasons = []
+    for packet in sent:
+        if not packet.is_request:
+            (reason,) = REFUSED.of(packet.payload.decode())
+            reasons.append(reason)
+    cause = end.cause.__cause__ or end.cause
+    if isinstance(cause, RemoteProtocolError):
+        reasons.append(cause.code)
+    elif isinstance(cause, StreamTruncated | LimitExceeded):
+        reasons.append(TRUNCATED if isinstance(cause, StreamTruncated) else LIMITED)
+    return reasons
+
+
+TARGETS = (
+    Target(
+        name="packets",
+        seeds=SEEDS,
+        mutate=stream_mutator(SEEDS),
+        hear=hear_packets,
+        reasons=frozenset({*REFUSALS, TRUNCATED} - OF_THE_ENGINE),
+    ),
+    Target(
+        name="engine",
+        seeds=[
+            bytes((choice,)) + seed
+            for choice in range(len(SETTINGS))
+            for seed in (ASKED, bytes(ERQ_PACKET) + ASKED, *SEEDS[choice :: len(SETTINGS)])
+        ],
+        mutate=headed_mutator(stream_mutator(SEEDS), len(SETTINGS)),
+        hear=hear_engine,
+        reasons=frozenset({*REFUSALS, TRUNCATED, LIMITED}) | REFUSED.reasons,
+    ),
+)

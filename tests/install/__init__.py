@@ -1,0 +1,1 @@
+"""What gets installed: the archives, the extras, the versions that are asked for."""

@@ -1,0 +1,1 @@
+"""How well the tests of the core notice that it was changed."""
