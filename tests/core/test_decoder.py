@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from packetwire import Packet, PacketDecoder, RemoteProtocolError
-from packetwire.core.packets import CHUNK_SIZE, EOF_PACKET, MAX_HEAD_OCTETS, encode_varint
+from packetwire import Packet, PacketDecoder, RemoteProtocolError, StreamTruncated
+from packetwire.core.packets import CHUNK_SIZE, EOF_PACKET, MAX_HEAD_OCTETS, MAX_UINT, encode_varint
+from packetwire.core.refusals import QUOTED_OCTETS
 
 from .wire import request, response
 
@@ -70,6 +71,48 @@ def test_a_long_packet_that_comes_in_small_pieces_is_kept_in_few() -> None:
         decoder.feed(octets[place : place + 64])
     assert len(decoder._chunks) == 2
     assert decoder.partial == octets[: 6 * CHUNK_SIZE]
+
+
+EDGES = [0, 1, *(edge for bits in (7, 14, 21, 28, 56) for edge in ((1 << bits) - 1, 1 << bits)), MAX_UINT]
+"""Where an integer takes one octet more, and the numbers beside that."""
+
+
+@pytest.mark.parametrize("behind", [b"", response(2), b"\x7f\x7f\x7f"], ids=["nothing", "a packet", "a part"])
+@pytest.mark.parametrize("name", ["tag", "flags", "channel", "rq_type"])
+def test_integers_of_every_length_in_every_place(name: str, behind: bytes) -> None:
+    """Whole packets, which are decoded in place."""
+    for is_request in (True, False):
+        for edge in EDGES:
+            fields = {"channel": 0, "tag": 2, "flags": 1, "rq_type": 5 if is_request else None}
+            if name == "rq_type" and not is_request:
+                continue
+            fields[name] = edge >> 2 if name == "flags" else edge
+            packet = Packet(is_request=is_request, payload=b"payload", **fields)  # type: ignore[arg-type]
+            decoded, *rest = PacketDecoder().feed(bytes(packet) + behind)
+            assert decoded._asdict() == packet._asdict()
+            assert len(rest) == (behind == response(2))
+
+
+def test_what_is_too_large_is_quoted_as_far_as_is_shown() -> None:
+    octets = encode_varint(1001) + b"x" * 900
+    with pytest.raises(RemoteProtocolError) as caught:
+        PacketDecoder(1000).feed(octets)
+    assert str(caught.value).endswith(f"the octets there: {octets[:QUOTED_OCTETS]!r}…")
+
+
+CUT = [
+    (b"\x87", "after 1 octets of it: b'\\x87'"),
+    (b"\x87\x68\x02", "after 3 of 1002 octets of it: b'\\x87h\\x02'"),
+]
+
+
+@pytest.mark.parametrize(("octets", "text"), CUT, ids=["in the length", "behind the length"])
+def test_what_is_said_of_a_packet_that_was_cut_off(octets: bytes, text: str) -> None:
+    decoder = PacketDecoder()
+    decoder.feed(octets)
+    with pytest.raises(StreamTruncated) as caught:
+        decoder.finish()
+    assert str(caught.value) == f"the stream ended inside a packet, {text}"
 
 
 def test_a_large_piece_is_kept_as_it_came() -> None:

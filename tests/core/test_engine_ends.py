@@ -189,6 +189,7 @@ def test_the_stream_ends_between_two_packets() -> None:
 
 def test_the_stream_ends_inside_a_packet() -> None:
     engine = ConnectionEngine()
+    assert engine.octets_wanted == 0
     engine.receive(request(2, payload=b"abc")[:5])
     assert engine.partial_octets == request(2, payload=b"abc")[:5]
     assert engine.octets_wanted == 2

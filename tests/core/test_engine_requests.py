@@ -10,6 +10,7 @@ import pytest
 
 from packetwire import ConnectionEnded, LocalProtocolError, Packet, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.engine import (
+    JOIN_LIMIT,
     MAX_REQUEST_FLAGS,
     MAX_RESPONSE_FLAGS,
     MAX_RQ_TYPE,
@@ -20,6 +21,7 @@ from packetwire.core.events import Event
 from packetwire.core.packets import MAX_UINT
 
 from .golden import decode
+from .naming import plain
 from .wire import request, response, sent_packets
 
 # asking
@@ -69,6 +71,16 @@ def test_payloads_of_every_kind_and_size(payload: bytes) -> None:
     assert [packet.payload for packet in decode(b"".join(octets))] == [payload] * 3
 
 
+@pytest.mark.parametrize(("size", "pieces"), [(0, 1), (JOIN_LIMIT, 1), (JOIN_LIMIT + 1, 2)])
+def test_a_large_payload_is_not_copied_behind_its_head(size: int, pieces: int) -> None:
+    engine = ConnectionEngine()
+    payload = bytes(size)
+    engine.request(1, payload=payload)
+    taken = engine.data_to_send()
+    assert len(taken) == pieces
+    assert (taken[-1] is payload) == (pieces == 2)
+
+
 def test_a_payload_is_taken_when_it_is_given() -> None:
     engine = ConnectionEngine()
     payload = bytearray(b"x" * 20_000)
@@ -83,11 +95,11 @@ def test_many_kinds_of_requests() -> None:
     kinds = [(rq_type, flags, channel) for rq_type in range(200) for flags in (0, 77, 300) for channel in (0, 200)]
     for rq_type, flags, channel in kinds * 2:
         engine.request(rq_type, flags, channel=channel)
+        assert len(engine._request_tails) <= MAX_TAILS
     packets = sent_packets(engine)
     assert [(packet.rq_type, packet.flags, packet.channel) for packet in packets] == [
         (rq_type + 1, flags, channel) for rq_type, flags, channel in kinds * 2
     ]
-    assert len(engine._request_tails) <= MAX_TAILS
 
 
 def test_events_are_given_as_they_come_about() -> None:
@@ -268,7 +280,9 @@ BAD_REQUESTS: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "error", "text"), BAD_REQUESTS, ids=[text for *_, text in BAD_REQUESTS])
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"), BAD_REQUESTS, ids=[plain(text) for *_, text in BAD_REQUESTS]
+)
 def test_a_bad_request_changes_nothing(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
     engine = ConnectionEngine(max_packet_size=100)
     engine.request(1, channel=1)
@@ -296,7 +310,9 @@ BAD_RESPONSES: list[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "error", "text"), BAD_RESPONSES, ids=[text for *_, text in BAD_RESPONSES])
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"), BAD_RESPONSES, ids=[plain(text) for *_, text in BAD_RESPONSES]
+)
 def test_a_bad_response_leaves_the_request_waiting(
     arguments: dict[str, Any], error: type[Exception], text: str
 ) -> None:

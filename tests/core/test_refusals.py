@@ -264,6 +264,16 @@ def test_refusals_that_the_peer_does_not_read_are_limited() -> None:
     assert decode(b"".join(engine.data_to_send()))[-1] == EOF_PACKET
 
 
+def test_refusals_in_several_batches_count_as_a_whole() -> None:
+    engine = ConnectionEngine(accepts_requests=False, max_refusals=3)
+    for tag in (2, 3, 4):
+        assert engine.receive(asked(tag)) == []
+        assert len(engine.data_to_send()) == 1
+    (end,) = engine.receive(asked(5))
+    assert isinstance(end, StreamEnded)
+    assert isinstance(end.cause.__cause__, LimitExceeded)
+
+
 def test_refusals_that_were_written_are_forgotten() -> None:
     engine = ConnectionEngine(accepts_requests=False, max_refusals=3)
     for tag in range(2, 50):

@@ -16,6 +16,8 @@ from packetwire import LocalProtocolError, Responder
 from packetwire.core.engine import MAX_RESPONSE_FLAGS
 from packetwire.core.requests import Outcome, response_parts, subscribe
 
+from .naming import plain
+
 
 class Colour(enum.IntEnum):
     RED = 3
@@ -51,7 +53,7 @@ RESULTS: list[tuple[Any, tuple[int, bytes]]] = [
 
 
 @pytest.mark.parametrize(
-    ("result", "parts"), RESULTS, ids=[re.sub(" at 0x\\w+", "", repr(result)) for result in RESULTS]
+    ("result", "parts"), RESULTS, ids=[plain(re.sub(" at 0x\\w+", "", repr(result))) for result in RESULTS]
 )
 def test_results(result: Any, parts: tuple[int, bytes]) -> None:
     flags, payload = response_parts(result)
@@ -77,7 +79,7 @@ BAD_RESULTS: list[tuple[Any, type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("result", "error", "text"), BAD_RESULTS, ids=[text for *_, text in BAD_RESULTS])
+@pytest.mark.parametrize(("result", "error", "text"), BAD_RESULTS, ids=[plain(text) for *_, text in BAD_RESULTS])
 def test_results_that_mean_nothing(result: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         response_parts(result)
@@ -86,6 +88,13 @@ def test_results_that_mean_nothing(result: Any, error: type[Exception], text: st
         responder.respond(result)
     assert not responder.answered
     responder.respond(1)
+
+
+def test_what_a_handler_must_return_is_said() -> None:
+    with pytest.raises(TypeError) as caught:
+        response_parts(1.5)
+    what = "None, an int, bytes-like, str, (int, bytes-like) or a deferred result"
+    assert str(caught.value) == f"a handler must return {what}, got float: 1.5"
 
 
 # Responder
@@ -128,7 +137,7 @@ def after(responder: Responder, heard: Heard, answer: Callable[[], None]) -> Non
 
 @pytest.mark.parametrize("subscribed", [before, after])
 @pytest.mark.parametrize(
-    ("result", "parts"), RESULTS, ids=[re.sub(" at 0x\\w+", "", repr(result)) for result in RESULTS]
+    ("result", "parts"), RESULTS, ids=[plain(re.sub(" at 0x\\w+", "", repr(result))) for result in RESULTS]
 )
 def test_a_responder_answers(subscribed: Callable[..., None], result: Any, parts: tuple[int, bytes]) -> None:
     responder, heard = Responder(), Heard()
@@ -161,7 +170,7 @@ def test_a_responder_answers_once(
     if subscribed:
         responder.when_done(heard)
     first(responder)
-    with pytest.raises(LocalProtocolError, match="answered before"):
+    with pytest.raises(LocalProtocolError, match=r"^this request was answered before$"):
         second(responder)
     if not subscribed:
         responder.when_done(heard)
@@ -174,12 +183,21 @@ def test_a_responder_belongs_to_one_request(answered: bool) -> None:
     responder.when_done(heard)
     if answered:
         responder.respond(1)
-    with pytest.raises(LocalProtocolError, match="another request"):
+    with pytest.raises(LocalProtocolError, match=r"^this Responder answers another request already$"):
         responder.when_done(other)
     if not answered:
         responder.respond(1)
     assert heard.parts == (1, b"")
     assert other.outcomes == []
+
+
+def test_of_two_threads_that_both_find_a_responder_complete_one_calls() -> None:
+    """Who gives the answer and who subscribes may each see that both are there."""
+    responder, heard = Responder(), Heard()
+    responder.when_done(heard)
+    responder.respond(1)
+    responder._fire()
+    assert heard.parts == (1, b"")
 
 
 def test_an_answer_is_taken_when_it_is_given() -> None:

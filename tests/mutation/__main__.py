@@ -30,14 +30,14 @@ WANTED = 90.0
 CONFIG = """\
 [tool.pytest.ini_options]
 addopts = ["-p", "no:cacheprovider"]
-timeout = 60
+timeout = 20
 filterwarnings = ["error"]
 
 [tool.mutmut]
 source_paths = ["src"]
 only_mutate = ["src/packetwire/core/*"]
 also_copy = ["fixtures", "tests"]
-timeout_multiplier = 4.0
+timeout_multiplier = 2.0
 pytest_add_cli_args_test_selection = ["tests/core"]
 pytest_add_cli_args = [
     "--ignore=tests/core/test_purity.py",

@@ -21,9 +21,8 @@ def functions(path: Path) -> Iterator[tuple[str, str]]:
     for scope, node in scopes:
         for function in node.body:
             if isinstance(function, ast.FunctionDef):
-                source = ast.get_source_segment(text, function)
-                assert source
-                yield f"{scope}.{function.name}", " ".join(line.strip() for line in source.splitlines())
+                lines = text.splitlines()[function.lineno - 1 : function.end_lineno]
+                yield f"{scope}.{function.name}", " ".join(line.strip() for line in lines)
 
 
 SOURCES = dict(source for path in CORE.glob("*.py") for source in functions(path))

@@ -27,7 +27,7 @@ WARM_UP = 50
 SPAN = 50
 """Rounds of which the least memory counts."""
 OBJECT_GROWTH = 2000
-"""Objects by which the least of the last span may be above that of the first."""
+"""Objects by which the least of the later spans may be above that of the earlier ones."""
 RESIDENT_GROWTH = 24 << 20
 """The same in octets that are resident: what the allocator cannot give back goes up and down by megabytes."""
 
@@ -81,12 +81,15 @@ class Tally:
         self.memory[-1] = Memory(min(now.resident, least.resident), min(now.objects, least.objects))
 
     def growth(self) -> Memory | None:
-        """From the first span to the last, if there is more than one."""
-        if len(self.memory) < 2:
+        """From the first half of the spans to the second, if there is more than one."""
+        half = len(self.memory) // 2
+        if not half:
             return None
-        first, last = self.memory[0], min(self.memory[-2:], key=lambda memory: memory.objects)
-        resident = min(memory.resident for memory in self.memory[-2:])
-        return Memory(resident - first.resident, last.objects - first.objects)
+        first, second = self.memory[:half], self.memory[half:]
+        return Memory(
+            min(memory.resident for memory in second) - min(memory.resident for memory in first),
+            min(memory.objects for memory in second) - min(memory.objects for memory in first),
+        )
 
     def lines(self) -> Iterator[str]:
         """All of it, to be read."""

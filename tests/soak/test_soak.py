@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -9,21 +10,18 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from packetwire import PeerClosed, RequestTimeout
 
-from . import leftovers
 from . import plan as plans
-from .__main__ import main
 from .behaviours import Ask, Behaviour
-from .handling import Handler
 from .ledger import Ledger
-from .leftovers import Holdings, left_since
+from .leftovers import Memory
 from .plan import draw
+from .rounds import Tally
 from .watching import told_of_stray_errors
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +34,13 @@ def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command, as it is called in the root of the project."""
     command = [sys.executable, "-m", "tests.soak", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def run(program: str, *, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as what other tests have in theirs would count."""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return done
 
 
 def test_some_rounds() -> None:
@@ -152,22 +157,30 @@ def test_an_end_that_is_not_told_once(ledger: Ledger, times: int) -> None:
     assert f"told {times} times" in the_faults(ledger)
 
 
-def test_what_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leftovers, "PATIENCE", 0.1)
-    before = Holdings.now()
-    assert left_since(before) == []
-    release = threading.Event()
-    thread = threading.Thread(target=release.wait, name="left")
-    with ExitStack() as opened:
-        thread.start()
-        opened.callback(thread.join)
-        opened.callback(release.set)
-        opened.enter_context(open("/dev/null"))
-        child = opened.enter_context(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
-        left = left_since(before)
-    assert "thread left" in left
-    assert any(what.endswith("/dev/null") for what in left)
-    assert f"child process {child.pid}" in left
+def test_what_is_left_behind() -> None:
+    program = """
+import subprocess, sys, threading
+from tests.soak import leftovers
+leftovers.PATIENCE = 0.1
+before = leftovers.Holdings.now()
+assert leftovers.left_since(before) == []
+release = threading.Event()
+threading.Thread(target=release.wait, name="left").start()
+file = open("/dev/null")
+with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    print(*leftovers.left_since(before), f"and its pid is {child.pid}", sep="; ")
+release.set()
+"""
+    told = run(program).stdout
+    assert "thread left" in told
+    assert "/dev/null; " in told
+    assert re.search(r"child process (\d+);.* its pid is \1$", told)
+
+
+def test_memory_that_grows() -> None:
+    levels = [Memory(100 + 10 * i + noise, 7 * i + noise) for i, noise in enumerate((0, 9, 3, 8, 0, 5))]
+    assert Tally(memory=levels).growth() == Memory(38, 28)
+    assert Tally(memory=levels[:1]).growth() is None
 
 
 def test_errors_that_nobody_catches() -> None:
@@ -179,15 +192,18 @@ def test_errors_that_nobody_catches() -> None:
     assert found == ["thread doomed ended by ZeroDivisionError('division by zero')"]
 
 
-def test_a_round_that_fails_tells_how_to_repeat_it(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(Handler, "_answer", lambda *_: (7, b"mixed up"))
-    monkeypatch.setattr(sys, "argv", ["soak", "--seed", "1", "--rounds", "1", "--only", "pair", "clean", "pipes"])
-    assert main() == 1
-    told = capfd.readouterr().err
-    assert "got a wrong answer: True, 0x7, 8 octets b'mixed up'" in told
-    assert "To repeat it: python -m tests.soak --seed 1 --first " in told
+def test_a_round_that_fails_tells_how_to_repeat_it() -> None:
+    program = """
+import sys
+from tests.soak.__main__ import main
+from tests.soak.handling import Handler
+Handler._answer = lambda *_: (7, b"mixed up")
+sys.argv[1:] = "--seed 1 --rounds 1 --only pair clean pipes".split()
+sys.exit(main())
+"""
+    failed = run(program, status=1)
+    assert "got a wrong answer: True, 0x7, 8 octets b'mixed up'" in failed.stderr
+    assert "To repeat it: python -m tests.soak --seed 1 --first " in failed.stderr
 
 
 def test_a_round_that_hangs_shows_where() -> None:
@@ -197,8 +213,7 @@ from tests.soak.watching import Watchdog
 with Watchdog(0.1, "the round"):
     threading.Event().wait()
 """
-    hanging = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert hanging.returncode == 1
+    hanging = run(program, status=1)
     assert "HANGS for 0.1 s: the round" in hanging.stderr
     assert 'File "<string>", line 5' in hanging.stderr
 

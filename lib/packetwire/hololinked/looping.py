@@ -70,12 +70,13 @@ class LoopDriver:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
-        more = self._turn()
-        if self._loop is None:
-            return
-        if more:
-            self.poke()
-        self.set_timer()
+        more = True  # so it is after an exception, too, and the descriptor does not tell of it again
+        try:
+            more = self._turn()
+        finally:
+            if more:
+                self.poke()
+            self.set_timer()
 
     def set_timer(self) -> None:
         """There may be a new deadline."""

@@ -135,7 +135,7 @@ def hear_fbsp(octets: bytes) -> list[str]:
         return [error.code]
     assert frames == given, "the caller's list is as it was"
     written = message.as_zmsg()
-    for other in (codec.convert_msg(views), codec.convert_msg(written), message.copy()):
+    for other in (codec.convert_msg(views), CODEC.convert_msg(written), message.copy()):
         assert type(other) is type(message)
         assert other.as_zmsg() == written
     message.clear()
@@ -216,7 +216,8 @@ def hear_iccp(octets: bytes) -> list[str]:
         assert not codec.is_valid([memoryview(frame) for frame in frames])
         return [error.code]
     written = message.as_zmsg()
-    for other in (codec.convert_msg(written), message.copy()):
+    # it may have grown, because a broken octet of a text is written as the three of U+FFFD
+    for other in (ICCP_CODEC.convert_msg(written), message.copy()):
         assert other.as_zmsg() == written
     if message.config is not None:
         config = Config.from_proto(message.config)
