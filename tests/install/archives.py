@@ -21,6 +21,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+FOR_DEVELOPERS = {"docs", "fuzz", "test"}
+"""Extras that nothing of the package itself uses."""
 NOT_BUILT_FROM = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist")
 COMPLETE = "complete"
 """The file that says that everything is there."""
@@ -76,7 +78,7 @@ def _build(home: Path) -> None:
 
 
 def _download(wheels: Path) -> None:
-    needed = {need for extra, needs in EXTRAS.items() if extra != "test" for need in needs}
+    needed = {need for extra, needs in EXTRAS.items() if extra not in FOR_DEVELOPERS for need in needs}
     others = sorted(need for need in needed if not need.startswith("packetwire"))
     run([*_pip(), "wheel", "--wheel-dir", str(wheels), *PROJECT["dependencies"], *others])
 

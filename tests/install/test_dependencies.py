@@ -7,12 +7,12 @@ import re
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from .archives import EXTRAS, PROJECT, ROOT
+from .archives import EXTRAS, FOR_DEVELOPERS, PROJECT, ROOT
 
 
 def lower_bounds() -> dict[str, Version]:
     """Distribution -> the version from which on it is allowed, of all that the package itself can use."""
-    needs = [need for extra, needs in EXTRAS.items() if extra not in ("docs", "fuzz", "test") for need in needs]
+    needs = [need for extra, needs in EXTRAS.items() if extra not in FOR_DEVELOPERS for need in needs]
     bounds: dict[str, Version] = {}
     for requirement in map(Requirement, [*PROJECT["dependencies"], *needs]):
         if requirement.name == "packetwire":
