@@ -116,9 +116,17 @@ def test_what_is_only_parsed_has_no_mistake() -> None:
 
 
 def test_what_is_said_of_the_tests_own_commands() -> None:
+    checked = 0
     for command in commands(DOCS / "reliability.md"):
-        python, option, module, *arguments = shlex.split(command, comments=True)
+        words = shlex.split(command, comments=True)
+        while re.fullmatch(r"[A-Z_]+=.*", words[0]):  # set for this command
+            del words[0]
+        python, option, module, *arguments = words
         assert (python, option) == ("python", "-m")
+        if module in ("coverage", "pip", "pytest"):
+            continue
         source = ROOT.joinpath(*module.split("."), "__main__.py").read_text()
         for argument in arguments:
             assert not argument.startswith("--") or f'"{argument}"' in source, command
+            checked += 1
+    assert checked
