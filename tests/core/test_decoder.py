@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from packetwire import Packet, PacketDecoder, RemoteProtocolError, StreamTruncated
-from packetwire.core.packets import CHUNK_SIZE, EOF_PACKET, MAX_HEAD_OCTETS, MAX_UINT, encode_varint
+from packetwire.core.packets import CHUNK_SIZE, EOF_PACKET, MAX_HEAD_OCTETS, MAX_UINT, decode_varint, encode_varint
 from packetwire.core.refusals import QUOTED_OCTETS
 
 from .wire import request, response
@@ -167,3 +169,43 @@ def test_the_head_is_known_however_many_octets_its_fields_take() -> None:
     assert decoder.incomplete_head() is None
     assert decoder.feed(fields[-1:] + b"payload") == []
     assert decoder.incomplete_head() == Packet(is_request=True, channel=4, tag=2, flags=0, rq_type=5)
+
+
+TAGS = [bytes.fromhex(tag) for tag in ("04", "8104", "8004", "818204", "808004", "81808004")]
+FLAGS = [bytes.fromhex(flags) for flags in ("04", "06", "8004", "8006", "8104", "8106")]
+RQ_TYPES = [bytes.fromhex(rq_type) for rq_type in ("07", "8007", "8107")]
+"""Integers as they may come, with leading zeros and without; by bit 1 of the flags a request type follows."""
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x80", b"payload"], ids=["empty", "an octet", "some"])
+def test_fields_of_any_number_of_octets_behind_another_packet(payload: bytes) -> None:
+    for tag, flags, rq_type in itertools.product(TAGS, FLAGS, RQ_TYPES):
+        body = tag + flags + (rq_type if flags[-1] & 2 else b"") + payload
+        octets = encode_varint(len(body)) + body
+        wanted, size = Packet.parse_bytes(octets)
+        assert size == len(octets)
+        assert wanted.payload == payload
+        assert PacketDecoder().feed(request(2) + octets)[1] == wanted
+
+
+def test_a_decoder_has_not_ended_before_it_began() -> None:
+    assert PacketDecoder().ended is False
+
+
+OVERLONG = b"\xff" * (2 * QUOTED_OCTETS)
+
+
+def test_what_is_quoted_of_an_integer_that_is_too_long() -> None:
+    for octets in OVERLONG, OVERLONG[: QUOTED_OCTETS + 1], OVERLONG[:QUOTED_OCTETS], OVERLONG[:20]:
+        shown = f"{octets[:QUOTED_OCTETS]!r}" + "…" * (len(octets) > QUOTED_OCTETS)
+        with pytest.raises(RemoteProtocolError) as caught:
+            decode_varint(octets, 0, len(octets))
+        assert str(caught.value).endswith(f" at octet 0 of the stream; the octets there: {shown}")
+
+
+def test_what_is_quoted_of_a_packet_with_a_field_that_runs_past_its_end() -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        Packet.parse_bytes(b"\x02\x05\x84behind")
+    assert str(caught.value) == (
+        "the flags of a packet whose fields begin at octet 1 runs past its end; the octets there: b'\\x05\\x84'"
+    )
