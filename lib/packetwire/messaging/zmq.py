@@ -35,6 +35,7 @@ from packetwire.messaging.sentinels import TIMEOUT
 from packetwire.messaging.shared import NOBODY, SharedChannel, deadline_of, left_until
 from packetwire.streams.wakeup import Wakeup
 from packetwire.threaded.spinning import Spin
+from packetwire.zmq.exposure import warn_if_exposed
 
 __all__ = ["DealerChannel", "PairChannel", "RouterChannel", "ZmqChannel"]
 
@@ -161,6 +162,7 @@ class ZmqChannel(SharedChannel):
         """Be found at an address; returns it, with the number of the port if that was chosen."""
         with self.lock:
             self._socket.bind(address)
+            warn_if_exposed(address, with_curve=False)
             self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         return self.address
 

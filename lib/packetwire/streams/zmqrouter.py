@@ -62,6 +62,7 @@ from packetwire.streams.zmqsockets import (
     no_stream,
     pieces,
 )
+from packetwire.zmq.exposure import warn_if_exposed
 
 logger = logging.getLogger("packetwire")
 
@@ -157,6 +158,7 @@ class ZmqListener:
             raise OSError(error.errno, error.strerror) from error
         if listening is not None:
             listening.detach()
+        warn_if_exposed(endpoint, with_curve=curve is not None)
         self.endpoint = sock.getsockopt_string(zmq.LAST_ENDPOINT)
 
     # for the server
