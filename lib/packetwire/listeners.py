@@ -2,7 +2,8 @@
 
 A Unix socket is a file that outlives its server. One that nobody answers on is replaced, one that is in
 use is left alone, and at the end a file is removed only if it is still ours. Two servers that start at the
-same moment on the same path keep out of each other's way by a lock on the directory. Nobody but its owner
+same moment on the same path keep out of each other's way by a lock on a file beside it, which exists for that
+moment only and which nobody else can open. Nobody but its owner
 can connect: the file gets mode 0600 before the socket listens, and until then it refuses everyone.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import socket
 import stat
@@ -36,10 +38,15 @@ from packetwire.streams.zmqpeers import PeerStream
 if TYPE_CHECKING:
     from packetwire.streams.zmqrouter import ZmqListener
 
+logger = logging.getLogger("packetwire")
+
 BACKLOG = 1024
 """Clients that the system lets wait to be accepted; it may have a lower bound of its own."""
 SOCKET_MODE = 0o600
 LOCK_SECONDS = 5.0
+DIRECTORY_LOCK_SECONDS = 0.25
+LOCK_MODE = 0o600
+LOCK_SUFFIX = ".lock"
 LOCK_INTERVAL = 0.01
 PORT_TRIES = 8
 """Tries to find a port that is free on all addresses of a host, if the system is to choose one."""
@@ -135,7 +142,7 @@ def _socket_with_file(path: str) -> Iterator[socket.socket]:
     """A socket that listens at `path`, in place of one that nobody answers on. After an error it is gone again."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with _directory_locked(os.path.dirname(path) or "."):
+        with _others_kept_out(path):
             _remove_stale(path)
             sock.bind(path)
             try:
@@ -173,29 +180,88 @@ def _remove_stale(path: str) -> None:
 
 
 @contextmanager
+def _others_kept_out(path: str) -> Iterator[None]:
+    """Keep other servers from starting at `path` meanwhile.
+
+    The lock is on a file of our own beside it, which only our user can open. Servers of 0.1.0 lock the directory,
+    and so do we for their sake; but whoever can read it can hold that lock, so it is not waited for much.
+    """
+    with _directory_locked(os.path.dirname(path) or "."):
+        lock_path = path + LOCK_SUFFIX
+        lock = _take_lock_file(lock_path)
+        try:
+            yield
+        finally:
+            if lock is not None:
+                with suppress(OSError):
+                    os.unlink(lock_path)  # before it is given up: who waits for it notices, and makes a new one
+                os.close(lock)
+
+
+@contextmanager
 def _directory_locked(path: str) -> Iterator[None]:
-    """Keep other servers from starting there; without, where the directory can't be opened or locked."""
     try:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:
+    except OSError:
         yield
         return
     try:
-        _lock(directory)
+        with suppress(OSError):
+            _lock(directory, DIRECTORY_LOCK_SECONDS)
         yield
     finally:
         os.close(directory)
 
 
-def _lock(directory: int) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
+def _take_lock_file(path: str) -> int | None:
+    """The descriptor of the lock file, locked; None where there can be none. Raises OSError if it stays locked."""
+    while True:
+        lock = _open_lock_file(path)
+        if lock is None:
+            return None
+        try:
+            _lock(lock, LOCK_SECONDS)
+            found = os.fstat(lock)
+            with suppress(FileNotFoundError):
+                if _identity(path) == (found.st_dev, found.st_ino):
+                    return lock
+        except BlockingIOError as error:
+            os.close(lock)
+            raise OSError(error.errno, f"another program has locked {path}") from error
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)  # its former owner is done and has removed it
+
+
+def _open_lock_file(path: str) -> int | None:
+    """Open a regular file of our user and nobody else's, which is made if there is none."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, LOCK_MODE)
+    except FileNotFoundError:
+        return None  # there is no directory, as binding is about to say
+    except OSError as error:
+        logger.warning("%s is not used as a lock: %s", path, error.strerror)
+        return None
+    found = os.fstat(lock)
+    if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+        os.fchmod(lock, LOCK_MODE)  # whatever the umask is
+        return lock
+    os.close(lock)
+    logger.warning("%s is not used as a lock: it belongs to someone else, or is no regular file", path)
+    return None
+
+
+def _lock(fd: int, seconds: float) -> None:
+    """Raises BlockingIOError if it stays locked for so long."""
+    deadline = time.monotonic() + seconds
     while True:
         try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        except BlockingIOError as error:
+        except BlockingIOError:
             if time.monotonic() > deadline:
-                raise OSError(error.errno, "another program has locked the directory") from error
+                raise
             time.sleep(LOCK_INTERVAL)
         except OSError:
             return  # not on this file system

@@ -706,19 +706,111 @@ def test_of_many_servers_that_start_at_once_one_serves(path: str, service: Servi
                 assert is_answered(conn)
 
 
-def test_a_directory_that_stays_locked_is_an_error(
+@pytest.mark.parametrize("how", [fcntl.LOCK_EX, fcntl.LOCK_SH])
+def test_whoever_can_read_the_directory_cannot_keep_a_server_from_starting(
+    path: str, service: Service, how: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("packetwire.listeners.DIRECTORY_LOCK_SECONDS", 0.01)
+    leave_stale(path)
+    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        fcntl.flock(directory, how)
+        with serve(f"unix:{path}", service) as server, client(server) as conn:
+            assert is_answered(conn)
+    finally:
+        os.close(directory)
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_a_server_of_the_first_release_that_starts_meanwhile_is_waited_for(
+    path: str, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a server locks the directory while it looks for another one and listens."""
+    monkeypatch.setattr("packetwire.listeners.DIRECTORY_LOCK_SECONDS", LIMIT)
+    asked = threading.Event()
+    real = fcntl.flock
+
+    def flock(fd: int, how: int) -> None:
+        try:
+            real(fd, how)
+        finally:
+            asked.set()
+
+    directory = os.open(os.path.dirname(path), os.O_RDONLY)
+    real(directory, fcntl.LOCK_EX)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    errors: queue.SimpleQueue[OSError] = queue.SimpleQueue()
+
+    def try_to_serve() -> None:
+        try:
+            serve(f"unix:{path}", service)
+        except OSError as error:
+            errors.put(error)
+
+    late = threading.Thread(target=try_to_serve)
+    late.start()
+    assert asked.wait(LIMIT)
+    with socket.socket(socket.AF_UNIX) as older:
+        older.bind(path)
+        older.listen()
+        os.close(directory)
+        late.join(LIMIT)
+        assert errors.get(timeout=LIMIT).errno == errno.EADDRINUSE
+
+
+def test_a_lock_that_is_held_by_our_own_user_is_named(
     path: str, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("packetwire.listeners.LOCK_SECONDS", 0.01)
-    directory = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        with pytest.raises(OSError, match=f"unix:{path}: another program has locked the directory"):
+    with open(f"{path}.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match=f"unix:{path}: another program has locked {path}.lock"):
             serve(f"unix:{path}", service)
-    finally:
-        os.close(directory)
     with serve(f"unix:{path}", service) as server, client(server) as conn:
         assert is_answered(conn)
+
+
+def test_the_lock_is_nobody_elses(path: str, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = [], socket.socket.listen
+
+    def listen(self: socket.socket, backlog: int) -> None:
+        seen.append(stat.S_IMODE(os.stat(f"{path}.lock").st_mode))
+        real(self, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", listen)
+    before = os.umask(0)
+    try:
+        with serve(f"unix:{path}", service):
+            assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
+    finally:
+        os.umask(before)
+    assert seen == [0o600]
+
+
+@pytest.mark.parametrize(
+    "put",
+    [os.mkdir, os.mkfifo, lambda path: os.symlink(f"{path}.elsewhere", path)],
+    ids=["directory", "fifo", "symlink"],
+)
+def test_something_else_in_place_of_the_lock_is_neither_followed_nor_in_the_way(
+    path: str, service: Service, put: Callable[[str], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    put(f"{path}.lock")
+    with serve(f"unix:{path}", service) as server, client(server) as conn:
+        assert is_answered(conn)
+    assert f"{path}.lock is not used as a lock" in caplog.text
+    assert os.listdir(os.path.dirname(path)) == [f"{os.path.basename(path)}.lock"]
+
+
+def test_a_lock_of_another_user_is_not_in_the_way(
+    path: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open(f"{path}.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        with serve(f"unix:{path}", service) as server, client(server) as conn:
+            assert is_answered(conn)
+    assert f"{path}.lock is not used as a lock: it belongs to someone else" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import threading
@@ -49,6 +50,23 @@ def test_served_at_an_address(address: str, tmp_path: Any) -> None:
         for _ in range(3):
             with PacketConnection(connect_to(endpoint)) as conn:
                 assert conn(1, b"served", timeout=20) == (True, 0, b"served")
+
+
+@pytest.mark.parametrize("kind", ["zmq+router", "zmq+pair"])
+def test_whoever_can_read_the_directory_cannot_keep_a_server_from_starting(
+    kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("packetwire.listeners.DIRECTORY_LOCK_SECONDS", 0.01)
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        with (
+            serve(f"{kind}:ipc://{tmp_path}/s", service) as server,
+            PacketConnection(connect_to(str(server.address).replace("router", "dealer"))) as conn,
+        ):
+            assert conn(1, b"served", timeout=20) == (True, 0, b"served")
+    finally:
+        os.close(directory)
 
 
 def test_back_under_the_same_name_behind_half_a_packet(
