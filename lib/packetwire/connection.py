@@ -11,11 +11,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, FIRST_TAG
-from packetwire.core.events import Event, RequestReceived
+from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, ERQ_PACKET, BytesLike
 from packetwire.core.requests import Responder
 from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout
@@ -281,8 +282,8 @@ class PacketConnection(ConnectionFace[Driver]):
         self, driver: Driver, rq_type: int, channel: int, tag: int, timeout: float | None, label: str | None
     ) -> str:
         what = f"request {tag}" + (f" ({label})" if label else "") + (f" on channel {channel}" if channel else "")
-        partial = driver.engine.partial_octets
-        hint = f"; a packet has begun: {partial[:100]!r}" if partial else ""
+        partial_octets = driver.engine.partial_octets
+        hint = f"; a packet has begun: {partial_octets[:100]!r}" if partial_octets else ""
         return f"{self}: no response to {what}, rq_type {rq_type}, within {timeout} s{hint}"
 
     def submit(
@@ -334,7 +335,7 @@ class PacketConnection(ConnectionFace[Driver]):
         driver = self._open_driver()
         responder = Responder()
         driver.take(event)
-        responder.when_done(lambda outcome: driver.answer(event, outcome))
+        responder.when_done(partial(driver.answer, without_payload(event)))
         return responder
 
 

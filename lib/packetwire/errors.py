@@ -136,6 +136,10 @@ class LimitExceeded(PacketwireError):
 
 def ended_by(cause: BaseException, text: str) -> ConnectionEnded:
     """A `ConnectionEnded` that says `text`, chained to `cause`."""
+    if isinstance(cause, OSError):
+        # its text says all, and the frames of its traceback hold what was being read or written, and so do their
+        # callers: whoever keeps the reason of an end must not keep that
+        cause.__traceback__ = None
     ended = ConnectionEnded(text)
     ended.__cause__ = cause
     return ended

@@ -173,6 +173,15 @@ def test_eof_in_two_chunks(cut: int) -> None:
 # by the end of the stream
 
 
+def test_nothing_is_kept_of_a_packet_that_never_was_whole() -> None:
+    """Its bytes can be many, and whoever keeps the connection needs them no more."""
+    engine = ConnectionEngine()
+    engine.receive(request(2, payload=b"abc")[:5])
+    end = only_end(engine.receive_eof())
+    assert engine.partial_octets == b""
+    assert end.cause.__traceback__ is None  # whose frames would hold them
+
+
 def test_the_stream_ends_between_two_packets() -> None:
     engine = ConnectionEngine()
     engine.request(1, waiter="waiting")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from packetwire import ConnectionEnded, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
-from packetwire.core.events import Event, event_text
+from packetwire.core.events import Event, event_text, without_payload
 
 TEXTS: list[tuple[Event, str]] = [
     (RequestReceived(3, 2, 7, 0x1F, b"abc"), "request 3:2 rq_type=7 flags=0x1f b'abc'"),
@@ -26,3 +26,8 @@ def test_the_text_of_each_event(event: Event, text: str) -> None:
 )
 def test_only_the_first_octets_of_a_payload_are_shown(event: Event) -> None:
     assert event_text(event).endswith(" b'" + "x" * 32 + "'")
+
+
+def test_a_request_without_its_payload_is_otherwise_the_same() -> None:
+    request = RequestReceived(3, 2, 7, 0x1F, b"abc")
+    assert without_payload(request) == request._replace(payload=b"")

@@ -19,7 +19,7 @@ from typing import Any
 
 from packetwire.aio.workers import Workers
 from packetwire.core.engine import NO_HANDLER, ConnectionEngine
-from packetwire.core.events import RequestReceived
+from packetwire.core.events import RequestReceived, without_payload
 from packetwire.core.requests import Outcome, response_parts, subscribe
 from packetwire.error_text import error_text
 from packetwire.errors import PacketwireError
@@ -142,7 +142,11 @@ class Answering:
     # tasks
 
     def _start_task(self, event: RequestReceived, result: Awaitable[Any]) -> None:
-        self._tasks[self._loop.create_task(self._fulfil(event, result))] = result
+        task = self._loop.create_task(self._fulfil(event, result))
+        self._tasks[task] = result
+        # not in the coroutine, of which nothing runs if its task is cancelled before the first step: the task
+        # would be part of a cycle, and hold the request until the garbage collector comes
+        task.add_done_callback(self._forget_task)
         self._begun += 1
         if self._begun == TASKS_AT_ONCE:
             self._loop.call_soon(self._have_begun)  # behind their first steps
@@ -151,6 +155,11 @@ class Answering:
         self._begun = 0
         if self._held:
             self._settled()
+
+    def _forget_task(self, task: asyncio.Task[None]) -> None:
+        result = self._tasks.pop(task)
+        if isinstance(result, CoroutineType):
+            result.close()  # nobody has awaited it if the task was cancelled before it began
 
     async def _fulfil(self, event: RequestReceived, result: Awaitable[Any]) -> None:
         try:
@@ -165,8 +174,6 @@ class Answering:
             self._answer_error(event, error)
         else:
             self._settle(event, awaited)
-        finally:
-            del self._tasks[asyncio.current_task(self._loop)]  # type: ignore[arg-type]
 
     def runs_this_task(self) -> bool:
         """Whether the present task runs a handler."""
@@ -184,13 +191,8 @@ class Answering:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel("the connection was closed")
-        try:
-            if tasks:
-                await asyncio.wait(tasks, timeout=STOP_SECONDS)
-        finally:
-            for task, result in self._tasks.items():
-                if task.done() and isinstance(result, CoroutineType):
-                    result.close()  # cancelled before it began, so nobody has awaited this
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_SECONDS)
 
     # answers
 
@@ -200,7 +202,7 @@ class Answering:
             if type(result) is CoroutineType:
                 self._start_task(event, result)
                 return
-            elif subscribe(result, partial(self.answer, event)):
+            elif subscribe(result, partial(self.answer, without_payload(event))):
                 if isinstance(result, asyncio.Future):
                     self._deferred.add(result)
                     result.add_done_callback(self._deferred.discard)

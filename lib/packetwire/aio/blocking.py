@@ -86,9 +86,13 @@ class Work(Generic[ResultT]):
     def result(self) -> ResultT:
         """What the work returned or raised, once it is finished."""
         self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-        return self._results[0]
+        failure, self._failure = self._failure, None
+        if failure is None:
+            return self._results[0]
+        try:
+            raise failure
+        finally:
+            failure = None  # its traceback refers to this frame
 
     def dispose_of_result(self, dispose: Callable[[ResultT], object]) -> None:
         """Wait until it is done, from any thread, and call `dispose` with what it returned."""

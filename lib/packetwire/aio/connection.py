@@ -19,7 +19,7 @@ from packetwire.aio.driver import Driver
 from packetwire.aio.opening import AsyncRecvSend, open_transport
 from packetwire.aio.request import RequestFuture
 from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING
-from packetwire.core.events import Event, RequestReceived
+from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
 from packetwire.core.requests import Responder
 from packetwire.errors import ConnectionEnded, LocalProtocolError
@@ -318,7 +318,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         driver = self._open_driver()
         responder = Responder()
         driver.take(event)
-        responder.when_done(partial(driver.answer, event))
+        responder.when_done(partial(driver.answer, without_payload(event)))
         return responder
 
 

@@ -18,7 +18,7 @@ import os
 import sys
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Container
+from collections.abc import AsyncGenerator, Callable, Container, Sequence
 
 from packetwire.aio.answering import Answering
 from packetwire.aio.request import RequestFuture, deliver, refuse
@@ -93,7 +93,7 @@ class Driver:
         self._receiving = False  # what is to be sent leaves when the delivery is done
         self._flush_due = False
         self._writing = False  # the transport waits for room
-        self._events: list[Event] = []  # of the octets received last
+        self._events: Sequence[Event] = ()  # that are being delivered
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
         self._received_all = asyncio.Event()
         self._doom: ConnectionEnded | None = None
@@ -333,6 +333,7 @@ class Driver:
         self._events = events
         engine.receive(octets, events)
         responses = self._deliver(events)
+        self._events = ()
         if engine.unsent_octets:
             self._flush()
         if responses > 1 and not self._flush_due:
@@ -345,6 +346,7 @@ class Driver:
     def receive_end(self, cause: ConnectionEnded | None) -> None:
         self._events = self.engine.receive_eof(cause)
         self._deliver(self._events)
+        self._events = ()
         self._changed()
 
     def expect_end(self, cause: ConnectionEnded) -> None:
@@ -516,9 +518,10 @@ class Driver:
 
     def write_failed(self, error: Exception) -> None:
         # what the peer sent before may say why, so go on reading for a moment
+        reason = ended_by(error, f"{self.name}: writing failed: {error}")
         self.engine.send_failed(error)
         if self._doom is None:
-            self.expect_end(ended_by(error, f"{self.name}: writing failed: {error}"))
+            self.expect_end(reason)
         self._changed()
 
 

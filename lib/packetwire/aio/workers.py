@@ -118,6 +118,7 @@ class Workers:
         with self._lock:
             self._stopping = True
             self._jobs.clear()
+            self._done.clear()
             leaving = self._threads - self._in_handler
             for _ in self._threads:
                 self._calls.put(None)
@@ -156,9 +157,12 @@ class Workers:
             failure = error
         with self._lock:
             self._in_handler.discard(this)
-            self._done.append((event, result, failure))
-            self._done_octets += _octets_of(result)
-            call, self._loop_is_called = not self._loop_is_called, True
+            call = not (self._loop_is_called or self._stopping)
+            if not self._stopping:
+                self._done.append((event, result, failure))
+                self._done_octets += _octets_of(result)
+                self._loop_is_called = True
+        failure = None  # else this frame and its traceback refer to each other, and hold the request
         if call:
             with suppress(RuntimeError):  # the loop is closed: the handler outlived it
                 self._loop.call_soon_threadsafe(self._take_done)

@@ -331,6 +331,7 @@ class ConnectionEngine:
         try:
             self._decoder.finish()
         except StreamTruncated as truncated:
+            truncated.__traceback__ = None  # its frames hold the packet
             if cause is None:
                 cause = truncated
             else:
@@ -468,13 +469,15 @@ class ConnectionEngine:
         self.theirs = Half.ENDED
         lost = tuple(self.waiters.values())
         self.waiters.clear()
+        if not clean:
+            self._decoder = PacketDecoder(self.max_packet_size)  # a packet that never was whole can be large
         self.ended = StreamEnded(cause, lost, clean)
         return self.ended
 
     def _break(self, error: PacketwireError, what: str) -> StreamEnded:
         """End a connection with a peer that cannot be understood: it is told by EOF, and not heard again."""
         cause = ConnectionEnded(f"{what}: {error}")
-        cause.__cause__ = error
+        cause.__cause__ = error.with_traceback(None)  # its frames hold packets
         self._inbound.clear()
         self._inbound_octets = 0
         self.end()

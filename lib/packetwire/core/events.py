@@ -52,6 +52,11 @@ class StreamEnded(NamedTuple):
     clean: bool
 
 
+def without_payload(request: RequestReceived) -> RequestReceived:
+    """The same request, for whoever answers it later: its payload is not kept until then."""
+    return RequestReceived(*request[:4], b"")
+
+
 Event = RequestReceived | ResponseReceived | PeerEndedRequests | StreamEnded
 
 

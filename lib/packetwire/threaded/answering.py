@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from packetwire.core.engine import NO_HANDLER, ConnectionEngine
-from packetwire.core.events import RequestReceived
+from packetwire.core.events import RequestReceived, without_payload
 from packetwire.core.requests import Outcome, response_parts, subscribe
 from packetwire.error_text import error_text
 from packetwire.errors import PacketwireError
@@ -50,7 +50,7 @@ class Answering:
             result = self._handler(event.rq_type, event.flags, event.payload)
             if type(result) is bytes:
                 flags, payload = 0, result
-            elif subscribe(result, partial(self.answer, event)):
+            elif subscribe(result, partial(self.answer, without_payload(event))):
                 return
             else:
                 flags, payload = response_parts(result)
