@@ -9,7 +9,16 @@ import threading
 import pytest
 
 from connections.certificates import make_certificate
-from packetwire import AsyncPacketConnection, PacketConnection, PeerClosed, aserve, connect_to, serve
+from connections.test_tls import INSIDE_A_PACKET, Contexts, both_sides, ends_over, send_together
+from packetwire import (
+    AsyncPacketConnection,
+    PacketConnection,
+    PeerClosed,
+    StreamTruncated,
+    aserve,
+    connect_to,
+    serve,
+)
 from packetwire.streams.tls import client_context, server_context
 
 pytestmark = pytest.mark.timeout(60)
@@ -102,5 +111,42 @@ def test_a_client_that_does_not_shake_hands(run, client, server, cut_off):
                     await asyncio.sleep(0.001)
         silent[1].close()
         await silent[1].wait_closed()
+
+    run(main)
+
+
+@pytest.mark.parametrize("octets", INSIDE_A_PACKET)
+@pytest.mark.parametrize("over", ["socketpair", "pipes", "tcp"])
+def test_close_notify_inside_a_packet(run, client, server, over, octets):
+    async def main(near, far):
+        async with AsyncPacketConnection(near, close_timeout=1) as conn:
+            requests = [conn.submit(0, 0, b"payload") for _ in range(2)]
+            await asyncio.sleep(0)
+            send_together(far, octets)
+            with pytest.raises(StreamTruncated, match="the stream ended inside a packet, after"):
+                await requests[-1]
+            assert isinstance(conn.ended, StreamTruncated)
+            await asyncio.wait(requests)
+
+    with ends_over(over) as (ours, theirs), both_sides(Contexts(client, server, server), ours, theirs) as ends:
+        run(lambda: main(*ends))
+
+
+def test_close_notify_inside_a_packet_over_asyncios_streams(run, client, server):
+    async def half_an_answer(reader, writer):
+        await reader.readexactly(1)
+        writer.write(INSIDE_A_PACKET[0])
+        writer.close()
+
+    async def main():
+        async with await asyncio.start_server(half_an_answer, "localhost", 0, ssl=server) as serving:
+            port = serving.sockets[0].getsockname()[1]
+
+            def connect():
+                return asyncio.open_connection("localhost", port, ssl=client)
+
+            async with AsyncPacketConnection(connect, close_timeout=1) as conn:
+                with pytest.raises(StreamTruncated, match="the stream ended inside a packet, after"):
+                    await conn(0, b"payload")
 
     run(main)

@@ -628,6 +628,65 @@ def test_close_notify_ends_the_connection_though_the_socket_stays_open(
             conn(0, timeout=LIMIT)
 
 
+INSIDE_A_PACKET = [respond(b"half")[:5], respond(b"whole") + respond(b"half")[:1]]
+
+
+@pytest.mark.parametrize("reads", ["the caller", "a worker"])
+@pytest.mark.parametrize("octets", INSIDE_A_PACKET)
+@pytest.mark.parametrize("over", ["socketpair", "pipes", "tcp"])
+def test_close_notify_inside_a_packet(contexts: Contexts, over: str, octets: bytes, reads: str) -> None:
+    """It comes with the bytes before it, and nothing becomes readable any more."""
+    with (
+        ends_over(over) as (ours, theirs),
+        both_sides(contexts, ours, theirs) as (near, far),
+        PacketConnection(near, close_timeout=1) as conn,
+    ):
+        results = [conn.submit(0, 0, b"payload") for _ in range(2)]
+        assert all_plaintext(far, len(PACKET) * 2) == PACKET + PACKET.replace(b"\2", b"\3", 1)
+        send_together(far, octets)
+        if reads == "a worker":
+            assert conn.join(LIMIT)
+        with pytest.raises(StreamTruncated, match="the stream ended inside a packet, after"):
+            results[-1](timeout=LIMIT)
+        assert isinstance(conn.ended, StreamTruncated)
+
+
+@contextmanager
+def ends_over(over: str) -> Iterator[Any]:
+    """Two connected ends."""
+    if over != "tcp":
+        with stream_pair(over) as ends:
+            yield ends
+        return
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def send_together(stream: TlsStream, octets: bytes) -> None:
+    """Send octets and close_notify in one piece."""
+    stream._records.encrypt(memoryview(octets))
+    stream.end_write()
+
+
+def test_close_notify_inside_a_packet_right_behind_the_handshake(tls13: Contexts) -> None:
+    with stream_pair() as (ours, theirs):
+        far = TlsStream(open_stream(theirs), tls13.client, server_side=False, server_name="localhost")
+        near = TlsStream(open_stream(ours), tls13.server, server_side=True)
+        far.try_handshake()
+        near.try_handshake()
+        far.try_handshake()
+        send_together(far, PACKET[:5])
+        while near.try_handshake():
+            pass
+        with PacketConnection(near, request_handler=echo, close_timeout=1) as conn:
+            assert conn.join(LIMIT)
+            assert isinstance(conn.ended, StreamTruncated)
+        far.close()
+
+
 def test_close_says_close_notify(contexts: Contexts, sockets: tuple[socket.socket, socket.socket]) -> None:
     with both_sides(contexts, *sockets) as (near, far):
         with PacketConnection(far, request_handler=echo), PacketConnection(near) as conn:

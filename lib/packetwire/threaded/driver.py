@@ -161,6 +161,8 @@ class Driver:
         try:
             if leading:
                 self._take_in(leading)
+            if self._doom is not None and self.engine.ended is None:
+                self._read()  # the stream is at its end behind these, which no poll may see
         finally:
             self._leave_reading()
         self._workers.add()
@@ -504,7 +506,8 @@ class Driver:
     def _read(self) -> bool:
         """As the reader: take what there is and deliver what comes of it; false if there was nothing.
 
-        That is one read, or several while a long packet is arriving, of which there may well be more.
+        That is one read, or several while a long packet is arriving, of which there may well be more, or when
+        the stream is about to end, as no poll may see that.
         """
         brought = False
         while True:
@@ -520,7 +523,7 @@ class Driver:
                 return brought
             self._take_in(octets)
             brought = True
-            if self.engine.octets_wanted < READ_SIZE or self.engine.ended is not None:
+            if self.engine.ended is not None or (self.engine.octets_wanted < READ_SIZE and self._doom is None):
                 return True
 
     def _take_in(self, octets: bytes) -> None:
