@@ -38,8 +38,19 @@ def lead(group, others):
     group.publish(b"all are here")
 
 
+def find_leader(group):
+    deadline = time.monotonic() + WAIT
+    while True:
+        group.heartbeat()  # others, RIAPS members too, count whom they hear of each second
+        try:
+            return group.wait_leader(timeout=1000)
+        except PortError:
+            if time.monotonic() > deadline:
+                raise
+
+
 def follow(group):
-    group.wait_leader(timeout=WAIT * 1000)
+    find_leader(group)
     answer = group.ask(group.name.encode(), timeout=WAIT * 1000)
     print(f"{group.name}: {answer.payload.decode()}")
     while (message := group.receive(timeout=WAIT * 1000)).command != MSG:

@@ -12,6 +12,7 @@ import zmq
 
 from packetwire.errors import LocalProtocolError
 from packetwire.riaps import (
+    Group,
     GroupAnsPort,
     GroupKeys,
     GroupPubPort,
@@ -422,15 +423,59 @@ def test_secrets_are_not_shown() -> None:
     assert secret.decode() not in repr(GroupKeys.shared(public, secret))
 
 
-def test_a_frame_that_is_too_long_is_not_taken(make: Make) -> None:
-    """ZMQ breaks that link off, and the port goes on with others."""
+@pytest.mark.parametrize("size", [1001, 4000, 100_000, 16 << 20])
+def test_a_frame_that_is_too_long(make: Make, size: int) -> None:
+    """Only its message is refused: what comes right behind arrives, and so does what came before."""
+    ans, dealer = make(GroupAnsPort, max_frame=1000), make(zmq.DEALER)
+    connect(dealer, address_of(ans))
+    for frames in ([b"mtl", b"before"], [b"mtl", bytes(size)], [b"mtl", b"behind"]):
+        dealer.send_multipart(frames)
+    assert ans.recvFromMember().payload == b"before"
+    with pytest.raises(PortError, match=f"a frame has {size} bytes, the limit is 1000") as caught:
+        ans.recvFromMember()
+    assert caught.value.errno == PortError.EFAULT
+    assert ans.recvFromMember().payload == b"behind"
+    assert ans.malformed == 1
+
+
+def test_a_published_frame_that_is_too_long(make: Make) -> None:
+    pub, sub, group = make(zmq.PUB), make(GroupSubPort, max_frame=1000), make(Group, max_frame=1000)
+    address = listen(pub)
+    sub.update(*address)
+    group.add_member(*address)
+    publish_until_heard(lambda: pub.send_multipart([b"tic", b"?"]), sub.getSocket(), group.sub.getSocket())
+    for payload in (b"before", bytes(50_000), b"behind"):
+        pub.send_multipart([b"msg", payload])
+    while sub.recvGroup().payload != b"before":
+        pass
+    with pytest.raises(PortError, match="a frame has 50000 bytes"):
+        sub.recvGroup()
+    assert sub.recvGroup().payload == b"behind"
+    got = [group.receive(20_000).payload for _ in range(2)]
+    assert got == [b"before", b"behind"]
+
+
+def test_an_answer_that_is_too_long(make: Make) -> None:
+    router, qry = make(zmq.ROUTER), make(GroupQryPort, max_frame=1000)
+    qry.update(*listen(router))
+    qry.sendToLeader(b"mtl", b"question")
+    identity = received(router)[0]
+    for payload in (bytes(50_000), b"behind"):
+        router.send_multipart([identity, b"mfl", payload])
+    with pytest.raises(PortError, match="a frame has 50000 bytes"):
+        qry.recvFromLeader()
+    assert qry.recvFromLeader().payload == b"behind"
+
+
+def test_a_frame_that_zmq_does_not_take(make: Make) -> None:
+    """It breaks that link off, and the port goes on with others."""
     ans, dealer = make(GroupAnsPort, max_frame=1000), make(zmq.DEALER)
     monitor = ans.getSocket().get_monitor_socket(zmq.EVENT_DISCONNECTED)
     try:
         connect(dealer, address_of(ans))
         dealer.send_multipart([b"mtl", b"before"])
         assert ans.recvFromMember().payload == b"before"
-        dealer.send_multipart([b"mtl", bytes(1001)])
+        dealer.send_multipart([b"mtl", bytes((16 << 20) + 1)])
         assert monitor.poll(20_000)
     finally:
         ans.getSocket().disable_monitor()
@@ -439,6 +484,15 @@ def test_a_frame_that_is_too_long_is_not_taken(make: Make) -> None:
     connect(other, address_of(ans))
     other.send_multipart([b"mtl", b"after"])
     assert ans.recvFromMember().payload == b"after"
+
+
+@pytest.mark.parametrize("kind", PORTS)
+def test_how_long_a_frame_zmq_takes(make: Make, kind: Any) -> None:
+    limits = [make(kind, max_frame=limit).getSocket().maxmsgsize for limit in (1000, 16 << 20, 64 << 20)]
+    if kind is GroupPubPort:  # nothing comes to it but subscriptions
+        assert limits == [4096] * 3
+    else:
+        assert limits == [16 << 20, 64 << 20, 256 << 20]
 
 
 def test_two_threads_on_one_port(make: Make) -> None:

@@ -14,9 +14,12 @@ from typing import Protocol, SupportsIndex
 import zmq
 
 from packetwire.riaps.errors import PortError
-from packetwire.riaps.links import Links, ZmqSocket, close_monitor, open_monitor
+from packetwire.riaps.links import Links, ZmqSocket, open_monitor
 from packetwire.riaps.sockets import port_error
 from packetwire.streams.curve import Key, key_octets
+from packetwire.zmq.calls import uninterrupted
+from packetwire.zmq.exposure import warn_if_exposed
+from packetwire.zmq.owned import disown
 
 UNBIND_WAIT = 1.0
 """Seconds for ZMQ to let go of an address."""
@@ -38,7 +41,7 @@ class Attachment(Protocol):
         """Attach a new socket to what the one before had; the address to tell others."""
 
     def release(self, socket: ZmqSocket) -> None:
-        """That socket is about to be closed, or replaced."""
+        """That socket is about to be closed, or replaced. This may close it."""
 
     def forget(self) -> None:
         """The next socket begins anew."""
@@ -61,8 +64,9 @@ class Binding:
 
     def attach(self, socket: ZmqSocket) -> Address:
         wanted = _endpoint(socket, self._address)
+        warn_if_exposed(wanted, with_curve=bool(socket.get(zmq.CURVE_SERVER)))
         try:
-            socket.bind(wanted)
+            uninterrupted(socket.bind, wanted)
         except zmq.ZMQError as error:
             raise port_error(f"cannot listen at {wanted}", error) from error
         self._endpoint = socket.get_string(zmq.LAST_ENDPOINT)
@@ -71,17 +75,22 @@ class Binding:
         return self._address
 
     def release(self, socket: ZmqSocket) -> None:
-        """The address is free when this returns."""
+        """Close the socket. The address is free when this returns; what was sent goes on leaving.
+
+        To unbind it before would not do: ZMQ then drops what the links, which it ends as well, have not sent.
+        """
         endpoint, self._endpoint = self._endpoint, ""
         if not endpoint:
             return
         with suppress(zmq.ZMQError):  # of a context that was terminated: that has let go of it
             monitor = open_monitor(socket, zmq.EVENT_CLOSED)
             try:
-                socket.unbind(endpoint)
+                disown(socket)
+                socket.close()
                 monitor.poll(int(UNBIND_WAIT * 1000))
             finally:
-                close_monitor(socket, monitor)
+                disown(monitor)
+                monitor.close(0)
 
     def forget(self) -> None:
         self._address = self._wanted
@@ -118,7 +127,7 @@ class Connections:
         """Let go of one; nothing happens if it is not among them."""
         if address in self._servers:
             del self._servers[address]
-            socket.disconnect(_endpoint(socket, address))
+            uninterrupted(socket.disconnect, _endpoint(socket, address))
 
     def attach(self, socket: ZmqSocket) -> Address:
         for address, key in self._servers.items():
@@ -160,7 +169,7 @@ class LeaderConnection:
             return
         key = _key_for(server_key, self._usual_key)
         if self.address is not None:
-            socket.disconnect(_endpoint(socket, self.address))
+            uninterrupted(socket.disconnect, _endpoint(socket, self.address))
         self.address, self._key = address, key
         self._connect(socket)
 
@@ -207,7 +216,7 @@ def _connect(socket: ZmqSocket, address: Address, server_key: bytes | None) -> N
         socket.setsockopt(zmq.CURVE_SERVERKEY, server_key)
     endpoint = _endpoint(socket, address)
     try:
-        socket.connect(endpoint)
+        uninterrupted(socket.connect, endpoint)
     except zmq.ZMQError as error:
         raise port_error(f"cannot connect to {endpoint}", error) from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import zmq
@@ -73,7 +74,8 @@ class Exchange:
             return None
         self.recv_time, self.send_time = time.time(), 0.0
         try:
-            message = GroupMessage.parse(frames, addressed=self.form.addressed)
+            self._check_sizes(frames)
+            message = GroupMessage.parse([frame.bytes for frame in frames], addressed=self.form.addressed)
             if self.form.receives is not None and message.command not in self.form.receives:
                 raise malformed(f"a {self.form.kind} port does not get {message.command!r}")
         except PortError:
@@ -81,6 +83,12 @@ class Exchange:
             raise
         self.send_time = message.send_time or 0.0
         return message
+
+    def _check_sizes(self, frames: Sequence[zmq.Frame]) -> None:
+        """Before they are copied."""
+        for frame in frames:
+            if len(frame) > self.limits.max_frame:
+                raise malformed(f"a frame has {len(frame)} bytes, the limit is {self.limits.max_frame}")
 
     def count_malformed(self) -> None:
         """One more message that was none."""

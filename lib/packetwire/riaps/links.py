@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
 import zmq
+
+from packetwire.zmq.calls import uninterrupted
+from packetwire.zmq.owned import OwnedSocket, disown
 
 ZmqSocket = zmq.Socket[bytes]
 
@@ -34,6 +38,11 @@ class Links:
         self._endpoint = b""
         self._linked = False
         self._failure = ""
+
+    def set_owner(self, before_close: Callable[[], None]) -> None:
+        """Have that method called before somebody else closes the monitor."""
+        if isinstance(self._monitor, OwnedSocket):
+            self._monitor.set_owner(before_close)
 
     def fileno(self) -> int:
         """Readable when there is something new."""
@@ -75,12 +84,12 @@ class Links:
 def open_monitor(socket: ZmqSocket, events: int) -> ZmqSocket:
     """What tells of those events of a socket."""
     address = f"inproc://packetwire-riaps-{next(_numbers)}"
-    monitor: ZmqSocket = socket.context.socket(zmq.PAIR)
+    monitor: ZmqSocket = uninterrupted(socket.context.socket, zmq.PAIR, OwnedSocket)
     try:
         # with a bound on this queue, ZMQ's own thread would stand still where nobody reads it
         monitor.rcvhwm = 0
-        socket.monitor(address, events)
-        monitor.connect(address)
+        uninterrupted(socket.monitor, address, events)
+        uninterrupted(monitor.connect, address)
     except BaseException:
         monitor.close(0)
         raise
@@ -89,6 +98,7 @@ def open_monitor(socket: ZmqSocket, events: int) -> ZmqSocket:
 
 def close_monitor(socket: ZmqSocket, monitor: ZmqSocket) -> None:
     """Before the socket itself is closed."""
+    disown(monitor)
     with suppress(zmq.ZMQError):  # the owner has closed it, or the context was terminated
-        socket.disable_monitor()
+        uninterrupted(socket.disable_monitor)
     monitor.close(0)

@@ -125,7 +125,10 @@ class GroupPort:
             self._socket.drop()
 
     def reset(self) -> None:
-        """Have a new socket, at the same address or connected to the same peers. What is unsent is lost."""
+        """Have a new socket, at the same address or connected to the same peers.
+
+        What was sent before has a second to leave.
+        """
         with self._socket.lock:
             if self._socket.raw is None:
                 raise OperationError(f"{self._socket.name} has no socket: call setupSocket")

@@ -18,13 +18,23 @@ import zmq
 from packetwire.riaps.errors import PortError
 from packetwire.riaps.links import Links, ZmqSocket
 from packetwire.riaps.waiting import Waiting
+from packetwire.zmq.calls import uninterrupted
+from packetwire.zmq.owned import OwnedSocket, disown
+from packetwire.zmq.reading import MessageReader
 
 ZmqContext = zmq.Context[ZmqSocket]
 
 DEFAULT_MAX_FRAME = 16 << 20
-"""Octets of a frame; a peer that sends a longer one is disconnected."""
+"""Bytes of a frame; a message with a longer one is refused."""
+TAKEN_FACTOR = 4
+"""How much longer a frame may be for ZMQ to take it, so that nothing is lost but its message: where ZMQ does not,
+it breaks the link off, and what came right behind is lost, too. At least it is `DEFAULT_MAX_FRAME`."""
+SUBSCRIPTION_LIMIT = 4096
+"""Bytes of a frame that comes to a publish port: a subscription, which is empty but for one byte."""
 QUEUE_LIMIT = 100
 """Messages that ZMQ holds for one peer in each direction, as in the reference."""
+LOSE_WAIT = 1.0
+"""Seconds for other threads to let go of a socket that somebody else closes."""
 LINGER_SECONDS = 1.0
 """For what was sent to leave, after a socket was closed."""
 HEARTBEAT_INTERVAL = 10.0
@@ -44,6 +54,9 @@ class PortSocket:
         self.lock = threading.RLock()
         self._socket: ZmqSocket | None = None
         self._links: Links | None = None
+        self._reader: MessageReader | None = None
+        self._lost = False
+        """Whether somebody else has closed the socket."""
         self._waitings: set[Waiting] = set()
 
     @property
@@ -56,6 +69,10 @@ class PortSocket:
         with self.lock:
             self.drop()
             self._socket, self._links = socket, links
+            if isinstance(socket, OwnedSocket):
+                socket.set_owner(self._lose)
+            if links is not None:
+                links.set_owner(self._lose)
             for waiting in self._waitings:
                 self._watch(waiting)
                 waiting.wake()
@@ -66,9 +83,23 @@ class PortSocket:
             if self._links is not None:
                 self._links.close()
             if self._socket is not None:
+                disown(self._socket)
                 self._socket.close()
-            self._socket = self._links = None
+            self._socket = self._links = self._reader = None
+            self._lost = False
             self.wake()
+
+    def _lose(self) -> None:
+        """The socket, or what tells of its links, is about to be closed by somebody else: use neither any more."""
+        # a thread that holds the lock is soon done; but a signal handler may have interrupted it
+        locked = self.lock.acquire(timeout=LOSE_WAIT)
+        try:
+            self._lost = True
+            for waiting in list(self._waitings):
+                waiting.wake()
+        finally:
+            if locked:
+                self.lock.release()
 
     @contextmanager
     def use(self, what: str) -> Iterator[ZmqSocket]:
@@ -76,6 +107,9 @@ class PortSocket:
         with self.lock:
             if self._socket is None:
                 raise PortError(f"{self.name} cannot {what}: it has no socket, call setupSocket", errno.ENOTSOCK)
+            if self._lost:
+                text = "the program has closed its socket, or destroyed the ZMQ context"
+                raise PortError(f"{self.name} cannot {what}: {text}", errno.ENOTSOCK)
             try:
                 yield self._socket
             except zmq.ZMQError as error:
@@ -83,18 +117,15 @@ class PortSocket:
             finally:
                 self._tell()
 
-    def try_receive(self, most: int) -> list[bytes] | None:
-        """The frames of a message; None if there is none. Of a longer one there are `most` frames and one more."""
+    def try_receive(self, most: int) -> list[zmq.Frame] | None:
+        """The frames of a message; None if there is none. Of a longer one there are `most` frames and one more.
+
+        The rest of that is thrown away by later calls, some of it by each.
+        """
         with self.use("receive") as socket:
-            try:
-                frames = [socket.recv(zmq.NOBLOCK)]
-            except zmq.Again:
-                return None
-            while socket.get(zmq.RCVMORE):
-                frame = socket.recv(zmq.NOBLOCK)
-                if len(frames) <= most:
-                    frames.append(frame)
-            return frames
+            if self._reader is None:
+                self._reader = MessageReader(socket, most)
+            return self._reader.receive() or None
 
     def try_send(self, frames: list[bytes], check: Callable[[], None]) -> bool:
         """Whether they were sent; not, if there is no link or no room. `check` is called first, and may raise."""
@@ -128,14 +159,14 @@ class PortSocket:
             self._waitings.discard(waiting)
 
     def _watch(self, waiting: Waiting) -> None:
-        if self._socket is not None:
+        if self._socket is not None and not self._lost:
             waiting.watch(cast(int, self._socket.get(zmq.FD)))
         if self._links is not None:
             waiting.watch(self._links.fileno())
 
     def _tell(self) -> None:
         """Wake those for whom there is something now: the descriptors may not say it any more."""
-        if self._socket is None or not self._waitings:
+        if self._socket is None or self._lost or not self._waitings:
             return
         with suppress(zmq.ZMQError):  # the context is gone: their descriptors say so
             events = cast(int, self._socket.get(zmq.EVENTS))
@@ -157,11 +188,11 @@ def _sent(socket: ZmqSocket, frame: bytes, *, more: bool) -> bool:
 def make_socket(context: ZmqContext | None, kind: int, max_frame: int) -> ZmqSocket:
     """A socket for a port, neither bound nor connected."""
     try:
-        socket = (context or zmq.Context.instance()).socket(kind)
+        socket: ZmqSocket = uninterrupted((context or zmq.Context.instance()).socket, kind, OwnedSocket)
     except zmq.ZMQError as error:
         raise port_error("a port cannot have a socket", error) from error
     socket.sndhwm = socket.rcvhwm = QUEUE_LIMIT
-    socket.maxmsgsize = max_frame
+    socket.maxmsgsize = SUBSCRIPTION_LIMIT if kind == zmq.PUB else max(TAKEN_FACTOR * max_frame, DEFAULT_MAX_FRAME)
     socket.linger = _milliseconds(LINGER_SECONDS)
     socket.handshake_ivl = _milliseconds(HANDSHAKE_TIMEOUT)
     socket.heartbeat_ivl = _milliseconds(HEARTBEAT_INTERVAL)

@@ -27,6 +27,10 @@ FOREVER = -1
 """A time limit in milliseconds that never ends."""
 
 
+LONGEST_SLEEP = 86_400.0
+"""Seconds in one go: poll takes no more than 24 days."""
+
+
 class Waitable(Protocol):
     """What can be waited for."""
 
@@ -126,7 +130,7 @@ def finish(steps: Steps[T]) -> T:
             fd = waiting.fileno()
             poll.register(fd, select.POLLIN)
             seconds = waiting.seconds()
-            poll.poll(None if seconds is None else seconds * 1000)
+            poll.poll(None if seconds is None else min(seconds, LONGEST_SLEEP) * 1000)
             poll.unregister(fd)
     except StopIteration as done:
         result: T = done.value
