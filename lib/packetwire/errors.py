@@ -76,7 +76,10 @@ class ConnectionEnded(PacketwireError):
 
 
 class PeerClosed(ConnectionEnded):
-    """The peer ended the connection: by its EOF packet, or by closing the stream between two packets."""
+    """The peer ended the connection: by its EOF packet, or by closing the stream between two packets.
+
+    A request that it gave up for that reason is told so by the text.
+    """
 
 
 class StreamTruncated(ConnectionEnded):

@@ -27,6 +27,10 @@ class ConnectionDriver(Protocol):
 
     engine: ConnectionEngine
 
+    def wind_down(self) -> None:
+        """Begin no more requests of the peer; send EOF when those that were begun are answered."""
+        ...
+
 
 DriverT = TypeVar("DriverT", bound=ConnectionDriver)
 
@@ -126,6 +130,13 @@ class ConnectionFace(Generic[DriverT]):
             state = "is closed" if self._was_open else "was never opened"
             raise ConnectionEnded(f"{self} {state}; use it inside its `with` block")
         return driver
+
+    def _wind_down(self) -> None:
+        """For a server that stops: begin no more requests, let those that were begun finish, then send EOF.
+
+        Handlers can still make calls of their own on this connection. Raises `ConnectionEnded` if it is not open.
+        """
+        self._open_driver().wind_down()
 
     def is_open(self) -> bool:
         """Whether it is open."""

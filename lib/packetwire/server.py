@@ -180,8 +180,9 @@ class Server:
     def stop(self, drain_timeout: float | None = None) -> None:
         """Have it end; returns at once, from any thread, also from a handler. A second call can only hurry.
 
-        No more clients are accepted. Those that are connected have `drain_timeout` seconds to get their
-        replies and to end the connection, which they are told to do; then they are cut off.
+        No more clients are accepted, and no more requests begun. What was begun has `drain_timeout` seconds to
+        finish; handlers can make calls to their clients meanwhile. A client that has got its replies is told that
+        this is the end. Who is left when the time is over is cut off, and gets a `ConnectionEnded` that says so.
         """
         deadline = time.monotonic() + (self._drain_timeout if drain_timeout is None else drain_timeout)
         with self._stop_lock:
@@ -420,4 +421,4 @@ def connection_of(service: Any) -> PacketConnection:
 
 def _announce_end(conn: PacketConnection) -> None:
     with suppress(ConnectionEnded):  # it may not be open yet, or have ended by itself
-        conn.send_eof()
+        conn._wind_down()

@@ -122,15 +122,92 @@ def test_a_client_that_does_not_leave_is_cut_off(run, address, caplog):
             await gone_or_asked(server)
             server.stop(drain_timeout=0.05)
             assert await server.wait(20)
-            try:
-                ok, _, text = await future
-                assert not ok
-                assert b"closed before" in text
-            except ConnectionEnded:
-                pass
+            with pytest.raises(PeerClosed, match="the connection was closed before this request was done"):
+                await future
 
     run(main)
     assert "1 clients still connected" in caplog.text
+
+
+def job_server(gate, handlers):
+    """A factory whose jobs wait for the gate, then report three times over their own connection."""
+    made = []
+
+    def make(stream):
+        async def work(rq_type, flags, payload):
+            await gate.wait()
+            for _ in range(3):
+                assert (await conn(PROGRESS))[0]
+            return b"done"
+
+        def work_in_thread(rq_type, flags, payload):
+            return asyncio.run_coroutine_threadsafe(work(rq_type, flags, payload), loop).result()
+
+        loop = asyncio.get_running_loop()
+        conn = AsyncPacketConnection(stream, request_handler=work if handlers is None else work_in_thread)
+        if handlers is not None:
+            conn.handlers = handlers
+        made.append(conn)
+        return conn
+
+    return make, made
+
+
+JOB, PROGRESS = 1, 2
+JOBS = 90
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("handlers", [None, 4])
+def test_a_server_that_stops_loses_no_job_that_reports_over_its_own_connection(run, address, handlers):
+    reported = []
+
+    async def main():
+        gate = asyncio.Event()
+        make, made = job_server(gate, handlers)
+        async with (
+            await aserve(address, make) as server,
+            AsyncPacketConnection(
+                connect_to(server.address),
+                request_handler=lambda *request: reported.append(request),
+                handlers="inline",
+            ) as conn,
+        ):
+            futures = [conn.submit(JOB) for _ in range(JOBS)]
+            await until(lambda: made and made[0]._driver and made[0]._driver.engine.owed == JOBS)
+            server.stop(20)
+            await until(lambda: made[0]._driver.engine._winding_down)
+            late = conn.submit(JOB)
+            await until(lambda: made[0]._driver.engine._not_begun)
+            gate.set()
+            assert await asyncio.gather(*futures) == [(True, 0, b"done")] * JOBS
+            with pytest.raises(PeerClosed, match="this request was not begun"):
+                await late
+            assert await server.wait(20)
+
+    run(main)
+    assert len(reported) == 3 * JOBS
+
+
+def test_a_server_that_has_no_time_for_its_jobs_says_so_to_each_caller(run, address):
+    async def main():
+        make, made = job_server(asyncio.Event(), None)
+        async with (
+            await aserve(address, make) as server,
+            AsyncPacketConnection(connect_to(server.address), request_handler=lambda *request: None) as conn,
+        ):
+            futures = [conn.submit(JOB) for _ in range(JOBS)]
+            await until(lambda: made and made[0]._driver and made[0]._driver.engine.owed == JOBS)
+            server.stop(0.01)
+            for future in futures:
+                with pytest.raises(ConnectionEnded, match="was closed before this request was done"):
+                    await future
+
+    run(main)
 
 
 def test_a_server_that_has_ended_has_cut_off_all_of_its_clients(run, address):

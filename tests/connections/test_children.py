@@ -328,3 +328,48 @@ def test_ctrl_c_kills_a_parent_that_waits_and_its_child():
         assert b"KeyboardInterrupt" in stderr
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+INTERRUPTED_SERVERS = {
+    "threads": """
+        import threading
+        from packetwire import PacketConnection, stdio
+
+        def handle(rq_type, flags, payload):
+            conn(0)
+            threading.Event().wait(60)
+
+        conn = PacketConnection(stdio(), request_handler=handle, close_timeout=0.1)
+        with conn:
+            conn.join()
+        """,
+    "asyncio": """
+        import asyncio
+        from packetwire import AsyncPacketConnection, stdio
+
+        async def handle(rq_type, flags, payload):
+            await conn(0)
+            await asyncio.Event().wait()
+
+        async def main():
+            global conn
+            conn = AsyncPacketConnection(stdio(), request_handler=handle, close_timeout=0.1)
+            async with conn:
+                await conn.join()
+
+        asyncio.run(main())
+        """,
+}
+
+
+@pytest.mark.parametrize("code", INTERRUPTED_SERVERS.values(), ids=INTERRUPTED_SERVERS)
+def test_a_request_that_an_interrupted_child_gives_up_is_no_refusal(code):
+    """Ctrl-C reaches the child, too, which ends in order and answers what it will not do."""
+    begun = threading.Event()
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with PacketConnection.spawn(command, request_handler=lambda *request: begun.set()) as conn:
+        result = conn.submit(1)
+        assert begun.wait(30)
+        os.kill(conn.process.pid, signal.SIGINT)
+        with pytest.raises(ConnectionEnded, match="closed before this request was done"):
+            result(timeout=30)

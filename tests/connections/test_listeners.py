@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ import pytest
 
 import packetwire.server
 from packetwire import (
+    BaseRequest,
     ConnectionEnded,
     HasPacketConnection,
     LocalProtocolError,
@@ -113,6 +115,12 @@ def all_octets(sock: socket.socket) -> bytes:
         while octets := sock.recv(4096):
             received += octets
     return received
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """The watchdog is what ends it otherwise."""
+    while not condition():
+        time.sleep(0.001)
 
 
 ENDED = bytes(PacketConnection.ERQ_Packet) + bytes(PacketConnection.EOF_Packet)
@@ -496,12 +504,11 @@ def is_served(path: str, timeout: float) -> bool:
 
 
 def test_what_is_owed_is_answered_before_the_end(address: str, service: Service) -> None:
-    told = threading.Event()
-    with serve(address, service) as server, client(server, on_event=lambda event: told.set()) as conn:
+    with serve(address, service) as server, client(server) as conn:
         result = conn.submit(WAIT, 3, b"slow")
         assert service.waiting.acquire(timeout=LIMIT)
         server.stop(LIMIT)
-        assert told.wait(LIMIT)  # ERQ: nobody is accepted any more
+        wait_until(lambda: not server._listener.sockets)  # nobody is accepted any more
         with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
             connect_to(server.address)()
         assert not server.wait(0)
@@ -525,8 +532,104 @@ def test_what_is_not_answered_in_time_is_refused(
         for timeout in timeouts:
             server.stop(timeout)
         assert server.wait(LIMIT)
-        ok, _, text = result(timeout=LIMIT)
-        assert (ok, text) == (False, b"the connection was closed before this request was done")
+        with pytest.raises(PeerClosed, match="the connection was closed before this request was done"):
+            result(timeout=LIMIT)
+        service.release.set()
+
+
+JOBS = 90
+STEPS = 3
+
+
+class Job(BaseRequest[int]):
+    """Reports its progress over its own connection, `STEPS` times."""
+
+    def fulfil(self, context: Any) -> bytes:
+        context.service.waiting.release()
+        assert context.service.release.wait(FOREVER)
+        for step in range(STEPS):
+            context.conn_do_remote(Progress(step), timeout=LIMIT)
+        return b"done"
+
+    @classmethod
+    def from_request_payload(cls, flags: int, payload: bytes) -> Job:
+        return cls()
+
+    def __bytes__(self) -> bytes:
+        return b""
+
+    def decode_response_payload(self, flags: int, payload: bytes) -> Any:
+        return payload
+
+
+class Progress(Job):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    @classmethod
+    def from_request_payload(cls, flags: int, payload: bytes) -> Job:
+        return cls(payload[0])
+
+    def __bytes__(self) -> bytes:
+        return bytes((self.step,))
+
+    def fulfil(self, context: Any) -> bytes:
+        context.reported.append(self.step)
+        return b""
+
+
+class Working(HasPacketConnection):
+    """Does jobs, or has them done and gets to know how they get on."""
+
+    def __init__(self, recv_send: Any, service: Service | None = None, **connection: Any) -> None:
+        super().__init__(recv_send, rq_type_map={0: Job, 1: Progress}, **connection)
+        self.service = service
+        self.reported: list[int] = []
+
+
+@pytest.mark.parametrize("handlers", [4, JOBS])
+def test_a_server_that_stops_loses_no_job_that_reports_over_its_own_connection(
+    address: str, service: Service, handlers: int
+) -> None:
+    made: list[Working] = []
+
+    def make(recv_send: Any) -> Working:
+        made.append(Working(recv_send, service, handlers=handlers))
+        return made[-1]
+
+    with serve(address, make) as server, Working(connect_to(server.address)) as asking:
+        results = [asking.conn_submit(Job()) for _ in range(JOBS)]
+        for _ in range(handlers):
+            assert service.waiting.acquire(timeout=LIMIT)
+        wait_until(lambda: made[0].conn._driver.engine.owed == JOBS)
+        server.stop(LIMIT)
+        wait_until(lambda: made[0].conn._driver.engine._winding_down)
+        late = asking.conn_submit(Job())
+        wait_until(lambda: made[0].conn._driver.engine._not_begun)
+        service.release.set()
+        assert [result(timeout=LIMIT) for result in results] == [(True, 0, b"done")] * JOBS
+        with pytest.raises(PeerClosed, match="this request was not begun"):
+            late(timeout=LIMIT)
+        assert sorted(asking.reported) == sorted([*range(STEPS)] * JOBS)
+        assert server.wait(LIMIT)
+
+
+@pytest.mark.leaves_threads
+def test_a_server_that_has_no_time_for_its_jobs_says_so_to_each_caller(address: str, service: Service) -> None:
+    made: list[Working] = []
+
+    def make(recv_send: Any) -> Working:
+        made.append(Working(recv_send, service))
+        return made[-1]
+
+    with serve(address, make) as server, Working(connect_to(server.address)) as asking:
+        results = [asking.conn_submit(Job()) for _ in range(JOBS)]
+        wait_until(lambda: made and made[0].conn._driver and made[0].conn._driver.engine.owed == JOBS)
+        server.stop(0.01)
+        for result in results:
+            with pytest.raises(ConnectionEnded, match="the connection was closed before this request was done"):
+                result(timeout=LIMIT)
+        assert server.wait(LIMIT)
         service.release.set()
 
 

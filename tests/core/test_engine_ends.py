@@ -15,7 +15,7 @@ from packetwire import (
     StreamEnded,
     StreamTruncated,
 )
-from packetwire.core.engine import ConnectionEngine
+from packetwire.core.engine import NOT_BEGUN, NOT_DONE, ConnectionEngine
 from packetwire.core.packets import MAX_UINT
 from packetwire.core.state import Half
 
@@ -47,6 +47,105 @@ def test_end_sends_both() -> None:
     engine = ConnectionEngine()
     engine.end()
     assert sent(engine) == ERQ + EOF
+
+
+def test_winding_down_lets_what_was_begun_finish_with_requests_of_its_own() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2))
+    engine.wind_down()
+    engine.wind_down()
+    assert sent(engine) == b"", "no ERQ yet"
+    assert engine.request(7, waiter="progress") == 2
+    assert sent(engine)
+    engine.receive(response(2))
+    engine.respond(0, 2, True)
+    assert sent(engine) == response(2) + ERQ + EOF
+
+
+def test_winding_down_with_nothing_to_do_is_the_end() -> None:
+    engine = ConnectionEngine()
+    engine.wind_down()
+    assert sent(engine) == ERQ + EOF
+
+
+def test_what_comes_while_winding_down_is_not_begun() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2))
+    engine.wind_down()
+    assert engine.receive(request(3) + request(4)) == []
+    assert engine.owed == 1
+    assert sent(engine) == b""
+    engine.respond(0, 2, True)
+    refusals = response(3, 0, NOT_BEGUN) + response(4, 0, NOT_BEGUN)
+    assert sent(engine) == response(2) + ERQ + refusals + EOF
+    assert engine.owed == 0
+
+
+def test_what_comes_while_winding_down_is_refused_at_once_if_a_request_of_ours_may_wait_for_it() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2))
+    engine.request(7)
+    sent(engine)
+    engine.wind_down()
+    assert engine.receive(request(3)) == []
+    assert sent(engine) == response(3, 0, NOT_BEGUN)
+
+
+@pytest.mark.parametrize("how", ["end", "abandon", "the peer's EOF"])
+def test_whatever_ends_the_winding_down_answers_what_was_not_begun(how: str) -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2))
+    engine.wind_down()
+    engine.receive(request(3))
+    if how == "abandon":
+        engine.end_requests()
+        engine.abandon(NOT_DONE.decode())
+        engine.end()
+        assert sent(engine) == ERQ + response(3, 0, NOT_BEGUN) + response(2, 0, NOT_DONE) + EOF
+        return
+    if how == "end":
+        engine.end()
+        engine.receive(request(4))
+        assert sent(engine) == ERQ + response(3, 0, NOT_BEGUN) + response(4, 0, NOT_BEGUN)
+    else:
+        engine.receive(EOF)
+        assert sent(engine) == ERQ + response(3, 0, NOT_BEGUN)
+    engine.respond(0, 2, True)
+    assert sent(engine) == response(2) + EOF
+
+
+@pytest.mark.parametrize("text", [NOT_DONE, NOT_BEGUN])
+def test_a_request_that_an_ending_peer_gives_up_is_lost_with_the_connection(text: bytes) -> None:
+    engine = ConnectionEngine()
+    engine.request(1, waiter="given up")
+    engine.request(1, waiter="answered")
+    assert engine.receive(ERQ + response(2, 0, text)) == [PeerEndedRequests()]
+    answered, end = engine.receive(response(3) + EOF)
+    assert isinstance(answered, ResponseReceived)
+    assert answered.waiter == "answered"
+    assert isinstance(end, StreamEnded)
+    assert end.lost == ("given up",)
+    assert isinstance(end.cause, PeerClosed)
+    assert text.decode() in str(end.cause)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        response(2, 0, NOT_DONE),
+        ERQ + response(2, 0, b"another reason"),
+        ERQ + response(2, 0, NOT_DONE + b"!"),
+        ERQ + response(2, 2, NOT_DONE),
+        ERQ + response(2, 1, NOT_DONE),
+    ],
+    ids=["the peer does not end", "another text", "a longer text", "flags", "ok"],
+)
+def test_all_else_is_a_response(stream: bytes) -> None:
+    engine = ConnectionEngine()
+    engine.request(1, waiter="asked")
+    *_, answered = engine.receive(stream)
+    assert isinstance(answered, ResponseReceived)
+    assert answered.waiter == "asked"
 
 
 def test_eof_leaves_behind_the_last_reply() -> None:

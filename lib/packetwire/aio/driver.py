@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from packetwire.aio.answering import Answering
 from packetwire.aio.request import RequestFuture, deliver, refuse
 from packetwire.aio.transport import Transport
-from packetwire.core.engine import ConnectionEngine
+from packetwire.core.engine import NOT_DONE, ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded, event_text
 from packetwire.core.packets import BytesLike, check_payload
 from packetwire.core.requests import Outcome
@@ -125,6 +125,11 @@ class Driver:
         self._ends_requests = self._ends = True
         self._changed()
 
+    def wind_down(self) -> None:
+        """Begin no more requests of the peer; send EOF when those that were begun are answered."""
+        self.engine.wind_down()
+        self._changed()
+
     async def join_receive(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received."""
         try:
@@ -175,7 +180,7 @@ class Driver:
                 engine.owed,
             )
             self._fail_waiting(ConnectionEnded(f"{self.name}: this side closed the connection"))
-            engine.abandon("the connection was closed before this request was done")
+            engine.abandon(NOT_DONE.decode())
         self.end()
         await self._await(lambda: self._dead or not (self.receiving or engine.unsent_octets), deadline)
 

@@ -139,8 +139,9 @@ class AsyncServer:
     def stop(self, drain_timeout: float | None = None) -> None:
         """Have it end; returns at once, also in a handler. A second call can only hurry.
 
-        No more clients are accepted. Those that are connected have `drain_timeout` seconds to get their
-        replies and to end the connection, which they are told to do; then they are cut off.
+        No more clients are accepted, and no more requests begun. What was begun has `drain_timeout` seconds to
+        finish; handlers can make calls to their clients meanwhile. A client that has got its replies is told that
+        this is the end. Who is left when the time is over is cut off, and gets a `ConnectionEnded` that says so.
         """
         deadline = self._loop.time() + (self._drain_timeout if drain_timeout is None else drain_timeout)
         if self._stop_deadline is None or deadline < self._stop_deadline:
@@ -390,4 +391,4 @@ def _connection_of(service: Any) -> AsyncPacketConnection:
 
 def _announce_end(conn: AsyncPacketConnection) -> None:
     with suppress(ConnectionEnded):  # it may not be open yet, or have ended by itself
-        conn.send_eof()
+        conn._wind_down()

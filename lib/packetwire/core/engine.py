@@ -60,6 +60,10 @@ MAX_TAILS = 256
 
 NO_HANDLER = b"no request handler"
 REQUESTS_ENDED = b"requests no longer allowed"
+NOT_DONE = b"the connection was closed before this request was done"
+NOT_BEGUN = b"the peer is ending the connection, this request was not begun"
+ENDINGS = (NOT_DONE, NOT_BEGUN)
+"""Texts by which an end that closes answers the requests that it will never do."""
 
 _OK_TAIL = head_tail(0, 4, None)
 """The fields behind the tag of an "ok" response without flags, as most are."""
@@ -121,6 +125,9 @@ class ConnectionEngine:
         self._unsent_replies = self._unsent_refusals = 0  # of these, in _unsent
         self._batch_octets = self._batch_replies = self._batch_refusals = 0  # taken and not reported yet
         self._ending = False  # EOF follows as soon as every reply owed is on its way
+        self._winding_down = False  # the same, with ERQ, as soon as nothing that was begun is left
+        self._not_begun: dict[_RequestKey, None] = {}  # of _inbound, those that came since then
+        self._given_up = b""  # how the peer answered the first of our requests that it will never do
 
     # what there is to know
 
@@ -131,8 +138,8 @@ class ConnectionEngine:
 
     @property
     def owed(self) -> int:
-        """The peer's requests that have no answer yet."""
-        return len(self._inbound)
+        """The peer's requests that are to be done and have no answer yet."""
+        return len(self._inbound) - len(self._not_begun)
 
     @property
     def has_room(self) -> bool:
@@ -233,6 +240,8 @@ class ConnectionEngine:
         self._send(head, payload)
         if self._ending:
             self._end_when_nothing_is_owed()
+        elif self._winding_down:
+            self._end_when_all_is_done()
         return True
 
     def respond_failure(self, channel: int, tag: int, text: bytes) -> bool:
@@ -249,11 +258,23 @@ class ConnectionEngine:
         """Send ERQ now and EOF behind the last reply that is owed. A second call does nothing."""
         self._ending = True
         self.end_requests()
+        self._answer_not_begun()
         self._end_when_nothing_is_owed()
+
+    def wind_down(self) -> None:
+        """Begin no more requests of the peer, but let what was begun finish, with requests of ours; then `end`.
+
+        A request that comes meanwhile is answered in the end that it was not begun, or at once while the peer has
+        requests of ours to answer, which may depend on that. A second call does nothing.
+        """
+        if not self._winding_down:
+            self._winding_down = True
+            self._end_when_all_is_done()
 
     def abandon(self, text: str) -> None:
         """Answer every request of the peer that still waits "not ok", with `text`."""
         payload = self._fitting(text.encode("utf-8", errors="replace"))
+        self._answer_not_begun()
         for key in list(self._inbound):
             channel, tag = key if isinstance(key, tuple) else (0, key)
             self.respond(channel, tag, False, 0, payload)
@@ -303,6 +324,8 @@ class ConnectionEngine:
                     continue
                 key = (channel, tag) if channel else tag
                 if key in outstanding:
+                    if self.theirs is not Half.OPEN and not flags & 1 and self._is_given_up(packet):
+                        continue  # the end of the stream says so, and knows why
                     events.append(
                         _new_event(
                             ResponseReceived,
@@ -353,6 +376,7 @@ class ConnectionEngine:
         if self.send_failure is None:
             self.send_failure = cause
         self._inbound.clear()
+        self._not_begun.clear()
         self._inbound_octets = 0
         self._unsent.clear()
         self.unsent_octets = 0
@@ -416,12 +440,17 @@ class ConnectionEngine:
             # also when nothing can be written any more: what the peer asked before it went is not lost
             inbound[key] = len(payload)
             self._inbound_octets += len(payload)
+            if self._winding_down:
+                self._put_off(key)
+                return
             events.append(_new_event(RequestReceived, (channel, tag, wire_rq_type - 1, flags, payload)))
 
     def _receive_special(self, packet: Packet, events: list[Event]) -> None:
         if packet == EOF_PACKET:
             # what is owed is still sent; with nothing owed, our own EOF follows at once
-            events.append(self._end_theirs(PeerClosed("the peer ended the connection (EOF)"), clean=True))
+            events.append(
+                self._end_theirs(PeerClosed("the peer ended the connection (EOF)" + self._why()), clean=True)
+            )
             self.end()
         elif packet == ERQ_PACKET:
             if self.theirs is Half.OPEN:
@@ -435,6 +464,13 @@ class ConnectionEngine:
         if not self._was_used(packet.channel, packet.tag):
             raise refuse("response-never-asked", bytes(packet), tag=packet.tag, channel=packet.channel)
         self.late_responses += 1
+
+    def _is_given_up(self, packet: Packet) -> bool:
+        """Whether the peer, which has announced its end, answers only that it will not do this request."""
+        if packet.flags or packet.payload not in ENDINGS:
+            return False
+        self._given_up = self._given_up or packet.payload
+        return True
 
     def _was_used(self, channel: int, tag: int) -> bool:
         return FIRST_TAG <= tag < self._next_tags.get(channel, FIRST_TAG)
@@ -460,6 +496,29 @@ class ConnectionEngine:
         text = self._fitting(text)
         self._send(packet_head(packet.tag, head_tail(packet.channel, 0, None), len(text)), text)
 
+    def _why(self) -> str:
+        """Behind the text of the peer's end: what it said of requests that it gave up."""
+        return f" with requests under way: {self._given_up.decode()}" if self._given_up else ""
+
+    def _put_off(self, key: _RequestKey) -> None:
+        """A request came that is not begun any more."""
+        self._not_begun[key] = None
+        if self.waiters or self._ending:
+            self._answer_not_begun()
+
+    def _answer_not_begun(self) -> None:
+        if not self._not_begun:
+            return
+        text = self._fitting(NOT_BEGUN)
+        not_begun, self._not_begun = self._not_begun, {}
+        for key in not_begun:
+            channel, tag = key if isinstance(key, tuple) else (0, key)
+            self.respond(channel, tag, False, 0, text)
+
+    def _end_when_all_is_done(self) -> None:
+        if not self.owed:
+            self.end()
+
     def _end_when_nothing_is_owed(self) -> None:
         if self._may_answer and not self._inbound:
             self.ours = TRANSITIONS[self.ours, Act.EOF]
@@ -479,6 +538,7 @@ class ConnectionEngine:
         cause = ConnectionEnded(f"{what}: {error}")
         cause.__cause__ = error.with_traceback(None)  # its frames hold packets
         self._inbound.clear()
+        self._not_begun.clear()
         self._inbound_octets = 0
         self.end()
         return self._end_theirs(cause, clean=False)

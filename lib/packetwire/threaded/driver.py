@@ -26,7 +26,7 @@ import weakref
 from collections.abc import Callable, Container
 from threading import get_ident
 
-from packetwire.core.engine import ConnectionEngine
+from packetwire.core.engine import NOT_DONE, ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded, event_text
 from packetwire.core.packets import BytesLike
 from packetwire.core.requests import Outcome
@@ -184,6 +184,12 @@ class Driver:
             self.engine.end()
         self.flush()
 
+    def wind_down(self) -> None:
+        """Begin no more requests of the peer; send EOF when those that were begun are answered."""
+        with self._lock:
+            self.engine.wind_down()
+        self.flush()
+
     def join_receive(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received."""
         me = get_ident()
@@ -229,7 +235,7 @@ class Driver:
                     engine.outstanding,
                     engine.owed,
                 )
-                engine.abandon("the connection was closed before this request was done")
+                engine.abandon(NOT_DONE.decode())
         self.end()
         # whoever is writing at this moment does not wait, but takes the EOF along only if it is not too late
         self._await(lambda: not self._writing.by_a_thread, time.monotonic() + END_GRACE)
