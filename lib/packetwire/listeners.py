@@ -202,7 +202,7 @@ def _others_kept_out(path: str) -> Iterator[None]:
 def _directory_locked(path: str) -> Iterator[None]:
     try:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
+    except PermissionError:
         yield
         return
     try:

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,10 @@ from packetwire import (
     ConnectionEnded,
     PacketConnection,
     PeerClosed,
-    PeerEndedRequests,
     RequestResult,
     child,
     connect_to,
 )
-from packetwire.core.events import Event
 
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 LIMIT = 30
@@ -328,26 +327,25 @@ def test_logging_that_the_module_sets_up_is_left_to_it(start: Start, folder: Pat
 
 
 @contextmanager
-def waiting(serving: Serving, folder: Path) -> Iterator[tuple[RequestResult, threading.Event]]:
-    """The result of a request whose handler waits for "go", and what tells when the server stops accepting."""
-    stopping = threading.Event()
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, PeerEndedRequests):
-            stopping.set()
-
-    with serving.connect(on_event=on_event) as conn:
+def waiting(serving: Serving, folder: Path) -> Iterator[RequestResult]:
+    """The result of a request whose handler waits for "go"."""
+    with serving.connect() as conn:
         result = conn.submit(WAIT)
         (folder / "begun").read_bytes()
-        yield result, stopping
+        yield result
+
+
+def wait_for_the_end_of(path: Path) -> None:
+    """A server that stops removes its socket when it accepts nobody any more."""
+    while path.exists():
+        time.sleep(0.001)
 
 
 def test_sigterm_lets_what_is_owed_be_answered(start: Start, folder: Path) -> None:
     serving = start("store:REQUESTS", "--drain", "600")
-    with waiting(serving, folder) as (result, stopping):
+    with waiting(serving, folder) as result:
         serving.process.send_signal(signal.SIGTERM)
-        assert stopping.wait(LIMIT)
-        assert not (folder / "socket").exists()
+        wait_for_the_end_of(folder / "socket")
         (folder / "go").write_bytes(b"")
         assert result(timeout=LIMIT) == (True, 0, b"waited")
         assert serving.wait() == (0, "")
@@ -355,20 +353,22 @@ def test_sigterm_lets_what_is_owed_be_answered(start: Start, folder: Path) -> No
 
 def test_the_drain_is_bounded(start: Start, folder: Path) -> None:
     serving = start("store:REQUESTS", "--drain", "0.05")
-    with waiting(serving, folder) as (result, _):
+    with waiting(serving, folder) as result:
         status, errors = serving.end()
-        assert result(timeout=LIMIT)[0] is False
+        with pytest.raises(PeerClosed, match="closed before this request was done"):
+            result(timeout=LIMIT)
         assert status == 0
         assert "stopped with 1 clients still connected" in errors
 
 
 def test_a_second_signal_cuts_the_drain_short(start: Start, folder: Path) -> None:
     serving = start("store:REQUESTS", "--drain", "600")
-    with waiting(serving, folder) as (result, stopping):
+    with waiting(serving, folder) as result:
         serving.process.send_signal(signal.SIGTERM)
-        assert stopping.wait(LIMIT)
+        wait_for_the_end_of(folder / "socket")
         assert serving.end()[0] == 0
-        assert result(timeout=LIMIT)[0] is False
+        with pytest.raises(PeerClosed, match="closed before this request was done"):
+            result(timeout=LIMIT)
 
 
 def test_ctrl_c(start: Start, folder: Path) -> None:
