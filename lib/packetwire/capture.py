@@ -282,6 +282,7 @@ class CapturedStream(ByteStream):
         )
         self._inner = inner
         self._connection = connection
+        self.half_closes = inner.half_closes
         self.leading_octets, inner.leading_octets = inner.leading_octets, b""
         if self.leading_octets:
             connection.record(Kind.BACK, self.leading_octets)

@@ -85,6 +85,8 @@ class PacketConnection(ConnectionFace[Driver]):
     - `close_timeout`: seconds, the default of `close`.
     - `leading_octets`: what was read from the stream before, such as the `trailing_octets` of a
       connection that used it.
+    - `half_close`: the end of what is received, between two packets, is a clean end, as if the peer had said ERQ
+      and EOF; for pipes and sockets. The peer's requests are answered behind it in any case.
     - `spin`: seconds that a thread that expects octets looks for them before it sleeps, as long as that
       mostly succeeds; 0 for never. It makes small requests several times faster, for some processor time.
     - `packet_grace` is accepted for compatibility and has no effect: nothing waits for company.
@@ -116,6 +118,7 @@ class PacketConnection(ConnectionFace[Driver]):
         leading_octets: bytes = b"",
         spin: float = DEFAULT_SPIN,
         capture: CaptureWriter | None = None,
+        half_close: bool = False,
     ) -> None:
         super().__init__(
             recv_send,
@@ -132,6 +135,7 @@ class PacketConnection(ConnectionFace[Driver]):
             close_timeout=close_timeout,
             leading_octets=leading_octets,
             capture=capture,
+            half_close=half_close,
         )
         if not isinstance(spin, int | float) or not spin >= 0:
             raise LocalProtocolError(f"spin must be 0 or more seconds, got {spin!r}")
@@ -162,6 +166,7 @@ class PacketConnection(ConnectionFace[Driver]):
     def _start(self) -> None:
         stream = open_stream(self.recv_send)
         try:
+            self._check_half_close(stream.half_closes)
             if not callable(self.recv_send):
                 stream.leading_octets = self.trailing_octets + stream.leading_octets
             self.trailing_octets = b""

@@ -55,6 +55,7 @@ class ConnectionFace(Generic[DriverT]):
         close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
         leading_octets: bytes = b"",
         capture: CaptureWriter | None = None,
+        half_close: bool = False,
     ) -> None:
         if handlers != "inline" and not (isinstance(handlers, int) and handlers >= 1):
             raise LocalProtocolError(f"handlers must be 1 or more, or 'inline', got {handlers!r}")
@@ -76,6 +77,7 @@ class ConnectionFace(Generic[DriverT]):
         self.on_event = on_event
         self.close_timeout = close_timeout
         self.capture = capture
+        self.half_close = half_close
         self.trailing_octets = bytes(leading_octets)
         """What came behind the peer's EOF on the last opening: the next user of the stream needs it."""
         self._driver: DriverT | None = None
@@ -122,7 +124,16 @@ class ConnectionFace(Generic[DriverT]):
             accepts_requests=self.request_handler is not None or self.on_event is not None,
             max_packet_size=self.max_packet_size,
             max_outstanding=self.max_outstanding,
+            half_close=self.half_close,
         )
+
+    def _check_half_close(self, stream_half_closes: bool) -> None:
+        """Raises `LocalProtocolError` if this stream is not one whose end can stand for EOF."""
+        if self.half_close and not stream_half_closes:
+            raise LocalProtocolError(
+                f"{self}: half_close=True is for pipes and sockets. TLS and ZMQ say themselves how a stream ends, "
+                "and replies are written behind that end without it"
+            )
 
     def _open_driver(self) -> DriverT:
         driver = self._driver

@@ -114,7 +114,7 @@ class Side:
             self.happen(event)
         if could_write and self.engine.send_failure is not None:
             self.stop_writing()
-        if any(isinstance(event, StreamEnded) and not event.clean for event in events):
+        if not self.engine.owed:
             self.to_answer.clear()  # a peer that broke the protocol is owed nothing
         return True
 

@@ -290,9 +290,114 @@ def test_the_stream_ends_between_two_packets() -> None:
     assert "without saying EOF" in str(end.cause)
     assert end.lost == ("waiting",)
     assert not end.clean
-    assert (engine.owed, engine.outstanding, engine.unsent_octets) == (0, 0, 0)
-    assert engine.data_to_send() == []
+    assert engine.outstanding == 0
+
+
+REPLIES = response(2, payload=b"two") + response(3)
+
+INCOMPLETE: dict[bytes, type[ConnectionEnded]] = {b"": PeerClosed, request(4)[:2]: StreamTruncated}
+"""Bytes behind which the stream ends, and what that is."""
+
+
+@pytest.mark.parametrize("half_close", [False, True])
+@pytest.mark.parametrize("incomplete", INCOMPLETE)
+def test_what_was_asked_before_the_end_of_the_stream_is_answered(incomplete: bytes, half_close: bool) -> None:
+    engine = ConnectionEngine(half_close=half_close)
+    engine.receive(request(2) + request(3) + incomplete)
+    *_, end = engine.receive_eof()
+    assert isinstance(end, StreamEnded)
+    assert type(end.cause) is INCOMPLETE[incomplete]
+    assert engine.owed == 2
+    assert sent(engine) == ERQ
+    assert engine.respond(0, 2, True, 0, b"two")
+    assert engine.respond(0, 3, True)
+    assert sent(engine) == REPLIES + EOF
+    assert engine.ours is Half.ENDED
+
+
+@pytest.mark.parametrize("octets", [b"", request(2)[:1]])
+def test_a_peer_that_never_sent_a_packet_is_sent_none(octets: bytes) -> None:
+    engine = ConnectionEngine()
+    engine.receive(octets)
+    engine.receive_eof()
+    engine.end()
+    assert sent(engine) == b""
+
+
+def test_a_peer_that_is_owed_nothing_any_more_is_told_the_end() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2))
+    engine.respond(0, 2, True)
+    assert sent(engine) == response(2)
+    engine.receive_eof()
+    assert sent(engine) == ERQ + EOF
+
+
+@pytest.mark.parametrize(
+    ("cause", "gone"),
+    [
+        (None, True),
+        (PeerClosed("it is gone"), True),
+        (ConnectionEnded("reading failed"), False),
+        (ChildExited("exited", ["cmd"], 0, b""), False),
+    ],
+)
+def test_a_peer_that_is_gone_is_owed_nothing(cause: ConnectionEnded | None, gone: bool) -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(2))
+    end = only_end(engine.receive_eof(cause, gone=gone))
+    assert engine.send_failure is end.cause
+    assert (engine.owed, engine.unsent_octets) == (0, 0)
     assert not engine.respond(0, 2, True)
+
+
+@pytest.mark.parametrize(
+    "cause", [None, PeerClosed("closed"), ChildExited("exited with status 0", ["cmd"], 0, b"")], ids=repr
+)
+@pytest.mark.parametrize("gone", [False, True])
+def test_with_half_close_the_end_of_the_stream_is_clean(cause: ConnectionEnded | None, gone: bool) -> None:
+    engine = ConnectionEngine(half_close=True)
+    engine.request(1, waiter="waiting")
+    erq, end = engine.receive_eof(cause, gone=gone)
+    assert erq == PeerEndedRequests()
+    assert isinstance(end, StreamEnded)
+    assert end.clean
+    assert end.lost == ("waiting",)
+    assert isinstance(end.cause, PeerClosed)
+    assert str(end.cause) == "the peer ended the connection (end of the stream)"
+    assert sent(engine).endswith(ERQ + EOF)
+
+
+def test_with_half_close_a_peer_can_say_erq_as_well() -> None:
+    engine = ConnectionEngine(half_close=True)
+    assert engine.receive(ERQ) == [PeerEndedRequests()]
+    assert only_end(engine.receive_eof()).clean
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        ChildExited("exited with status 1", ["cmd"], 1, b""),
+        StreamTruncated("cut off"),
+        ConnectionEnded("reading failed"),
+    ],
+    ids=repr,
+)
+def test_with_half_close_a_stream_that_broke_is_not_clean(cause: ConnectionEnded) -> None:
+    engine = ConnectionEngine(half_close=True)
+    end = only_end(engine.receive_eof(cause))
+    assert not end.clean
+    assert end.cause is cause
+
+
+def test_with_half_close_the_end_inside_a_packet_is_not_clean() -> None:
+    engine = ConnectionEngine(half_close=True)
+    engine.receive(request(2)[:1])
+    cause = ChildExited("exited with status 0", ["cmd"], 0, b"")
+    end = only_end(engine.receive_eof(cause))
+    assert not end.clean
+    assert end.cause is cause
+    assert isinstance(cause.__cause__, StreamTruncated)
 
 
 def test_the_stream_ends_inside_a_packet() -> None:

@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 from aio.blocking import BlockingConnection
-from packetwire import ConnectionEnded, PacketConnection, PeerClosed, Responder, StreamTruncated
+from packetwire import ConnectionEnded, LocalProtocolError, PacketConnection, PeerClosed, Responder, StreamTruncated
 from packetwire.streams.zmq import open_dealer, open_pair
 from packetwire.streams.zmqrouter import ZmqListener
 
@@ -209,3 +209,10 @@ def test_a_message_of_several_frames_is_no_stream(
             assert conn.join_recv(20)
             with pytest.raises(ConnectionEnded, match="not one frame"):
                 conn(1)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_half_close_has_no_use(listener: ZmqListener, sockets: str, face: str) -> None:
+    conn = FACES[face](lambda: OPEN[sockets](listener.endpoint), half_close=True)
+    with pytest.raises(LocalProtocolError, match="half_close=True is for pipes and sockets"), conn:
+        pass

@@ -27,6 +27,14 @@ class CapturedTransport:
     def process(self) -> Popen[bytes] | None:
         return self._inner.process
 
+    @property
+    def is_gone(self) -> bool:
+        return self._inner.is_gone
+
+    @property
+    def half_closes(self) -> bool:
+        return self._inner.half_closes
+
     def start(self, receiver: Receiver) -> None:
         self._inner.start(_CapturedReceiver(receiver, self._connection))
 

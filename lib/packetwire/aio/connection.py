@@ -81,6 +81,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
         leading_octets: bytes = b"",
         capture: CaptureWriter | None = None,
+        half_close: bool = False,
     ) -> None:
         super().__init__(
             recv_send,
@@ -97,6 +98,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
             close_timeout=close_timeout,
             leading_octets=leading_octets,
             capture=capture,
+            half_close=half_close,
         )
         self._opening = asyncio.Lock()  # keeps opening and closing apart
 
@@ -122,6 +124,11 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
     async def _start(self) -> None:
         leading = b"" if callable(self.recv_send) else self.trailing_octets
         transport = await open_transport(self.recv_send, self.name, leading)
+        try:
+            self._check_half_close(transport.half_closes)
+        except LocalProtocolError:
+            await transport.close(b"")
+            raise
         self.trailing_octets = b""
         if self.capture is not None:
             transport = CapturedTransport(transport, self.capture.begin(self.name))

@@ -40,6 +40,9 @@ WRITE_EACH = 10
 """Octets that are written without waiting for more: at least the one, or the other for each request under way.
 With small packets that is about a half of them, so that each end has something to do while the other writes."""
 
+LOOK_INTERVAL = 0.1
+"""Seconds between two looks for a peer that has ended its direction."""
+
 _Arguments = tuple[int, int, bytes]
 
 
@@ -349,10 +352,23 @@ class Driver:
         return engine.octets_wanted >= READ_SIZE and engine.ended is None
 
     def receive_end(self, cause: ConnectionEnded | None) -> None:
-        self._events = self.engine.receive_eof(cause)
+        self._events = self.engine.receive_eof(cause, gone=self.transport.is_gone)
         self._deliver(self._events)
         self._events = ()
         self._changed()
+        self._look_for_peer()
+
+    def _look_for_peer(self) -> None:
+        """As long as replies are owed behind the end of the stream, see whether anybody is there to read them.
+
+        A peer that vanished looks at first like one that has only ended its direction: over TCP it shows when it
+        refuses our ERQ. Its handlers should not run on for nothing.
+        """
+        if self.engine.owed and not self._torn_down:
+            if self.transport.is_gone:
+                self.write_failed(ConnectionResetError("the peer has closed the stream"))
+            else:
+                self.loop.call_later(LOOK_INTERVAL, self._look_for_peer)
 
     def expect_end(self, cause: ConnectionEnded) -> None:
         # the stream should end now; if it does not within a second, it ends for the cause known last

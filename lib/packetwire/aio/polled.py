@@ -57,6 +57,14 @@ class PolledTransport:
     def process(self) -> Popen[bytes] | None:
         return getattr(self.stream, "process", None)
 
+    @property
+    def is_gone(self) -> bool:
+        return self.stream.is_cut_off
+
+    @property
+    def half_closes(self) -> bool:
+        return self.stream.half_closes
+
     # reading
 
     def _readable(self) -> None:

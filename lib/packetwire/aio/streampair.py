@@ -47,6 +47,14 @@ class StreamPairTransport:
             receiver.receive(self._leading)
         self._read_task = self._loop.create_task(self._read(), name=f"{self._name}-reader")
 
+    @property
+    def is_gone(self) -> bool:
+        return bool(self._transport.is_closing())
+
+    @property
+    def half_closes(self) -> bool:
+        return self._transport.get_extra_info("sslcontext") is None
+
     # reading
 
     async def _read(self) -> None:
@@ -108,7 +116,8 @@ class StreamPairTransport:
             self._transport.set_write_buffer_limits(self._high, self._low)
         try:
             tasks = [task for task in (self._read_task, self._drain_task) if task is not None]
-            await asyncio.wait(tasks)  # they are cancelled, or done
+            if tasks:  # none if it was never started
+                await asyncio.wait(tasks)  # they are cancelled, or done
         finally:
             if self._owned:
                 await self._close_writer()

@@ -24,7 +24,7 @@ class Receiver(Protocol):
         ...
 
     def receive_end(self, cause: ConnectionEnded | None) -> None:
-        """Nothing more comes; `cause` says why, if that is known."""
+        """Nothing more comes; `cause` says why, if that is known. Writing goes on, unless the peer is gone."""
         ...
 
     def written(self) -> None:
@@ -50,6 +50,16 @@ class Transport(Protocol):
     @property
     def process(self) -> Popen[bytes] | None:
         """The child process at the other end, if it is one."""
+        ...
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody reads what is written, as far as that can be known."""
+        ...
+
+    @property
+    def half_closes(self) -> bool:
+        """Whether the end of what is read is that of one direction, and says nothing more."""
         ...
 
     def start(self, receiver: Receiver) -> None:

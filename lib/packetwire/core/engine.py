@@ -33,6 +33,7 @@ from packetwire.core.packets import (
 from packetwire.core.refusals import refuse
 from packetwire.core.state import TRANSITIONS, Act, Half
 from packetwire.errors import (
+    ChildExited,
     ConnectionEnded,
     LimitExceeded,
     LocalProtocolError,
@@ -81,7 +82,8 @@ class ConnectionEngine:
     `max_outstanding`: our requests without an answer. `max_inbound`, `max_inbound_octets`: the peer's
     requests, and the octets of their payloads, whose reply is not written yet; past either a request is
     refused with an answer. `max_refusals`: refusals that the peer has not taken; past it the connection
-    ends. `max_packet_size`: octets of a packet after its length field, both ways.
+    ends. `max_packet_size`: octets of a packet after its length field, both ways. `half_close`: the end of the
+    stream between two packets says what ERQ and EOF say.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class ConnectionEngine:
         max_inbound: int = DEFAULT_MAX_INBOUND,
         max_inbound_octets: int = DEFAULT_MAX_INBOUND_OCTETS,
         max_refusals: int = DEFAULT_MAX_REFUSALS,
+        half_close: bool = False,
     ) -> None:
         self.accepts_requests = accepts_requests
         self.max_packet_size = max_packet_size
@@ -100,6 +103,7 @@ class ConnectionEngine:
         self.max_inbound = max_inbound
         self.max_inbound_octets = max_inbound_octets
         self.max_refusals = max_refusals
+        self.half_close = half_close
         self.ours = Half.OPEN
         """Our direction."""
         self.theirs = Half.OPEN
@@ -347,22 +351,40 @@ class ConnectionEngine:
             events.append(self._break(error, "a limit was passed"))
         return events
 
-    def receive_eof(self, cause: ConnectionEnded | None = None) -> list[Event]:
-        """The stream is at its end. `cause`: what its owner knows about that, such as a dead child."""
+    def receive_eof(self, cause: ConnectionEnded | None = None, *, gone: bool = False) -> list[Event]:
+        """The stream is at its end. `cause`: what its owner knows about that, such as a dead child.
+
+        That is the end of one direction: replies to the requests that were received are still sent, and EOF behind
+        them, unless the peer is `gone`, or the cause says that it is. One that never sent a packet is sent none.
+        """
         if self.ended is not None:
             return []
+        truncated = self._truncation(cause)
+        if self.half_close and truncated is None and _is_orderly(cause):
+            events: list[Event] = [PeerEndedRequests()] if self.theirs is Half.OPEN else []
+            events.append(
+                self._end_theirs(PeerClosed("the peer ended the connection (end of the stream)"), clean=True)
+            )
+        else:
+            cause = cause or truncated or PeerClosed("the peer closed the stream without saying EOF")
+            has_spoken = self._decoder.octets_decoded > 0
+            if gone or not has_spoken or not isinstance(cause, PeerClosed | StreamTruncated):
+                return self.fail(cause)
+            events = [self._end_theirs(cause, clean=False)]
+        self.end()
+        return events
+
+    def _truncation(self, cause: ConnectionEnded | None) -> StreamTruncated | None:
+        """What is wrong if the stream ends now, inside a packet; a `cause` that is known is chained to it."""
         try:
             self._decoder.finish()
         except StreamTruncated as truncated:
             truncated.__traceback__ = None  # its frames hold the packet
-            if cause is None:
-                cause = truncated
-            else:
+            if cause is not None:
                 truncated.__cause__ = cause.__cause__
                 cause.__cause__ = truncated
-        if cause is None:
-            cause = PeerClosed("the peer closed the stream without saying EOF")
-        return self.fail(cause)
+            return truncated
+        return None
 
     def fail(self, cause: ConnectionEnded) -> list[Event]:
         """The stream broke, or is given up: nothing is received or sent any more."""
@@ -542,3 +564,10 @@ class ConnectionEngine:
         self._inbound_octets = 0
         self.end()
         return self._end_theirs(cause, clean=False)
+
+
+def _is_orderly(cause: ConnectionEnded | None) -> bool:
+    """Whether a stream that ends for this cause was ended on purpose, as far as that can be known."""
+    return (
+        cause is None or isinstance(cause, PeerClosed) or (isinstance(cause, ChildExited) and cause.returncode == 0)
+    )

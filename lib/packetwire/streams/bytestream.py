@@ -7,6 +7,7 @@ connection are often of different kinds: two pipes, a socket and a file.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -112,7 +113,10 @@ class ByteStream:
     @property
     def is_cut_off(self) -> bool:
         """Whether it was read to an end that is one for both directions: the other side is gone."""
-        return False
+        return is_gone(self.write_fd)
+
+    half_closes = True
+    """Whether its end is that of one direction, and says nothing more."""
 
     def end_reason(self) -> ConnectionEnded | None:
         """Why the stream ended, if that is known better than by its end; may wait up to a second."""
@@ -140,6 +144,15 @@ class ByteStream:
             finally:
                 if on_close is not None:
                     on_close()
+
+
+def is_gone(fd: int) -> bool:
+    """Whether a poll says that nobody reads what is written to `fd`, as far as that can be known."""
+    if fd < 0:
+        return True  # it is closed
+    poller = select.poll()
+    poller.register(fd, 0)
+    return bool(poller.poll(0))
 
 
 def _behind(buffers: Buffers, taken: int) -> Buffers:

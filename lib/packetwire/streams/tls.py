@@ -251,6 +251,12 @@ class TlsStream(ByteStream):
         self._inner.start(on_exit)
         self._tls_reader.start(on_exit)
 
+    half_closes = False  # TLS says itself that a direction has ended
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self._inner.is_cut_off
+
     def end_reason(self) -> ConnectionEnded | None:
         return self._inner.end_reason() or self._tls_reader.end_reason
 

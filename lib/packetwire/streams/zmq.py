@@ -322,6 +322,8 @@ class _LinkStream(ByteStream):
         self._link = link
         super().__init__(_LinkReader(link), _LinkWriter(link), link.close)
 
+    half_closes = False  # a stream over ZMQ says itself that a direction has ended
+
     @property
     def is_cut_off(self) -> bool:
         """Whether the link was lost."""

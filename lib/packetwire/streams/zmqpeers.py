@@ -250,6 +250,8 @@ class PeerStream(ByteStream):
         self._sender.released(self)
         self.incoming.dispose()
 
+    half_closes = False  # a stream over ZMQ says itself that a direction has ended
+
     @property
     def is_cut_off(self) -> bool:
         """Whether the peer vanished."""

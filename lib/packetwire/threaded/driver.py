@@ -568,8 +568,9 @@ class Driver:
         error = self._read_failure
         if cause is None and error is not None:
             cause = ended_by(error, f"{self.name}: reading failed: {error}")
+        gone = self.stream.is_cut_off
         with self._lock:
-            events += self.engine.receive_eof(cause)
+            events += self.engine.receive_eof(cause, gone=gone)
 
     def _show(self, events: list[Event]) -> None:
         """Tell the observers, before anything comes of the events."""
