@@ -10,11 +10,12 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from packetwire.core.channels import RequestHandler
 from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, FIRST_TAG
 from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, ERQ_PACKET, BytesLike
@@ -29,7 +30,6 @@ from packetwire.face import (
     request_arguments,
 )
 from packetwire.streams.open import PacketConnectionRecvSend, open_stream
-from packetwire.threaded.answering import RequestHandler
 from packetwire.threaded.driver import Driver
 from packetwire.threaded.spinning import DEFAULT_SPIN
 from packetwire.threaded.waiter import DecodeResponse, Response, Waiter, outcome_of
@@ -118,6 +118,7 @@ class PacketConnection(ConnectionFace[Driver]):
         leading_octets: bytes = b"",
         spin: float = DEFAULT_SPIN,
         capture: CaptureWriter | None = None,
+        channels: Mapping[int, RequestHandler] | None = None,
         half_close: bool = False,
     ) -> None:
         super().__init__(
@@ -135,6 +136,7 @@ class PacketConnection(ConnectionFace[Driver]):
             close_timeout=close_timeout,
             leading_octets=leading_octets,
             capture=capture,
+            channels=channels,
             half_close=half_close,
         )
         if not isinstance(spin, int | float) or not spin >= 0:
@@ -184,6 +186,7 @@ class PacketConnection(ConnectionFace[Driver]):
                 error_detail=self.error_detail,
                 max_unsent=self.max_unsent,
                 spin=self.spin,
+                channels=self._channels,
             )
         except BaseException:
             stream.close()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
+from packetwire.core.channels import Channels, Receiver, RequestHandler
 from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, ConnectionEngine
 from packetwire.core.events import Event
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
@@ -12,7 +13,6 @@ from packetwire.errors import ConnectionEnded, LocalProtocolError
 
 if TYPE_CHECKING:
     from packetwire.capture import CaptureWriter
-    from packetwire.threaded.answering import RequestHandler
 
 DEFAULT_HANDLERS = 4
 DEFAULT_CLOSE_TIMEOUT = 5.0
@@ -55,6 +55,7 @@ class ConnectionFace(Generic[DriverT]):
         close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
         leading_octets: bytes = b"",
         capture: CaptureWriter | None = None,
+        channels: Mapping[int, RequestHandler] | None = None,
         half_close: bool = False,
     ) -> None:
         if handlers != "inline" and not (isinstance(handlers, int) and handlers >= 1):
@@ -77,6 +78,7 @@ class ConnectionFace(Generic[DriverT]):
         self.on_event = on_event
         self.close_timeout = close_timeout
         self.capture = capture
+        self._channels = Channels(channels)
         self.half_close = half_close
         self.trailing_octets = bytes(leading_octets)
         """What came behind the peer's EOF on the last opening: the next user of the stream needs it."""
@@ -121,10 +123,12 @@ class ConnectionFace(Generic[DriverT]):
 
     def _make_engine(self) -> ConnectionEngine:
         return ConnectionEngine(
-            accepts_requests=self.request_handler is not None or self.on_event is not None,
+            accepts_requests=self.request_handler is not None,
             max_packet_size=self.max_packet_size,
             max_outstanding=self.max_outstanding,
             half_close=self.half_close,
+            channels=self._channels,
+            observed=self.on_event is not None,
         )
 
     def _check_half_close(self, stream_half_closes: bool) -> None:
@@ -134,6 +138,25 @@ class ConnectionFace(Generic[DriverT]):
                 f"{self}: half_close=True is for pipes and sockets. TLS and ZMQ say themselves how a stream ends, "
                 "and replies are written behind that end without it"
             )
+
+    def attach(self, channel: int, receiver: Receiver) -> None:
+        """Have `receiver(event)` serve a channel, from 16, or 0 if there is no `request_handler`.
+
+        It is called with each `RequestReceived` and `ResponseReceived` of the channel, and with the
+        `PeerEndedRequests` and `StreamEnded` of the connection: in the order of the wire, one at a time, where the
+        connection is read, so it must be quick and not wait for the connection. What it returns for a request, or
+        raises, is answered as if it were a handler. A response has not reached its caller yet.
+
+        It stays attached when the connection is closed and opened again. Raises `LocalProtocolError` if the
+        channel is reserved, or served already.
+        """
+        if channel == 0 and self.request_handler is not None:
+            raise LocalProtocolError("channel 0 is served by the request_handler already")
+        self._channels.attach(channel, receiver)
+
+    def detach(self, channel: int) -> None:
+        """Refuse the requests of a channel that was attached, from here on. Nothing if it was not."""
+        self._channels.detach(channel)
 
     def _open_driver(self) -> DriverT:
         driver = self._driver
@@ -160,8 +183,8 @@ class ConnectionFace(Generic[DriverT]):
 
     @property
     def requests_allowed(self) -> bool:
-        """Whether the peer's requests are answered."""
-        return self._opens > 0 and self.request_handler is not None
+        """Whether the peer's requests are answered, on channel 0 or any other."""
+        return self._opens > 0 and (self.request_handler is not None or bool(self._channels))
 
     @property
     def ended(self) -> ConnectionEnded | None:

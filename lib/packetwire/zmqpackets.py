@@ -24,11 +24,11 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from packetwire.errors import (
     ConnectionEnded,
@@ -44,6 +44,8 @@ try:
 except ModuleNotFoundError as error:
     raise extra_missing("zmq", error) from error
 
+from packetwire.core.channels import Channels, RequestHandler, bound_to_channel
+from packetwire.core.engine import check_channel, not_served
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike, Packet
 from packetwire.core.requests import Outcome, response_parts, subscribe
 from packetwire.error_text import error_text
@@ -76,7 +78,6 @@ DRAIN_SECONDS = 5.0
 """Seconds for a worker's handlers to finish, when it is closed."""
 
 Response = tuple[bool, int, bytes]
-RequestHandler = Callable[[int, int, bytes], Any]
 Message = Sequence[bytes]
 
 
@@ -291,6 +292,7 @@ class PacketClient(_Closing):
                 raise ConnectionEnded(f"{self.endpoint}: this client is closed")
             if rq_type < 0:
                 raise LocalProtocolError(f"rq_type must be 0 or more, got {rq_type}")
+            check_channel(channel)
             tag = next(self._tags)
             packet = Packet(
                 is_request=True, channel=channel, tag=tag, flags=flags, rq_type=rq_type + 1, payload=payload
@@ -377,6 +379,8 @@ class PacketWorker(_Closing):
     `request_handler(rq_type, flags, payload)` is that of a `PacketConnection`; a deferred result counts as a
     handler that is done. No more requests are taken than handlers can begin with at once, and as many again, so
     that other workers get the rest; for that the proxy has to have a small `sndhwm` at the workers' side.
+
+    `channels` maps further channels, from 16, to their handlers; requests on others are refused.
     """
 
     def __init__(
@@ -388,11 +392,12 @@ class PacketWorker(_Closing):
         error_detail: str = "message",
         curve: CurveClient | None = None,
         context: ZmqContext | None = None,
+        channels: Mapping[int, RequestHandler] | None = None,
     ) -> None:
         if handlers < 1:
             raise LocalProtocolError(f"handlers must be 1 or more, got {handlers}")
         self.endpoint = endpoint
-        self._handler = request_handler
+        self._handlers = {0: bound_to_channel(request_handler, 0), **Channels(channels).handlers}
         self._error_detail = error_detail
         self._change = threading.Condition()  # guards what follows
         self._jobs: deque[tuple[Message, Packet]] = deque()
@@ -467,8 +472,12 @@ class PacketWorker(_Closing):
 
     def _handle(self, envelope: Message, packet: Packet) -> None:
         answer = partial(self._answer, envelope, packet)
+        handler = self._handlers.get(packet.channel)
+        if handler is None:
+            self._respond(envelope, packet, 0, not_served(packet.channel))
+            return
         try:
-            result = self._handler((packet.rq_type or 1) - 1, packet.flags, packet.payload)
+            result = handler((packet.rq_type or 1) - 1, packet.flags, packet.payload)
             deferred = subscribe(result, answer)
         except BaseException as error:  # whatever it is, it belongs to the peer that asked
             self._answer_error(envelope, packet, error)

@@ -334,10 +334,11 @@ def test_inline_handlers_run_in_order(run, ends):
 
 def test_channels_are_apart(run, fd_ends):
     async def main():
-        async with connected(fd_ends, None, {"request_handler": reverse}) as (a, _):
-            futures = [a.submit(1, channel=c, payload=b"%d" % c) for c in (0, 1, 2**40, 0, 1)]
+        serves = {"request_handler": reverse, "channels": {16: reverse, 2**40: reverse}}
+        async with connected(fd_ends, None, serves) as (a, _):
+            futures = [a.submit(1, channel=c, payload=b"%d" % c) for c in (0, 16, 2**40, 0, 16)]
             replies = await asyncio.gather(*futures)
-            assert [payload[::-1] for _, _, payload in replies] == [b"%d" % c for c in (0, 1, 2**40, 0, 1)]
+            assert [payload[::-1] for _, _, payload in replies] == [b"%d" % c for c in (0, 16, 2**40, 0, 16)]
             assert [futures[i].tag for i in (0, 1, 3, 4)] == [2, 2, 3, 3]
 
     run(main)

@@ -70,16 +70,16 @@ def test_asyncio_timeout_and_our_own(run, ends):
         def handler(rq_type, flags, payload):
             return b"late" if rq_type and gate.wait(30) else b"now"
 
-        async with connected(ends, None, {"request_handler": handler}) as (a, _):
+        async with connected(ends, None, {"request_handler": handler, "channels": {20: handler}}) as (a, _):
             with pytest.raises(TimeoutError) as caught:
                 async with asyncio.timeout(0.01):
                     await a(1)
             assert not isinstance(caught.value, RequestTimeout)
-            assert (await a(0, channel=5))[0]
+            assert (await a(0, channel=20))[0]
             with pytest.raises(
-                RequestTimeout, match=r"request 3 \(slow\) on channel 5, rq_type 1, within 0.01 s"
+                RequestTimeout, match=r"request 3 \(slow\) on channel 20, rq_type 1, within 0.01 s"
             ) as e:
-                await a(1, channel=5, label="slow", timeout=0.01)
+                await a(1, channel=20, label="slow", timeout=0.01)
             assert isinstance(e.value, TimeoutError)
             with pytest.raises(RequestTimeout, match="within 0 s"):
                 await a(1, timeout=0)

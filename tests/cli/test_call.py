@@ -129,8 +129,12 @@ class Peer:
         self.address = ""
 
     def __call__(self, recv_send: Any) -> PacketConnection:
-        conn = PacketConnection(recv_send, on_event=self.events.append)
-        conn.request_handler = lambda *request: self.handle(conn, *request)
+        def handler(*request: Any) -> Any:
+            return self.handle(conn, *request)
+
+        conn = PacketConnection(
+            recv_send, on_event=self.events.append, request_handler=handler, channels={16: handler}
+        )
         return conn
 
     def handle(self, conn: PacketConnection, rq_type: int, flags: int, payload: bytes) -> Any:
@@ -228,8 +232,8 @@ def test_a_large_payload(call: Call, peer: Peer) -> None:
 
 
 def test_a_channel(call: Call, peer: Peer) -> None:
-    assert outcome(call(peer.address, "7", "text", "--channel", "3")) == (0, b"text", b"")
-    assert [event.channel for event in peer.events if isinstance(event, RequestReceived)] == [3]
+    assert outcome(call(peer.address, "7", "text", "--channel", "16")) == (0, b"text", b"")
+    assert [event.channel for event in peer.events if isinstance(event, RequestReceived)] == [16]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
@@ -540,6 +544,7 @@ TYPED = ("unix:x", "--module", "shop:REQUESTS")
             ("unix:x", "7", "--channel", "x"),
             "argument --channel: expected a number from 0 to 9223372036854775807, got 'x'",
         ),
+        (("unix:x", "7", "--channel", "15"), "argument --channel: channels 1 to 15 are reserved, got 15"),
         (
             ("unix:x", "7", "--timeout", "soon"),
             "argument --timeout: expected a number of seconds, such as 2.5, got 'soon'",

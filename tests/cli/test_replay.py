@@ -36,7 +36,7 @@ class Service:
 
     def __call__(self, recv_send: Any) -> PacketConnection:
         self.connections += 1
-        return PacketConnection(recv_send, request_handler=self.handle)
+        return PacketConnection(recv_send, request_handler=self.handle, channels={16: self.handle})
 
     def handle(self, rq_type: int, flags: int, payload: bytes) -> Any:
         self.requests.append((rq_type, flags, payload))
@@ -96,7 +96,9 @@ def test_what_a_bridge_recorded_is_the_same_again(service: Service, path: Path, 
         thread.start()
         for _ in range(3):
             with PacketConnection(connect_to(bridge.address)) as conn:
-                results = [conn.submit(number, number, b"%d" % number, channel=number % 2) for number in range(50)]
+                results = [
+                    conn.submit(number, number, b"%d" % number, channel=number % 2 * 16) for number in range(50)
+                ]
                 assert [result(timeout=LIMIT)[2] for result in results] == [b"%d" % number for number in range(50)]
         bridge.stop()
         thread.join(LIMIT)
@@ -238,6 +240,10 @@ def test_a_service_that_ends(path: Path, tmp_path: Path) -> None:
     [
         (HEADER + b"x" * 20, "a damaged record at offset 22"),
         (bytes.fromhex("80808080808080808080"), "packets in FILE are malformed; those before were replayed"),
+        (
+            bytes(Packet(is_request=True, channel=1, tag=2, rq_type=1)),
+            "a request in FILE cannot be sent again: Packet(",
+        ),
         (bytes(Packet(is_request=True, tag=9, rq_type=0)), "a request in FILE cannot be sent again: Packet("),
     ],
 )

@@ -197,7 +197,7 @@ def test_a_flood_of_requests_that_are_never_answered_is_bounded() -> None:
 # packets
 
 
-@pytest.mark.parametrize("channel", [0, 3])
+@pytest.mark.parametrize("channel", [0, 19])
 @pytest.mark.parametrize("limit", [100, 127, 128, 200, 16_384])
 def test_max_packet_size_is_exact_both_ways(limit: int, channel: int) -> None:
     a, b = (ConnectionEngine(max_packet_size=limit) for _ in range(2))
@@ -267,7 +267,7 @@ def test_comparing_a_large_packet_costs_nothing() -> None:
 
 def test_many_channels_of_the_peer_leave_nothing() -> None:
     engine = ConnectionEngine()
-    for channel in range(1, 5000):
+    for channel in range(16, 5000):
         engine.receive(request(2, channel=channel))
         engine.respond(channel, 2, True)
         engine.data_to_send()

@@ -543,12 +543,12 @@ def test_eof_of_the_peer_after_a_write_failed_is_clean() -> None:
 
 def test_abandon_answers_what_is_owed() -> None:
     engine = ConnectionEngine()
-    engine.receive(request(2) + request(9, channel=3) + request(4))
+    engine.receive(request(2) + request(9, channel=19) + request(4))
     engine.respond(0, 4, True)
     engine.abandon("we close: “now” \ud800")
     assert engine.owed == 0
     text = "we close: “now” ?".encode()
-    assert sent(engine) == response(4) + response(2, 0, text) + response(9, 0, text, channel=3)
+    assert sent(engine) == response(4) + response(2, 0, text) + response(9, 0, text, channel=19)
     engine.abandon("again")
     assert sent(engine) == b""
 

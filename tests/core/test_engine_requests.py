@@ -39,7 +39,7 @@ def test_a_request_on_the_wire() -> None:
 
 def test_tags_increase_per_channel_from_2() -> None:
     engine = ConnectionEngine()
-    channels = [0, 0, 5, 0, 1, 5, 0, 5]
+    channels = [0, 0, 21, 0, 17, 21, 0, 21]
     assert [engine.request(1, channel=channel) for channel in channels] == [2, 3, 2, 4, 2, 3, 5, 4]
     engine.receive(response(2) + response(3))
     assert engine.request(1) == 6, "an answered tag is not used again"
@@ -49,10 +49,10 @@ def test_a_response_finds_its_waiter() -> None:
     engine = ConnectionEngine()
     for waiter in ("first", "second"):
         engine.request(1, waiter=waiter)
-    engine.request(1, channel=9, waiter="other channel")
+    engine.request(1, channel=25, waiter="other channel")
     assert engine.outstanding == 3
-    assert engine.receive(response(2, 0b1011, b"yes", channel=9) + response(3, 0b110, b"no") + response(2)) == [
-        ResponseReceived(9, 2, True, 0b101, b"yes", "other channel"),
+    assert engine.receive(response(2, 0b1011, b"yes", channel=25) + response(3, 0b110, b"no") + response(2)) == [
+        ResponseReceived(25, 2, True, 0b101, b"yes", "other channel"),
         ResponseReceived(0, 3, False, 0b11, b"no", "second"),
         ResponseReceived(0, 2, True, 0, b"", "first"),
     ]
@@ -117,11 +117,11 @@ def test_events_are_given_as_they_come_about() -> None:
 def test_a_forgotten_request_is_answered_late() -> None:
     engine = ConnectionEngine()
     engine.request(1, waiter="gone")
-    engine.request(1, channel=4, waiter="gone too")
+    engine.request(1, channel=20, waiter="gone too")
     assert engine.forget(0, 2)
-    assert engine.forget(4, 2)
+    assert engine.forget(20, 2)
     assert engine.outstanding == 0
-    assert engine.receive(response(2) + response(2, channel=4)) == []
+    assert engine.receive(response(2) + response(2, channel=20)) == []
     assert engine.late_responses == 2
     assert engine.ended is None
 
@@ -145,13 +145,13 @@ def test_a_second_answer_is_late() -> None:
     assert engine.late_responses == 1
 
 
-@pytest.mark.parametrize(("channel", "tag"), [(0, 0), (0, 1), (0, 3), (0, MAX_UINT), (1, 2), (7, 4)])
+@pytest.mark.parametrize(("channel", "tag"), [(0, 0), (0, 1), (0, 3), (0, MAX_UINT), (17, 2), (23, 4)])
 @pytest.mark.parametrize("whole", [True, False], ids=["complete", "incomplete"])
 def test_a_response_to_a_tag_never_used_ends_the_connection(channel: int, tag: int, whole: bool) -> None:
     engine = ConnectionEngine()
     engine.request(1, waiter="waiting")
     for _ in range(2):
-        engine.request(1, channel=7, waiter="waiting")
+        engine.request(1, channel=23, waiter="waiting")
     octets = response(tag, payload=bytes(1000), channel=channel)
     (end,) = engine.receive(octets if whole else octets[:-1])
     assert isinstance(end, StreamEnded)
@@ -180,16 +180,16 @@ def test_an_incomplete_response_in_order_is_waited_for(cut: int) -> None:
 
 def test_a_request_of_the_peer() -> None:
     engine = ConnectionEngine()
-    assert engine.receive(request(2, 8, 5, b"abc") + request(0, channel=3)) == [
+    assert engine.receive(request(2, 8, 5, b"abc") + request(0, channel=19)) == [
         RequestReceived(0, 2, 7, 5, b"abc"),
-        RequestReceived(3, 0, 0, 0, b""),
+        RequestReceived(19, 0, 0, 0, b""),
     ]
     assert engine.owed == 2
-    assert engine.respond(3, 0, True, 0b101, b"yes")
+    assert engine.respond(19, 0, True, 0b101, b"yes")
     assert engine.respond(0, 2, False, payload=bytearray(b"no"))
     assert engine.owed == 0
     assert sent_packets(engine) == [
-        Packet(is_request=False, channel=3, tag=0, flags=0b1011, payload=b"yes"),
+        Packet(is_request=False, channel=19, tag=0, flags=0b1011, payload=b"yes"),
         Packet(is_request=False, tag=2, flags=0, payload=b"no"),
     ]
 
@@ -204,7 +204,7 @@ def test_every_tag_of_the_peer_is_legal(tag: int) -> None:
 
 def test_a_duplicate_in_flight_is_refused_and_the_first_answered_once() -> None:
     engine = ConnectionEngine()
-    assert len(engine.receive(request(5) + request(5, payload=b"again") + request(5, channel=1))) == 2
+    assert len(engine.receive(request(5) + request(5, payload=b"again") + request(5, channel=17))) == 2
     assert engine.respond(0, 5, True, 0, b"first")
     with pytest.raises(LocalProtocolError, match="no request with tag 5 on channel 0"):
         engine.respond(0, 5, True)
@@ -223,8 +223,8 @@ def test_an_answered_tag_can_be_used_again() -> None:
 
 def test_an_answer_to_nothing_is_refused() -> None:
     engine = ConnectionEngine()
-    engine.receive(request(5, channel=1))
-    for channel, tag in ((0, 5), (1, 6), (2, 5), (None, 5), (-1, 5)):
+    engine.receive(request(5, channel=17))
+    for channel, tag in ((0, 5), (17, 6), (18, 5), (None, 5), (-1, 5)):
         with pytest.raises(LocalProtocolError, match=f"tag {tag} on channel {channel} "):
             engine.respond(channel, tag, True)
     assert sent_packets(engine) == []
@@ -285,12 +285,12 @@ BAD_REQUESTS: list[tuple[dict[str, Any], type[Exception], str]] = [
 )
 def test_a_bad_request_changes_nothing(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
     engine = ConnectionEngine(max_packet_size=100)
-    engine.request(1, channel=1)
+    engine.request(1, channel=17)
     before = state(engine)
     with pytest.raises(error, match=text):
-        engine.request(**({"rq_type": 1, "channel": 1} | arguments))
+        engine.request(**({"rq_type": 1, "channel": 17} | arguments))
     assert state(engine) == before
-    assert engine.request(1, channel=1) == 3
+    assert engine.request(1, channel=17) == 3
     assert len(sent_packets(engine)) == 2
 
 

@@ -194,7 +194,7 @@ def test_text_in_the_stream_is_quoted() -> None:
 # answers that refuse
 
 ASK = Packet(is_request=True, tag=5, rq_type=3, payload=b"abc")
-ASK_ON_7 = Packet(is_request=True, channel=7, tag=5, rq_type=3, payload=b"abc")
+ASK_ON_23 = Packet(is_request=True, channel=23, tag=5, rq_type=3, payload=b"abc")
 
 
 def asked(tag: int, payload: bytes = b"abc") -> bytes:
@@ -204,7 +204,7 @@ def asked(tag: int, payload: bytes = b"abc") -> bytes:
 ANSWERED = {
     "no handler": ({"accepts_requests": False}, b"", NO_HANDLER),
     "requests ended": ({}, bytes(ERQ_PACKET), REQUESTS_ENDED),
-    "tag in use": ({}, bytes(ASK) + bytes(ASK_ON_7), None),
+    "tag in use": ({}, bytes(ASK) + bytes(ASK_ON_23), None),
     "too many requests": ({"max_inbound": 2}, asked(2) + asked(3), b"too many requests: 2 wait for their reply"),
     "too much to do": (
         {"max_inbound_octets": 10},
@@ -215,7 +215,7 @@ ANSWERED = {
 """What is the matter -> the engine's arguments, what the peer sent before, and what it is told."""
 
 
-@pytest.mark.parametrize("ask", [ASK, ASK_ON_7], ids=["channel 0", "channel 7"])
+@pytest.mark.parametrize("ask", [ASK, ASK_ON_23], ids=["channel 0", "channel 23"])
 @pytest.mark.parametrize("matter", ANSWERED)
 def test_requests_that_are_refused_with_an_answer(matter: str, ask: Packet) -> None:
     arguments, before, text = ANSWERED[matter]
@@ -294,7 +294,7 @@ def listening() -> ConnectionEngine:
     engine = ConnectionEngine(max_inbound=50, max_refusals=20)
     for waiter in range(OUTSTANDING):
         engine.request(waiter, waiter=waiter)
-    engine.request(0, channel=1, waiter=OUTSTANDING)
+    engine.request(0, channel=17, waiter=OUTSTANDING)
     engine.forget(0, 3)
     return engine
 

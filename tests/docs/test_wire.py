@@ -108,6 +108,14 @@ def refusal(engine: ConnectionEngine, *received: Packet) -> str:
     return response.payload.decode()
 
 
+def overdue(**settings: int) -> str:
+    """The text of a refusal while a short reply waits to be written."""
+    engine = ConnectionEngine(**settings)
+    engine.receive(bytes(Packet(is_request=True, tag=2, rq_type=1)))
+    engine.respond(0, 2, True, 0, b"x")
+    return engine.overdue.decode()
+
+
 class PacketsOf(list[Packet]):
     """What an engine has to send."""
 
@@ -123,16 +131,22 @@ def test_the_texts_of_refusals() -> None:
     def request(tag: int, payload: bytes = b"") -> Packet:
         return Packet(is_request=True, tag=tag, rq_type=1, payload=payload)
 
+    def on(channel: int) -> Packet:
+        return Packet(is_request=True, channel=channel, tag=2, rq_type=1)
+
     documented = [text for text, _ in TABLES["|text|why|"]]
     octets = bounds.DEFAULT_MAX_INBOUND_OCTETS
     few = ConnectionEngine(max_inbound=1)
     little = ConnectionEngine(max_inbound_octets=3)
     assert documented == [
         refusal(ConnectionEngine(accepts_requests=False), request(2)),
+        refusal(ConnectionEngine(), on(15)),
+        refusal(ConnectionEngine(channels=()), on(16)),
         refusal(ConnectionEngine(), PacketConnection.ERQ_Packet, request(2)),
         refusal(ConnectionEngine(), request(5), request(5)),
         refusal(few, request(2), request(3)).replace("1 wait", f"{bounds.DEFAULT_MAX_INBOUND} wait"),
         refusal(little, request(2, b"abc"), request(3, b"d")).replace("3 octets", f"{octets} octets"),
+        overdue(max_inbound_octets=3).replace("4 octets", f"{octets + 1} octets"),
         NOT_BEGUN.decode(),
         NOT_DONE.decode(),
     ]
@@ -180,6 +194,7 @@ def test_the_bounds() -> None:
         bounds.DEFAULT_MAX_OUTSTANDING,
         DEFAULT_MAX_UNSENT,
         bounds.DEFAULT_MAX_INBOUND,
+        bounds.DEFAULT_MAX_INBOUND_OCTETS,
         bounds.DEFAULT_MAX_INBOUND_OCTETS,
         bounds.DEFAULT_MAX_REFUSALS,
     ]

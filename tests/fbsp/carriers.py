@@ -62,7 +62,7 @@ class RawPacketPeer:
         assert self.channel._transmit(frames, self.session) == 0
 
     def fence(self) -> None:
-        self.conn(0, channel=1, timeout=WAIT / 1000)
+        self.conn(0, channel=16, timeout=WAIT / 1000)
 
     def take(self) -> list[list[bytes]]:
         with self.channel.lock:
@@ -248,7 +248,7 @@ class PacketClient(ClientFacade):
         self.peer.say(frames)
 
     def take_frames(self, route: bytes) -> list[list[bytes]]:
-        self.ours(0, channel=1, timeout=WAIT / 1000)
+        self.ours(0, channel=16, timeout=WAIT / 1000)
         return self.peer.take()
 
 

@@ -404,8 +404,8 @@ def test_receive_is_announced(opened: ExitStack) -> None:
 def test_two_sessions_on_one_connection(opened: ExitStack) -> None:
     service, _ = a_service()
     theirs, ours = opened.enter_context(packet_pair())
-    channels = [FBSPPacketChannel(service, ours, channel=number) for number in (0, 7)]
-    peers = [FBSPPacketChannel(FBSPClient(), theirs, channel=number, receives=True) for number in (0, 7)]
+    channels = [FBSPPacketChannel(service, ours, channel=number) for number in (0, 23)]
+    peers = [FBSPPacketChannel(FBSPClient(), theirs, channel=number, receives=True) for number in (0, 23)]
     opened.enter_context(ours)
     opened.enter_context(theirs)
     for number, peer in enumerate(peers):

@@ -83,28 +83,43 @@ class RaisedIn:
 
 
 class TextsOf:
-    """The texts that a module gives to calls of some names, told apart by what is not filled in."""
+    """The texts that a module gives to calls of some names, told apart by what is not filled in.
+
+    Where it gives what a function of its own returns, each of the texts that this one can return.
+    """
 
     def __init__(self, module: ModuleType, names: Collection[str], position: int = 0) -> None:
         self._patterns: dict[str, re.Pattern[str]] = {}
-        for _, node in _scoped(ast.parse(inspect.getsource(module))):
+        nodes = [node for _, node in _scoped(ast.parse(inspect.getsource(module)))]
+        for node in nodes:
             if isinstance(node, ast.Call) and _name_of(node.func) in names and len(node.args) > position:
                 text = node.args[position]
-                if isinstance(text, ast.Name):  # a constant of the module
-                    constant = vars(module).get(text.id)
-                    template = constant.decode() if isinstance(constant, bytes) else ""
-                else:
-                    template = _template(text)
-                if template:
-                    pattern = ".*".join(map(re.escape, template.split("{}")))
-                    self._patterns[template] = re.compile(pattern, re.DOTALL)
+                for each in _returned(text, nodes) if isinstance(text, ast.Call) else [text]:
+                    self._add(each, module)
         assert self._patterns
         self.reasons = frozenset(self._patterns)
+
+    def _add(self, text: ast.expr, module: ModuleType) -> None:
+        if isinstance(text, ast.Name):  # a constant of the module
+            constant = vars(module).get(text.id)
+            template = constant.decode() if isinstance(constant, bytes) else ""
+        else:
+            template = _template(text)
+        if template:
+            pattern = ".*".join(map(re.escape, template.split("{}")))
+            self._patterns[template] = re.compile(pattern, re.DOTALL)
 
     def of(self, text: str) -> list[str]:
         """Which of these a text is: the one of which the most is literally there."""
         found = [template for template, pattern in self._patterns.items() if pattern.fullmatch(text)]
         return [max(found, key=len)] if found else []
+
+
+def _returned(call: ast.Call, nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
+    """What the functions that bear the name of the called one return."""
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef) and node.name == _name_of(call.func):
+            yield from (each.value for each in ast.walk(node) if isinstance(each, ast.Return) and each.value)
 
 
 def _name_of(function: ast.expr) -> str:

@@ -33,6 +33,7 @@ RUNS_OF = {
     "protobuf": 2000,
     "riaps": 2000,
     "hololinked": 1500,
+    "engine": 1500,
 }
 """Where more take no time."""
 LONG_RUNS = 1000

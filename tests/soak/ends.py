@@ -23,7 +23,7 @@ from .behaviours import Behaviour
 from .handling import ORDERS, CoroutineHandler, Handler, LoopHandler
 from .later import Later
 from .ledger import Ledger
-from .plan import EndPlan
+from .plan import CHANNELS, EndPlan
 
 INLINE = {Behaviour.ECHO, Behaviour.DIGEST, Behaviour.CALL_BACK}
 """The request types that "some inline" is about."""
@@ -114,6 +114,27 @@ class End:
         raise NotImplementedError
 
 
+class OnEachChannel:
+    """A service that serves the same requests on each channel."""
+
+    conn_handle_request: Any
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, channels=dict.fromkeys(CHANNELS, self.conn_handle_request), **settings)
+
+
+class Service(OnEachChannel, HasPacketConnection):
+    """With threads."""
+
+    handler: Any
+
+
+class AsyncService(OnEachChannel, AsyncHasPacketConnection):
+    """In a loop."""
+
+    handler: Any
+
+
 def make(
     plan: EndPlan, recv_send: Any, later: Later, complain: Callable[[str], None] | None, **settings: Any
 ) -> Any:
@@ -135,12 +156,11 @@ def make(
     }
     if not plan.is_service:
         conn = (AsyncPacketConnection if in_loop else PacketConnection)(
-            recv_send, plan.name, request_handler=handler, **settings
+            recv_send, plan.name, request_handler=handler, channels=dict.fromkeys(CHANNELS, handler), **settings
         )
         handler.conn = conn
         return conn
-    service_class: Any = AsyncHasPacketConnection if in_loop else HasPacketConnection
-    service = service_class(recv_send, plan.name, rq_type_map=ORDERS, **settings)
+    service = (AsyncService if in_loop else Service)(recv_send, plan.name, rq_type_map=ORDERS, **settings)
     service.handler = handler
     handler.conn = service.conn
     return service

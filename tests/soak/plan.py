@@ -29,6 +29,8 @@ SPOILT = ("flips", "noise")
 
 SIZES = ((0, 0), (1, 64), (65, 4096), (4097, 128 << 10), (128 << 10, MIB), (MIB, MAX_SIZE))
 SIZE_WEIGHTS = (6, 40, 30, 15, 5, 1)
+CHANNELS = (16, 20)
+"""The channels that are asked on beside 0."""
 BUDGET = 24 * MIB
 """Octets of requests in a round."""
 LOST_TIMEOUT = 0.3
@@ -249,7 +251,7 @@ class _Drawing:
             self._size(behaviour),
             milliseconds=self._random.choice((0, 1, 1, 5, 20)) if behaviour in TIMED else 0,
             depth=depth,
-            channel=self._random.choice((0, 0, 0, 1, 5)),
+            channel=self._random.choice((0, 0, 0, *CHANNELS)),
             timeout=timeout,
             may_fail=any((peer, end)[(depth - k) % 2].handlers_must_not_wait for k in range(1, depth + 1)),
         )

@@ -74,16 +74,34 @@ def test_any_worker_answers(proxy: Proxy) -> None:
 
 def test_many_threads_and_clients(proxy: Proxy) -> None:
     with (
-        PacketWorker(proxy.back, echo),
+        PacketWorker(proxy.back, echo, channels={16: echo, 17: echo}),
         PacketClient(proxy.front) as one,
         PacketClient(proxy.front) as other,
         ThreadPoolExecutor(8) as pool,
     ):
 
         def ask(i: int) -> bytes:
-            return (one, other)[i % 2](1, b"%d" % i, channel=i % 3, timeout=WAIT)[2]
+            return (one, other)[i % 2](1, b"%d" % i, channel=(0, 16, 17)[i % 3], timeout=WAIT)[2]
 
         assert list(pool.map(ask, range(400))) == [b"%d" % i for i in range(400)]
+
+
+def test_channels_that_nobody_serves(proxy: Proxy) -> None:
+    def told(rq_type: int, flags: int, payload: bytes, *, channel: int) -> bytes:
+        return b"%d" % channel
+
+    with PacketWorker(proxy.back, told, channels={16: told}), PacketClient(proxy.front) as client:
+        assert [client(0, channel=channel, timeout=WAIT)[2] for channel in (0, 16)] == [b"0", b"16"]
+        assert client(0, channel=17, timeout=WAIT) == (False, 0, b"channel 17 is not served")
+        for channel in (1, 15):
+            with pytest.raises(LocalProtocolError, match="channels 1 to 15 are reserved"):
+                client(0, channel=channel)
+        with zmq.Context() as context, context.socket(zmq.DEALER) as older:  # it sends what ours does not
+            older.rcvtimeo = WAIT * 1000
+            older.connect(proxy.front)
+            older.send(bytes(Packet(is_request=True, channel=1, tag=2, rq_type=1)))
+            refusal = Packet(is_request=False, channel=1, tag=2, payload=b"channels 1 to 15 are reserved")
+            assert Packet.from_bytes(older.recv()) == refusal
 
 
 def test_an_exception_and_a_deferred_result(proxy: Proxy) -> None:

@@ -18,12 +18,12 @@ from types import CoroutineType
 from typing import Any
 
 from packetwire.aio.workers import Workers
-from packetwire.core.engine import NO_HANDLER, ConnectionEngine
-from packetwire.core.events import RequestReceived, without_payload
+from packetwire.core.channels import Channels, Receiver, Receiving, RequestHandler, bound_to_channel
+from packetwire.core.engine import ConnectionEngine
+from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.requests import Outcome, response_parts, subscribe
 from packetwire.error_text import error_text
 from packetwire.errors import PacketwireError
-from packetwire.threaded.answering import RequestHandler
 
 logger = logging.getLogger("packetwire")
 
@@ -53,11 +53,19 @@ class Answering:
         max_unsent: int,
         answered: Callable[[], object],
         settled: Callable[[], None],
+        channels: Channels,
     ) -> None:
         self._engine = engine
         self._name = name
-        self._handler = handler
+        self._handler = None if handler is None else bound_to_channel(handler, 0)
+        self._channels = channels
+        self.attached = Receiving(channels, self._run_receiver)
+        """What is attached to channels gets its events by this."""
         self._all_inline = handlers == "inline" or _is_async(handler)
+        # of the other channels, those whose handler runs in the loop
+        self._inline_channels = {
+            channel for channel, each in channels.handlers.items() if handlers == "inline" or _is_async(each)
+        }
         self._inline = inline
         self._error_detail = error_detail
         self._trace = trace_log
@@ -73,9 +81,9 @@ class Answering:
         self._deferred: set[asyncio.Future[Any]] = set()  # asyncio itself does not keep them
         self._stopping = False
         self._workers: Workers | None = None
-        if handler is not None and isinstance(handlers, int):
+        if (handler is not None or channels.handlers) and isinstance(handlers, int):
             self._workers = Workers(
-                handler, handlers, name, deliver=self._handled, delivered=settled, held=self._holds
+                self._call_handler, handlers, name, deliver=self._handled, delivered=settled, held=self._holds
             )
 
     # where a handler runs
@@ -88,9 +96,11 @@ class Answering:
         """Run the handler here if it does not wait and nothing stands in its way, else leave it to a worker."""
         if self._taken and (event.channel, event.tag) in self._taken:
             self._taken.discard((event.channel, event.tag))
-        elif self._handler is None:
-            self._respond(event, False, 0, NO_HANDLER)
-        elif not (self._all_inline or (self._inline and event.rq_type in self._inline)):
+        elif self.attached and self.attached.give(event):
+            pass
+        elif not self._is_served(event.channel):
+            self._respond(event, False, 0, self._engine.not_served(event.channel))
+        elif not self._runs_in_loop(event):
             assert self._workers is not None
             self._workers.add(event)
         elif self._held or self._begun >= TASKS_AT_ONCE or self._engine.unsent_octets > self._max_unsent:
@@ -114,13 +124,39 @@ class Answering:
         if self._workers is not None:
             self._workers.resume()
 
+    def _is_served(self, channel: int) -> bool:
+        return channel in self._channels.handlers if channel else self._handler is not None
+
+    def _runs_in_loop(self, event: RequestReceived) -> bool:
+        if event.channel:
+            return event.channel in self._inline_channels
+        return self._all_inline or bool(self._inline and event.rq_type in self._inline)
+
+    def _call_handler(self, event: RequestReceived) -> Any:
+        if event.channel:
+            return self._channels.handlers[event.channel](event.rq_type, event.flags, event.payload)
+        return self._handler(event.rq_type, event.flags, event.payload)  # type: ignore[misc]
+
     def _holds(self, octets: int) -> bool:
         """Whether no further handler shall start, with `octets` of replies on their way to the engine."""
         return self._engine.unsent_octets + octets > self._max_unsent
 
-    def _run_handler(self, event: RequestReceived) -> None:
+    def _run_receiver(self, event: Event, receiver: Receiver) -> None:
+        """Call what is attached to a channel, and answer if `event` is a request."""
+        if isinstance(event, RequestReceived):
+            if refusal := self._engine.overdue:
+                self._respond(event, False, 0, refusal)
+            else:
+                self._run_handler(event, receiver)
+            return
         try:
-            result = self._handler(event.rq_type, event.flags, event.payload)  # type: ignore[misc]
+            receiver(event)
+        except Exception:
+            logger.exception("%s: receiver %r failed for %s", self._name, receiver, type(event).__name__)
+
+    def _run_handler(self, event: RequestReceived, receiver: Receiver | None = None) -> None:
+        try:
+            result = self._call_handler(event) if receiver is None else receiver(event)
         except KeyboardInterrupt as error:
             self._answer_error(event, error)
             raise  # it is meant for the program
@@ -262,4 +298,6 @@ class Answering:
 
 def _is_async(handler: RequestHandler | None) -> bool:
     """Whether calling it makes a coroutine."""
+    while isinstance(handler, partial):
+        handler = handler.func
     return iscoroutinefunction(handler) or iscoroutinefunction(type(handler).__call__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Container, Iterable
+from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +18,7 @@ from packetwire.aio.capturing import CapturedTransport
 from packetwire.aio.driver import Driver
 from packetwire.aio.opening import AsyncRecvSend, open_transport
 from packetwire.aio.request import RequestFuture
+from packetwire.core.channels import RequestHandler
 from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING
 from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
@@ -31,7 +32,6 @@ from packetwire.face import (
     ConnectionFace,
     request_arguments,
 )
-from packetwire.threaded.answering import RequestHandler
 from packetwire.threaded.waiter import DecodeResponse, Response
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
         leading_octets: bytes = b"",
         capture: CaptureWriter | None = None,
+        channels: Mapping[int, RequestHandler] | None = None,
         half_close: bool = False,
     ) -> None:
         super().__init__(
@@ -98,6 +99,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
             close_timeout=close_timeout,
             leading_octets=leading_octets,
             capture=capture,
+            channels=channels,
             half_close=half_close,
         )
         self._opening = asyncio.Lock()  # keeps opening and closing apart
@@ -144,6 +146,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
                 trace_log=self.trace_log,
                 error_detail=self.error_detail,
                 max_unsent=self.max_unsent,
+                channels=self._channels,
             )
         except BaseException:
             await transport.close(b"")

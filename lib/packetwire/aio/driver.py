@@ -23,13 +23,13 @@ from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from packetwire.aio.answering import Answering
 from packetwire.aio.request import RequestFuture, deliver, refuse
 from packetwire.aio.transport import Transport
+from packetwire.core.channels import Channels, RequestHandler
 from packetwire.core.engine import NOT_DONE, ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded, event_text
 from packetwire.core.packets import BytesLike, check_payload
 from packetwire.core.requests import Outcome
 from packetwire.errors import ConnectionEnded, LimitExceeded, RequestTimeout, ended_by
 from packetwire.streams.fds import READ_SIZE
-from packetwire.threaded.answering import RequestHandler
 from packetwire.threaded.driver import END_GRACE
 from packetwire.threaded.waiter import Response
 
@@ -62,6 +62,7 @@ class Driver:
         trace_log: Callable[..., object] | None,
         error_detail: str,
         max_unsent: int,
+        channels: Channels,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -90,7 +91,10 @@ class Driver:
             max_unsent=max_unsent,
             answered=self._answered,
             settled=self._settled,
+            channels=channels,
         )
+        self._attached = self._answering.attached
+        self._receivers = channels.receivers
 
         self._torn_down = False
         self._receiving = False  # what is to be sent leaves when the delivery is done
@@ -401,12 +405,16 @@ class Driver:
             # told apart by their exact type, the frequent kinds first
             kind = type(event)
             if kind is ResponseReceived:
+                if self._receivers:
+                    self._attached.give(event)
                 deliver(event)  # type: ignore[arg-type]
                 responses += 1
             elif kind is RequestReceived:
                 answering.receive(event)  # type: ignore[arg-type]
             elif kind is StreamEnded:
                 self._end(event)  # type: ignore[arg-type]
+            else:
+                self._attached.give(event)
         self._receiving = False
         return responses
 
@@ -426,6 +434,7 @@ class Driver:
         if self._doom_timer is not None:
             self._doom_timer.cancel()
         self._received_all.set()
+        self._attached.give(event)
         for waiter in event.lost:
             refuse(waiter, event.cause.for_waiter())
         self._fail_waiting(event.cause)

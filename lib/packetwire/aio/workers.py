@@ -27,7 +27,7 @@ JOIN_SECONDS = 1.0
 
 
 class Workers:
-    """Up to `limit` threads that run `handler`; `deliver(event, result, error)` is called in the loop.
+    """Up to `limit` threads that call `handle(event)`; `deliver(event, result, error)` is called in the loop.
 
     `delivered` is called there after each batch. No job is begun while `held(octets)`, with the octets of the
     results that the loop has not taken yet.
@@ -35,7 +35,7 @@ class Workers:
 
     def __init__(
         self,
-        handler: Callable[[int, int, bytes], Any],
+        handle: Callable[[RequestReceived], Any],
         limit: int,
         name: str,
         *,
@@ -43,7 +43,7 @@ class Workers:
         delivered: Callable[[], None],
         held: Callable[[int], bool],
     ) -> None:
-        self._handler = handler
+        self._handle = handle
         self._limit = limit
         self._name = name
         self._deliver = deliver
@@ -152,7 +152,7 @@ class Workers:
     def _run(self, this: threading.Thread, event: RequestReceived) -> None:
         result, failure = None, None
         try:
-            result = self._handler(event.rq_type, event.flags, event.payload)
+            result = self._handle(event)
         except BaseException as error:  # whatever it is, it belongs to the peer that asked
             failure = error
         with self._lock:

@@ -20,10 +20,10 @@ from packetwire.cli.fields import field_values
 from packetwire.cli.named import described, find_service
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
-from packetwire.core.engine import MAX_REQUEST_FLAGS, MAX_RQ_TYPE
+from packetwire.core.engine import MAX_REQUEST_FLAGS, MAX_RQ_TYPE, check_channel
 from packetwire.core.packets import MAX_UINT
 from packetwire.core.requests import BaseRequest
-from packetwire.errors import RequestFailed, RequestTimeout
+from packetwire.errors import LocalProtocolError, RequestFailed, RequestTimeout
 from packetwire.service import HasPacketConnection
 
 STDIN = "-"
@@ -67,7 +67,7 @@ def add_parser(commands: Any) -> None:
         help="the request's flags, such as 5 or 0x10 (default: 0)",
     )
     parser.add_argument(
-        "--channel", type=_number(MAX_UINT), default=0, metavar="N", help="the channel (default: 0)"
+        "--channel", type=_channel, default=0, metavar="N", help="the channel, 0 or from 16 (default: 0)"
     )
     parser.add_argument(
         "--timeout", type=seconds, metavar="SECONDS", help="for connecting and answering (default: no limit)"
@@ -236,6 +236,15 @@ def _usage(text: str) -> CommandFailed:
 
 
 # kinds of arguments
+
+
+def _channel(text: str) -> int:
+    channel = _number(MAX_UINT)(text)
+    try:
+        check_channel(channel)
+    except LocalProtocolError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return channel
 
 
 def _number(high: int) -> Callable[[str], int]:

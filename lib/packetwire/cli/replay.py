@@ -19,7 +19,7 @@ from packetwire.cli.conversation import RAW, Conversations, Note, Seen, open_inp
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, CommandFailed
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
-from packetwire.core.engine import MAX_REQUEST_FLAGS
+from packetwire.core.engine import FIRST_CHANNEL, MAX_REQUEST_FLAGS
 from packetwire.errors import RequestTimeout
 
 PREVIEW = 32
@@ -149,7 +149,8 @@ class Replay:
 
     def _ask(self, seen: Seen) -> None:
         packet = seen.packet
-        if seen.rq_type is None or seen.rq_type < 0 or packet.flags > MAX_REQUEST_FLAGS:
+        is_reserved = 0 < packet.channel < FIRST_CHANNEL
+        if seen.rq_type is None or seen.rq_type < 0 or packet.flags > MAX_REQUEST_FLAGS or is_reserved:
             raise CommandFailed(f"a request in FILE cannot be sent again: {packet}", EXIT_FAILED)
         under = self._under_way.get(seen.connection) or self._begin(seen.connection)
         key = (packet.channel, packet.tag)

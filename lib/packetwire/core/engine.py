@@ -11,6 +11,7 @@ dropped; so no history is kept.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from packetwire.core.events import Event, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
@@ -44,6 +45,8 @@ from packetwire.errors import (
 )
 
 FIRST_TAG = 2
+FIRST_CHANNEL = 16
+"""Below it 0 is for the application, and the others are reserved."""
 DEFAULT_MAX_OUTSTANDING = 1024
 DEFAULT_MAX_INBOUND = 65_536
 DEFAULT_MAX_INBOUND_OCTETS = 256 << 20
@@ -75,10 +78,29 @@ _new_event: Any = tuple.__new__
 _RequestKey = int | tuple[int, int]
 
 
+def check_channel(channel: int) -> None:
+    """Raise TypeError or `LocalProtocolError` unless requests may be sent on this channel."""
+    check_uint("channel", channel)
+    if 0 < channel < FIRST_CHANNEL:
+        raise LocalProtocolError(f"channels 1 to {FIRST_CHANNEL - 1} are reserved, got {channel}")
+
+
+def not_served(channel: int) -> bytes:
+    """The text of the refusal of a request on a channel that nobody serves, though others are served."""
+    if channel == 0:
+        return NO_HANDLER
+    if channel < FIRST_CHANNEL:
+        return b"channels 1 to %d are reserved" % (FIRST_CHANNEL - 1)
+    return b"channel %d is not served" % channel
+
+
 class ConnectionEngine:
     """The protocol state of one connection.
 
-    `accepts_requests`: whether there is anyone to answer the peer's requests; if not each is refused.
+    `accepts_requests`: whether there is anyone to answer the peer's requests on channel 0, and `channels`: which
+    others are served, asked for each request (None: all that are not reserved, if `accepts_requests`). What nobody
+    serves is refused, unless it is `observed`: then it is received all the same, and the owner refuses what no
+    observer took, with `not_served`.
     `max_outstanding`: our requests without an answer. `max_inbound`, `max_inbound_octets`: the peer's
     requests, and the octets of their payloads, whose reply is not written yet; past either a request is
     refused with an answer. `max_refusals`: refusals that the peer has not taken; past it the connection
@@ -95,9 +117,15 @@ class ConnectionEngine:
         max_inbound: int = DEFAULT_MAX_INBOUND,
         max_inbound_octets: int = DEFAULT_MAX_INBOUND_OCTETS,
         max_refusals: int = DEFAULT_MAX_REFUSALS,
+        channels: Container[int] | None = None,
+        observed: bool = False,
         half_close: bool = False,
     ) -> None:
         self.accepts_requests = accepts_requests
+        if channels is None:
+            channels = range(FIRST_CHANNEL, MAX_UINT + 1) if accepts_requests else ()
+        self.channels = channels
+        self.observed = observed
         self.max_packet_size = max_packet_size
         self.max_outstanding = max_outstanding
         self.max_inbound = max_inbound
@@ -156,6 +184,13 @@ class ConnectionEngine:
         return self.ours is Half.OPEN and self.ended is None and self.send_failure is None
 
     @property
+    def overdue(self) -> bytes:
+        """The text of a refusal, if too much is unsent for another reply to be made; else empty."""
+        if self.unsent_octets <= self.max_inbound_octets:
+            return b""
+        return b"too much to do: %d octets wait to be written" % self.unsent_octets
+
+    @property
     def partial_octets(self) -> bytes:
         """The octets of the packet that is arriving."""
         return self._decoder.partial
@@ -164,6 +199,10 @@ class ConnectionEngine:
     def trailing_octets(self) -> bytes:
         """What came behind the peer's EOF."""
         return self._decoder.trailing
+
+    def not_served(self, channel: int) -> bytes:
+        """The text of the refusal of a request on a channel that nobody serves."""
+        return not_served(channel if self.accepts_requests or self.channels else 0)
 
     # calls in, octets out
 
@@ -201,7 +240,7 @@ class ConnectionEngine:
         """The fields behind the tag, which most requests have in common; checks the arguments."""
         check_uint("rq_type", rq_type, MAX_RQ_TYPE)
         check_uint("flags", flags, MAX_REQUEST_FLAGS)
-        check_uint("channel", channel)
+        check_channel(channel)
         if len(self._request_tails) >= MAX_TAILS:
             self._request_tails.clear()
         tail = head_tail(channel, flags << 2 | FLAG_REQUEST, rq_type + 1)
@@ -450,8 +489,8 @@ class ConnectionEngine:
         inbound = self._inbound
         if self.theirs is not Half.OPEN:
             self._refuse(packet, REQUESTS_ENDED)
-        elif not self.accepts_requests:
-            self._refuse(packet, NO_HANDLER)
+        elif (channel or not self.accepts_requests) and not (self.observed or channel in self.channels):
+            self._refuse(packet, self.not_served(channel))
         elif key in inbound:
             self._refuse(packet, b"tag %d is in use on channel %d" % (tag, channel))
         elif len(inbound) + self._unsent_replies + self._batch_replies >= self.max_inbound:

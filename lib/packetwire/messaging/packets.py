@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
+from packetwire.core.engine import check_channel
 from packetwire.core.events import RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.requests import BaseRequest, Responder
 from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RequestFailed, RequestTimeout
@@ -103,6 +104,7 @@ class PacketChannel(SharedChannel):
         session_type: type[Session] | None = None,
         receives: bool = False,
     ) -> None:
+        check_channel(channel)
         super().__init__(protocol, session_type=session_type)
         self.receives = receives
         self.connection = connection

@@ -6,17 +6,15 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from packetwire.core.engine import NO_HANDLER, ConnectionEngine
-from packetwire.core.events import RequestReceived, without_payload
+from packetwire.core.channels import Channels, Receiver, Receiving, RequestHandler, bound_to_channel
+from packetwire.core.engine import ConnectionEngine
+from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.requests import Outcome, response_parts, subscribe
 from packetwire.error_text import error_text
 from packetwire.errors import PacketwireError
 
 logger = logging.getLogger("packetwire")
-
-RequestHandler = Callable[[int, int, bytes], Any]
 
 
 class Answering:
@@ -32,22 +30,46 @@ class Answering:
         error_detail: str,
         trace_log: Callable[..., object] | None,
         answered: Callable[[], object],
+        channels: Channels,
     ) -> None:
         self._engine = engine
         self._lock = lock
         self._name = name
-        self._handler = handler
+        self._handler = None if handler is None else bound_to_channel(handler, 0)
+        self._channels = channels
+        self.attached = Receiving(channels, self._run_receiver)
+        """What is attached to channels gets its events by this."""
         self._error_detail = error_detail
         self._trace = trace_log
         self._answered = answered
 
-    def run_handler(self, event: RequestReceived) -> None:
-        """Call the handler and answer, unless its result is deferred. A KeyboardInterrupt is raised too."""
+    def _run_receiver(self, event: Event, receiver: Receiver) -> None:
+        """Call what is attached to a channel, and answer if `event` is a request."""
+        if isinstance(event, RequestReceived):
+            if refusal := self._engine.overdue:
+                self._respond(event, False, 0, refusal)
+            else:
+                self.run_handler(event, receiver)
+            return
         try:
-            if self._handler is None:
-                self._respond(event, False, 0, NO_HANDLER)
-                return
-            result = self._handler(event.rq_type, event.flags, event.payload)
+            receiver(event)
+        except Exception:
+            logger.exception("%s: receiver %r failed for %s", self._name, receiver, type(event).__name__)
+
+    def run_handler(self, event: RequestReceived, receiver: Receiver | None = None) -> None:
+        """Call the handler, or the `receiver`, and answer, unless its result is deferred.
+
+        A KeyboardInterrupt is raised too.
+        """
+        try:
+            if receiver is not None:
+                result = receiver(event)
+            else:
+                handler = self._channels.handlers.get(event.channel) if event.channel else self._handler
+                if handler is None:
+                    self._respond(event, False, 0, self._engine.not_served(event.channel))
+                    return
+                result = handler(event.rq_type, event.flags, event.payload)
             if type(result) is bytes:
                 flags, payload = 0, result
             elif subscribe(result, partial(self.answer, without_payload(event))):

@@ -26,6 +26,7 @@ import weakref
 from collections.abc import Callable, Container
 from threading import get_ident
 
+from packetwire.core.channels import Channels, RequestHandler
 from packetwire.core.engine import NOT_DONE, ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded, event_text
 from packetwire.core.packets import BytesLike
@@ -39,7 +40,7 @@ from packetwire.errors import (
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.fds import READ_SIZE
 from packetwire.streams.wakeup import Wakeup
-from packetwire.threaded.answering import Answering, RequestHandler, logger
+from packetwire.threaded.answering import Answering, logger
 from packetwire.threaded.parking import Parked, open_parking
 from packetwire.threaded.spinning import Spin
 from packetwire.threaded.waiter import Waiter
@@ -77,6 +78,7 @@ class Driver:
         error_detail: str,
         max_unsent: int,
         spin: float,
+        channels: Channels,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -128,7 +130,10 @@ class Driver:
             error_detail=error_detail,
             trace_log=trace_log,
             answered=self._has_answered,
+            channels=channels,
         )
+        self._attached = self._answering.attached
+        self._receivers = channels.receivers
         self._run_handler = self._answering.run_handler
         self._workers = Workers(
             engine,
@@ -549,11 +554,15 @@ class Driver:
                 # told apart by their exact type, the frequent kinds first
                 kind = type(event)
                 if kind is ResponseReceived:
+                    if self._receivers:
+                        self._attached.give(event)
                     event.waiter.deliver(event)  # type: ignore[union-attr]
                 elif kind is RequestReceived:
                     self._receive_request(event)  # type: ignore[arg-type]
                 elif kind is StreamEnded:
                     self._end(event)  # type: ignore[arg-type]
+                else:
+                    self._attached.give(event)
         except BaseException as error:
             self._interrupted(error, events)
             raise
@@ -587,8 +596,10 @@ class Driver:
         """Run the handler here if it is inline and nothing stands in its way, else leave it to a worker."""
         if self._taken and (event.channel, event.tag) in self._taken:
             self._taken.discard((event.channel, event.tag))
+        elif self._receivers and self._attached.give(event):
+            self._handled_inline += 1
         elif (
-            (self._all_inline or (self._inline and event.rq_type in self._inline))
+            (self._all_inline or (self._inline and not event.channel and event.rq_type in self._inline))
             and not self._jobs
             and not (self._all_inline and self._workers.running)  # no second one beside one that had to wait
             and self.engine.unsent_octets <= self._max_unsent
@@ -600,6 +611,7 @@ class Driver:
 
     def _end(self, event: StreamEnded) -> None:
         self._received_all.set()
+        self._attached.give(event)
         for waiter in event.lost:
             waiter.fail(event.cause)
         if not event.clean:

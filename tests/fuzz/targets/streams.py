@@ -130,6 +130,9 @@ ASKED = b"".join(
     bytes(Packet(is_request=True, tag=tag, rq_type=1, payload=b"x" * 40)) for tag in (2, 3, 4, 4, 5, 6, 7, 8, 9)
 )
 """Too much for some of these."""
+ON_OTHER_CHANNELS = b"".join(
+    bytes(Packet(is_request=True, channel=channel, tag=2, rq_type=1)) for channel in (15, 17)
+)
 SETTINGS: tuple[dict[str, Any], ...] = (
     {},
     {"max_packet_size": 300},
@@ -137,6 +140,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"accepts_requests": False, "max_refusals": 3},
     {"max_inbound": 3},
     {"max_inbound_octets": 100},
+    {"channels": ()},
 )
 """The first octet of an input chooses."""
 REFUSED = TextsOf(engine_module, ["_refuse"], position=1)
@@ -148,7 +152,7 @@ def listening(settings: dict[str, Any]) -> ConnectionEngine:
     engine = ConnectionEngine(**settings)
     for waiter in range(OUTSTANDING):
         engine.request(waiter, waiter=waiter)
-    engine.request(0, channel=1, waiter=OUTSTANDING)
+    engine.request(0, channel=17, waiter=OUTSTANDING)
     engine.forget(0, 3)
     return engine
 
@@ -228,7 +232,7 @@ TARGETS = (
         seeds=[
             bytes((choice,)) + seed
             for choice in range(len(SETTINGS))
-            for seed in (ASKED, bytes(ERQ_PACKET) + ASKED, *SEEDS[choice :: len(SETTINGS)])
+            for seed in (ASKED, bytes(ERQ_PACKET) + ASKED, ON_OTHER_CHANNELS, *SEEDS[choice :: len(SETTINGS)])
         ],
         mutate=headed_mutator(stream_mutator(SEEDS), len(SETTINGS)),
         hear=hear_engine,

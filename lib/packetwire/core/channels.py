@@ -1,0 +1,155 @@
+"""Who serves which channel of a connection, and the one way in for what is more than a request handler.
+
+Channel 0 belongs to the connection's `request_handler`. Any other has a handler of its own, or a *receiver*, which
+is attached: it gets all that happens on its channel, in the order of the wire, one event at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any, Protocol, cast
+
+from packetwire.core.engine import check_channel
+from packetwire.core.events import Event, RequestReceived, ResponseReceived
+from packetwire.core.requests import HandlerResult
+from packetwire.errors import LocalProtocolError
+
+PlainHandler = Callable[[int, int, bytes], HandlerResult]
+"""Called with (rq_type, flags, payload)."""
+
+
+class ChannelHandler(Protocol):
+    """A handler that is told the channel of the request."""
+
+    def __call__(self, rq_type: int, flags: int, payload: bytes, /, *, channel: int) -> HandlerResult: ...
+
+
+RequestHandler = PlainHandler | ChannelHandler
+
+Receiver = Callable[[Event], HandlerResult]
+"""What it returns for a `RequestReceived` is the answer, as a handler's; for other events it means nothing."""
+
+
+CO_COROUTINE = 0x80
+"""The flag of the code of an `async def`, as `inspect` has it."""
+
+
+class Channels:
+    """The handlers and receivers of a connection, but for its `request_handler`.
+
+    The engine asks by `in` which channels are served. Threads may attach and detach while another one receives:
+    each change is a single step of a dict.
+    """
+
+    def __init__(self, handlers: Mapping[int, RequestHandler] | None = None) -> None:
+        self.handlers: dict[int, PlainHandler] = {}
+        """Channel -> its handler, as it is called: one that has a parameter `channel` gets it."""
+        self.receivers: dict[int, Receiver] = {}
+        """Channel -> what was attached to it."""
+        for channel, handler in (handlers or {}).items():
+            if channel == 0:
+                raise LocalProtocolError("channel 0 is served by request_handler, not by channels")
+            self._check(channel, handler, "handler")
+            self.handlers[channel] = bound_to_channel(handler, channel)
+
+    def __contains__(self, channel: object) -> bool:
+        return channel in self.receivers or channel in self.handlers
+
+    def __bool__(self) -> bool:
+        return bool(self.handlers or self.receivers)
+
+    def attach(self, channel: int, receiver: Receiver) -> None:
+        """Have `receiver` serve a channel; raises `LocalProtocolError` if that is reserved, or served already."""
+        self._check(channel, receiver, "receiver")
+        if getattr(_code_of(receiver), "co_flags", 0) & CO_COROUTINE:
+            raise TypeError(f"a receiver is called for one event at a time and cannot be `async def`: {receiver!r}")
+        if channel in self.handlers or self.receivers.setdefault(channel, receiver) is not receiver:
+            raise LocalProtocolError(f"channel {channel} is served already")
+
+    def detach(self, channel: int) -> None:
+        """The requests of a channel are refused from here on; nothing if nobody is attached to it."""
+        self.receivers.pop(channel, None)
+
+    def _check(self, channel: int, served_by: Any, what: str) -> None:
+        check_channel(channel)
+        if not callable(served_by):
+            raise TypeError(f"the {what} of channel {channel} must be callable, got {served_by!r:.100}")
+
+
+class Receiving:
+    """Gives events to the receivers of `channels`, one at a time and in order, whichever thread brings them.
+
+    `run(event, receiver)` calls the receiver and does something with its result. A thread that brings an event
+    while another one runs a receiver leaves it to that one; so does a receiver that brings one itself.
+    """
+
+    def __init__(self, channels: Channels, run: Callable[[Event, Receiver], object]) -> None:
+        self._receivers = channels.receivers
+        self._run = run
+        self._waiting: deque[tuple[Event, Receiver]] = deque()
+        self._turn = deque([None])  # held by whoever runs receivers: popped in one step, so no lock is needed
+
+    def __bool__(self) -> bool:
+        return bool(self._receivers)
+
+    def give(self, event: Event) -> bool:
+        """Have the event's receiver called: that of its channel, or each if it is about all of them.
+
+        Returns whether there is one.
+        """
+        if not self._receivers:
+            return False
+        if isinstance(event, RequestReceived | ResponseReceived):
+            receiver = self._receivers.get(event.channel)
+            if receiver is None:
+                return False
+            self._waiting.append((event, receiver))
+        else:
+            self._waiting.extend((event, receiver) for receiver in list(self._receivers.values()))
+        while self._waiting:  # again: one may have been added just before the turn was given up
+            try:
+                self._turn.pop()
+            except IndexError:
+                break
+            try:
+                self._run_waiting()
+            finally:
+                self._turn.append(None)
+        return True
+
+    def _run_waiting(self) -> None:
+        while self._waiting:
+            self._run(*self._waiting.popleft())
+
+
+def bound_to_channel(handler: RequestHandler, channel: int) -> PlainHandler:
+    """`handler`, or if it has a parameter `channel` behind the usual three, one that passes it."""
+    if takes_channel(handler):
+        return partial(cast(ChannelHandler, handler), channel=channel)
+    return cast(PlainHandler, handler)
+
+
+def takes_channel(handler: Any) -> bool:
+    """Whether a handler has a parameter `channel` behind the usual three."""
+    while isinstance(handler, partial):
+        if "channel" in handler.keywords:
+            return False
+        handler = handler.func
+    while isinstance(handler, FunctionType | MethodType) and hasattr(handler, "__wrapped__"):
+        handler = handler.__wrapped__
+    code = _code_of(handler)
+    if code is None:
+        return False
+    usual = 3 if isinstance(handler, FunctionType) else 4  # `self` comes first
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return "channel" in names[min(usual, code.co_argcount) :]
+
+
+def _code_of(function: Any) -> Any:
+    """The code object of what is called. `inspect` knows it too, but is slow to import."""
+    if not isinstance(function, FunctionType | MethodType):
+        function = type(function).__call__
+    return getattr(function, "__code__", None)

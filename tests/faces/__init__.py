@@ -1,0 +1,1 @@
+"""What both faces of a connection promise, tried on each."""
