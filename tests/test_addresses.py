@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import queue
+import shutil
 import socket
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +22,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packetwire import ChildExited, LocalProtocolError, PacketConnection, connect_to
+from packetwire import (
+    AsyncPacketConnection,
+    ChildExited,
+    ConnectionEnded,
+    LocalProtocolError,
+    PacketConnection,
+    aserve,
+    bridge,
+    connect_to,
+    serve,
+)
 from packetwire.addresses import (
     KINDS,
     SSH_FLAGS,
@@ -256,6 +272,23 @@ def test_ssh_runs_the_ssh_program(server: str, tmp_path: Path, monkeypatch: pyte
     assert noted[:-1] == ["-p", "2222", "-T", "-o", "BatchMode=yes", "--", "me@host"]
 
 
+def test_ssh_gets_an_interval_from_us_if_it_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "ssh"
+    program.write_text(
+        textwrap.dedent(f"""\
+            #!/bin/sh
+            if [ "$1" = -G ]; then echo serveraliveinterval 0; exit; fi
+            echo "$*" >{tmp_path}/noted
+            """)
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with PacketConnection(connect_to("ssh:-p 2222 me@host store")) as conn, pytest.raises(ConnectionEnded):
+        conn(0, timeout=30)
+    noted = (tmp_path / "noted").read_text()
+    assert noted == "-p 2222 -T -o BatchMode=yes -o ServerAliveInterval=30 -- me@host store\n"
+
+
 def open_fds() -> list[str]:
     return os.listdir("/proc/self/fd")
 
@@ -351,9 +384,137 @@ def test_a_text_that_is_no_address_is_refused_before_any_opening() -> None:
         connect_to("nonsense")
 
 
-def test_a_host_that_vanishes_is_noticed() -> None:
+def user_timeout(sock: socket.socket) -> float:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000
+
+
+def keepalive(sock: socket.socket) -> tuple[int, ...]:
+    return tuple(
+        sock.getsockopt(socket.IPPROTO_TCP, option)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    )
+
+
+TIMEOUTS = {120.0: (60, 15, 4), None: (60, 15, 4), 8.0: (4, 1, 4), 1.0: (1, 1, 4), 3600.0: (60, 15, 4)}
+"""Of the address -> when the system asks whether the other machine is there."""
+
+
+@pytest.mark.parametrize("seconds", TIMEOUTS)
+def test_a_host_that_vanishes_is_noticed(seconds: float | None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        sock, _, close = connect_to(f"tcp:127.0.0.1:{listening.getsockname()[1]}")()
+        address = TcpAddress("127.0.0.1", listening.getsockname()[1], seconds)
+        sock, _, close = connect_to(address)()
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+        assert user_timeout(sock) == (seconds or 0.0)
+        assert keepalive(sock) == TIMEOUTS[seconds]
         close()
+
+
+def test_without_another_value_it_is_two_minutes() -> None:
+    for kind in TcpAddress, TlsAddress:
+        assert kind("host", 1).user_timeout == 120.0
+    assert parse_address("tcp:host:1") == TcpAddress("host", 1, 120.0)
+    assert str(TcpAddress("host", 1, 5.0)) == "tcp:host:1"
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, -1, float("nan"), float("inf"), 1e7])
+def test_a_user_timeout_that_makes_no_sense(seconds: float) -> None:
+    with pytest.raises(LocalProtocolError, match="user_timeout must be from 1 to 1000000 seconds, or None"):
+        TcpAddress("host", 1, seconds)
+
+
+@pytest.mark.parametrize("face", ["threads", "asyncio"])
+def test_a_server_notices_it_too(face: str) -> None:
+    found: queue.Queue[float] = queue.Queue()
+    address = TcpAddress("127.0.0.1", 0, 20.0)
+
+    def service(kind: Any, stream: Any) -> Any:
+        found.put(user_timeout(stream))
+        return kind(stream)
+
+    def ask(address: Any) -> None:
+        with PacketConnection(connect_to(address)):
+            assert found.get(timeout=30) == 20.0
+
+    async def in_a_loop() -> None:
+        async with await aserve(address, partial(service, AsyncPacketConnection)) as server:
+            await asyncio.to_thread(ask, server.address)
+
+    if face == "asyncio":
+        asyncio.run(in_a_loop())
+    else:
+        with serve(address, partial(service, PacketConnection)) as server:
+            ask(server.address)
+
+
+def test_a_bridge_notices_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: queue.Queue[float] = queue.Queue()
+    opened = bridge._socket_stream
+    monkeypatch.setattr(bridge, "_socket_stream", lambda sock: found.put(user_timeout(sock)) or opened(sock))
+    with (
+        serve("tcp:127.0.0.1:0", PacketConnection) as server,
+        bridge.Bridge(TcpAddress("127.0.0.1", 0, 20.0), replace(server.address, user_timeout=30.0)) as joined,
+    ):
+        thread = threading.Thread(target=joined.run)
+        thread.start()
+        with PacketConnection(connect_to(joined.address)):
+            assert {found.get(timeout=30), found.get(timeout=30)} == {20.0, 30.0}
+        joined.stop()
+        thread.join()
+
+
+@pytest.mark.parametrize("face", ["threads", "asyncio"])
+def test_a_socket_that_was_supplied_keeps_its_settings(face: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours = socket.create_connection(listening.getsockname())
+        theirs, _ = listening.accept()
+    before = keepalive(ours)
+
+    async def in_a_loop() -> None:
+        async with AsyncPacketConnection(ours, close_timeout=0):
+            check()
+
+    def check() -> None:
+        assert not ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert user_timeout(ours) == 0
+        assert keepalive(ours) == before
+
+    with ours, theirs:
+        if face == "asyncio":
+            asyncio.run(in_a_loop())
+        else:
+            with PacketConnection(ours, close_timeout=0):
+                check()
+
+
+INTERVALS = [
+    ((), "", ["-o", "ServerAliveInterval=30"]),
+    ((), "ServerAliveInterval 7", []),
+    ((), "Host *\n  ServerAliveInterval 7", []),
+    ((), "ServerAliveCountMax 5", ["-o", "ServerAliveInterval=30"]),
+    (("-o", "ServerAliveInterval=0"), "", []),
+    (("-o", "serveraliveinterval 5"), "", []),
+]
+
+
+@pytest.mark.parametrize(("options", "config", "added"), INTERVALS)
+def test_ssh_is_asked_to_notice_it_unless_the_user_has_said_something(
+    tmp_path: Path, options: tuple[str, ...], config: str, added: list[str]
+) -> None:
+    if shutil.which("ssh") is None:
+        pytest.skip("there is no ssh")
+    (tmp_path / "config").write_text(config + "\n")
+    address = SshAddress("host", "store", ("-F", str(tmp_path / "config"), *options))
+    assert address._alive_options(30) == added
+    assert address._argv(*added)[-3 - len(added) :] == [*added, "--", "host", "store"]
+
+
+@pytest.mark.parametrize("script", [None, "exit 255", "echo nothing of the kind"])
+def test_ssh_that_does_not_tell_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if script is not None:
+        (tmp_path / "ssh").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "ssh").chmod(0o755)
+    assert SshAddress("host", "store")._alive_options(30) == []

@@ -57,6 +57,13 @@ CONNECT_TIMEOUT = 30.0
 KEEPALIVE_IDLE = 60
 KEEPALIVE_INTERVAL = 15
 KEEPALIVE_PROBES = 4
+DEFAULT_USER_TIMEOUT = 120.0
+"""Seconds for the other machine to acknowledge what was sent, or what TCP asks when nothing is."""
+MAX_USER_TIMEOUT = 1_000_000.0
+SSH_ALIVE_INTERVAL = 30
+"""Seconds of silence after which `ssh` asks whether the other machine is there; it gives up after three times."""
+SSH_CONFIG_SECONDS = 10.0
+"""Seconds for `ssh` to tell its configuration."""
 
 SSH_FLAGS = frozenset("46AaCgKkMqsTvXxYy")
 SSH_OPTIONS_WITH_VALUE = frozenset("BbcDEeFIiJLlmoPpRSw")
@@ -155,13 +162,43 @@ class SshAddress:
     @property
     def argv(self) -> list[str]:
         """The command that is run here. The user's options come first: of two, `ssh` takes the first."""
-        return ["ssh", *self.options, "-T", "-o", "BatchMode=yes", "--", self.host, self.command]
+        return self._argv()
+
+    def _argv(self, *more: str) -> list[str]:
+        return ["ssh", *self.options, "-T", "-o", "BatchMode=yes", *more, "--", self.host, self.command]
 
     def open(self, timeout: float) -> Any:
-        """Start `ssh`. Raises OSError if there is no such program."""
+        """Start `ssh`. Raises OSError if there is no such program.
+
+        If neither the options nor the user's configuration has a ServerAliveInterval, ours is set, so that a dead
+        link ends the connection.
+        """
         from packetwire.streams.process import child
 
-        return child(self.argv)()
+        return child(self._argv(*self._alive_options(timeout)))()
+
+    def _alive_options(self, timeout: float) -> list[str]:
+        """What to add if `ssh -G` says that there is no interval.
+
+        An option of the command line goes before all that is configured, so one that may be there is not added.
+        """
+        if any("serveraliveinterval" in word.lower() for word in self.options):
+            return []
+        import subprocess
+
+        try:
+            told = subprocess.run(
+                ["ssh", "-G", *self.options, "--", self.host],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                check=False,
+                timeout=min(timeout, SSH_CONFIG_SECONDS),
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return []  # whatever is wrong, the connection itself will tell
+        found = re.search(rb"^serveraliveinterval +(\S+)", told.stdout, re.MULTILINE | re.IGNORECASE)
+        return ["-o", f"ServerAliveInterval={SSH_ALIVE_INTERVAL}"] if found and found[1] == b"0" else []
 
 
 def _ssh_option_has_value(word: str) -> bool:
@@ -221,11 +258,18 @@ class TcpAddress:
 
     host: str
     port: int
+    user_timeout: float | None = field(default=DEFAULT_USER_TIMEOUT, repr=False)
+    """Seconds without an acknowledgement after which the system ends a connection, idle or busy, and so also one
+    whose other end lives but takes nothing for so long; None leaves that to the system. No part of the text."""
 
     form: ClassVar[str] = "tcp:HOST:PORT"
     scheme: ClassVar[str] = "tcp"
 
     def __post_init__(self) -> None:
+        if self.user_timeout is not None and not 1 <= self.user_timeout <= MAX_USER_TIMEOUT:
+            raise LocalProtocolError(
+                f"user_timeout must be from 1 to {MAX_USER_TIMEOUT:.0f} seconds, or None, got {self.user_timeout!r}"
+            )
         if not self.host:
             raise LocalProtocolError("there is no host")
         if "[" in self.host or "]" in self.host:
@@ -264,7 +308,7 @@ class TcpAddress:
             raise LocalProtocolError(f"{self}: port 0 is for listening, there is nothing to connect to")
         sock = socket.create_connection((self.host, self.port), timeout)
         sock.settimeout(None)
-        keep_alive(sock)
+        keep_alive(sock, self.user_timeout)
         return sock
 
 
@@ -295,13 +339,24 @@ class TlsAddress(TcpAddress):
             raise
 
 
-def keep_alive(sock: socket.socket) -> None:
-    """Have the system notice when the other machine has vanished."""
+def keep_alive(sock: socket.socket, user_timeout: float | None = DEFAULT_USER_TIMEOUT) -> None:
+    """Have the system notice when the other machine has vanished, whether anything is sent or not.
+
+    SO_KEEPALIVE only asks while nothing is under way; what is not acknowledged is sent again for a quarter of an
+    hour unless there is a `user_timeout`, which on Linux replaces the number of questions as well.
+    """
+    idle, interval = KEEPALIVE_IDLE, KEEPALIVE_INTERVAL
+    options = []
+    if user_timeout is not None:
+        # asked in time: the question comes first, and then the time for its answer
+        idle, interval = min(idle, max(1, int(user_timeout / 2))), min(interval, max(1, int(user_timeout / 8)))
+        options.append(("TCP_USER_TIMEOUT", int(user_timeout * 1000)))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_KEEPIDLE", idle),
+        ("TCP_KEEPINTVL", interval),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        *options,
     ):
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -343,7 +343,7 @@ def _client_stream(
         return client
     if isinstance(address, TcpAddress):
         with suppress(OSError):  # some systems refuse it when the client is gone already
-            keep_alive(client)
+            keep_alive(client, address.user_timeout)
     stream = _socket_stream(client)
     if ssl_context is None:
         return stream

@@ -343,7 +343,7 @@ class _Session:
         try:
             if isinstance(self._address, TcpAddress) and isinstance(self._stream, socket.socket):
                 with suppress(OSError):  # some systems refuse it when the client is gone already
-                    keep_alive(self._stream)
+                    keep_alive(self._stream, self._address.user_timeout)
             if self._ssl_context is None:
                 self._serve_client(self._stream)
             else:

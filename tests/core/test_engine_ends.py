@@ -531,6 +531,23 @@ def test_answers_are_received_after_a_write_failed() -> None:
     assert sent(engine) == b""
 
 
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (TimeoutError(110, "Connection timed out"), ConnectionEnded),
+        (BrokenPipeError(), PeerClosed),
+        (ConnectionResetError(), PeerClosed),
+        (ValueError("a file of somebody's"), PeerClosed),
+    ],
+)
+def test_a_failed_write_can_say_why_the_stream_ended(failure: Exception, kind: type[ConnectionEnded]) -> None:
+    engine = ConnectionEngine()
+    engine.send_failed(failure)
+    cause = only_end(engine.receive_eof()).cause
+    assert type(cause) is kind
+    assert (cause.__cause__ is failure) == (kind is ConnectionEnded)
+
+
 def test_eof_of_the_peer_after_a_write_failed_is_clean() -> None:
     engine = ConnectionEngine()
     engine.send_failed(BrokenPipeError())

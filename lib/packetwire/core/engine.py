@@ -42,6 +42,7 @@ from packetwire.errors import (
     PeerClosed,
     RemoteProtocolError,
     StreamTruncated,
+    ended_by,
 )
 
 FIRST_TAG = 2
@@ -398,6 +399,10 @@ class ConnectionEngine:
         """
         if self.ended is not None:
             return []
+        failure = self.send_failure
+        if cause is None and isinstance(failure, OSError) and not isinstance(failure, ConnectionError):
+            # the system tells an error once, here to who wrote, and then that there is nothing more to read
+            cause = ended_by(failure, f"nothing can be sent any more: {failure}")
         truncated = self._truncation(cause)
         if self.half_close and truncated is None and _is_orderly(cause):
             events: list[Event] = [PeerEndedRequests()] if self.theirs is Half.OPEN else []
@@ -449,9 +454,7 @@ class ConnectionEngine:
         if self.ended is not None:
             return self.ended.cause.for_waiter()
         if self.send_failure is not None:
-            ended = ConnectionEnded(f"nothing can be sent any more: {self.send_failure}")
-            ended.__cause__ = self.send_failure
-            return ended
+            return ended_by(self.send_failure, f"nothing can be sent any more: {self.send_failure}")
         return ConnectionEnded("this side has ended its requests (ERQ), it cannot ask any more")
 
     # inside
