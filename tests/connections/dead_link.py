@@ -261,7 +261,8 @@ def _say(stdin: TextIO | None, text: str) -> None:
 
 
 def _collect(stdout: TextIO, found: list[dict[str, Any]]) -> None:
-    found += map(json.loads, stdout)
+    with stdout:
+        found += map(json.loads, stdout)
 
 
 @contextmanager

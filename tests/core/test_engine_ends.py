@@ -540,12 +540,22 @@ def test_answers_are_received_after_a_write_failed() -> None:
         (ValueError("a file of somebody's"), PeerClosed),
     ],
 )
-def test_a_failed_write_can_say_why_the_stream_ended(failure: Exception, kind: type[ConnectionEnded]) -> None:
+@pytest.mark.parametrize("known", [None, PeerClosed("closed"), StreamTruncated("cut off")], ids=repr)
+def test_a_failed_write_can_say_why_the_stream_ended(
+    failure: Exception, kind: type[ConnectionEnded], known: ConnectionEnded | None
+) -> None:
     engine = ConnectionEngine()
     engine.send_failed(failure)
-    cause = only_end(engine.receive_eof()).cause
-    assert type(cause) is kind
+    cause = only_end(engine.receive_eof(known)).cause
+    assert type(cause) is (kind if known is None or kind is ConnectionEnded else type(known))
     assert (cause.__cause__ is failure) == (kind is ConnectionEnded)
+
+
+def test_what_is_known_of_the_end_comes_before_a_failed_write() -> None:
+    engine = ConnectionEngine()
+    engine.send_failed(TimeoutError(110, "Connection timed out"))
+    cause = ChildExited("killed", ["cmd"], -9, b"")
+    assert only_end(engine.receive_eof(cause)).cause is cause
 
 
 def test_eof_of_the_peer_after_a_write_failed_is_clean() -> None:

@@ -400,7 +400,8 @@ class ConnectionEngine:
         if self.ended is not None:
             return []
         failure = self.send_failure
-        if cause is None and isinstance(failure, OSError) and not isinstance(failure, ConnectionError):
+        says_little = cause is None or isinstance(cause, PeerClosed | StreamTruncated)
+        if says_little and isinstance(failure, OSError) and not isinstance(failure, ConnectionError):
             # the system tells an error once, here to who wrote, and then that there is nothing more to read
             cause = ended_by(failure, f"nothing can be sent any more: {failure}")
         truncated = self._truncation(cause)
