@@ -10,12 +10,16 @@ from contextlib import suppress
 from typing import TypeGuard
 
 from packetwire.listeners import BACKLOG, Acceptor, Listener
+from packetwire.streams.fds import check_descriptors_left
 from packetwire.streams.zmqpeers import THE_END, PeerStream
 
 logger = logging.getLogger("packetwire")
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 LISTENER_BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
+
+DESCRIPTORS_OF_A_CLIENT = 16
+"""Descriptors that have to be free before a client is accepted: it would have to be hung up on without them."""
 
 Client = socket.socket | PeerStream
 
@@ -36,6 +40,7 @@ class Admission:
     def accept(self, listening: Acceptor) -> Client | None:
         """A client that waits, or None. Raises OSError if nobody can be accepted any more."""
         try:
+            check_descriptors_left(DESCRIPTORS_OF_A_CLIENT)
             client, _ = listening.accept()
         except OSError as error:
             if error.errno in LISTENER_BROKEN:
@@ -60,6 +65,10 @@ class Admission:
         """
         turned_away = 0
         for listening in self._listener.sockets:
+            # streams of ZMQ that nobody has accepted have no descriptors, and need none for this
+            tell_next = getattr(listening, "turn_away", None)
+            while tell_next is not None and turned_away < BACKLOG and tell_next():
+                turned_away += 1
             while turned_away < BACKLOG and (client := self.accept(listening)):
                 turned_away += 1
                 if isinstance(client, PeerStream):

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import traceback
 
-from packetwire.errors import RequestError
-
 ERROR_TEXT_LIMIT = 16384
 """Characters."""
 
 
 def error_text(error: BaseException, detail: str) -> bytes:
     """The payload of the failed response, by `detail`: "none", "message" or "traceback"."""
-    if isinstance(error, RequestError):
-        text = error.text
-    elif detail == "none":
+    if detail == "none":
         return b"the request failed"
-    elif detail == "traceback":
+    if detail == "traceback":
         text = "".join(traceback.format_exception(error))
     else:
         text = "".join(traceback.format_exception_only(error)).rstrip()

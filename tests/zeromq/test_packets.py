@@ -97,7 +97,7 @@ def test_channels_that_nobody_serves(proxy: Proxy) -> None:
             with pytest.raises(LocalProtocolError, match="channels 1 to 15 are reserved"):
                 client(0, channel=channel)
         with zmq.Context() as context, context.socket(zmq.DEALER) as older:  # it sends what ours does not
-            older.rcvtimeo = WAIT * 1000
+            older.rcvtimeo = int(WAIT * 1000)
             older.connect(proxy.front)
             older.send(bytes(Packet(is_request=True, channel=1, tag=2, rq_type=1)))
             refusal = Packet(is_request=False, channel=1, tag=2, payload=b"channels 1 to 15 are reserved")

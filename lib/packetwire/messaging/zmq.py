@@ -34,6 +34,7 @@ from packetwire.messaging.protocol import Protocol
 from packetwire.messaging.sentinels import TIMEOUT
 from packetwire.messaging.shared import NOBODY, SharedChannel, deadline_of, left_until
 from packetwire.streams.wakeup import Wakeup
+from packetwire.streams.zmqsockets import be_pair_server
 from packetwire.threaded.spinning import Spin
 from packetwire.zmq.exposure import warn_if_exposed
 
@@ -161,6 +162,8 @@ class ZmqChannel(SharedChannel):
     def bind(self, address: str) -> str:
         """Be found at an address; returns it, with the number of the port if that was chosen."""
         with self.lock:
+            if self.socket_type == zmq.PAIR:
+                be_pair_server(self._socket)
             self._socket.bind(address)
             warn_if_exposed(address, with_curve=False)
             self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)

@@ -29,6 +29,17 @@ def ready(fd: int, event: int) -> bool:
     return bool(poller.poll(0))
 
 
+def check_descriptors_left(number: int) -> None:
+    """Raise OSError unless this process can open so many descriptors now."""
+    opened: list[int] = []
+    try:
+        for _ in range(number):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
 class FdReader:
     """Reads a descriptor; closes it only if `owned`."""
 

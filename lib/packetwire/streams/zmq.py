@@ -41,16 +41,15 @@ from packetwire.streams.zmqsockets import (
     POLLIN,
     POLLOUT,
     ZmqContext,
-    ZmqSocket,
     await_link,
     be_curve_client,
-    close_monitor,
     events_getter,
-    events_of,
     make_socket,
     no_stream,
     pieces,
 )
+from packetwire.zmq.links import events_of
+from packetwire.zmq.sockets import OwnedSocket, close_monitored, context_ended, open_monitor, os_error
 
 CONNECT_TIMEOUT = 30.0
 """Seconds for a peer to be there and to shake hands."""
@@ -118,25 +117,22 @@ def _connect(
     context: ZmqContext | None,
 ) -> _Link:
     sock = make_socket(context or zmq.Context.instance(), kind, endpoint)
-    monitor: ZmqSocket | None = None
+    monitor: OwnedSocket | None = None
     try:
         if curve is not None:
             be_curve_client(sock, curve)
         if identity is not None:
             sock.setsockopt(zmq.IDENTITY, identity)
         if not endpoint.startswith("inproc:"):  # which has no links, nothing to shake hands about, and no events
-            monitor = sock.get_monitor_socket(LINK_EVENTS)
-        try:
-            sock.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise OSError(error.errno, f"{endpoint}: {error.strerror}") from error
+            monitor = open_monitor(sock, LINK_EVENTS)
+        sock.connect(endpoint)
         if monitor is not None:
             await_link(monitor, timeout)
         return _Link(sock, monitor, known_before=kind == zmq.PAIR or identity is not None)
-    except BaseException:
-        if monitor is not None:
-            close_monitor(sock, monitor)
-        sock.close(0)
+    except BaseException as error:
+        close_monitored(sock, monitor, 0)
+        if isinstance(error, zmq.ZMQError):
+            raise os_error(error, endpoint) from error
         raise
 
 
@@ -147,7 +143,7 @@ class _Link:
     can still come here: octets before the first boundary are dropped, and a second one right behind it is it.
     """
 
-    def __init__(self, sock: ZmqSocket, monitor: ZmqSocket | None, *, known_before: bool) -> None:
+    def __init__(self, sock: OwnedSocket, monitor: OwnedSocket | None, *, known_before: bool) -> None:
         self._socket = sock
         # looking up a method of a ZMQ socket takes as long as some of them
         self._send, self._recv, self._events_now = sock.send, sock.recv, events_getter(sock)
@@ -165,17 +161,49 @@ class _Link:
         """Whether the link was lost without the peer's last boundary."""
         self._we_ended = False
         self._closed = False
+        self._is_gone = False
+        """Whether the sockets were let go of."""
         fds = [sock.fileno(), *([monitor.fileno()] if monitor else ())]
         self.to_read = _Flag(fds)
-        self.room = _Flag(fds)
+        try:
+            self.room = _Flag(fds)
+        except BaseException:
+            self.to_read.close()
+            raise
         try:
             sock.send(BOUNDARY, NOBLOCK)
-        except zmq.ZMQError as error:
+            self._look()
+        except BaseException:
             self.to_read.close()
             self.room.close()
-            raise OSError(error.errno, str(error)) from error
-        self._look()
+            raise
         self._raise_flags()
+        sock.keeper = self._sockets_taken
+        if monitor is not None:
+            monitor.keeper = self._sockets_taken
+
+    # the end of the context
+
+    def _sockets_taken(self) -> None:
+        """In whatever thread destroys the context."""
+        with self._lock:
+            self._end(context_ended())
+            self._raise_flags()
+
+    def _end(self, error: OSError) -> OSError:
+        """With the lock held: the sockets are of no use any more. Returns why."""
+        if self._fault is None:
+            self._fault = error
+        self._peer_ended = True
+        self._let_go()
+        return self._fault
+
+    def _let_go(self) -> None:
+        if not self._is_gone:
+            self._is_gone = True
+            self.to_read.watch_no_sockets()
+            self.room.watch_no_sockets()
+            close_monitored(self._socket, self._monitor)
 
     def is_taken(self, seconds: float) -> bool:
         """Whether the peer has us for its peer: its first boundary came, which is waited for.
@@ -187,7 +215,7 @@ class _Link:
         poller.register(self.to_read.fileno(), select.POLLIN)
         while True:
             with self._lock:
-                frame = self._next_frame()
+                frame = self._receive()
                 if self._fault is not None:
                     raise self._fault
                 self._rest = memoryview(frame) if frame else None
@@ -215,7 +243,7 @@ class _Link:
                 taken.append(piece)
                 size -= len(piece)
                 continue
-            frame = self._next_frame()
+            frame = self._receive()
             if not frame:
                 break
             if len(frame) > size:
@@ -231,8 +259,15 @@ class _Link:
             raise self._fault
         return b"" if self._peer_ended else None
 
-    def _next_frame(self) -> bytes | None:
+    def _receive(self) -> bytes | None:
         """The next octets, or None if there are none now or none will come any more."""
+        try:
+            return self._next_frame()
+        except zmq.ZMQError as error:
+            self._end(os_error(error))
+            return None
+
+    def _next_frame(self) -> bytes | None:
         while not self._peer_ended:
             try:
                 message = self._recv(NOBLOCK, copy=False)
@@ -277,42 +312,53 @@ class _Link:
         self.room.show(bool(self._events & POLLOUT) or self._peer_ended)
 
     def write(self, buffers: Buffers) -> int:
-        taken = 0
         with self._lock:
             if self._we_ended or self._peer_ended or self._closed:
-                raise BrokenPipeError(errno.EPIPE, "the ZMQ peer has gone, or the stream has ended")
-            send = self._send
+                raise self._fault or BrokenPipeError(errno.EPIPE, "the ZMQ peer has gone, or the stream has ended")
             try:
-                for piece in pieces(buffers):
-                    send(piece, NOBLOCK)
-                    taken += len(piece)
-            except zmq.Again:
-                pass
+                return self._write(buffers)
+            except zmq.ZMQError as error:
+                raise self._end(os_error(error)) from error
             finally:
-                self._look()
                 self._raise_flags()
+
+    def _write(self, buffers: Buffers) -> int:
+        taken = 0
+        send = self._send
+        try:
+            for piece in pieces(buffers):
+                send(piece, NOBLOCK)
+                taken += len(piece)
+        except zmq.Again:
+            pass
+        finally:
+            self._look()
         return taken
 
     def end(self) -> None:
         """Send the last boundary, if ZMQ still takes it: who does not read will see the link go."""
         with self._lock:
-            if not (self._we_ended or self._closed):
+            if not (self._we_ended or self._closed or self._is_gone):
                 self._we_ended = True
                 try:
-                    self._socket.send(BOUNDARY, NOBLOCK)
-                except zmq.Again:
-                    pass
-                self._look()
+                    self._write_boundary()
+                except zmq.ZMQError as error:
+                    self._end(os_error(error))
                 self._raise_flags()
+
+    def _write_boundary(self) -> None:
+        try:
+            self._socket.send(BOUNDARY, NOBLOCK)
+        except zmq.Again:
+            pass
+        self._look()
 
     def close(self) -> None:
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            if self._monitor is not None:
-                close_monitor(self._socket, self._monitor)
-            self._socket.close()
+            self._let_go()
             self.to_read.close()
             self.room.close()
 
@@ -365,8 +411,19 @@ class _Flag:
 
     def __init__(self, fds: Iterable[int]) -> None:
         self._shown = False
+        self._fds = list(fds)
         self._wakeup = Wakeup()
-        self._poll_set = PollSet([self._wakeup.fileno(), *fds])
+        try:
+            self._poll_set = PollSet([self._wakeup.fileno(), *self._fds])
+        except BaseException:
+            self._wakeup.close()
+            raise
+
+    def watch_no_sockets(self) -> None:
+        """Before these descriptors are closed."""
+        fds, self._fds = self._fds, []
+        for fd in fds:
+            self._poll_set.remove(fd)
 
     def fileno(self) -> int:
         return self._poll_set.fileno()

@@ -8,17 +8,21 @@ boundary that ended a stream the next one is there for us when its first octets,
 unless it came over another link: then it is a new peer under an old name.
 
 A *link* is the number of the connection that a frame came over, or None where there is no such thing (inproc).
+
+A stream has no descriptor until somebody wants to poll it: strangers begin as many streams as they like, and what
+bounds them must not be the number of files that this process may open.
 """
 
 from __future__ import annotations
 
+import errno
 import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 from packetwire.errors import ConnectionEnded, StreamTruncated
@@ -26,10 +30,15 @@ from packetwire.streams.bytestream import Buffers, ByteStream
 from packetwire.streams.pollset import PollSet
 from packetwire.streams.wakeup import Wakeup
 
+if TYPE_CHECKING:
+    from packetwire.zmq.links import Link  # whose module needs the ZMQ library
+
 DEFAULT_IDLE_LIMIT = 3600.0
 """Seconds without a frame in either direction after which a peer's stream is ended."""
 QUEUE_LIMIT = 4 << 20
 """Octets from one peer that are kept until its connection reads them; above that nothing more is received."""
+WAITING_LIMIT = 64 << 20
+"""Octets that are kept for all streams together that wait to be accepted; what is beyond that ends its stream."""
 MAX_PEERS = 4096
 """Identities that are known; above that the oldest ones without a stream are forgotten."""
 
@@ -37,7 +46,6 @@ THE_END = bytes(ERQ_PACKET) + bytes(EOF_PACKET)
 """What a peer is told for which there is no place."""
 
 Identity = bytes
-Link = tuple[int, int] | None
 
 
 class FrameSender(Protocol):
@@ -64,6 +72,17 @@ class FrameSender(Protocol):
         ...
 
 
+class WaitingOctets:
+    """The octets of the streams that nobody reads yet. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self.kept = 0
+
+    def has_room(self, stream_size: int, size: int) -> bool:
+        """Whether a stream that has so many octets may have some more."""
+        return stream_size + size <= QUEUE_LIMIT and self.kept + size <= WAITING_LIMIT
+
+
 class Incoming:
     """The half of a stream that is filled by whoever receives for it.
 
@@ -83,18 +102,44 @@ class Incoming:
         self.is_cut_off = False
         """Whether it ended without the peer's last boundary."""
         self._is_receiving = False  # for whoever reads this stream, who need not be woken for what that brings
-        self._wakeup = Wakeup()
+        self._wakeup: Wakeup | None = None
         self._is_shown = False
         self._look_due = False
-        self._poll_set = PollSet([self._wakeup.fileno()])
+        self._poll_set: PollSet | None = None
+        self._is_disposed = False
+        self._waiting: WaitingOctets | None = None
+
+    def wait(self, waiting: WaitingOctets | None) -> None:
+        """Nobody reads here yet: what comes is counted there; None: somebody does."""
+        if self._waiting is not None:
+            self._waiting.kept -= self._size
+        self._waiting = waiting
+
+    def open(self) -> PollSet:
+        """Have descriptors from now on. Raises OSError."""
+        with self._lock:
+            if self._poll_set is None:
+                if self._is_disposed:
+                    raise OSError(errno.EBADF, "the stream is closed")
+                wakeup = Wakeup()
+                try:
+                    self._poll_set = PollSet([wakeup.fileno()])
+                except BaseException:
+                    wakeup.close()
+                    raise
+                self._wakeup = wakeup
+                if self._is_shown:
+                    wakeup.set()
+            return self._poll_set
 
     def watch(self, socket_fd: int | None) -> None:
-        """Have the connection poll the socket, too, and receive from it; None: no more."""
+        """Have the connection poll the socket, too, and receive from it; None: no more. Raises OSError."""
+        poll_set = self.open()
         if self._socket_fd is not None:
-            self._poll_set.remove(self._socket_fd)
+            poll_set.remove(self._socket_fd)
         self._socket_fd = socket_fd
         if socket_fd is not None:
-            self._poll_set.add(socket_fd)
+            poll_set.add(socket_fd)
 
     def look(self) -> None:
         """Something may have come of which the socket's descriptor will not tell."""
@@ -106,6 +151,8 @@ class Incoming:
         """With the lock held: have a poll see something here, or nothing."""
         if shown is not self._is_shown:
             self._is_shown = shown
+            if self._wakeup is None:
+                return
             if shown:
                 self._wakeup.set()
             else:
@@ -125,6 +172,12 @@ class Incoming:
         with self._lock:
             if self._ended:
                 return False
+            if self._waiting is not None:
+                if not self._waiting.has_room(self._size, len(octets)):
+                    text = "this peer sent too much before there was a place for it"
+                    self._finish(OSError(errno.ENOBUFS, text), is_cut_off=False)
+                    return False
+                self._waiting.kept += len(octets)
             self._frames.append(octets)
             self._size += len(octets)
             self._is_full = self._size > QUEUE_LIMIT
@@ -135,13 +188,17 @@ class Incoming:
     def finish(self, error: OSError | None = None, *, is_cut_off: bool = False) -> None:
         """Nothing more comes; `error` if that is not the peer's own end. A second call does nothing."""
         with self._lock:
-            if not self._ended:
-                self._ended, self._error, self.is_cut_off = True, error, is_cut_off
-                self._is_full = False
-                self._show(True)
+            self._finish(error, is_cut_off=is_cut_off)
+
+    def _finish(self, error: OSError | None, *, is_cut_off: bool) -> None:
+        if not self._ended:
+            self._ended, self._error, self.is_cut_off = True, error, is_cut_off
+            self._is_full = False
+            self._show(True)
 
     def fileno(self) -> int:
-        return self._poll_set.fileno()
+        poll_set = self._poll_set
+        return (self.open() if poll_set is None else poll_set).fileno()
 
     def try_read(self, size: int) -> bytes | None:
         if not self._frames:
@@ -194,8 +251,11 @@ class Incoming:
     def dispose(self) -> None:
         """Behind `close`, when the sender has forgotten the stream."""
         with self._lock:
-            self._wakeup.close()
-            self._poll_set.close()
+            self._is_disposed = True
+            if self._wakeup is not None:
+                self._wakeup.close()
+            if self._poll_set is not None:
+                self._poll_set.close()
 
 
 class Outgoing:
@@ -206,29 +266,50 @@ class Outgoing:
     def __init__(self, stream: PeerStream, sender: FrameSender) -> None:
         self._stream = stream
         self._sender = sender
-        self._room = Wakeup()
+        self._lock = threading.Lock()  # guards what follows
+        self._room: Wakeup | None = None
         self._is_shown = False
+        self._is_closed = False
+
+    def open(self) -> Wakeup:
+        """Have a descriptor from now on. Raises OSError."""
+        with self._lock:
+            if self._room is None:
+                if self._is_closed:
+                    raise OSError(errno.EBADF, "the stream is closed")
+                self._room = Wakeup()
+                if self._is_shown:
+                    self._room.set()
+            return self._room
 
     def fileno(self) -> int:
-        return self._room.fileno()
+        room = self._room
+        return (self.open() if room is None else room).fileno()
 
     def try_write(self, buffers: Buffers) -> int:
         if self._is_shown:
-            self._is_shown = False
-            self._room.clear()
+            with self._lock:
+                self._is_shown = False
+                if self._room is not None:
+                    self._room.clear()
         return self._sender.send(self._stream, buffers)
 
     def has_room(self) -> None:
         """It is worth another try."""
-        self._room.set()
-        self._is_shown = True  # in this order, so that what is set is never taken for clear
+        with self._lock:
+            self._is_shown = True
+            if self._room is not None:
+                self._room.set()
 
     def end(self) -> None:
         self._sender.end(self._stream)
 
     def close(self) -> None:
         self.end()
-        self._room.close()
+        with self._lock:
+            self._is_closed = True
+            if self._room is not None:
+                self._room.close()
 
 
 class PeerStream(ByteStream):
@@ -245,6 +326,11 @@ class PeerStream(ByteStream):
         self.is_superseded = False
         self._sender = sender
         super().__init__(self.incoming, self.outgoing, self._let_go)
+
+    def open(self) -> None:
+        """Have the descriptors that it is polled by. Raises OSError, and then it may be tried again."""
+        self.incoming.open()
+        self.outgoing.open()
 
     def _let_go(self) -> None:
         self._sender.released(self)
@@ -282,10 +368,11 @@ class PeerStream(ByteStream):
 class _Peer:
     """What is known of an identity: the stream that it writes to, if any, and the one that may write to it."""
 
-    __slots__ = ("link", "stream", "takes_octets", "writing")
+    __slots__ = ("link", "stream", "takes_octets", "wasted", "writing")
 
     def __init__(self, link: Link) -> None:
         self.link = link
+        self.wasted = 0
         self.stream: PeerStream | None = None
         self.writing: PeerStream | None = None
         self.takes_octets = False  # a boundary was the last frame, and it may have begun a stream
@@ -334,6 +421,20 @@ class Peers:
             peer.takes_octets = True
             if stream is not None:
                 stream.incoming.finish()
+
+    def waste(self, identity: Identity, link: Link, frames: int = 1) -> int:
+        """Frames came that brought nothing to anybody; the number of them since the last `earn`."""
+        peer = self._peers.get(identity)
+        if peer is None:
+            peer = self._add(identity, link)
+        peer.wasted += frames
+        return peer.wasted
+
+    def earn(self, identity: Identity) -> None:
+        """A stream of this peer was accepted."""
+        peer = self._peers.get(identity)
+        if peer is not None:
+            peer.wasted = 0
 
     def stream_of(self, identity: Identity) -> PeerStream | None:
         """The stream that the peer writes to."""

@@ -17,6 +17,11 @@ ROUTER does not tell which of its peers has room.
 
 A stream whose connection does not read makes everyone wait, as the socket has one queue for all: for some
 seconds, after which that stream is ended.
+
+Strangers may send what they like. A stream has no descriptor before it is accepted, few streams of a peer wait for
+that at a time, and one that was given up before anything came for it is forgotten. Frames that bring nothing to
+anybody are counted, and a peer that sends too many of them has its link cut. When the program ends the context, all
+streams end with that for a reason, and the socket is let go of at once.
 """
 
 from __future__ import annotations
@@ -40,34 +45,47 @@ except ModuleNotFoundError as error:
 from packetwire.streams.bytestream import Buffers
 from packetwire.streams.curve import CurveServer
 from packetwire.streams.wakeup import Wakeup
-from packetwire.streams.zmqpeers import DEFAULT_IDLE_LIMIT, THE_END, Identity, Link, Peers, PeerStream
+from packetwire.streams.zmqpeers import (
+    DEFAULT_IDLE_LIMIT,
+    THE_END,
+    Identity,
+    Peers,
+    PeerStream,
+    WaitingOctets,
+)
 from packetwire.streams.zmqsockets import (
     BOUNDARY,
     LINGER,
     MAX_FRAME_SIZE,
     MORE_NOBLOCK,
     NOBLOCK,
-    PEER_EVENTS,
     POLLIN,
     POLLOUT,
     Gatekeeper,
     ZmqContext,
-    ZmqSocket,
     be_curve_server,
-    close_monitor,
+    be_pair_server,
     events_getter,
-    events_of,
     handshake_failure,
     make_socket,
     no_stream,
     pieces,
 )
 from packetwire.zmq.exposure import warn_if_exposed
+from packetwire.zmq.links import Link, Links
+from packetwire.zmq.messages import Discarding
+from packetwire.zmq.sockets import close_monitored, context_ended, is_ended, os_error
 
 logger = logging.getLogger("packetwire")
 
 MAX_WAITING = 1024
-"""New peers that wait to be accepted; more are turned away."""
+"""Streams that wait to be accepted; more are turned away."""
+MAX_WAITING_OF_ONE = 8
+"""The same of one peer, which begins one stream after the other without an answer."""
+MAX_WASTED = 1000
+"""Frames from one peer that bring nothing to anybody, and no stream of it was accepted; then its link is cut."""
+REFUSALS_SECONDS = 1.0
+"""Between two log records about streams that were refused."""
 BATCH = 256
 """Messages that are received before others may send."""
 RETRY_SECONDS = 0.005
@@ -109,7 +127,7 @@ class ZmqListener:
         self._own_context = context is None and not endpoint.startswith("inproc:")
         self._context: ZmqContext = context or (zmq.Context() if self._own_context else zmq.Context.instance())
         self._gatekeeper: Gatekeeper | None = None
-        self._monitor: ZmqSocket | None = None
+        self._links: Links | None = None
         self._socket = sock = make_socket(self._context, zmq.PAIR if pair else zmq.ROUTER, endpoint)
         # looking up a method of a ZMQ socket takes as long as some of them
         self._send, self._recv, self._events = sock.send, sock.recv, events_getter(sock)
@@ -117,17 +135,24 @@ class ZmqListener:
             self._bind(endpoint, curve, listening)
         except BaseException:
             self._close_sockets()
+            if self._own_context:
+                self._context.term()
             raise
         self._lock = threading.Lock()  # guards the sockets and what follows
+        self._failure: OSError | None = None
+        """Why the sockets are gone."""
         self._peers = Peers(self._begin, self._refuse)
         self._streams: set[PeerStream] = set()
-        self._waiting: deque[PeerStream] = deque()
+        self._waiting: dict[PeerStream, None] = {}
+        self._waiting_of: dict[Identity, list[PeerStream]] = {}
+        self._waiting_octets = WaitingOctets()
+        self._rest = Discarding(sock)
+        self._rest_of: tuple[Identity, Link] = (b"", None)
+        self._muted: dict[Identity, Link] = {}
+        """Peers whose link was cut, and what may still come over it."""
+        self._refused, self._next_refusal = 0, 0.0
         self._blocked: set[PeerStream] = set()
         self._farewells: deque[tuple[PeerStream, float]] = deque()
-        self._left_unaccepted: list[PeerStream] = []
-        self._lost_links: list[Link] = []
-        self._link_uses: dict[int, int] = {}
-        self._gone_links: dict[int, int] = {}
         self._stalled_since: float | None = None
         self._favourite: PeerStream | None = None
         self._last_identity: Identity | None = None
@@ -137,11 +162,22 @@ class ZmqListener:
         self._accept_wakeup = Wakeup()
         self._wakeup = Wakeup()
         self._postman = threading.Thread(target=self._run, name=f"packetwire-{self.endpoint}", daemon=True)
-        self._postman.start()
+        for owned in (sock, self._links and self._links.monitor, self._gatekeeper and self._gatekeeper.socket):
+            if owned is not None:
+                owned.keeper = self._sockets_taken
+        try:
+            self._postman.start()
+        except BaseException:
+            self._close_sockets()
+            self._accept_wakeup.close()
+            self._wakeup.close()
+            raise
 
     def _bind(self, endpoint: str, curve: CurveServer | None, listening: socket.socket | None) -> None:
         sock = self._socket
-        if not self._is_pair:
+        if self._is_pair:
+            be_pair_server(sock)
+        else:
             sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
             sock.setsockopt(zmq.ROUTER_HANDOVER, 1)  # who comes back need not wait until its old link is found dead
         if curve is not None:
@@ -150,12 +186,12 @@ class ZmqListener:
             if curve is not None and curve.clients is not None:
                 self._gatekeeper = Gatekeeper(self._context, curve)
             if not endpoint.startswith("inproc:"):
-                self._monitor = sock.get_monitor_socket(PEER_EVENTS)
+                self._links = Links(sock, self._note_refused)
             if listening is not None:
                 sock.setsockopt(zmq.USE_FD, listening.fileno())
             sock.bind(endpoint)
         except zmq.ZMQError as error:
-            raise OSError(error.errno, error.strerror) from error
+            raise os_error(error) from error
         if listening is not None:
             listening.detach()
         warn_if_exposed(endpoint, with_curve=curve is not None)
@@ -168,15 +204,46 @@ class ZmqListener:
         return self._accept_wakeup.fileno()
 
     def accept(self) -> tuple[PeerStream, Identity]:
-        """The stream of a new peer, and its identity; BlockingIOError if there is none."""
+        """The stream of a new peer, and its identity; BlockingIOError if there is none.
+
+        Raises OSError if it cannot have the descriptors that it needs, and then it waits on.
+        """
         with self._lock:
-            if not self._waiting:
-                self._accept_wakeup.clear()
-                raise BlockingIOError(errno.EAGAIN, "nobody waits to be accepted")
-            stream = self._waiting.popleft()
-            if not self._waiting:
-                self._accept_wakeup.clear()
+            stream = self._next_waiting()
+            stream.open()
+            self._forget_waiting(stream)
+            self._peers.earn(stream.identity)
         return stream, stream.identity
+
+    def turn_away(self) -> bool:
+        """Tell the next new peer that there is no place for it; false if there is none."""
+        with self._lock:
+            try:
+                stream = self._next_waiting()
+            except OSError:
+                return False
+            self._forget_waiting(stream)
+        stream.turn_away()
+        return True
+
+    def _next_waiting(self) -> PeerStream:
+        if self._failure is not None:
+            raise OSError(errno.EBADF, f"{self.endpoint}: {self._failure}") from self._failure
+        for stream in self._waiting:
+            return stream
+        self._accept_wakeup.clear()
+        raise BlockingIOError(errno.EAGAIN, "nobody waits to be accepted")
+
+    def _forget_waiting(self, stream: PeerStream) -> None:
+        """With the lock held: it does not wait to be accepted any more."""
+        del self._waiting[stream]
+        of_peer = self._waiting_of[stream.identity]
+        of_peer.remove(stream)
+        if not of_peer:
+            del self._waiting_of[stream.identity]
+        stream.incoming.wait(None)
+        if not self._waiting and self._failure is None:
+            self._accept_wakeup.clear()
 
     def close(self) -> None:
         """Accept no more. What was accepted goes on, at an endpoint that is still ours. A second call does nothing.
@@ -188,7 +255,8 @@ class ZmqListener:
                 return
             self._closed = True
             waiting = list(self._waiting)
-            self._waiting.clear()
+            for stream in waiting:
+                self._forget_waiting(stream)
             self._accept_wakeup.close()
         for stream in waiting:
             stream.turn_away()
@@ -202,27 +270,35 @@ class ZmqListener:
     # for the streams
 
     def send(self, stream: PeerStream, buffers: Buffers) -> int:
-        taken = 0
         with self._lock:
             if not stream.may_send:
-                raise BrokenPipeError(errno.EPIPE, "the ZMQ peer has gone, or has begun another stream")
+                raise self._failure or BrokenPipeError(
+                    errno.EPIPE, "the ZMQ peer has gone, or has begun another stream"
+                )
             try:
-                if self._begin_sending(stream):
-                    for piece in pieces(buffers):
-                        if not self._send_frame(stream.identity, piece):
-                            break
-                        stream.has_octets = True
-                        taken += len(piece)
-                    else:
-                        return taken
-                self._blocked.add(stream)
-                self._wakeup.set()
-            except BrokenPipeError:
-                stream.may_send = False
-                raise
-            finally:
-                stream.last_use = time.monotonic()
-                self._look_again()
+                return self._send_pieces(stream, buffers)
+            except zmq.ZMQError as error:
+                raise self._fail(error) from error
+
+    def _send_pieces(self, stream: PeerStream, buffers: Buffers) -> int:
+        taken = 0
+        try:
+            if self._begin_sending(stream):
+                for piece in pieces(buffers):
+                    if not self._send_frame(stream.identity, piece):
+                        break
+                    stream.has_octets = True
+                    taken += len(piece)
+                else:
+                    return taken
+            self._blocked.add(stream)
+            self._wakeup.set()
+        except BrokenPipeError:
+            stream.may_send = False
+            raise
+        finally:
+            stream.last_use = time.monotonic()
+            self._look_again()
         return taken
 
     def _begin_sending(self, stream: PeerStream) -> bool:
@@ -241,6 +317,8 @@ class ZmqListener:
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
+            if is_ended(error):
+                raise
             raise BrokenPipeError(errno.EPIPE, "the ZMQ peer has gone") from error
 
     def _look_again(self) -> None:
@@ -255,10 +333,13 @@ class ZmqListener:
         with self._lock:
             if stream.may_send:
                 stream.may_send = False
-                if not self._say_farewell(stream):
-                    self._farewells.append((stream, time.monotonic() + LINGER))
-                    self._wakeup.set()
-                self._look_again()
+                try:
+                    if not self._say_farewell(stream):
+                        self._farewells.append((stream, time.monotonic() + LINGER))
+                        self._wakeup.set()
+                    self._look_again()
+                except zmq.ZMQError as error:
+                    self._fail(error)  # which tells everybody; that this stream has ended is all right
 
     def _say_farewell(self, stream: PeerStream) -> bool:
         """Send the last boundary; false if that is worth another try."""
@@ -279,7 +360,11 @@ class ZmqListener:
             if favourite is None:
                 return
             self._received_by_favourite = True
-            has_more = self._stalled_since is None and self._receive()
+            try:
+                has_more = self._stalled_since is None and self._receive()
+            except zmq.ZMQError as error:
+                self._fail(error)
+                return
             if self._in_a_row == 0 or self._stalled_since is not None:
                 self._dismiss_favourite()
                 self._wakeup.set()
@@ -301,33 +386,77 @@ class ZmqListener:
             self._wakeup.set()
             self._join_if_done()
 
+    # the end of the context, or of the postman
+
+    def _sockets_taken(self) -> None:
+        """In whatever thread destroys the context."""
+        with self._lock:
+            self._fail(context_ended())
+        self._wakeup.set()
+
+    def _fail(self, error: Exception) -> OSError:
+        """With the lock held: nothing can be sent or received any more. All streams end; returns the reason."""
+        if self._failure is None:
+            self._failure = failure = os_error(error) if isinstance(error, zmq.ZMQError) else _as_os_error(error)
+            if failure is not error:
+                failure.__cause__ = error
+            self._dismiss_favourite()
+            for stream in self._streams:
+                stream.may_send = False
+                stream.incoming.finish(failure)
+                stream.outgoing.has_room()
+            for stream in list(self._waiting):
+                self._forget_waiting(stream)
+                self._streams.discard(stream)
+            self._blocked.clear()
+            self._farewells.clear()
+            self._close_sockets()
+            self._accept_wakeup.set()
+            self._wakeup.set()
+        return self._failure
+
     # all below runs in the postman, or by it, under the lock
 
     def _run(self) -> None:
+        try:
+            self._pass_on()
+        except Exception as error:  # whatever it is, nobody must wait for what will not come
+            with self._lock:
+                self._fail(error)
+            if not is_ended(error):
+                logger.exception("%s: receiving failed", self.endpoint)
+        finally:
+            with self._lock:
+                self._close_sockets()
+            if self._own_context:
+                self._context.term()
+            self._wakeup.close()
+
+    def _pass_on(self) -> None:
         poller = select.poll()
-        for polled in (self._socket, self._wakeup, self._monitor, self._gatekeeper):
+        monitor = None if self._links is None else self._links.monitor
+        for polled in (self._socket, self._wakeup, monitor, self._gatekeeper):
             if polled is not None:
                 poller.register(polled.fileno(), select.POLLIN)
+        socket_fd = self._socket.fileno()
         pause: float | None = 0.0
         while True:
-            poller.modify(self._socket.fileno(), select.POLLIN if self._favourite is None else 0)
+            poller.modify(socket_fd, select.POLLIN if self._favourite is None else 0)
             poller.poll(None if pause is None else pause * 1000)
             self._wakeup.clear()
             with self._lock:
+                if self._failure is not None:
+                    return
                 pause = self._see_to_all()
                 if self._closed and not self._streams and not self._farewells:
-                    break
-                left, self._left_unaccepted = self._left_unaccepted, []
-            for stream in left:
-                stream.close()
-        self._close_sockets()
-        self._wakeup.close()
+                    return
 
     def _see_to_all(self) -> float | None:
         """Do what there is to do now; seconds until there may be more without a signal, None for never."""
         if self._gatekeeper is not None:
             self._gatekeeper.answer()
-        self._watch_links()
+        if self._links is not None:
+            self._links.watch()
         now = time.monotonic()
         stalled = self._is_stalled(now)
         if self._favourite is not None and not self._received_by_favourite:
@@ -335,7 +464,7 @@ class ZmqListener:
             self._in_a_row = 0
         self._received_by_favourite = False
         has_more = False
-        if not stalled and (self._favourite is None or self._lost_links):
+        if not stalled and (self._favourite is None or (self._links is not None and self._links.has_lost)):
             has_more = self._receive()
         if not has_more:
             self._end_lost_streams()
@@ -352,26 +481,15 @@ class ZmqListener:
             return STALL_LIMIT / 10
         return None if self._idle_limit is None or not self._streams else self._idle_limit / IDLE_CHECKS
 
-    def _watch_links(self) -> None:
-        if self._monitor is None:
-            return
-        for event, value in events_of(self._monitor):
-            if event == zmq.EVENT_ACCEPTED:
-                self._link_uses[value] = self._link_uses.get(value, 0) + 1
-            elif event == zmq.EVENT_DISCONNECTED:
-                self._lost_links.append(self._link(value))
-                self._gone_links[value] = self._link_uses.get(value, 0)
-            else:
-                logger.warning("%s: a client was not let in: %s", self.endpoint, handshake_failure(event, value))
-
-    def _link(self, fd: int) -> Link:
-        """The link of that number: a number is used again when its link is gone."""
-        return fd, self._link_uses.get(fd, 0)
+    def _note_refused(self, event: int, value: int) -> None:
+        logger.warning("%s: a client was not let in: %s", self.endpoint, handshake_failure(event, value))
 
     def _receive(self) -> bool:
         """Receive what there is, within bounds; whether there is more."""
         recv = self._recv
         for _ in range(BATCH):
+            if not self._rest.is_done:
+                return self._discard_rest()
             try:
                 identity = THE_ONE_PEER if self._is_pair else recv(NOBLOCK)
                 frame = recv(NOBLOCK, copy=False)
@@ -379,9 +497,9 @@ class ZmqListener:
                 return False
             octets = frame.bytes
             if frame.more or len(octets) > MAX_FRAME_SIZE:
-                while self._socket.get(zmq.RCVMORE):
-                    recv(NOBLOCK)
-                self._peers.break_off(identity, no_stream())
+                self._refuse_message(identity, frame)
+            elif self._muted and self._is_muted(identity, frame):
+                pass
             elif not octets:
                 self._receive_boundary(identity, frame)
             else:
@@ -396,13 +514,58 @@ class ZmqListener:
                 return False
         return True
 
+    def _link_of(self, frame: zmq.Frame) -> Link:
+        return None if self._links is None else self._links.of(frame)
+
     def _receive_boundary(self, identity: Identity, frame: zmq.Frame) -> None:
-        self._watch_links()  # this frame may be the first of a new link with an old number
-        link = None if self._monitor is None else self._link(frame.get(zmq.SRCFD))
+        if self._links is not None:
+            self._links.watch()  # this frame may be the first of a new link with an old number
+        link = self._link_of(frame)
         if self._peers.knows(identity, link) or not self._greet(identity, link):
             self._peers.receive_boundary(identity)
         else:
             self._peers.arrive(identity, link)
+        self._waste(identity, link, 1)
+
+    def _refuse_message(self, identity: Identity, frame: zmq.Frame) -> None:
+        """What came is no frame of a stream: the first of several, or one that is too long."""
+        self._peers.break_off(identity, no_stream())
+        link = self._link_of(frame)
+        if frame.more:
+            self._rest.begin()
+            self._rest_of = identity, link
+        self._waste(identity, link, 1)
+
+    def _discard_rest(self) -> bool:
+        """Throw away the next frames of a message that has several; whether there is more to receive."""
+        before = self._rest.count
+        is_done = self._rest.go_on()
+        self._waste(*self._rest_of, self._rest.count - before)
+        return not is_done or bool(self._events() & POLLIN)
+
+    def _waste(self, identity: Identity, link: Link, frames: int) -> None:
+        """Such frames are no stream's. A peer that sends too many of them has its link cut."""
+        if link is None or self._links is None or self._links.is_gone(link):
+            return  # what is in this process is no stranger, and who is gone sends no more
+        wasted = self._peers.waste(identity, link, frames)
+        if wasted > MAX_WASTED and self._muted.get(identity) != link:
+            self._muted[identity] = link
+            self._cut(identity, link, wasted)
+
+    def _cut(self, identity: Identity, link: Link, wasted: int) -> None:
+        was_cut = self._links is not None and self._links.cut(link)
+        text = f"the peer sent {wasted} frames that are no stream's"
+        self._peers.break_off(identity, OSError(errno.EPROTO, text))
+        logger.warning("%s: a link is %s: %s", self.endpoint, "cut" if was_cut else "to be cut", text)
+
+    def _is_muted(self, identity: Identity, frame: zmq.Frame) -> bool:
+        """Whether it came over a link that was cut, or shall be, as soon as there is a descriptor for that."""
+        muted = self._muted.get(identity)
+        if muted is None or self._links is None or self._links.of(frame) != muted:
+            return False
+        if self._peers.waste(identity, muted) % MAX_WASTED == 0:
+            self._links.cut(muted)  # there may have been no descriptor for that
+        return True
 
     def _greet(self, identity: Identity, link: Link) -> bool:
         """Send the first boundary to a peer that is new; false if it is not, but is gone already.
@@ -410,7 +573,7 @@ class ZmqListener:
         The last frame of a peer that is gone can be read when its link's number is another link's already.
         But ZMQ has by then said that nothing can be sent there.
         """
-        if link is not None and self._gone_links.get(link[0]) == link[1]:
+        if self._links is not None and self._links.is_gone(link):
             return False
         events = self._events()  # and ZMQ takes note of what was said
         if self._is_pair and not events & POLLOUT:
@@ -423,10 +586,13 @@ class ZmqListener:
     def _choose_favourite(self) -> None:
         if self._favourite is None and self._in_a_row >= FAVOURITE_AFTER and self._last_identity is not None:
             stream = self._peers.stream_of(self._last_identity)
-            if stream is not None and self._stalled_since is None:
+            if stream is not None and stream not in self._waiting and self._stalled_since is None:
+                try:
+                    stream.incoming.watch(self._socket.fileno())
+                except OSError:
+                    return  # it is being closed
                 self._favourite = stream
                 self._received_by_favourite = True
-                stream.incoming.watch(self._socket.fileno())
 
     def _dismiss_favourite(self) -> None:
         if self._favourite is not None:
@@ -434,13 +600,22 @@ class ZmqListener:
             self._favourite = None
 
     def _end_lost_streams(self) -> None:
-        links, self._lost_links = self._lost_links, []
+        if self._links is None or not self._links.has_lost:
+            return
+        links = self._links.take_lost()
         for link in links:
             self._peers.lose_link(link)
-        if links:  # nobody need accept who has gone and said nothing
-            self._left_unaccepted += [one for one in self._waiting if one.is_superseded and one.incoming.is_over]
-            for stream in self._left_unaccepted:
-                self._waiting.remove(stream)
+        for identity in [one for one, link in self._muted.items() if link in links]:
+            del self._muted[identity]
+        # nobody need accept who has gone and said nothing
+        self._forget_superseded(list(self._waiting))
+
+    def _forget_superseded(self, streams: list[PeerStream]) -> None:
+        """Forget those that wait to be accepted, though they were given up before anything came for them."""
+        for stream in streams:
+            if stream.is_superseded and stream.incoming.is_over:
+                self._forget_waiting(stream)
+                self._streams.discard(stream)
 
     def _is_stalled(self, now: float) -> bool:
         """Whether a stream is full, so that nothing can be received; one that stays so is ended."""
@@ -476,29 +651,39 @@ class ZmqListener:
                 stream.incoming.finish(TimeoutError(errno.ETIMEDOUT, text))
 
     def _begin(self, identity: Identity, is_greeted: bool) -> PeerStream | None:
-        if self._closed or len(self._waiting) >= MAX_WAITING:
+        self._forget_superseded(list(self._waiting_of.get(identity, ())))
+        of_peer = self._waiting_of.get(identity, ())
+        if self._closed or len(self._waiting) >= MAX_WAITING or len(of_peer) >= MAX_WAITING_OF_ONE:
             self._refuse(identity, is_greeted)
             return None
         stream = PeerStream(identity, self, has_begun=is_greeted)
+        stream.incoming.wait(self._waiting_octets)
         self._streams.add(stream)
         with suppress(BrokenPipeError):  # gone already
             self._begin_sending(stream)
-        self._waiting.append(stream)
+        self._waiting[stream] = None
+        self._waiting_of.setdefault(identity, []).append(stream)
         self._accept_wakeup.set()
         return stream
 
     def _refuse(self, identity: Identity, is_greeted: bool) -> None:
         """Tell a peer that this is the end: there is no place, or its octets are no stream's."""
-        logger.warning("%s: a stream was refused", self.endpoint)
+        self._refused += 1
+        now = time.monotonic()
+        if now >= self._next_refusal:
+            what = "a stream was refused" if self._refused == 1 else f"{self._refused} streams were refused"
+            logger.warning("%s: %s", self.endpoint, what)
+            self._refused, self._next_refusal = 0, now + REFUSALS_SECONDS
         with suppress(BrokenPipeError):
             for frame in (THE_END, BOUNDARY) if is_greeted else (BOUNDARY, THE_END, BOUNDARY):
                 self._send_frame(identity, frame)
 
     def _close_sockets(self) -> None:
-        if self._monitor is not None:
-            close_monitor(self._socket, self._monitor)
+        """Let go of the sockets. A second call does nothing."""
+        close_monitored(self._socket, None if self._links is None else self._links.monitor)
         if self._gatekeeper is not None:
             self._gatekeeper.close()
-        self._socket.close()
-        if self._own_context:
-            self._context.term()
+
+
+def _as_os_error(error: Exception) -> OSError:
+    return error if isinstance(error, OSError) else OSError(errno.EIO, f"receiving failed: {error!r}")

@@ -14,14 +14,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import parse_monitor_message
 
 from packetwire.streams.bytestream import Buffers
 from packetwire.streams.curve import CurveClient, CurveServer, key_octets
+from packetwire.zmq import links
+from packetwire.zmq.calls import uninterrupted
+from packetwire.zmq.sockets import OwnedSocket, owned_socket
 
 FRAME_SIZE = 65536
 """Octets of a frame that is sent."""
@@ -34,6 +36,8 @@ LINGER = 1.0
 HEARTBEAT_INTERVAL = 10.0
 HEARTBEAT_TIMEOUT = 30.0
 """Seconds without a sign of life after which a tcp peer is gone."""
+KEEPALIVE_INTERVAL = 5
+"""Seconds between two tries to reach a peer that does not answer, where there are no heartbeats."""
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds for a peer to shake hands, which it has to do again for each connection."""
 
@@ -49,21 +53,20 @@ _EVENTS = int(zmq.EVENTS)
 ZmqSocket = zmq.Socket[bytes]
 ZmqContext = zmq.Context[zmq.Socket[bytes]]
 
-HANDSHAKE_FAILURES = (
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-)
+HANDSHAKE_FAILURES = links.HANDSHAKE_FAILURES
+PEER_EVENTS = links.PEER_EVENTS
+events_of = links.events_of
+
 LINK_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | HANDSHAKE_FAILURES | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 """What the monitor of a connecting socket tells."""
-PEER_EVENTS = zmq.EVENT_ACCEPTED | HANDSHAKE_FAILURES | zmq.EVENT_DISCONNECTED
-"""What the monitor of a listening socket tells."""
 
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _ZAP_CURVE_PARTS = 7
 
 
-def make_socket(context: ZmqContext, kind: int, endpoint: str) -> ZmqSocket:
-    """A socket for streams, neither bound nor connected."""
-    sock = context.socket(kind)
+def make_socket(context: ZmqContext, kind: int, endpoint: str) -> OwnedSocket:
+    """A socket for streams, neither bound nor connected. Raises OSError."""
+    sock = owned_socket(context, kind)
     sock.linger = int(LINGER * 1000)
     sock.sndhwm = sock.rcvhwm = FRAME_LIMIT
     sock.maxmsgsize = MAX_FRAME_SIZE
@@ -76,6 +79,20 @@ def make_socket(context: ZmqContext, kind: int, endpoint: str) -> ZmqSocket:
         sock.heartbeat_timeout = int(HEARTBEAT_TIMEOUT * 1000)
         sock.heartbeat_ttl = int(HEARTBEAT_TIMEOUT * 1000)
     return sock
+
+
+def be_pair_server(sock: zmq.Socket[Any]) -> None:
+    """Before a PAIR binds: have the system look after its links, not heartbeats.
+
+    libzmq never reads what a peer sends to a PAIR that has another one, so it does not see that peer leave; the
+    second heartbeat over such a link fails an assertion, which ends the process (libzmq 4.3.5, #4364).
+    """
+    sock.setsockopt(zmq.HEARTBEAT_IVL, 0)
+    sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, max(1, int(HEARTBEAT_INTERVAL)))
+    sock.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_INTERVAL)
+    sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, int(HEARTBEAT_TIMEOUT - HEARTBEAT_INTERVAL) // KEEPALIVE_INTERVAL)
+    sock.setsockopt(zmq.TCP_MAXRT, int(HEARTBEAT_TIMEOUT * 1000))
 
 
 def be_curve_client(sock: ZmqSocket, curve: CurveClient) -> None:
@@ -103,16 +120,9 @@ def events_getter(sock: ZmqSocket) -> Callable[[], int]:
     return cast("Callable[[], int]", partial(sock.get, _EVENTS))
 
 
-def events_of(monitor: ZmqSocket) -> Iterator[tuple[int, int]]:
-    """What a monitor has to tell now: (event, value)."""
-    while events_now(monitor) & POLLIN:
-        told = parse_monitor_message(monitor.recv_multipart(NOBLOCK))
-        yield told["event"], told["value"]
-
-
 def close_monitor(sock: ZmqSocket, monitor: ZmqSocket) -> None:
     """Before `sock` itself is closed."""
-    sock.disable_monitor()
+    uninterrupted(sock.disable_monitor)
     monitor.close(0)
 
 
@@ -170,22 +180,26 @@ class Gatekeeper:
 
     def __init__(self, context: ZmqContext, curve: CurveServer) -> None:
         self._keys = frozenset(z85.decode(key) for key in curve.clients or ())
-        self._socket = context.socket(zmq.REP)
-        self._socket.linger = 0
-        self._socket.bind(_ZAP_ENDPOINT)
+        self.socket = owned_socket(context, zmq.REP)
+        try:
+            self.socket.linger = 0
+            self.socket.bind(_ZAP_ENDPOINT)
+        except BaseException:
+            self.socket.let_go()
+            raise
 
     def fileno(self) -> int:
         """What to poll."""
-        return self._socket.fileno()
+        return self.socket.fileno()
 
     def answer(self) -> None:
         """Answer what was asked."""
-        while events_now(self._socket) & zmq.POLLIN:
-            question = self._socket.recv_multipart(zmq.NOBLOCK)
+        while events_now(self.socket) & zmq.POLLIN:
+            question = self.socket.recv_multipart(zmq.NOBLOCK)
             may = len(question) == _ZAP_CURVE_PARTS and question[5] == b"CURVE" and question[6] in self._keys
             status, text = (b"200", b"OK") if may else (b"400", b"unknown key")
-            self._socket.send_multipart([b"1.0", question[1], status, text, b"", b""])
+            self.socket.send_multipart([b"1.0", question[1], status, text, b"", b""])
 
     def close(self) -> None:
         """Nobody is let in any more."""
-        self._socket.close(0)
+        self.socket.let_go(0)

@@ -1,0 +1,104 @@
+"""The links of a listening ZMQ socket: which there are, and how to cut one off.
+
+libzmq has no call that ends the link of one peer. But each frame tells the number of the descriptor that it came
+over, and shutting that down has libzmq drop the link by itself. The number may have become another link's: so it
+is duplicated first, and then the socket's monitor is asked. A link that was closed before the duplicate was made
+had its end told before it was closed; one that was not is what the duplicate stands for.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from packetwire.zmq.sockets import OwnedSocket, open_monitor
+
+Link = tuple[int, int] | None
+"""The number of a link's descriptor, and how often it was used; None where there is no such thing (inproc)."""
+
+HANDSHAKE_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+PEER_EVENTS = zmq.EVENT_ACCEPTED | HANDSHAKE_FAILURES | zmq.EVENT_DISCONNECTED
+"""What the monitor of a listening socket tells."""
+
+_POLLIN, _NOBLOCK, _EVENTS = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.EVENTS)
+
+
+def events_of(monitor: zmq.Socket[Any]) -> Iterator[tuple[int, int]]:
+    """What a monitor has to tell now: (event, value)."""
+    while int(monitor.get(_EVENTS)) & _POLLIN:
+        told = parse_monitor_message(monitor.recv_multipart(_NOBLOCK))
+        yield told["event"], told["value"]
+
+
+class Links:
+    """The links of a socket that is bound. For one thread at a time."""
+
+    def __init__(self, sock: OwnedSocket, on_refused: Callable[[int, int], object]) -> None:
+        """`on_refused(event, value)` is called for each peer whose handshake failed."""
+        self.monitor = open_monitor(sock, PEER_EVENTS)
+        self._on_refused = on_refused
+        self._uses: dict[int, int] = {}
+        self._gone: dict[int, int] = {}
+        self._lost: list[Link] = []
+
+    def watch(self) -> None:
+        """Take note of what has happened."""
+        for event, value in events_of(self.monitor):
+            if event == zmq.EVENT_ACCEPTED:
+                self._uses[value] = self._uses.get(value, 0) + 1
+            elif event == zmq.EVENT_DISCONNECTED:
+                self._gone[value] = self._uses.get(value, 0)
+                self._lost.append(self._current(value))
+            else:
+                self._on_refused(event, value)
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether there is something in `take_lost`."""
+        return bool(self._lost)
+
+    def take_lost(self) -> list[Link]:
+        """The links that were lost since the last call."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def _current(self, fd: int) -> tuple[int, int]:
+        return fd, self._uses.get(fd, 0)
+
+    def of(self, frame: zmq.Frame) -> Link:
+        """The link that a frame came over, unless that is gone and its number is used again."""
+        return self._current(int(frame.get(zmq.SRCFD)))
+
+    def is_gone(self, link: Link) -> bool:
+        """Whether it was lost, as far as we know."""
+        return link is not None and (self._gone.get(link[0]) == link[1] or self._current(link[0]) != link)
+
+    def cut(self, link: Link) -> bool:
+        """End a link, as soon as libzmq notices; false if that could not be done."""
+        if link is None:
+            return False
+        try:
+            fd = os.dup(link[0])
+        except OSError:
+            return False  # it is gone, or there is no descriptor left for the duplicate
+        try:
+            self.watch()
+            if self.is_gone(link):
+                return False
+            duplicate = socket.socket(fileno=fd)
+            try:
+                with suppress(OSError):  # the peer was quicker
+                    duplicate.shutdown(socket.SHUT_RDWR)
+            finally:
+                duplicate.detach()
+        finally:
+            os.close(fd)
+        return True

@@ -1,0 +1,1 @@
+"""Programs that attack servers of this package, on this machine only, and measure what that costs others."""
