@@ -12,6 +12,7 @@ import zmq
 
 from packetwire.riaps.links import Links
 from packetwire.riaps.sockets import PortSocket
+from packetwire.riaps.waiting import Waiting
 
 from .peers import WAIT, listen, received
 
@@ -48,6 +49,29 @@ def test_a_link_counts_only_with_the_address_that_is_followed(make: Callable[...
             assert select.select([links.fileno()], [], [], WAIT)[0]
             assert links.is_up == is_up
             dealer.disconnect(where)
+
+
+class Ended(Breaking):
+    """One whose context was terminated, as the last look at it finds."""
+
+    def recv(self, *_: object, **__: object) -> None:
+        raise zmq.Again
+
+    def get(self, option: int) -> int:
+        if option == zmq.EVENTS:
+            raise zmq.ContextTerminated
+        return -1
+
+
+def test_who_waits_is_woken_by_the_look_that_finds_the_end() -> None:
+    """The descriptor does not tell of it a second time."""
+    ended: Any = Ended(-1)
+    socket = PortSocket("port")
+    socket.put(ended)
+    with closing(Waiting(None, 0)) as waiting:
+        socket._waitings.add(waiting)
+        assert socket.try_receive(3) is None
+        assert select.select([waiting.fileno()], [], [], WAIT)[0]
 
 
 @pytest.mark.parametrize(

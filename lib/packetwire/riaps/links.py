@@ -15,7 +15,7 @@ from typing import cast
 import zmq
 
 from packetwire.zmq.calls import uninterrupted
-from packetwire.zmq.owned import OwnedSocket, disown
+from packetwire.zmq.owned import disown, set_owner
 
 ZmqSocket = zmq.Socket[bytes]
 
@@ -41,8 +41,7 @@ class Links:
 
     def set_owner(self, before_close: Callable[[], None]) -> None:
         """Have that method called before somebody else closes the monitor."""
-        if isinstance(self._monitor, OwnedSocket):
-            self._monitor.set_owner(before_close)
+        set_owner(self._monitor, before_close)
 
     def fileno(self) -> int:
         """Readable when there is something new."""
@@ -84,7 +83,7 @@ class Links:
 def open_monitor(socket: ZmqSocket, events: int) -> ZmqSocket:
     """What tells of those events of a socket."""
     address = f"inproc://packetwire-riaps-{next(_numbers)}"
-    monitor: ZmqSocket = uninterrupted(socket.context.socket, zmq.PAIR, OwnedSocket)
+    monitor: ZmqSocket = uninterrupted(socket.context.socket, zmq.PAIR, zmq.Socket)
     try:
         # with a bound on this queue, ZMQ's own thread would stand still where nobody reads it
         monitor.rcvhwm = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import cast
 
 import zmq
@@ -19,7 +19,7 @@ from packetwire.riaps.errors import PortError
 from packetwire.riaps.links import Links, ZmqSocket
 from packetwire.riaps.waiting import Waiting
 from packetwire.zmq.calls import uninterrupted
-from packetwire.zmq.owned import OwnedSocket, disown
+from packetwire.zmq.owned import disown, set_owner
 from packetwire.zmq.reading import MessageReader
 
 ZmqContext = zmq.Context[ZmqSocket]
@@ -69,8 +69,7 @@ class PortSocket:
         with self.lock:
             self.drop()
             self._socket, self._links = socket, links
-            if isinstance(socket, OwnedSocket):
-                socket.set_owner(self._lose)
+            set_owner(socket, self._lose)
             if links is not None:
                 links.set_owner(self._lose)
             for waiting in self._waitings:
@@ -168,13 +167,16 @@ class PortSocket:
         """Wake those for whom there is something now: the descriptors may not say it any more."""
         if self._socket is None or self._lost or not self._waitings:
             return
-        with suppress(zmq.ZMQError):  # the context is gone: their descriptors say so
+        try:
             events = cast(int, self._socket.get(zmq.EVENTS))
             if self._links is not None and not self._links.is_up:
                 events &= ~zmq.POLLOUT
-            for waiting in self._waitings:
-                if waiting.events & events:
-                    waiting.wake()
+        except zmq.ZMQError:
+            self.wake()  # the context is gone, and this may have been the call that the descriptor told of
+            return
+        for waiting in self._waitings:
+            if waiting.events & events:
+                waiting.wake()
 
 
 def _sent(socket: ZmqSocket, frame: bytes, *, more: bool) -> bool:
@@ -188,7 +190,7 @@ def _sent(socket: ZmqSocket, frame: bytes, *, more: bool) -> bool:
 def make_socket(context: ZmqContext | None, kind: int, max_frame: int) -> ZmqSocket:
     """A socket for a port, neither bound nor connected."""
     try:
-        socket: ZmqSocket = uninterrupted((context or zmq.Context.instance()).socket, kind, OwnedSocket)
+        socket: ZmqSocket = uninterrupted((context or zmq.Context.instance()).socket, kind, zmq.Socket)
     except zmq.ZMQError as error:
         raise port_error("a port cannot have a socket", error) from error
     socket.sndhwm = socket.rcvhwm = QUEUE_LIMIT

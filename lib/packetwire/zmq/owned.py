@@ -3,44 +3,39 @@
 `Context.destroy` closes every socket of a context, wherever these are in use. The descriptor of a socket that is
 closed tells nothing more, so whoever sleeps on it would sleep for ever; and a call on a closed socket may reach
 into memory that libzmq has given back. So the owner is called first: it stops using the socket, and wakes its
-waiters.
+waiters. That is a matter of the one socket, which remains of the class that it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 import zmq
 
 
-class Owned:
-    """Goes before a class of ZMQ sockets: one with `set_owner`."""
+def set_owner(socket: zmq.Socket[Any], before_close: Callable[[], None]) -> None:
+    """Have that bound method called once before the socket is closed, in the thread that closes it.
 
-    _before_close: Callable[[], Callable[[], None] | None] | None = None
+    Neither the socket nor the object of the method is kept alive. An owner that closes the socket itself calls
+    `disown` before.
+    """
+    find_socket, find_owner = ref(socket), WeakMethod(before_close)
 
-    def set_owner(self, before_close: Callable[[], None] | None) -> None:
-        """Have that bound method called once before the socket is closed, in the thread that closes it.
+    def close(linger: int | None = None) -> None:
+        closing = find_socket()
+        if closing is None:
+            return  # the garbage collector has it, which closes it
+        disown(closing)
+        tell = find_owner()
+        if tell is not None:
+            tell()
+        closing.close(linger)
 
-        The object that it belongs to is not kept alive. An owner that closes the socket itself sets None before.
-        """
-        self._before_close = None if before_close is None else WeakMethod(before_close)
-
-    def close(self, linger: int | None = None) -> None:
-        """Close the socket. A second call does nothing."""
-        find, self._before_close = self._before_close, None
-        before_close = None if find is None else find()
-        if before_close is not None:
-            before_close()
-        super().close(linger)  # type: ignore[misc]
-
-
-class OwnedSocket(Owned, zmq.Socket[bytes]):
-    """A plain socket with an owner."""
+    socket.__dict__["close"] = close
 
 
-def disown(socket: zmq.Socket[Any] | None) -> None:
-    """The owner of that socket, if it has one, is about to close it."""
-    if isinstance(socket, Owned):
-        socket.set_owner(None)
+def disown(socket: zmq.Socket[Any]) -> None:
+    """Nobody is told any more."""
+    socket.__dict__.pop("close", None)
