@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypedDict, Unpack, cast
 
 import zmq
 import zmq.asyncio
 
-from packetwire.errors import ConnectionEnded, LimitExceeded, PacketwireError, PeerClosed
+from packetwire.errors import ConnectionEnded, LimitExceeded, PacketwireError, PeerClosed, ended_by
 from packetwire.hololinked.clientcore import ClientCore, Exchange, response_timeout
 from packetwire.hololinked.constants import (
     DEFAULT_MAX_MESSAGE_SIZE,
@@ -43,6 +45,7 @@ from packetwire.hololinked.sockets import (
     needs_gatekeeper,
     open_monitor,
     pollable,
+    reader_of,
     receive_frames,
     send_frames,
     set_keys,
@@ -51,10 +54,13 @@ from packetwire.hololinked.sockets import (
 from packetwire.streams.curve import CurveClient, CurveServer
 from packetwire.streams.zmqsockets import (
     HANDSHAKE_FAILURES,
-    close_monitor,
     events_of,
     handshake_failure,
 )
+from packetwire.zmq.calls import uninterrupted
+from packetwire.zmq.exposure import warn_if_exposed
+from packetwire.zmq.owned import disown, set_owner
+from packetwire.zmq.reading import MessageReader
 
 ZmqContext = zmq.Context[Any]
 
@@ -62,6 +68,8 @@ LINK_EVENTS: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | HA
 """What a client is told of its link; not each attempt to connect, since nobody may listen for long."""
 BATCH: Final = 32
 """Messages that are received before anything else gets its turn."""
+LOCK_WAIT: Final = 1.0
+"""Seconds for other threads to let go of a socket that somebody else closes."""
 LINK_TRUST: Final = 0.01
 """Seconds after a message came in which its link is not looked at again. ZMQ takes longer to make a new one."""
 
@@ -87,6 +95,9 @@ class BaseZMQ:
         self.socket: zmq.Socket[Any] | None = None
         self.socket_address: str | None = None
         self._plain: PlainSocket | None = None
+        self._reader: MessageReader | None = None
+        self._ended: ConnectionEnded | None = None
+        """Why the socket cannot be used any more, unless that is `exit`."""
         self._gatekeeper: GatekeeperThread | None = None
         self._has_own_context = False
 
@@ -123,12 +134,14 @@ class BaseZMQ:
         if identity is None:
             raise ValueError("an id is needed")
         endpoint = endpoint_of(server_id or identity, access_point or socket_address or transport)
-        socket: zmq.Socket[Any] = context.socket(int(socket_type), socket_class=socket_class)
+        socket: zmq.Socket[Any] = uninterrupted(context.socket, int(socket_type), socket_class=socket_class)
         try:
             plain: PlainSocket = zmq.Socket.shadow(socket)
             set_options(plain, identity, endpoint, max_message_size=max_message_size, queue=queue)
             plain.sndhwm = send_queue or queue
             set_keys(plain, curve, server=is_server)
+            if is_server and endpoint:  # without one it listens at loopback
+                warn_if_exposed(endpoint, with_curve=curve is not None)
             return socket, bind(plain, endpoint) if is_server else connect(plain, endpoint)
         except BaseException:
             socket.close(0)
@@ -154,6 +167,8 @@ class BaseZMQ:
             raise
         # asyncio's sockets take a task for each message, which takes several times as long as the message does
         self._plain = zmq.Socket.shadow(self.socket)
+        self._reader = reader_of(self._plain)
+        set_owner(self.socket, self._before_others_close)
         self.logger.debug("%s: a socket at %s", self.id, self.socket_address)
 
     def _checked(self, context: ZmqContext | None) -> ZmqContext | None:
@@ -168,10 +183,41 @@ class BaseZMQ:
 
     def exit(self) -> None:
         """Close the socket. A second call does nothing."""
-        socket, self.socket, self._plain = self.socket, None, None
+        self._close(self._exited())
+
+    def _exited(self) -> ConnectionEnded:
+        return ConnectionEnded(f"exit of {self.id} was called")
+
+    def _close(self, reason: ConnectionEnded) -> None:
+        """Let go of the socket, whatever state that and its context are in; who waits is given the `reason`."""
+        socket, self.socket, self._plain, self._reader = self.socket, None, None, None
         if socket is not None:
+            disown(socket)
             socket.close()
         self._release()
+
+    def _failed(self, error: zmq.ZMQError) -> ConnectionEnded:
+        """What to raise because of an error that the socket does not recover from: it is closed."""
+        if error.errno == zmq.ETERM:
+            text = "the ZMQ context was terminated"
+            self._has_own_context = False  # somebody else waits for its end already
+        else:
+            text = f"its ZMQ socket failed: {error.strerror}"
+        ended = ended_by(error, f"{self.id}: {text}")
+        self._ended = self._ended or ended
+        self._close(ended)
+        return ended
+
+    def _before_others_close(self) -> None:
+        """Somebody else is about to close the socket or its monitor, as `Context.destroy` does. From any thread."""
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Use the socket no more, because somebody else closes it."""
+        if self._plain is not None:
+            ended = ConnectionEnded(f"{self.id}: the program has closed its socket, or destroyed the ZMQ context")
+            self._ended = self._ended or ended
+            self._close(ended)
 
     def _release(self) -> None:
         if self._gatekeeper is not None:
@@ -198,12 +244,18 @@ class BaseZMQ:
 
         `told` says that the descriptor has told of news.
         """
-        socket = self._open_socket()
+        socket, reader = self._open_socket(), self._reader
+        assert reader is not None
         for _ in range(BATCH):
-            # asked first, because to receive in vain raises, which takes several times as long
-            frames = receive_frames(socket) if told or pollable(socket) else None
+            try:
+                # asked first, because to receive in vain raises, which takes several times as long
+                frames = receive_frames(reader) if told or pollable(socket) else None
+            except zmq.ZMQError as error:
+                raise self._failed(error) from error
             if frames is None:
                 return False
+            if not frames:
+                break  # frames that nobody wants: others have their turn
             told = False
             receive(frames, time.monotonic())
             if enough is not None and enough():
@@ -212,8 +264,25 @@ class BaseZMQ:
 
     def _open_socket(self) -> PlainSocket:
         if self._plain is None:
+            if self._ended is not None:
+                raise self._ended.for_waiter()
             raise ConnectionEnded(f"{self.id} has no socket: it was never made, or exit was called")
         return self._plain
+
+    def _is_pollable(self) -> bool:
+        """Whether there is something to receive, of which the descriptor may have told already."""
+        socket = self._open_socket()
+        try:
+            return pollable(socket)
+        except zmq.ZMQError as error:
+            raise self._failed(error) from error
+
+    def _post_frames(self, socket: PlainSocket, frames: Sequence[bytes]) -> int:
+        """`send_frames`; an error of which the socket does not recover is raised as `ConnectionEnded`."""
+        try:
+            return send_frames(socket, frames)
+        except zmq.ZMQError as error:
+            raise self._failed(error) from error
 
     def __del__(self) -> None:
         if getattr(self, "socket", None) is not None:
@@ -229,7 +298,18 @@ class BaseZMQ:
 
 
 class BaseSyncZMQ(BaseZMQ):
-    """A broker for threads."""
+    """A broker for threads. What has a `_lock` holds it while it uses the socket, and never for long."""
+
+    def _before_others_close(self) -> None:
+        lock: threading.Lock | None = getattr(self, "_lock", None)
+        # a signal handler may have interrupted the thread that holds it
+        if lock is None or not lock.acquire(timeout=LOCK_WAIT):
+            self._abandon()
+            return
+        try:
+            self._abandon()
+        finally:
+            lock.release()
 
 
 class BaseAsyncZMQ(BaseZMQ):
@@ -247,13 +327,19 @@ class BaseAsyncZMQ(BaseZMQ):
         self._open_socket()  # its descriptor is nobody's any more, or another's, once it is closed
         assert self._driver is not None
         self._driver.attach()
+        self._open_socket()  # it may have ended in the turn that this began with
         return self._driver
 
-    def exit(self) -> None:
-        """Close the socket. A second call does nothing."""
+    def _close(self, reason: ConnectionEnded) -> None:
         if self._driver is not None:
             self._driver.detach()
-        super().exit()
+        super()._close(reason)
+
+    def _before_others_close(self) -> None:
+        if self._driver is None:
+            self._abandon()
+        else:
+            self._driver.in_loop(self._abandon)
 
     async def __aenter__(self) -> Self:
         self._attach()
@@ -329,7 +415,7 @@ class BaseZMQServer(BaseZMQ):
         socket = self._open_socket()
         while self.core.outbox:
             frames = self.core.outbox.popleft()
-            error_number = send_frames(socket, frames)
+            error_number = self._post_frames(socket, frames)
             if error_number:
                 self.dropped += 1
                 why = "is gone" if is_unreachable(error_number) else "does not read its responses"
@@ -380,14 +466,22 @@ class BaseZMQClient(BaseZMQ):
         )
         assert self.context is not None
         self._monitor = open_monitor(self.context, self._open_socket(), LINK_EVENTS)
+        set_owner(self._monitor, self._before_others_close)
 
     def exit(self) -> None:
         """Close the socket. Who waits gets a `ConnectionEnded`."""
-        if self._monitor is not None:
-            close_monitor(self._open_socket(), self._monitor)
-            self._monitor = None
         super().exit()
-        self.core.lose(lambda: ConnectionEnded(f"exit of {self.id} was called"), time.monotonic(), handshake=True)
+
+    def _close(self, reason: ConnectionEnded) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            disown(monitor)
+            with suppress(zmq.ZMQError):  # the context has ended, or somebody else has closed the socket
+                if self._plain is not None:
+                    uninterrupted(self._plain.disable_monitor)
+            monitor.close(0)
+        super()._close(reason)
+        self.core.lose(reason.for_waiter, time.monotonic(), handshake=True)
 
     def handled_default_message_types(self, response_message: ResponseMessage) -> bool:
         """Whether it is no response to an operation."""
@@ -446,7 +540,7 @@ class BaseZMQClient(BaseZMQ):
         error_number = 0
         socket = self._open_socket()
         while self.core.outbox:
-            error_number = send_frames(socket, self.core.outbox.popleft())
+            error_number = self._post_frames(socket, self.core.outbox.popleft())
         return error_number
 
     def _receive(self, frames: Sequence[bytes], now: float) -> None:
@@ -465,7 +559,7 @@ class BaseZMQClient(BaseZMQ):
     def _look_at_link(self) -> None:
         """If the link was lost, so are the responses; but for those that came before."""
         lost = False
-        for event, value in events_of(self._monitor) if self._monitor is not None else ():
+        for event, value in self._link_events():
             if event & HANDSHAKE_FAILURES:
                 self.logger.warning(
                     "%s: no link to %s: %s", self.id, self.server_id, handshake_failure(event, value)
@@ -480,6 +574,12 @@ class BaseZMQClient(BaseZMQ):
             self._heard_at = -math.inf
             gone = f"the server {self.server_id!r} has closed the link"
             self.core.lose(lambda: PeerClosed(gone), time.monotonic())
+
+    def _link_events(self) -> list[tuple[int, int]]:
+        try:
+            return list(events_of(self._monitor)) if self._monitor is not None else []
+        except zmq.ZMQError as error:
+            raise self._failed(error) from error
 
     def _limited(self, exchange: Exchange, timeout: float | None) -> Exchange:
         """It is waited for from now on, for at most `timeout` milliseconds."""

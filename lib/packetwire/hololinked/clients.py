@@ -7,8 +7,10 @@ import logging
 import select
 import threading
 import time
+from contextlib import suppress
 from typing import Unpack
 
+from packetwire.errors import ConnectionEnded
 from packetwire.hololinked.bases import (
     BaseAsyncZMQ,
     BaseSyncZMQ,
@@ -31,7 +33,7 @@ from packetwire.hololinked.serializers import (
     SerializableData,
     SerializableNone,
 )
-from packetwire.hololinked.sockets import descriptor_of, pollable
+from packetwire.hololinked.sockets import descriptor_of, poll_milliseconds
 from packetwire.streams.wakeup import Wakeup
 
 
@@ -141,10 +143,14 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
     def exit(self) -> None:
         """Close the socket. Other threads that wait get a `ConnectionEnded`."""
         with self._lock:
-            super().exit()
-            self._wakeup.set()
+            self._close(self._exited())
+
+    def _close(self, reason: ConnectionEnded) -> None:
+        super()._close(reason)
+        self._wakeup.set()
+        with suppress(RuntimeError):  # without the lock, when that could not be had
             self._changed.notify_all()
-            self._close_wakeup()
+        self._close_wakeup()
 
     def _close_wakeup(self) -> None:
         if self.closed and not self._reading:
@@ -203,7 +209,7 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
     def _sleep(self) -> bool:
         """Whether the socket's descriptor told of news then."""
         deadline = self.core.next_deadline()
-        milliseconds = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000 + 1
+        milliseconds = None if deadline is None else poll_milliseconds(deadline - time.monotonic())
         self._lock.release()
         try:
             ready = self._poll.poll(milliseconds)
@@ -357,7 +363,7 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
 
     def _after_sending(self) -> None:
         driver = self._attach()
-        if pollable(self._open_socket()):
+        if self._is_pollable():
             driver.poke()
         driver.set_timer()
 

@@ -7,7 +7,7 @@ import logging
 import select
 import threading
 import time
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 
 import zmq
 
@@ -18,9 +18,20 @@ from packetwire.hololinked.errors import BreakLoop
 from packetwire.hololinked.eventcore import ConsumerCore, PublisherCore
 from packetwire.hololinked.looping import LoopDriver
 from packetwire.hololinked.messages import EventMessage
-from packetwire.hololinked.sockets import descriptor_of, receive_frames, send_frames
+from packetwire.hololinked.sockets import (
+    PlainSocket,
+    descriptor_of,
+    poll_milliseconds,
+    receive_frames,
+    send_frames,
+)
 from packetwire.streams.wakeup import Wakeup
 from packetwire.streams.zmqsockets import events_now
+
+LOOKED_THROUGH: Final = 1000
+"""Events that are not asked for, in a row, before something else is done."""
+OVERTIME: Final = 1.0
+"""Seconds after the time limit in which what has come before is still looked through."""
 
 
 class EventPublisher(BaseSyncZMQ):
@@ -80,18 +91,23 @@ class EventPublisher(BaseSyncZMQ):
         """
         frames = self.core.frames(event_id_of(event), data)
         with self._lock:
-            socket = self._open_socket()
-            if not send_frames(socket, frames):
-                return True
-            events_now(socket)  # what consumers have taken is heard of only now and then
-            if not send_frames(socket, frames):
-                return True
-            self.losses += 1
-            # the others get it nevertheless
-            socket.setsockopt(zmq.XPUB_NODROP, 0)
-            send_frames(socket, frames)
-            socket.setsockopt(zmq.XPUB_NODROP, 1)
-            return False
+            try:
+                return self._publish(self._open_socket(), frames)
+            except zmq.ZMQError as error:
+                raise self._failed(error) from error
+
+    def _publish(self, socket: PlainSocket, frames: list[bytes]) -> bool:
+        if not send_frames(socket, frames):
+            return True
+        events_now(socket)  # what consumers have taken is heard of only now and then
+        if not send_frames(socket, frames):
+            return True
+        self.losses += 1
+        # the others get it nevertheless
+        socket.setsockopt(zmq.XPUB_NODROP, 0)
+        send_frames(socket, frames)
+        socket.setsockopt(zmq.XPUB_NODROP, 1)
+        return False
 
     def exit(self) -> None:
         """Close the socket; what was published is sent within a second."""
@@ -129,6 +145,7 @@ class BaseEventConsumer(BaseZMQ):
         super().__init__(id, logger)
         self.core = ConsumerCore(id, event_unique_identifier, max_message_size=max_message_size)
         self._subscribed = False
+        self._has_more = False
         address = access_point or options.get("socket_address") or options.get("transport") or ZMQ_TRANSPORTS.IPC
         if "://" not in address and server_id is None:
             raise LocalProtocolError(
@@ -154,13 +171,29 @@ class BaseEventConsumer(BaseZMQ):
     def subscribe(self) -> None:
         """Tell the publisher; what it published before does not come."""
         if not self._subscribed:
-            self._open_socket().setsockopt(zmq.SUBSCRIBE, self.event_unique_identifier)
+            try:
+                self._open_socket().setsockopt(zmq.SUBSCRIBE, self.event_unique_identifier)
+            except zmq.ZMQError as error:
+                raise self._failed(error) from error
             self._subscribed = True
 
     def _next_event(self) -> EventMessage | None:
-        """An event that is there; or `BreakLoop` if there was an interrupt."""
-        socket = self._open_socket()
-        while not self.core.interrupted and (frames := receive_frames(socket)) is not None:
+        """An event that is there; or `BreakLoop` if there was an interrupt.
+
+        None with `_has_more` if there is something else to do in between, and more may be there.
+        """
+        self._open_socket()
+        assert self._reader is not None
+        for _ in range(LOOKED_THROUGH):
+            if self.core.interrupted:
+                break
+            try:
+                frames = receive_frames(self._reader)
+            except zmq.ZMQError as error:
+                raise self._failed(error) from error
+            self._has_more = frames is not None
+            if not frames:
+                break
             event = self.core.accept(frames)
             if event is not None:
                 return event
@@ -203,7 +236,7 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
         If asked for, an interrupt raises `BreakLoop` instead.
         """
         deadline = None if timeout is None else time.monotonic() + timeout / 1000
-        if not self._receiving.acquire(timeout=-1 if timeout is None else timeout / 1000):
+        if not self._receiving.acquire(timeout=-1 if timeout is None else _lock_seconds(timeout)):
             return None
         try:
             while True:
@@ -211,10 +244,12 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
                     self.subscribe()
                     event = self._next_event()
                 left = None if deadline is None else deadline - time.monotonic()
-                if event is not None or (left is not None and left <= 0):
+                # what is there is looked through first
+                if event is not None or (left is not None and left <= (-OVERTIME if self._has_more else 0)):
                     return event
-                self._poll.poll(None if left is None else left * 1000 + 1)
-                self._wakeup.clear()
+                if not self._has_more:
+                    self._poll.poll(None if left is None else poll_milliseconds(left))
+                    self._wakeup.clear()
         except BreakLoop:
             if raise_interrupt_as_exception:
                 raise
@@ -237,9 +272,13 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
             super().exit()
         if not hasattr(self, "_wakeup"):
             return
-        self._wakeup.set()
         with self._receiving:
             self._wakeup.close()
+
+    def _close(self, reason: ConnectionEnded) -> None:
+        super()._close(reason)
+        if hasattr(self, "_wakeup"):
+            self._wakeup.set()
 
 
 class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
@@ -276,7 +315,10 @@ class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
         try:
             async with asyncio.timeout(None if timeout is None else timeout / 1000) as limit:
                 while (event := self._next_event()) is None:
-                    await self._news()
+                    if self._has_more:
+                        await asyncio.sleep(0)
+                    else:
+                        await self._news()
                 return event
         except TimeoutError:
             if not limit.expired():
@@ -296,6 +338,8 @@ class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
             self._waiters.remove(waiter)
 
     def _wake(self) -> bool:
+        # what the descriptor tells of is taken note of, or it tells of it until somebody receives
+        self._is_pollable()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -313,10 +357,17 @@ class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
     def exit(self) -> None:
         """Close the socket. Who waits gets a `ConnectionEnded`."""
         super().exit()
+
+    def _close(self, reason: ConnectionEnded) -> None:
+        super()._close(reason)
         for waiter in self._waiters:
             if not waiter.done():
-                waiter.set_exception(ConnectionEnded(f"exit of {self.id} was called"))
+                waiter.set_exception(reason.for_waiter())
 
     async def __aenter__(self) -> AsyncEventConsumer:
         self.subscribe()
         return await super().__aenter__()
+
+
+def _lock_seconds(milliseconds: float) -> float:
+    return min(max(0.0, milliseconds / 1000), threading.TIMEOUT_MAX)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
+from packetwire.errors import ConnectionEnded
+
 OTHERS_TURN: Final = 32
 """Messages that are handed out without waiting before the loop gets its turn."""
+LONGEST_PAUSE: Final = 1.0
+"""Seconds between two turns that fail, at most: the first ones follow at once."""
+CLOSE_WAIT: Final = 1.0
+"""Seconds for a loop to let go of a socket that another thread closes."""
 
 
 class LoopDriver:
     """Calls `turn` when its descriptor tells of news, and when a deadline has come; again while it returns True.
 
-    It belongs to the loop in which `attach` was called last.
+    It belongs to the loop in which `attach` was called last. A turn may raise `ConnectionEnded` once `detach` was
+    called: then all who wait have been told.
     """
 
     def __init__(self, fd: int, turn: Callable[[], bool], next_deadline: Callable[[], float | None]) -> None:
@@ -27,6 +35,7 @@ class LoopDriver:
         self._timer_at = 0.0
         self._soon: asyncio.Handle | None = None
         self._calls = 0
+        self._failures = 0
 
     def watch(self, fd: int, look: Callable[[], None]) -> None:
         """Have `look` called when another descriptor tells of news. Before `attach`."""
@@ -40,9 +49,31 @@ class LoopDriver:
             self._loop = loop
             loop.add_reader(self._fd, self._run)
             for fd, look in self._others.items():
-                loop.add_reader(fd, look)
-                look()
+                loop.add_reader(fd, self._look, look)
+            for look in self._others.values():
+                self._look(look)
             self._run()
+
+    def in_loop(self, call: Callable[[], None]) -> None:
+        """Have that called by the loop to which this belongs, from any thread, and wait for it, but not long."""
+        loop = self._loop
+        if loop is None or not loop.is_running() or loop is _running_loop():
+            call()
+            return
+        done = threading.Event()
+
+        def run() -> None:
+            try:
+                call()
+            finally:
+                done.set()
+
+        try:
+            loop.call_soon_threadsafe(run)
+        except RuntimeError:  # it was closed just now
+            call()
+        else:
+            done.wait(CLOSE_WAIT)
 
     def detach(self) -> None:
         """Work no more."""
@@ -66,17 +97,52 @@ class LoopDriver:
         if self._soon is None and self._loop is not None:
             self._soon = self._loop.call_soon(self._run)
 
+    def _look(self, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except ConnectionEnded:
+            if self._loop is not None:
+                raise
+
     def _run(self) -> None:
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
-        more = True  # so it is after an exception, too, and the descriptor does not tell of it again
         try:
             more = self._turn()
-        finally:
+        except ConnectionEnded:
+            if self._loop is not None:
+                self._try_again()
+                raise
+        except BaseException:
+            self._try_again()
+            raise
+        else:
+            self._failures = 0
             if more:
                 self.poke()
             self.set_timer()
+
+    def _try_again(self) -> None:
+        """After a turn that failed, as the descriptor does not tell again of what was left.
+
+        With pauses if that does not help, since each failure is logged.
+        """
+        self._failures += 1
+        if self._loop is None:
+            return
+        if self._failures == 1:
+            self.poke()
+            self.set_timer()
+        elif self._soon is None:
+            self._loop.remove_reader(self._fd)
+            pause = min(LONGEST_PAUSE, 0.001 * 2.0 ** min(self._failures, 20))
+            self._soon = self._loop.call_later(pause, self._resume)
+
+    def _resume(self) -> None:
+        if self._loop is not None:
+            self._loop.add_reader(self._fd, self._run)
+            self._run()
 
     def set_timer(self) -> None:
         """There may be a new deadline."""
@@ -91,3 +157,10 @@ class LoopDriver:
     def _ring(self) -> None:
         self._timer = None
         self._run()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -7,6 +7,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Unpack
 
 import zmq
@@ -167,11 +168,15 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
 
     def _receive_and_serve(self) -> bool:
         """Whether there may be more; if not, the descriptor tells of what comes next."""
-        socket = self._open_socket()
+        socket, reader = self._open_socket(), self._reader
+        assert reader is not None
         for count in range(BATCH):
-            # to ask takes half as long as to receive in vain, but where two came there are often more
-            frames = receive_frames(socket) if count != 1 or pollable(socket) else None
-            if frames is not None:
+            try:
+                # to ask takes half as long as to receive in vain, but where two came there are often more
+                frames = receive_frames(reader) if count != 1 or pollable(socket) else None
+            except zmq.ZMQError as error:
+                raise self._failed(error) from error
+            if frames:
                 self.core.receive(frames, time.monotonic())
             else:
                 self.core.expire(time.monotonic())
@@ -182,13 +187,15 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
             # what was sent may have hidden that more has come, so the last thing is to receive in vain
             if not super()._flush() and frames is None:
                 return False
+            if frames == []:
+                break  # frames that nobody wants: others have their turn
         return True
 
     def _flush(self) -> bool:
         if self._turning:
             return False  # it does so itself
         sent = super()._flush()
-        if sent and self._driver is not None and pollable(self._open_socket()):
+        if sent and self._driver is not None and self._is_pollable():
             self._driver.poke()
         return sent
 
@@ -228,6 +235,9 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
     async def serve(self, handler: Handler, *, running: int = DEFAULT_RUNNING) -> None:
         """Answer all operations by what `handler(request)` returns, until `exit`, or a client that may says EXIT.
 
+        Raises `ConnectionEnded` if the socket is lost otherwise, such as by the end of its ZMQ context.
+
+
         A value is answered as JSON, octets as they are, a pair of both as both. What the handler raises is
         answered as EXCEPTION, `PayloadError` as INVALID_MESSAGE. A coroutine function may take its time: it is
         cancelled when the execution timeout has come. Anything else has to be quick, since all wait for it.
@@ -261,6 +271,8 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
                     task.cancel()
             finally:
                 self._begin = None
+        if self._ended is not None:  # outside of the group, which would wrap it
+            raise self._ended.for_waiter()
 
     def _call(self, handler: Handler, request: RequestMessage) -> Awaitable[Any] | None:
         """What is to be awaited, if the handler is not done with its call."""
@@ -279,10 +291,11 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
             async with asyncio.timeout(request.server_execution_context.executionTimeout) as limit:
                 result = await outcome
         except TimeoutError as error:
-            if limit.expired() and not self.closed:
-                self.handle_timeout(request, EXECUTION)
-            else:
+            if not limit.expired():
                 self._answer_failure(request, error)
+            elif not self.closed:
+                with suppress(ConnectionEnded):
+                    self.handle_timeout(request, EXECUTION)
         except Exception as error:
             self._answer_failure(request, error)
         else:
@@ -293,26 +306,34 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
             return
         try:
             self.send_response(request, *parts_of(result))
+        except ConnectionEnded:
+            pass  # whoever serves is told
         except (PayloadError, LimitExceeded) as error:
             self.logger.warning("%s: what %s returned cannot be sent", self.id, request.operation, exc_info=True)
-            self.handle_error_message(request, error)
+            with suppress(ConnectionEnded):
+                self.handle_error_message(request, error)
 
     def _answer_failure(self, request: RequestMessage, error: Exception) -> None:
         if self.closed:
             return
-        if isinstance(error, PayloadError):
-            self.handle_invalid_message(request, error)
-            return
-        self.logger.warning("%s: %s failed", self.id, request.qualified_operation, exc_info=error)
-        self.handle_error_message(request, error)
+        with suppress(ConnectionEnded):  # whoever serves is told
+            if isinstance(error, PayloadError):
+                self.handle_invalid_message(request, error)
+                return
+            self.logger.warning("%s: %s failed", self.id, request.qualified_operation, exc_info=error)
+            self.handle_error_message(request, error)
 
     # the end
 
     def exit(self) -> None:
         """Close the socket. Who waits for a request gets a `ConnectionEnded`."""
         if not self.closed:
-            super()._flush()
+            with suppress(ConnectionEnded):
+                super()._flush()
         super().exit()
+
+    def _close(self, reason: ConnectionEnded) -> None:
+        super()._close(reason)
         for waiter in self._waiters:
             if not waiter.done():
-                waiter.set_exception(ConnectionEnded(f"exit of {self.id} was called"))
+                waiter.set_exception(reason.for_waiter())

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import zmq
 
 from packetwire.errors import LocalProtocolError
-from packetwire.hololinked.constants import FIRST_TCP_PORT, LAST_TCP_PORT, ZMQ_TRANSPORTS
+from packetwire.hololinked.constants import FIRST_TCP_PORT, HEADER_LIMIT, LAST_TCP_PORT, ZMQ_TRANSPORTS
 from packetwire.hololinked.messages import FRAMES, identity_octets
 from packetwire.streams.curve import CurveClient, CurveServer
 from packetwire.streams.wakeup import Wakeup
@@ -31,6 +31,8 @@ from packetwire.streams.zmqsockets import (
     be_curve_server,
     events_now,
 )
+from packetwire.zmq.calls import uninterrupted
+from packetwire.zmq.reading import MessageReader
 
 logger = logging.getLogger("packetwire")
 
@@ -39,6 +41,12 @@ PlainSocket = zmq.Socket[bytes]
 BUSY_SECONDS: Final = 0.5
 """Seconds after which an address that is in use is taken to remain so."""
 BUSY_PAUSE: Final = 0.01
+SUBSCRIPTION_LIMIT: Final = HEADER_LIMIT
+"""Bytes of a frame that comes to a publisher: a subscription, which holds the id of an event."""
+JOIN_WAIT: Final = 5.0
+"""Seconds for the thread that looks at keys to end."""
+LONGEST_SLEEP: Final = 86_400.0
+"""Seconds in one go: poll takes no more than 24 days."""
 LOOPBACK: Final = "127.0.0.1"
 """Where a server listens for tcp unless it is told an address."""
 _POLLIN: Final = int(zmq.POLLIN)
@@ -47,6 +55,7 @@ _NOBLOCK_MORE: Final = int(
     zmq.NOBLOCK | zmq.SNDMORE
 )  # as numbers, since to combine flags takes longer than to send
 _UNREACHABLE: Final = (errno.EHOSTUNREACH, errno.ENOTCONN)
+_GONE: Final = (zmq.ETERM, zmq.ENOTSOCK)
 
 
 # addresses
@@ -96,7 +105,7 @@ def _bind_here(socket: PlainSocket, endpoint: str) -> bool:
     while True:
         try:
             if not endpoint.startswith("ipc://") or _prepare_file(Path(endpoint.removeprefix("ipc://"))):
-                socket.bind(endpoint)
+                uninterrupted(socket.bind, endpoint)
                 return True
         except zmq.ZMQError as error:
             if error.errno != errno.EADDRINUSE:
@@ -113,7 +122,7 @@ def _last_endpoint(socket: PlainSocket) -> str:
 def _bind_anywhere(socket: PlainSocket, host: str) -> None:
     for port in range(FIRST_TCP_PORT, LAST_TCP_PORT + 1):
         try:
-            socket.bind(f"tcp://{host}:{port}")
+            uninterrupted(socket.bind, f"tcp://{host}:{port}")
             return
         except zmq.ZMQError as error:
             if error.errno != errno.EADDRINUSE:
@@ -140,7 +149,7 @@ def connect(socket: PlainSocket, endpoint: str) -> str:
     if not endpoint:
         raise RuntimeError("the address of the server is needed for a connection by TCP")
     try:
-        socket.connect(endpoint)
+        uninterrupted(socket.connect, endpoint)
     except zmq.ZMQError as error:
         raise OSError(error.errno, f"{endpoint}: {error.strerror}") from error
     return endpoint
@@ -161,7 +170,7 @@ def set_options(socket: PlainSocket, socket_id: str, endpoint: str, *, max_messa
     socket.linger = int(LINGER * 1000)
     socket.sndhwm = socket.rcvhwm = queue
     # what is a little too long gets an answer, what is far too long is not even stored
-    socket.maxmsgsize = 2 * max_message_size
+    socket.maxmsgsize = SUBSCRIPTION_LIMIT if kind in (zmq.PUB, zmq.XPUB) else 2 * max_message_size
     socket.handshake_ivl = int(HANDSHAKE_TIMEOUT * 1000)
     if endpoint.startswith("tcp:") or not endpoint:
         socket.heartbeat_ivl = int(HEARTBEAT_INTERVAL * 1000)
@@ -184,10 +193,10 @@ def set_keys(socket: PlainSocket, curve: CurveClient | CurveServer | None, *, se
 def open_monitor(context: zmq.Context[Any], socket: PlainSocket, events: int) -> PlainSocket:
     """A socket that tells what happens to the links of another; never one of asyncio, whatever the context is."""
     endpoint = f"inproc://packetwire-monitor-{uuid.uuid4()}"
-    monitor: PlainSocket = context.socket(zmq.PAIR, socket_class=zmq.Socket)
+    monitor: PlainSocket = uninterrupted(context.socket, zmq.PAIR, socket_class=zmq.Socket)
     try:
-        socket.monitor(endpoint, events)
-        monitor.connect(endpoint)
+        uninterrupted(socket.monitor, endpoint, events)
+        uninterrupted(monitor.connect, endpoint)
     except BaseException:
         monitor.close(0)
         raise
@@ -213,15 +222,18 @@ class GatekeeperThread:
         poller = select.poll()
         poller.register(self._gatekeeper.fileno(), select.POLLIN)
         poller.register(self._wakeup.fileno(), select.POLLIN)
-        while not self._stopping:
-            self._gatekeeper.answer()
-            poller.poll()
+        try:
+            while not self._stopping:
+                self._gatekeeper.answer()
+                poller.poll()
+        except zmq.ZMQError:
+            self._gatekeeper.close()  # the context has ended, or waits to, and for this
 
     def close(self) -> None:
         """Nobody is let in any more."""
         self._stopping = True
         self._wakeup.set()
-        self._thread.join()
+        self._thread.join(JOIN_WAIT)
         self._gatekeeper.close()
         self._wakeup.close()
 
@@ -229,30 +241,33 @@ class GatekeeperThread:
 # frames
 
 
-def receive_frames(socket: PlainSocket) -> list[bytes] | None:
+def reader_of(socket: PlainSocket) -> MessageReader:
+    """What `receive_frames` takes."""
+    return MessageReader(socket, FRAMES)
+
+
+def receive_frames(reader: MessageReader) -> list[bytes] | None:
     """The next message, None if there is none. Of one that has too many frames the rest is thrown away.
 
-    After None the socket's descriptor tells of what comes next, unless something is sent in between.
+    After None the socket's descriptor tells of what comes next, unless something is sent in between. An empty list
+    says that only frames were thrown away, and that there may be more.
     """
-    try:
-        frame = socket.recv(_NOBLOCK, copy=False)
-        frames = [frame.bytes]
-        while frame.more:
-            frame = socket.recv(_NOBLOCK, copy=False)
-            if len(frames) <= FRAMES:
-                frames.append(frame.bytes)
-    except zmq.Again:
-        return None
-    return frames
+    frames = reader.receive()
+    return None if frames is None else [frame.bytes for frame in frames]
 
 
 def send_frames(socket: PlainSocket, frames: Sequence[bytes]) -> int:
-    """Send a message, or nothing of it: 0, or the number of the error."""
+    """Send a message, or nothing of it: 0, or the number of the error.
+
+    Raises `zmq.ZMQError` if the socket is gone.
+    """
     try:
         for frame in frames[:-1]:
             socket.send(frame, _NOBLOCK_MORE)
         socket.send(frames[-1], _NOBLOCK)
     except zmq.ZMQError as error:
+        if error.errno in _GONE:
+            raise
         return error.errno or errno.EIO
     return 0
 
@@ -270,3 +285,8 @@ def descriptor_of(socket: PlainSocket) -> int:
 def pollable(socket: PlainSocket) -> bool:
     """Whether there is something to receive, of which the descriptor may have told already."""
     return bool(events_now(socket) & _POLLIN)
+
+
+def poll_milliseconds(seconds: float) -> float:
+    """What to give poll for a time: rounded up, and in several goes if poll cannot wait for so long."""
+    return min(max(0.0, seconds), LONGEST_SLEEP) * 1000 + 1
