@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import zmq
 
 from packetwire.hololinked import RequestMessage, ResponseMessage, SerializableData, ServerExecutionContext
 
-from .conftest import SyncAsker
+from .conftest import AsyncAsker, SyncAsker
 from .running import SERVER_ID, WAIT, RunningServer
 
 pytestmark = pytest.mark.timeout(110)
@@ -82,6 +83,9 @@ GOOD = request("echo", 5)
         ([b"", GOOD[1].replace(b"OPERATION", b"SURPRISE"), *GOOD[2:]], "Invalid enum value"),
         ([b"", GOOD[1].replace(b'Timeout":5', b'Timeout":5' + b"0" * 400), *GOOD[2:]], "Expected `int` <= "),
         ([*GOOD[:2], b"{", b""], "the payload is not application/json"),
+        ([*GOOD[:2], b"", b""], "the payload is not application/json"),
+        ([b"", GOOD[1].replace(b'Timeout":5', b'Timeout":-1'), *GOOD[2:]], ">= 0"),
+        ([b"", GOOD[1].replace(b'invokationTimeout":5', b'invocation_timeout":-1'), *GOOD[2:]], ">= 0"),
         (
             [b"", GOOD[1].replace(b"application/json", b"application/x-pickle"), b"cos\nsystem\n", b""],
             "no serializer",
@@ -98,6 +102,92 @@ def test_it_is_told_what_is_wrong(
     hostile.send(*GOOD)
     assert hostile.receive().result() == 5, "and served as ever"
     assert_others_are_served(server)
+
+
+def test_a_response_is_no_request(server: RunningServer, hostile: RawClient) -> None:
+    """It is dropped without a word, since two servers that answered each other would never end."""
+    for kind in ("REPLY", "TIMEOUT", "EXCEPTION", "INVALID_MESSAGE"):
+        hostile.send(b"", GOOD[1].replace(b'"OPERATION"', f'"{kind}"'.encode()), *GOOD[2:])
+    hostile.send(*GOOD)
+    assert hostile.receive().result() == 5, "the only answer"
+    assert server.in_loop(lambda: server.server.core.refused) == 4
+
+
+@pytest.mark.parametrize("name", ["invokationTimeout", "invokation_timeout", "invocation_timeout"])
+def test_times_of_zero(server: RunningServer, hostile: RawClient, name: str) -> None:
+    """The time to begin is over when the request comes, that of an awaited handler as soon as it waits."""
+    header = json.loads(GOOD[1])
+    for context, told, asked in (
+        ({name: 0}, "invokation", 0),
+        ({"executionTimeout": 0}, "execution", 1),
+    ):
+        header |= {"serverExecutionContext": context, "operation": "hold"}
+        hostile.send(b"", json.dumps(header).encode(), *GOOD[2:])
+        response = hostile.receive()
+        assert (response.type, response.payload.deserialize(), server.asked) == ("TIMEOUT", told, asked)
+    hostile.send(*GOOD)
+    assert hostile.receive().result() == 5
+
+
+def test_messages_of_a_hundred_thousand_frames(server: RunningServer, hostile: RawClient) -> None:
+    """Each is refused at its sixth frame; others have their turn between two of them."""
+    hostile.socket.sndhwm = 0
+    for _ in range(10):
+        hostile.send(*[b""] * 100_000)
+    assert_others_are_served(server)
+    for _ in range(10):
+        refused = hostile.receive()
+        assert refused.type == "INVALID_MESSAGE"
+        assert "5 frames, this one 6" in refused.payload.deserialize()["exception"]["message"]
+    hostile.send(*GOOD)
+    assert hostile.receive().result() == 5
+
+
+def test_a_loop_has_its_turn_beside_a_message_of_many_frames(server: RunningServer, hostile: RawClient) -> None:
+    turns = [0, 0, 0]
+
+    async def count() -> None:
+        while server.server.core.refused < 2:
+            await asyncio.sleep(0)
+            turns[server.server.core.refused] += 1
+
+    hostile.send(*[b""] * 200_000)
+    hostile.send(*[b""] * 7)
+    assert asyncio.run_coroutine_threadsafe(count(), server.loop).result(WAIT) is None
+    assert turns[1] > 50, "between the refusal of the first and its last frame"
+
+
+def test_a_server_that_sends_many_frames(ipc: str) -> None:
+    """To a client that waits, with a time limit: both kinds of clients keep it, and get what comes behind."""
+    router: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+    router.linger = 0
+    router.sndhwm = 0
+    router.routing_id = SERVER_ID.encode()
+    router.rcvtimeo = int(WAIT * 1000)
+    router.bind(ipc)
+    context = ServerExecutionContext(WAIT, WAIT)
+    for asker_type in (SyncAsker, AsyncAsker):
+        asker = asker_type(ipc, asker_type.__name__, handshake=False)
+        shaking = threading.Thread(target=asker.handshake)
+        shaking.start()
+        identity = asker_type.__name__.encode()
+        while router.recv_multipart()[0] != identity:
+            pass  # what the one before had sent
+        handshake = ResponseMessage.craft_from_arguments("client", SERVER_ID, "HANDSHAKE").byte_array[1:]
+        router.send_multipart([identity, *handshake])
+        shaking.join()
+        try:
+            message_id = asker.send("echo", 5, server_execution_context=context)
+            router.send_multipart([identity, *[b""] * 100_000])
+            good = ResponseMessage.craft_from_arguments(
+                "client", SERVER_ID, "REPLY", message_id, SerializableData(6)
+            )
+            router.send_multipart([identity, *good.byte_array[1:]])
+            assert asker.receive(message_id).result() == 6
+            assert asker.client.core.dropped == 1
+        finally:
+            asker.close()
+    router.close()
 
 
 def test_an_unknown_key_is_fine(server: RunningServer, hostile: RawClient) -> None:

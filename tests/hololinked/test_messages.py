@@ -133,6 +133,18 @@ def test_contexts_as_the_references_proxies_write_them() -> None:
     assert request.server_execution_context == ServerExecutionContext(1.5, None, True)
     assert request.thing_execution_context.fetchExecutionLogs
     assert b'"invokationTimeout":1.5,"executionTimeout":null,"oneway":true}' in request.byte_array[2]
+    for name in ("invocation_timeout", "invocationTimeout", "invokation_timeout", "invokationTimeout"):
+        for seconds in (0, 1.5, None):
+            read = RequestMessage(with_header(REQUEST, serverExecutionContext={name: seconds}))
+            assert read.server_execution_context == ServerExecutionContext(seconds), name
+            made = RequestMessage.craft_from_arguments(
+                "a", "b", "", "", "", server_execution_context={name: seconds}
+            )
+            assert made.server_execution_context == ServerExecutionContext(seconds), name
+    both = {"invokation_timeout": 1, "invocation_timeout": 2, "invokationTimeout": 3}
+    assert RequestMessage(with_header(REQUEST, serverExecutionContext=both)).server_execution_context == (
+        ServerExecutionContext(1)
+    )
     left_out = RequestMessage(with_header(REQUEST, serverExecutionContext=..., thingExecutionContext=...))
     assert left_out.byte_array == REQUEST
 
@@ -161,6 +173,7 @@ def test_contexts_as_the_references_proxies_write_them() -> None:
         (with_header(REQUEST, serverExecutionContext={"invokationTimeout": "5"}), "got `str`"),
         (with_header(REQUEST, serverExecutionContext={"executionTimeout": -1}), ">= 0"),
         (with_header(REQUEST, serverExecutionContext={"execution_timeout": -0.5}), ">= 0"),
+        (with_header(REQUEST, serverExecutionContext={"invocation_timeout": -1}), ">= 0"),
     ],
 )
 def test_what_is_no_request_is_refused_with_the_reason(frames: list[bytes], reason: str) -> None:
@@ -213,7 +226,19 @@ def test_a_message_has_a_type_of_its_kind() -> None:
         EventMessage.craft_from_arguments("a", "b", "REPLY")
 
 
-@pytest.mark.parametrize("context", [{"invokationTimeout": -1}, {"oneway": "yes"}, 5])
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"invokationTimeout": -1},
+        {"invocation_timeout": -1},
+        {"oneway": "yes"},
+        5,
+        ServerExecutionContext(-1),
+        ServerExecutionContext(1, -0.5),
+        ServerExecutionContext(float("nan")),
+        ServerExecutionContext("5"),  # type: ignore[arg-type]
+    ],
+)
 def test_a_context_that_is_none_is_not_sent(context: Any) -> None:
     with pytest.raises(LocalProtocolError):
         RequestMessage.craft_from_arguments("a", "b", "", "", "", server_execution_context=context)

@@ -208,13 +208,31 @@ def test_a_response_is_never_answered(kind: str) -> None:
     assert_nothing_left(core)
 
 
-def test_an_empty_payload_of_an_unknown_type_is_none() -> None:
+@pytest.mark.parametrize("content_type", ["unknown", "", None])
+def test_an_empty_payload_of_an_unknown_type_is_none(content_type: str | None) -> None:
     frames = request()
-    frames[2] = frames[2].replace(b'"payloadContentType":"application/json"', b'"payloadContentType":"unknown"')
+    frames[2] = json.dumps(json.loads(frames[2]) | {"payloadContentType": content_type}).encode()
     frames[3] = b""
     core = ServerCore(SERVER)
     core.receive(frames, 0)
-    assert core.waiting == 1
+    assert take(core).payload.deserialize() is None
+
+
+def test_an_empty_payload_of_a_known_type_has_to_be_of_it() -> None:
+    """Or what takes the requests would fail there, and end."""
+    frames = request()
+    header = json.loads(frames[2])
+    frames[3] = b""
+    core = ServerCore(SERVER)
+    core.receive(frames, 0)
+    ((kind, told),) = answers(core)
+    assert kind == "INVALID_MESSAGE"
+    assert "the payload is not" in told["exception"]["message"]
+    assert_nothing_left(core)
+    for allowed in ("text/plain", "application/octet-stream"):
+        frames[2] = json.dumps(header | {"payloadContentType": allowed}).encode()
+        core.receive(frames, 0)
+        assert not take(core).payload.deserialize()
 
 
 # bounds

@@ -76,7 +76,8 @@ class Fields(msgspec.Struct):
 class ServerExecutionContext(Fields):
     """How long the server may take, in seconds, None for as long as it likes; and whether it is to answer.
 
-    What begins with a small letter behind an underscore is how clients of the reference name the same.
+    The names with underscores are those that clients of the reference write for the same: `invocation_timeout`
+    where they read a property, `invokation_timeout` everywhere else, which counts if there are both.
     """
 
     invokationTimeout: Seconds = 5  # noqa: N815
@@ -87,8 +88,14 @@ class ServerExecutionContext(Fields):
     """Whether there is no answer."""
     invokation_timeout: Seconds | msgspec.UnsetType = msgspec.UNSET
     execution_timeout: Seconds | msgspec.UnsetType = msgspec.UNSET
+    invocationTimeout: Seconds | msgspec.UnsetType = msgspec.UNSET  # noqa: N815
+    invocation_timeout: Seconds | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
+        if self.invocationTimeout is not msgspec.UNSET:
+            self.invokationTimeout, self.invocationTimeout = self.invocationTimeout, msgspec.UNSET
+        if self.invocation_timeout is not msgspec.UNSET:
+            self.invokationTimeout, self.invocation_timeout = self.invocation_timeout, msgspec.UNSET
         if self.invokation_timeout is not msgspec.UNSET:
             self.invokationTimeout, self.invokation_timeout = self.invokation_timeout, msgspec.UNSET
         if self.execution_timeout is not msgspec.UNSET:
@@ -511,8 +518,20 @@ Context = TypeVar("Context", ServerExecutionContext, ThingExecutionContext)
 
 def _context(kind: type[Context], given: Context | dict[str, Any] | None) -> Context:
     if isinstance(given, kind):
+        if isinstance(given, ServerExecutionContext):
+            _check_times(given)
         return given
     try:
         return msgspec.convert(given or {}, kind)
     except msgspec.ValidationError as error:
         raise LocalProtocolError(f"{kind.__name__}: {error}") from None
+
+
+def _check_times(context: ServerExecutionContext) -> None:
+    """Those of a context that was made here, which nobody has looked at."""
+    for name in ("invokationTimeout", "executionTimeout"):
+        seconds = getattr(context, name)
+        if seconds is not None and not (isinstance(seconds, (int, float)) and seconds >= 0):
+            raise LocalProtocolError(
+                f"{name} is a number of seconds that is not negative, or None, not {seconds!r}"
+            )

@@ -97,6 +97,10 @@ class SerializerRegistry:
         """Have a content type unknown again."""
         self.content_types.pop(content_type, None)
 
+    def is_known(self, content_type: str | None) -> bool:
+        """Whether that is a content type with a serializer."""
+        return content_type in self.content_types
+
     def for_content_type(self, content_type: str | None) -> BaseSerializer:
         """The serializer of a content type; without one that of JSON. Raises `PayloadError`."""
         try:
@@ -132,10 +136,15 @@ class SerializableData:
             raise PayloadError(f"the payload is not {self.content_type}: {error}") from error
 
     def deserialize(self) -> Any:
-        """The value; the same one at each call. Raises `PayloadError`."""
+        """The value; the same one at each call; None if there is nothing, of no type or of one that is not known.
+
+        Raises `PayloadError`.
+        """
         if not isinstance(self.value, BYTES_LIKE):
             return self.value
         if self._read is _UNREAD:
+            if not self.value and self.serializer is None and not Serializers.is_known(self.content_type):
+                return None
             serializer = self.serializer or Serializers.for_content_type(self.content_type)
             try:
                 object.__setattr__(self, "_read", serializer.loads(bytes(self.value)))

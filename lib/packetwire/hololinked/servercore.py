@@ -130,10 +130,9 @@ class ServerCore:
         try:
             request.payload.deserialize()
         except PayloadError as error:
-            if request.payload.value:
-                self.refused += 1
-                self._answer(request, INVALID_MESSAGE, SerializableData({"exception": self.describe(error)}))
-                return
+            self.refused += 1
+            self._answer(request, INVALID_MESSAGE, SerializableData({"exception": self.describe(error)}))
+            return
         self._waiting[request] = None
         route = request.address
         self._per_client[route] = self._per_client.get(route, 0) + 1
