@@ -57,8 +57,12 @@ class Kind(enum.IntEnum):
     OVER = ord("-")
     """The connection is over; the octets are a text that says why, or none."""
 
+    __hash__ = int.__hash__  # that of an enum is computed in Python, and a capture has millions of these
+
 
 _KINDS = {int(kind): kind for kind in Kind}
+_new_record: Any = tuple.__new__
+"""As the class itself, in less time."""
 
 
 class Record(NamedTuple):
@@ -106,13 +110,20 @@ class CaptureDecoder:
             start = self._header_size()
             if not start:
                 return []
-        records = []
+        records: list[Record] = []
         end = len(self._partial)
+        partial = self._partial
         while end - start >= _HEAD.size:
-            record, behind = self._record(start)
-            if record is None:
+            number, connection, when, size = _HEAD.unpack_from(partial, start)
+            kind = _KINDS.get(number)
+            if kind is None or not connection or size > MAX_RECORD:
+                head = bytes(partial[start : start + _HEAD.size])
+                raise CaptureError(f"a damaged record at offset {self.octets_decoded + start}: {head!r}")
+            body = start + _HEAD.size
+            behind = body + size
+            if behind > end:
                 break
-            records.append(record)
+            records.append(_new_record(Record, (kind, connection, when, bytes(partial[body:behind]))))
             start = behind
         del self._partial[:start]
         self.octets_decoded += start
@@ -129,18 +140,6 @@ class CaptureDecoder:
             version = begin[len(MAGIC) :].partition(b"\n")[0]
             raise CaptureError(f"a capture of version {version!r}, of which nothing is known here")
         raise CaptureError(f"no capture: it begins with {begin!r}")
-
-    def _record(self, start: int) -> tuple[Record | None, int]:
-        """The record at `start`, if it is whole, and the offset behind it."""
-        number, connection, when, size = _HEAD.unpack_from(self._partial, start)
-        kind = _KINDS.get(number)
-        if kind is None or not connection or size > MAX_RECORD:
-            head = bytes(self._partial[start : start + _HEAD.size])
-            raise CaptureError(f"a damaged record at offset {self.octets_decoded + start}: {head!r}")
-        body = start + _HEAD.size
-        if body + size > len(self._partial):
-            return None, start
-        return Record(kind, connection, when, bytes(self._partial[body : body + size])), body + size
 
 
 class CaptureWriter:

@@ -430,3 +430,57 @@ def test_a_reader_that_has_seen_enough(path: Path) -> None:
 
 def test_an_empty_file(tmp_path: Path) -> None:
     assert lines(os.devnull) == []
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "fifo")
+    return tmp_path / "fifo"
+
+
+def test_a_fifo_into_which_nobody_writes_is_not_waited_for_without_end(
+    fifo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(conversation, "FIFO_SECONDS", 0.3)
+    with pytest.raises(
+        CommandFailed, match="nobody has opened the FIFO '.*/fifo' for writing within 0.3 s"
+    ) as caught:
+        with conversation.open_input(str(fifo)):
+            pass
+    assert caught.value.status == 2
+    assert capsys.readouterr().err == f"waiting for somebody to write into the FIFO '{fifo}', for 0.3 s at most\n"
+
+
+def test_a_wait_for_a_fifo_can_be_interrupted(fifo: Path) -> None:
+    dump = subprocess.Popen([*PACKETWIRE, "dump", "--follow", fifo], stderr=subprocess.PIPE, text=True)
+    assert dump.stderr is not None
+    assert dump.stderr.readline() == f"waiting for somebody to write into the FIFO '{fifo}'\n"
+    dump.send_signal(signal.SIGINT)
+    assert dump.wait(LIMIT) == 130
+    dump.stderr.close()
+
+
+@pytest.mark.parametrize("writes_at_once", [False, True])
+def test_a_fifo_is_read_to_its_end(fifo: Path, writes_at_once: bool) -> None:
+    dump = subprocess.Popen([*PACKETWIRE, "dump", fifo], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    packets = request(2, 1) + request(3, 1)
+    with fifo.open("wb", buffering=0) as writer:
+        writer.write(packets if writes_at_once else packets[:1])
+        if not writes_at_once:
+            writer.write(packets[1:])
+    stdout, _ = dump.communicate(timeout=LIMIT)
+    assert dump.returncode == 0
+    assert [line.split()[1:3] for line in stdout.splitlines()] == [["request", "0:2"], ["request", "0:3"]]
+
+
+def test_a_writer_of_a_fifo_may_take_its_time(fifo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has opened the FIFO it is waited for as any other."""
+    monkeypatch.setattr(conversation, "FIFO_SECONDS", 0.0)
+    holding = os.open(fifo, os.O_RDWR)
+    try:
+        with conversation.open_input(str(fifo)) as source:
+            os.write(holding, request(2, 1))
+            (record,) = [next(iter(source))]
+            assert record.octets == request(2, 1)
+    finally:
+        os.close(holding)

@@ -221,6 +221,23 @@ def test_a_response_that_does_not_come(service: Service, path: Path, tmp_path: P
     assert stderr == f"packetwire: {address(tmp_path)}: no response within 0.1 s\n"
 
 
+def test_a_response_that_is_waited_for_is_said_to_be(
+    service: Service,
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(replaying, "PATIENCE", 0.1)
+    service.answer = lambda rq_type, flags, payload: service.release.wait() and None
+    path.write_bytes(capture(request(2, 1), response(2)))
+    assert main(["replay", str(path), address(tmp_path), "--timeout", "0.3"]) == 124
+    assert capsys.readouterr().err.splitlines() == [
+        "no response to request 0:2 for 0.1 s; waiting for another 0.2 s, unless Ctrl-C comes",
+        f"packetwire: {address(tmp_path)}: no response within 0.3 s",
+    ]
+
+
 def test_a_service_that_ends(path: Path, tmp_path: Path) -> None:
     path.write_bytes(capture(request(2, 1), response(2)))
     done = subprocess.run(

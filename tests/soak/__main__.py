@@ -9,12 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .rounds import RoundFailed, Tally, soaking
+from .plan import WORDS
+from .rounds import NoSuchRound, RoundFailed, Tally, soaking
+
+PROG = "python -m tests.soak"
 
 
 def parsed(argv: list[str]) -> argparse.Namespace:
     """The arguments of the command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
     parser.add_argument("--seed", type=int, help="what all is drawn from; else one that is chosen, and shown")
     parser.add_argument(
         "--seconds", type=float, help="begin no round after that time (60 if there are no --rounds)"
@@ -26,11 +29,15 @@ def parsed(argv: list[str]) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="WORD",
-        help="only rounds with all of these: pair faulty child server bridge; tcp tls pipes zmq+pair-ipc ...; "
+        help="only rounds with all of these: pair faulty child server bridge; tcp tls pipes zmq zmq+pair-ipc ...; "
         "threads asyncio uvloop; clean cut killed ...",
     )
     parser.add_argument("--every", type=int, default=100, metavar="N", help="print a line each N rounds")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    unknown = set(arguments.only) - WORDS
+    if unknown:
+        parser.error(f"--only: no round has the word {min(unknown)!r}; there are: {' '.join(sorted(WORDS))}")
+    return arguments
 
 
 @contextmanager
@@ -73,6 +80,9 @@ def main() -> int:
         except RoundFailed as failed:
             print(f"FAILED: {failed}", file=sys.stderr, flush=True)
             status = 1
+        except NoSuchRound as none:
+            print(f"{PROG}: {none}", file=sys.stderr, flush=True)
+            status = 2
         for line in soak.tally.lines():
             print(line)
     return status

@@ -103,7 +103,7 @@ class RoundPlan:
     @cached_property
     def words(self) -> set[str]:
         """What it can be selected by."""
-        found = {self.topology, self.transport, self.end} | ({"bridge"} if self.bridge else set())
+        found = {self.topology, *transport_words(self.transport), self.end} | ({"bridge"} if self.bridge else set())
         return found.union(*(end.words for end in (*self.ends, *([self.server] if self.server else []))))
 
     def __str__(self) -> str:
@@ -111,6 +111,27 @@ class RoundPlan:
         server = f" with {self.server.face} {self.server.handling}" if self.server else ""
         bridge = " behind a bridge" if self.bridge else ""
         return f"{self.topology} over {self.transport}{bridge}{server}, end {self.end} at {self.at}: {ends}"
+
+
+def transport_words(transport: str) -> set[str]:
+    """What a transport can be selected by: its name, and what it is a kind of, as zmq+pair-ipc is of zmq."""
+    family, _, _ = transport.partition("+")
+    socket, _, _ = transport.partition("-")
+    return {transport, socket, family}
+
+
+HANDLING = ("workers", "inline", "some inline", "coroutines")
+TOPOLOGIES = ("pair", "faulty", "server", "child")
+WORDS = frozenset(
+    {
+        *TOPOLOGIES,
+        *(ENDS_OF_PAIRS + ENDS_OF_FAULTY_LINKS + ENDS_OF_CHILDREN + ENDS_OF_SERVERS),
+        *FACES,
+        *HANDLING,
+        *("bridge", "service", "connection", "stdio"),
+    }
+).union(*map(transport_words, (*PLAIN_TRANSPORTS, *ZMQ_TRANSPORTS, *TLS_TRANSPORTS, *SERVED)))
+"""All that a round can be selected by."""
 
 
 def draw(seed: int, number: int) -> RoundPlan:
@@ -128,7 +149,7 @@ class _Drawing:
         self._end = ""
 
     def draw(self) -> RoundPlan:
-        topology = self._random.choices(("pair", "faulty", "server", "child"), (8, 5, 4, 2))[0]
+        topology = self._random.choices(TOPOLOGIES, (8, 5, 4, 2))[0]
         plan: RoundPlan = getattr(self, f"_{topology}")()
         return plan
 

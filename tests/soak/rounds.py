@@ -32,6 +32,14 @@ RESIDENT_GROWTH = 24 << 20
 """The same in octets that are resident: what the allocator cannot give back goes up and down by megabytes."""
 
 
+DRAWN_IN_VAIN = 2000
+"""Rounds that are drawn without finding one that is wanted, before none is looked for any more."""
+
+
+class NoSuchRound(Exception):
+    """No round has all the words that it should have."""
+
+
 class RoundFailed(Exception):
     """What was wrong with a round, and how to repeat it."""
 
@@ -143,10 +151,11 @@ class Soak:
     ) -> None:
         """Run rounds whose plans have all words of `only`, until there were `rounds` or the time is over.
 
-        Raises `RoundFailed`.
+        Raises `RoundFailed`, and `NoSuchRound` if there is none.
         """
         begun = time.monotonic()
         number = first
+        in_vain = 0
         while (
             not self._stopped
             and (rounds is None or self.tally.rounds < rounds)
@@ -154,7 +163,12 @@ class Soak:
         ):
             plan = draw(self._seed, number)
             number += 1
-            if plan.words.issuperset(only):
+            if not plan.words.issuperset(only):
+                in_vain += 1
+                if in_vain > DRAWN_IN_VAIN:
+                    raise NoSuchRound(f"of {in_vain} rounds none has all of these words: {' '.join(only)}")
+            else:
+                in_vain = 0
                 self._round(plan)
                 self.tally.seconds = time.monotonic() - begun - self.tally.suspended
                 after_each(self.tally)

@@ -50,6 +50,38 @@ def test_some_rounds() -> None:
     assert "rounds: 5 in " in done.stdout
 
 
+def test_a_kind_of_transports_can_be_selected() -> None:
+    done = soak("--seed", "1", "--rounds", "2", "--only", "zmq")
+    assert done.returncode == 0, done.stderr
+    assert "rounds: 2 in " in done.stdout
+    (transports,) = (line for line in done.stdout.splitlines() if line.startswith("transports: "))
+    assert all(name.startswith("zmq+") for name in transports.removeprefix("transports: ").split(", "))
+
+
+def test_a_word_that_selects_nothing_is_refused() -> None:
+    done = soak("--only", "smq")
+    assert done.returncode == 2
+    assert "no round has the word 'smq'; there are: " in done.stderr
+
+
+def test_words_that_no_round_has_together() -> None:
+    program = """
+from tests.soak import rounds
+rounds.DRAWN_IN_VAIN = 20
+with rounds.soaking(1) as soak:
+    try:
+        soak.run(rounds=1, only=("child", "tcp"))
+    except rounds.NoSuchRound as none:
+        print(none)
+"""
+    assert run(program).stdout == "of 21 rounds none has all of these words: child tcp\n"
+
+
+def test_every_word_is_one_of_those_that_are_listed() -> None:
+    for number in range(300):
+        assert draw(SEED, number).words <= plans.WORDS
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_rounds_for_seconds(seed: str) -> None:

@@ -8,13 +8,15 @@ read has bounds, whatever it says.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from packetwire.capture import HEADER, CaptureDecoder, CaptureError, Kind, Record
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
@@ -23,6 +25,8 @@ from packetwire.errors import RemoteProtocolError, StreamTruncated
 
 STDIN = "-"
 READ_SIZE = 65536
+FIFO_SECONDS = 10.0
+"""Seconds for somebody to open a FIFO for writing."""
 FOLLOW_INTERVAL = 0.1
 """Seconds between two looks at a file that may grow."""
 MAX_CONNECTIONS = 10_000
@@ -38,16 +42,14 @@ RAW = 0
 OPPOSITE = {Kind.FORTH: Kind.BACK, Kind.BACK: Kind.FORTH}
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What is remembered of a request until its response comes."""
 
     time: int
     wire_rq_type: int
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A packet; `request` is what a response answers, if that was seen."""
 
     connection: int
@@ -59,7 +61,7 @@ class Seen:
     @property
     def is_special(self) -> bool:
         """Whether it is EOF or ERQ."""
-        return self.packet in (EOF_PACKET, ERQ_PACKET)
+        return self.packet.rq_type == 0 and self.packet in (EOF_PACKET, ERQ_PACKET)
 
     @property
     def rq_type(self) -> int | None:
@@ -111,21 +113,25 @@ class Conversations:
         self._held = 0
         self._last_time = 0
 
-    def add(self, record: Record) -> Iterator[Seen | Note]:
+    def add(self, record: Record) -> Iterable[Seen | Note]:
         """What this record brings. Raises `CommandFailed` where a bound is passed."""
         self._last_time = record.time
-        if record.kind in OPPOSITE:
-            directions = self._under_way.get(record.connection) or self._begin(record.connection)
-            direction = directions[record.kind]
-            self._held -= direction.held
-            if record.octets:
-                yield from self._decode(record, direction)
-            else:
-                yield from self._end(record, direction, "ends its direction")
-            self._held += direction.held
-            if self._held > MAX_HELD:
-                raise CommandFailed(f"more than {MAX_HELD} octets of packets that do not end", EXIT_FAILED)
-            return
+        if record.kind not in OPPOSITE:
+            return self._begin_or_leave(record)
+        directions = self._under_way.get(record.connection) or self._begin(record.connection)
+        direction = directions[record.kind]
+        held = direction.held
+        found: list[Seen | Note] = []
+        if not record.octets:
+            found += self._end(record, direction, "ends its direction")
+        elif not direction.ended:
+            self._decode(record, direction, found)
+        self._held += direction.held - held
+        if self._held > MAX_HELD:
+            raise CommandFailed(f"more than {MAX_HELD} octets of packets that do not end", EXIT_FAILED)
+        return found
+
+    def _begin_or_leave(self, record: Record) -> Iterator[Note]:
         yield from self._leave(record.connection, record.time)
         text = shown(record.octets.decode("utf-8", "replace"))
         if record.kind is Kind.BEGIN:
@@ -152,9 +158,7 @@ class Conversations:
             self._held -= direction.held
             yield from self._end(Record(kind, connection, when), direction, None)
 
-    def _decode(self, record: Record, direction: _Direction) -> Iterator[Seen | Note]:
-        if direction.ended:
-            return
+    def _decode(self, record: Record, direction: _Direction, found: list[Seen | Note]) -> None:
         direction.taken += len(record.octets)
         decoder = direction.decoder
         fault: RemoteProtocolError | None = None
@@ -164,25 +168,27 @@ class Conversations:
         except RemoteProtocolError as error:
             packets, fault = [], error
         for packet in packets:
-            yield self._see(record, packet, direction.serial)
+            found.append(self._see(record, packet, direction.serial))
         if fault is not None:
             direction.ended = True
             self.faults += 1
             text = shown(f"malformed: {fault}; the rest of this direction is left out")
-            yield Note(record.connection, record.time, record.sign, text, fault=True)
+            found.append(Note(record.connection, record.time, record.sign, text, fault=True))
         elif decoder.ended:
             direction.ended = True
             if decoder.trailing:
                 text = f"{len(decoder.trailing)} octets or more behind EOF, which are left out"
-                yield Note(record.connection, record.time, record.sign, text)
+                found.append(Note(record.connection, record.time, record.sign, text))
 
     def _see(self, record: Record, packet: Packet, serial: int) -> Seen:
-        request = None
-        if not packet.is_request:
-            request = self._waiting.pop((serial, OPPOSITE[record.kind], packet.channel, packet.tag), None)
-        seen = Seen(record.connection, record.time, record.kind, packet, request)
-        if packet.rq_type is not None and not seen.is_special:
-            self._waiting[serial, record.kind, packet.channel, packet.tag] = Asked(record.time, packet.rq_type)
+        kind, connection, when, _ = record
+        _, channel, tag, _, wire_rq_type, _ = packet
+        if wire_rq_type is None:
+            asked = self._waiting.pop((serial, OPPOSITE[kind], channel, tag), None)
+            return Seen(connection, when, kind, packet, asked)
+        seen = Seen(connection, when, kind, packet)
+        if not seen.is_special:
+            self._waiting[serial, kind, channel, tag] = Asked(when, wire_rq_type)
             if len(self._waiting) > MAX_WAITING:
                 self._waiting.popitem(last=False)
         return seen
@@ -254,8 +260,50 @@ def open_input(path: str, *, follow: bool = False) -> Iterator[Input]:
         yield Input(partial(os.read, sys.stdin.fileno()))
         return
     try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115  (only opening it is the argument's fault)
+        # without waiting, as opening a FIFO does until somebody writes into it
+        file = open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise CommandFailed(f"argument FILE: cannot read {path!r}: {error.strerror}", EXIT_USAGE) from None
     with file:
-        yield Input(file.read, follow=follow and os.path.isfile(path))
+        first = b""
+        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            first = _first_of_fifo(file.fileno(), path, None if follow else FIFO_SECONDS)
+        os.set_blocking(file.fileno(), True)
+        read: Callable[[int], bytes] = file.read
+        yield Input(_Behind(first, read) if first else read, follow=follow and os.path.isfile(path))
+
+
+def _first_of_fifo(fd: int, path: str, seconds: float | None) -> bytes:
+    """What is written first, or nothing if there is a writer who has not written yet.
+
+    Raises `CommandFailed` if nobody opens it for writing.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    said = False
+    while True:
+        try:
+            if octets := os.read(fd, READ_SIZE):
+                return octets
+        except BlockingIOError:
+            return b""  # there is a writer, for whom one can wait as for any other
+        if deadline is not None and time.monotonic() >= deadline:
+            raise CommandFailed(
+                f"argument FILE: nobody has opened the FIFO {path!r} for writing within {seconds:g} s", EXIT_USAGE
+            )
+        if not said:
+            said = True
+            limit = "" if seconds is None else f", for {seconds:g} s at most"
+            print(f"waiting for somebody to write into the FIFO {path!r}{limit}", file=sys.stderr, flush=True)
+        time.sleep(FOLLOW_INTERVAL)
+
+
+class _Behind:
+    """Reads what was read before, and then what comes."""
+
+    def __init__(self, first: bytes, read: Callable[[int], bytes]) -> None:
+        self._first = first
+        self._read = read
+
+    def __call__(self, size: int) -> bytes:
+        first, self._first = self._first, b""
+        return first or self._read(size)

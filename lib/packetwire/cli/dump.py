@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 from packetwire.capture import Kind
 from packetwire.cli.arguments import size, whole_number
-from packetwire.cli.conversation import STDIN, Conversations, Input, Note, Seen, open_input, shown
+from packetwire.cli.conversation import OPPOSITE, STDIN, Conversations, Input, Note, Seen, open_input, shown
 from packetwire.cli.display import open_display
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.fbspdump import as_fbsp
@@ -91,7 +92,9 @@ def run(args: argparse.Namespace) -> int:
     conversations = Conversations(args.max_packet)
     wanted = _Wanted(args.connection, args.channel, args.tag, args.type)
     with open_input(args.file, follow=args.follow) as source:
-        happenings = filter(wanted, _happenings(source, conversations))
+        happenings = _happenings(source, conversations)
+        if not wanted.all:
+            happenings = filter(wanted, happenings)
         if args.summary:
             summary = Summary()
             for happening in happenings:
@@ -108,8 +111,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _happenings(source: Input, conversations: Conversations) -> Iterator[Seen | Note]:
-    for record in source:
-        yield from conversations.add(record)
+    brought = chain.from_iterable(map(conversations.add, source))
+    return chain(brought, _finish(conversations))
+
+
+def _finish(conversations: Conversations) -> Iterator[Note]:
     yield from conversations.finish()
 
 
@@ -121,6 +127,11 @@ class _Wanted:
     channel: int | None
     tag: int | None
     rq_type: int | None
+
+    @property
+    def all(self) -> bool:
+        """Whether everything is."""
+        return self.connection is self.channel is self.tag is self.rq_type is None
 
     def __call__(self, happening: Seen | Note) -> bool:
         if self.connection is not None and happening.connection != self.connection:
@@ -262,28 +273,29 @@ class Summary:
             if happening.fault:
                 print(f"  connection {happening.connection} ! {happening.sign} {happening.text}")
             return
-        packet = happening.packet
-        self._packets[happening.direction] += 1
-        self._octets[happening.direction] += len(packet.payload)
-        if happening.is_special or happening.rq_type is None:
-            return
-        if packet.is_request:
-            group = self._group(happening.direction, packet.channel, happening.rq_type)
+        _, when, direction, packet, asked = happening
+        _, channel, _, flags, wire_rq_type, payload = packet
+        size = len(payload)
+        self._packets[direction] += 1
+        self._octets[direction] += size
+        if asked is not None:
+            group = self._group(OPPOSITE[direction], channel, asked.wire_rq_type - 1)
+            group.answered += 1
+            group.refused += not flags & 1
+            group.add_latency(when - asked.time, self._choose)
+        elif wire_rq_type is not None and not happening.is_special:
+            group = self._group(direction, channel, wire_rq_type - 1)
             group.requests += 1
         else:
-            asker = Kind.BACK if happening.direction is Kind.FORTH else Kind.FORTH
-            group = self._group(asker, packet.channel, happening.rq_type)
-            group.answered += 1
-            group.refused += not packet.flags & 1
-            assert happening.latency is not None
-            group.add_latency(happening.latency, self._choose)
-        group.octets += len(packet.payload)
+            return
+        group.octets += size
 
     def _group(self, asker: Kind, channel: int, rq_type: int) -> _Group:
         key = (asker, channel, rq_type)
-        if key in self._groups or len(self._groups) < MAX_GROUPS:
-            return self._groups.setdefault(key, _Group())
-        return self._groups.setdefault(None, _Group())
+        group = self._groups.get(key)
+        if group is not None:
+            return group
+        return self._groups.setdefault(key if len(self._groups) < MAX_GROUPS else None, _Group())
 
     def show(self, connections: int) -> None:
         """Print all figures."""

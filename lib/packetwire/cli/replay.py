@@ -28,6 +28,8 @@ MAX_CONNECTIONS = 100
 """Connections of the file that are open at the same time."""
 MAX_UNDER_WAY = 10_000
 """Requests of one connection that wait for their response, here as in the file."""
+PATIENCE = 3.0
+"""Seconds without a response after which it is said that one is waited for."""
 CLOSE_TIMEOUT = 1.0
 """Seconds for the peer to end a connection, too."""
 
@@ -179,7 +181,7 @@ class Replay:
         rq_type, result = under.results.pop((packet.channel, packet.tag), (0, None)) if under else (0, None)
         if result is None:
             return  # a response without its request
-        now = result(timeout=self._timeout)
+        now = self._response((packet.channel, packet.tag), result)
         before = (bool(packet.flags & 1), packet.flags >> 1, packet.payload)
         if tuple(now) == before:
             self.same += 1
@@ -191,9 +193,25 @@ class Replay:
                 f"{where}request {packet.channel}:{packet.tag} type={rq_type}: {_differences(before, tuple(now))}"
             )
 
+    def _response(self, key: tuple[int, int], result: Any) -> Any:
+        """Wait for it. Raises `RequestTimeout`."""
+        if self._timeout <= PATIENCE:
+            return result(timeout=self._timeout)
+        try:
+            return result(timeout=PATIENCE)
+        except RequestTimeout:
+            channel, tag = key
+            print(
+                f"no response to request {channel}:{tag} for {PATIENCE:g} s; waiting for another "
+                f"{self._timeout - PATIENCE:g} s, unless Ctrl-C comes",
+                file=sys.stderr,
+                flush=True,
+            )
+            return result(timeout=self._timeout - PATIENCE)
+
     def _wait_uncompared(self, under: _Under, key: tuple[int, int]) -> None:
         _, result = under.results.pop(key)
-        result(timeout=self._timeout)
+        self._response(key, result)
         self.uncompared += 1
 
     def _close(self, connection: int) -> None:
