@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import traceback
 
+from packetwire.errors import RequestError
+
 ERROR_TEXT_LIMIT = 16384
 """Characters."""
 
 
 def error_text(error: BaseException, detail: str) -> bytes:
     """The payload of the failed response, by `detail`: "none", "message" or "traceback"."""
-    if detail == "none":
+    if isinstance(error, RequestError):
+        text = error.text
+    elif detail == "none":
         return b"the request failed"
-    if detail == "traceback":
+    elif detail == "traceback":
         text = "".join(traceback.format_exception(error))
     else:
         text = "".join(traceback.format_exception_only(error)).rstrip()

@@ -9,6 +9,7 @@
     │   ├── StreamTruncated       the stream ended inside a packet
     │   └── ChildExited           the child process behind the stream is gone
     ├── RequestFailed             the peer answered "not ok" (also a ValueError)
+    ├── RequestError              raised by a handler on purpose: the peer is answered "not ok" with its text
     ├── RequestTimeout            no answer within the caller's time limit (also a TimeoutError)
     └── LimitExceeded             a bound was passed
 
@@ -18,8 +19,8 @@ original cause, so that no two threads ever raise the same object.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 __all__ = [
     "ChildExited",
@@ -30,6 +31,7 @@ __all__ = [
     "PeerClosed",
     "ProtocolError",
     "RemoteProtocolError",
+    "RequestError",
     "RequestFailed",
     "RequestTimeout",
     "StreamTruncated",
@@ -127,6 +129,24 @@ class RequestFailed(PacketwireError, ValueError):
 
     def __reduce__(self) -> tuple[type[Self], tuple[int, bytes, str]]:
         return type(self), (self.flags, self.payload, self._what)
+
+
+class RequestError(PacketwireError):
+    """Raise it in a handler, or give it to `Responder.fail`: the request is answered "not ok" with `text`.
+
+    The peer gets the text whatever `error_detail` says, so write nothing there that it shall not know. It is an
+    answer and no fault of the handler: nothing is logged. `code` and `fields` are for the program that raises and
+    catches it; they are not sent yet.
+    """
+
+    def __init__(self, text: str, code: int | str | None = None, fields: Mapping[str, Any] | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        self.code = code
+        self.fields = dict(fields or {})
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int | str | None, dict[str, Any]]]:
+        return type(self), (self.text, self.code, self.fields)
 
 
 class RequestTimeout(PacketwireError, TimeoutError):

@@ -47,8 +47,9 @@ except ModuleNotFoundError as error:
 from packetwire.core.channels import Channels, RequestHandler, bound_to_channel
 from packetwire.core.engine import check_channel, not_served
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike, Packet
-from packetwire.core.requests import Outcome, response_parts, subscribe
+from packetwire.core.requests import Outcome, subscribe
 from packetwire.error_text import error_text
+from packetwire.faults import FaultLog
 from packetwire.streams.curve import CurveClient
 from packetwire.streams.wakeup import Wakeup
 from packetwire.streams.zmqsockets import (
@@ -399,6 +400,7 @@ class PacketWorker(_Closing):
         self.endpoint = endpoint
         self._handlers = {0: bound_to_channel(request_handler, 0), **Channels(channels).handlers}
         self._error_detail = error_detail
+        self._faults = FaultLog(endpoint)
         self._change = threading.Condition()  # guards what follows
         self._jobs: deque[tuple[Message, Packet]] = deque()
         self._unanswered = 0
@@ -438,6 +440,7 @@ class PacketWorker(_Closing):
             self._closed = True
             self._change.notify_all()
         self._post.stop()
+        self._faults.sum_up()
         self._over.set()
         deadline = time.monotonic() + CLOSE_LINGER  # handlers that are still at work are left behind
         for thread in self._threads:
@@ -487,14 +490,15 @@ class PacketWorker(_Closing):
 
     def _answer(self, envelope: Message, packet: Packet, outcome: Outcome) -> None:
         try:
-            flags, payload = response_parts(outcome())
+            handler = self._handlers.get(packet.channel)
+            flags, payload = self._faults.response_parts(handler, (packet.rq_type or 1) - 1, outcome())
         except BaseException as error:
             self._answer_error(envelope, packet, error)
         else:
             self._respond(envelope, packet, flags << 1 | 1, payload)
 
     def _answer_error(self, envelope: Message, packet: Packet, error: BaseException) -> None:
-        logger.error("%s: request %d failed: %r", self.endpoint, packet.tag, error, exc_info=error)
+        self._faults.failed(packet.channel, packet.tag, (packet.rq_type or 1) - 1, error)
         self._respond(envelope, packet, 0, error_text(error, self._error_detail))
 
     def _respond(self, envelope: Message, packet: Packet, flags: int, payload: bytes) -> None:

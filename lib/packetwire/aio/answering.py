@@ -21,9 +21,10 @@ from packetwire.aio.workers import Workers
 from packetwire.core.channels import Channels, Receiver, Receiving, RequestHandler, bound_to_channel
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, without_payload
-from packetwire.core.requests import Outcome, response_parts, subscribe
+from packetwire.core.requests import Outcome, subscribe
 from packetwire.error_text import error_text
 from packetwire.errors import PacketwireError
+from packetwire.faults import FaultLog
 
 logger = logging.getLogger("packetwire")
 
@@ -68,6 +69,7 @@ class Answering:
         }
         self._inline = inline
         self._error_detail = error_detail
+        self._faults = FaultLog(name)
         self._trace = trace_log
         self._max_unsent = max_unsent
         self._answered = answered
@@ -247,11 +249,20 @@ class Answering:
                 self._start_task(event, result)
                 return
             else:
-                flags, payload = response_parts(result)
+                flags, payload = self._response_parts(event, result)
         except BaseException as error:
             self._answer_error(event, error)
         else:
             self._respond(event, True, flags, payload)
+
+    def _response_parts(self, event: RequestReceived, result: Any) -> tuple[int, bytes]:
+        channels = self._channels
+        called = channels.receivers.get(event.channel) or channels.handlers.get(event.channel, self._handler)
+        return self._faults.response_parts(called, event.rq_type, result)
+
+    def sum_up(self) -> None:
+        """At the end of the connection: have the log say how many requests failed."""
+        self._faults.sum_up()
 
     def answer(self, event: RequestReceived, outcome: Outcome) -> None:
         """A deferred result is there. From any thread."""
@@ -263,22 +274,14 @@ class Answering:
 
     def _answer(self, event: RequestReceived, outcome: Outcome) -> None:
         try:
-            flags, payload = response_parts(outcome())
+            flags, payload = self._response_parts(event, outcome())
         except BaseException as error:  # whatever it is, it belongs to the peer that asked
             self._answer_error(event, error)
         else:
             self._respond(event, True, flags, payload)
 
     def _answer_error(self, event: RequestReceived, error: BaseException) -> None:
-        logger.error(
-            "%s: request %d on channel %d (rq_type %d) failed: %r",
-            self._name,
-            event.tag,
-            event.channel,
-            event.rq_type,
-            error,
-            exc_info=error,
-        )
+        self._faults.failed(event.channel, event.tag, event.rq_type, error)
         self._respond(event, False, 0, error_text(error, self._error_detail))
 
     def _respond(self, event: RequestReceived, ok: bool, flags: int, payload: bytes) -> None:

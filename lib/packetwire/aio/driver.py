@@ -210,6 +210,7 @@ class Driver:
         if self._torn_down:
             return
         self._torn_down = True
+        self._answering.sum_up()
         try:
             self._fail(ConnectionEnded(f"{self.name}: this side closed the connection"))
             self.transport.stop()
@@ -438,6 +439,7 @@ class Driver:
         for waiter in event.lost:
             refuse(waiter, event.cause.for_waiter())
         self._fail_waiting(event.cause)
+        self._answering.sum_up()
         if not event.clean:
             logger.info("%s: %s", self.name, event.cause)
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from packetwire.core.engine import MAX_RESPONSE_FLAGS
+from packetwire.core.faults import caused_by_peer
 from packetwire.core.packets import BytesLike
-from packetwire.errors import LocalProtocolError
+from packetwire.errors import LocalProtocolError, RequestError
 
 ResponseT = TypeVar("ResponseT")
 
@@ -107,8 +108,15 @@ class HasRequestMap:
         rq_class = self.conn_rq_class_by_type.get(rq_type)
         if rq_class is None:
             known = ", ".join(f"{number}: {cls.__name__}" for number, cls in self.conn_rq_class_by_type.items())
-            raise LocalProtocolError(f"unknown request type {rq_type}; known are {known}")
-        return rq_class.from_request_payload(flags, payload).fulfil(self)
+            unknown = LocalProtocolError(f"unknown request type {rq_type}; known are {known}")
+            caused_by_peer(unknown)
+            raise unknown
+        try:
+            request = rq_class.from_request_payload(flags, payload)
+        except Exception as error:
+            caused_by_peer(error)
+            raise
+        return request.fulfil(self)
 
     def _rq_type_of(self, rq: BaseRequest[Any]) -> int:
         try:
@@ -174,6 +182,10 @@ def _response_payload(payload: BytesLike | str) -> bytes:
     )
 
 
+class Refusal(RequestError, RuntimeError):
+    """What `Responder.fail` makes of a text; a RuntimeError, as whoever waits for a `Responder` may expect."""
+
+
 class Responder:
     """A deferred result: return it from a handler, answer it later, once, from any thread."""
 
@@ -187,8 +199,11 @@ class Responder:
         self._settle(lambda: parts)
 
     def fail(self, error: BaseException | str) -> None:
-        """Answer "not ok"; raises `LocalProtocolError` if answered before."""
-        cause = error if isinstance(error, BaseException) else RuntimeError(error)
+        """Answer "not ok"; raises `LocalProtocolError` if answered before.
+
+        A str is the text of a `RequestError`.
+        """
+        cause = error if isinstance(error, BaseException) else Refusal(error)
 
         def outcome() -> Any:
             raise cause

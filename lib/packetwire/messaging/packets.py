@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
 
 from packetwire.core.engine import check_channel
 from packetwire.core.events import RequestReceived, ResponseReceived, StreamEnded
+from packetwire.core.faults import caused_by_peer
 from packetwire.core.requests import BaseRequest, Responder
 from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RequestFailed, RequestTimeout
 from packetwire.messaging.channel import Session
@@ -292,6 +293,7 @@ class PacketChannel(SharedChannel):
         try:
             frames = self._frames_of(event)
         except ValueError as error:
+            caused_by_peer(error)
             responder.fail(error)
             return
         key = self.key_of(frames)

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from packetwire.core.channels import Channels, Receiver, Receiving, RequestHandler, bound_to_channel
+from packetwire.core.channels import Channels, PlainHandler, Receiver, Receiving, RequestHandler, bound_to_channel
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, without_payload
-from packetwire.core.requests import Outcome, response_parts, subscribe
+from packetwire.core.requests import Outcome, subscribe
 from packetwire.error_text import error_text
 from packetwire.errors import PacketwireError
+from packetwire.faults import FaultLog
 
 logger = logging.getLogger("packetwire")
 
@@ -40,6 +41,7 @@ class Answering:
         self.attached = Receiving(channels, self._run_receiver)
         """What is attached to channels gets its events by this."""
         self._error_detail = error_detail
+        self._faults = FaultLog(name)
         self._trace = trace_log
         self._answered = answered
 
@@ -62,6 +64,7 @@ class Answering:
         A KeyboardInterrupt is raised too.
         """
         try:
+            handler: PlainHandler | None = None
             if receiver is not None:
                 result = receiver(event)
             else:
@@ -75,7 +78,7 @@ class Answering:
             elif subscribe(result, partial(self.answer, without_payload(event))):
                 return
             else:
-                flags, payload = response_parts(result)
+                flags, payload = self._faults.response_parts(receiver or handler, event.rq_type, result)
         except KeyboardInterrupt as error:
             self._answer_error(event, error)
             raise  # an inline handler may run in the main thread, where it is meant for the program
@@ -84,10 +87,18 @@ class Answering:
         else:
             self._respond(event, True, flags, payload)
 
+    def _serves(self, channel: int) -> object:
+        """What was called for a request of the channel."""
+        return self._channels.receivers.get(channel) or self._channels.handlers.get(channel, self._handler)
+
+    def sum_up(self) -> None:
+        """At the end of the connection: have the log say how many requests failed."""
+        self._faults.sum_up()
+
     def answer(self, event: RequestReceived, outcome: Outcome) -> None:
         """A deferred result is there; `answered` is called in the end."""
         try:
-            flags, payload = response_parts(outcome())
+            flags, payload = self._faults.response_parts(self._serves(event.channel), event.rq_type, outcome())
         except BaseException as error:  # whatever it is, it belongs to the peer that asked
             self._answer_error(event, error)
         else:
@@ -95,15 +106,7 @@ class Answering:
         self._answered()
 
     def _answer_error(self, event: RequestReceived, error: BaseException) -> None:
-        logger.error(
-            "%s: request %d on channel %d (rq_type %d) failed: %r",
-            self._name,
-            event.tag,
-            event.channel,
-            event.rq_type,
-            error,
-            exc_info=error,
-        )
+        self._faults.failed(event.channel, event.tag, event.rq_type, error)
         self._respond(event, False, 0, error_text(error, self._error_detail))
 
     def _respond(self, event: RequestReceived, ok: bool, flags: int, payload: bytes) -> None:

@@ -253,6 +253,7 @@ class Driver:
 
     def _tear_down(self) -> bytes:
         """Let go of everything; return the octets that came behind the peer's EOF."""
+        self._answering.sum_up()
         try:
             self._stop_threads()
             return self.stream.give_back(self.engine.trailing_octets)
@@ -614,6 +615,7 @@ class Driver:
         self._attached.give(event)
         for waiter in event.lost:
             waiter.fail(event.cause)
+        self._answering.sum_up()
         if not event.clean:
             logger.info("%s: %s", self.name, event.cause)
 
