@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from packetwire.core.timelimits import seconds_of
 from packetwire.errors import LocalProtocolError
 from packetwire.streams.zmqpeers import DEFAULT_IDLE_LIMIT
 
@@ -533,6 +534,7 @@ def connect_to(
     Raises `LocalProtocolError` if the text is no address. Opening raises an OSError, which names the
     address, if there is nobody, or not the right one; sockets wait for at most `timeout` seconds.
     """
+    timeout = seconds_of(timeout)
     target = parse_address(address) if isinstance(address, str) else address
     connect_within = target.open
     if isinstance(target, TlsAddress):

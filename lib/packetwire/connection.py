@@ -20,6 +20,7 @@ from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, FIRST_TAG
 from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, ERQ_PACKET, BytesLike
 from packetwire.core.requests import Responder
+from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout
 from packetwire.face import (
     ABANDON_TIMEOUT,
@@ -209,6 +210,7 @@ class PacketConnection(ConnectionFace[Driver]):
         waited for. What is not done by then is ended all the same: requests without an answer fail with
         `ConnectionEnded`. Closing a closed connection does nothing.
         """
+        seconds = seconds_of(self.close_timeout if timeout is None else timeout)
         with self._lock:
             if self._opens == 0:
                 return
@@ -218,7 +220,7 @@ class PacketConnection(ConnectionFace[Driver]):
             driver = self._driver
         assert driver is not None
         with self._opening:
-            self.trailing_octets = driver.close(self.close_timeout if timeout is None else timeout)
+            self.trailing_octets = driver.close(seconds)
 
     def __enter__(self) -> Self:
         return self.open()
@@ -247,7 +249,8 @@ class PacketConnection(ConnectionFace[Driver]):
 
     def join_recv(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received: servers call this. False at the timeout."""
-        return self._driver.join_receive(timeout) if self._driver else True
+        limit = time_limit(timeout)
+        return self._driver.join_receive(limit) if self._driver else True
 
     def send_erq(self) -> None:
         """Announce that this side sends no more requests."""
@@ -279,7 +282,8 @@ class PacketConnection(ConnectionFace[Driver]):
         driver = self._driver
         if driver is None or not self._opens:
             driver = self._open_driver()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        limit = None if timeout is None else time_limit(timeout)
+        deadline = None if limit is None else time.monotonic() + limit
         waiter = Waiter()
         tag = driver.call(rq_type, flags, payload, channel, waiter, deadline)
         if not waiter.done:
@@ -313,8 +317,9 @@ class PacketConnection(ConnectionFace[Driver]):
         driver = self._driver
         if driver is None or not self._opens:
             driver = self._open_driver()
+        limit = None if timeout is None else time_limit(timeout)
+        deadline = None if limit is None else time.monotonic() + limit
         result = (_RequestResult or _load_result())(driver, label, channel, decode_response)
-        deadline = None if timeout is None else time.monotonic() + timeout
         result.tag = driver.request(rq_type, flags, payload, channel, result, deadline)
         return result
 
@@ -331,6 +336,7 @@ class PacketConnection(ConnectionFace[Driver]):
         A request is an rq_type, (rq_type, payload) or (rq_type, flags, payload). `timeout` limits the wait
         for each response.
         """
+        time_limit(timeout)  # a mistake is told here, not at the first response
         return pipelined(
             lambda request: self.submit(*request_arguments(request), channel=channel, timeout=timeout),
             requests,

@@ -9,6 +9,7 @@ from packetwire.core.channels import Channels, Receiver, RequestHandler
 from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, ConnectionEngine
 from packetwire.core.events import Event
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
+from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ConnectionEnded, LocalProtocolError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class ConnectionFace(Generic[DriverT]):
         self.max_unsent = max_unsent
         self.error_detail = error_detail
         self.on_event = on_event
-        self.close_timeout = close_timeout
+        self.close_timeout = seconds_of(close_timeout, "close_timeout")
         self.capture = capture
         self._channels = Channels(channels)
         self.half_close = half_close

@@ -19,6 +19,7 @@ from cs.fsm import CancellationError, FSMTransitionEvent
 from cs.result import Result
 
 from packetwire.core.events import ResponseReceived
+from packetwire.core.timelimits import time_limit
 from packetwire.errors import ConnectionEnded, RequestTimeout
 from packetwire.threaded.answering import logger
 from packetwire.threaded.driver import Driver
@@ -174,7 +175,8 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
         return result
 
     def _wait(self, timeout: float | None) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        limit = None if timeout is None else time_limit(timeout)
+        deadline = None if limit is None else time.monotonic() + limit
         if not self._driver.wait_for(self, deadline):
             raise RequestTimeout(f"{self.name}: no response within {timeout} s")
 

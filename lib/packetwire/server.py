@@ -33,6 +33,7 @@ from packetwire.addresses import (
 )
 from packetwire.admission import Admission, is_exhaustion
 from packetwire.connection import PacketConnection
+from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
 from packetwire.listeners import Acceptor, Listener, check_listenable, listen
 from packetwire.service import HasPacketConnection
@@ -97,6 +98,7 @@ def serve(
     check_factory(factory)
     if max_connections < 1:
         raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
+    drain_timeout = seconds_of(drain_timeout, "drain_timeout")
     check_context(address, ssl_context)
     stdio: ByteStream | None = None
     if isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
@@ -184,7 +186,8 @@ class Server:
         finish; handlers can make calls to their clients meanwhile. A client that has got its replies is told that
         this is the end. Who is left when the time is over is cut off, and gets a `ConnectionEnded` that says so.
         """
-        deadline = time.monotonic() + (self._drain_timeout if drain_timeout is None else drain_timeout)
+        drain = self._drain_timeout if drain_timeout is None else seconds_of(drain_timeout, "drain_timeout")
+        deadline = time.monotonic() + drain
         with self._stop_lock:
             if self._stop_deadline is None or deadline < self._stop_deadline:
                 self._stop_deadline = deadline
@@ -192,7 +195,7 @@ class Server:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, at most `timeout` seconds: whether it has. Not to be called by a handler."""
-        self._thread.join(timeout)
+        self._thread.join(time_limit(timeout))
         return not self._thread.is_alive()
 
     def __enter__(self) -> Self:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from packetwire.connection import PacketConnection, pipelined
 from packetwire.core.requests import BaseRequest, HasRequestMap
+from packetwire.core.timelimits import time_limit
 from packetwire.errors import RequestFailed
 from packetwire.streams.open import PacketConnectionRecvSend
 
@@ -110,6 +111,8 @@ class HasPacketConnection(HasRequestMap):
 
         Raises as `conn_do_remote` does, at the request that failed.
         """
+
+        time_limit(timeout)  # a mistake is told here, not at the first response
 
         def submit(rq: BaseRequest[ResponseT]) -> _Decoded:
             return _Decoded(rq, self.conn_submit(rq, channel=channel, timeout=timeout))

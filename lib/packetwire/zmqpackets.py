@@ -30,6 +30,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import (
     ConnectionEnded,
     LimitExceeded,
@@ -228,6 +229,7 @@ class PacketClient(_Closing):
         context: ZmqContext | None = None,
     ) -> None:
         """`timeout` is the default of each request; an idempotent one is sent up to `attempts` times."""
+        timeout = seconds_of(timeout)
         if attempts < 1 or max_pending < 1 or not timeout > 0:
             raise LocalProtocolError("timeout, attempts and max_pending must be more than 0")
         self.endpoint = endpoint
@@ -281,7 +283,7 @@ class PacketClient(_Closing):
         With `idempotent` the request may be performed several times: it is sent again, to another worker if
         there is one, when a part of the time is over. Waits while `max_pending` are without an answer.
         """
-        timeout = self._timeout if timeout is None else timeout
+        timeout = self._timeout if timeout is None else seconds_of(timeout)
         deadline = time.monotonic() + timeout
         retry_after = timeout / self._attempts if idempotent and self._attempts > 1 else None
         with self._room:
@@ -425,13 +427,14 @@ class PacketWorker(_Closing):
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it is closed; false at the timeout."""
-        return self._over.wait(timeout)
+        return self._over.wait(time_limit(timeout))
 
     def close(self, timeout: float = DRAIN_SECONDS) -> None:
         """Answer what it has taken, within `timeout` seconds, then end. A second call does nothing.
 
         What ZMQ has delivered here and was not taken yet is lost.
         """
+        timeout = seconds_of(timeout)
         with self._change:
             if self._closing:
                 return

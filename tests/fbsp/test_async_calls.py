@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, ExitStack
@@ -237,6 +238,29 @@ def test_what_an_operation_may_return(with_client: WithClient) -> None:
         assert client.service == SERVICE.agent
         assert client.service_peer.pid > 0
         assert list(client.interfaces.values()) == [1, 2]
+
+    with_client(use)
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e10, 25 * 86_400.0])
+def test_a_long_time_limit_is_none(with_client: WithClient, timeout: float) -> None:
+    async def use(client: AsyncServiceClient, service: AsyncSample) -> None:
+        assert await client.call(Calls.ECHO, b"x", timeout=timeout) == [b"x"]
+        assert await client.ping(timeout) >= 0
+
+    with_client(use)
+
+
+@pytest.mark.parametrize(("timeout", "error"), [(math.nan, LocalProtocolError), ("5", TypeError)])
+def test_a_wrong_time_limit_is_told_before_anything_is_sent(
+    with_client: WithClient, timeout: Any, error: type[Exception]
+) -> None:
+    async def use(client: AsyncServiceClient, service: AsyncSample) -> None:
+        with pytest.raises(error, match="timeout must be a number of seconds"):
+            await client.call(Calls.WAIT, timeout=timeout)
+        with pytest.raises(error, match="timeout must be a number of seconds"):
+            await client.ping(timeout)
+        assert await client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
 
     with_client(use)
 

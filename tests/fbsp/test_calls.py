@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import uuid
@@ -198,6 +199,26 @@ def client(connect: Callable[..., ServiceClient]) -> ServiceClient:
 @pytest.mark.parametrize("frames", [[], [b""], [b"a", b"", bytes(100000)]])
 def test_a_call_returns_the_frames_of_the_reply(client: ServiceClient, frames: list[bytes]) -> None:
     assert client.call(Calls.ECHO, *frames, timeout=WAIT) == frames
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e10, 25 * 86_400.0])
+def test_a_long_time_limit_is_none(connect: Callable[..., ServiceClient], timeout: float) -> None:
+    client = connect(timeout=timeout)
+    assert client.call(Calls.ECHO, b"x", timeout=timeout) == [b"x"]
+    assert client.start(Calls.ECHO, b"x").result(timeout) == [b"x"]
+    assert client.ping(timeout) >= 0
+    assert list(client.start(Calls.COUNT, b"3", stream=True).stream(timeout)) == [[b"0"], [b"1"], [b"2"]]
+
+
+@pytest.mark.parametrize(("timeout", "error"), [(math.nan, LocalProtocolError), ("5", TypeError)])
+def test_a_wrong_time_limit_is_told_before_anything_is_sent(
+    client: ServiceClient, timeout: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="timeout must be a number of seconds"):
+        client.call(Calls.WAIT, timeout=timeout)
+    with pytest.raises(error, match="timeout must be a number of seconds"):
+        client.ping(timeout)
+    assert client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
 
 
 def test_what_an_operation_may_return(client: ServiceClient) -> None:

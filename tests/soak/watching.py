@@ -25,6 +25,8 @@ SUSPENDED = 3.0
 
 EXPECTED = (
     "request %d on channel %d (rq_type %d) failed",
+    "requests go on failing and are counted from here on",
+    "%d more requests failed",
     "closed after %.1f s with %d requests unanswered",
     "a client could not be served: %r",
     "a client was not let in: %s",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -84,6 +86,28 @@ def test_many_threads_and_clients(proxy: Proxy) -> None:
             return (one, other)[i % 2](1, b"%d" % i, channel=(0, 16, 17)[i % 3], timeout=WAIT)[2]
 
         assert list(pool.map(ask, range(400))) == [b"%d" % i for i in range(400)]
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e10, 25 * 86_400.0])
+def test_a_long_time_limit_is_none(proxy: Proxy, timeout: float) -> None:
+    with PacketWorker(proxy.back, echo) as worker, PacketClient(proxy.front, timeout=timeout) as client:
+        assert client(0, b"x")[2] == client(0, b"x", timeout=timeout)[2] == b"x"
+        assert client.submit(0, 0, b"x", timeout=timeout, idempotent=True).result()[2] == b"x"
+        worker.close(timeout)
+        assert worker.join(timeout)
+
+
+@pytest.mark.parametrize(("timeout", "error"), [(math.nan, LocalProtocolError), ("5", TypeError)])
+def test_a_wrong_time_limit(proxy: Proxy, timeout: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="timeout must be a number of seconds"):
+        PacketClient(proxy.front, timeout=timeout)
+    with PacketWorker(proxy.back, echo) as worker, PacketClient(proxy.front) as client:
+        with pytest.raises(error, match="timeout must be a number of seconds"):
+            client(0, timeout=timeout)
+        with pytest.raises(error, match="timeout must be a number of seconds"):
+            worker.close(timeout)
+        with pytest.raises(error, match="timeout must be a number of seconds"):
+            worker.join(timeout)
 
 
 def test_channels_that_nobody_serves(proxy: Proxy) -> None:

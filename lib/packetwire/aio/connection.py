@@ -23,6 +23,7 @@ from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING
 from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
 from packetwire.core.requests import Responder
+from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, LocalProtocolError
 from packetwire.face import (
     ABANDON_TIMEOUT,
@@ -166,6 +167,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         As `PacketConnection.close`. A handler that is a task and still runs then is cancelled. If this is
         cancelled the connection ends at once.
         """
+        seconds = seconds_of(self.close_timeout if timeout is None else timeout)
         if self._opens == 0:
             return
         self._opens -= 1
@@ -175,7 +177,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         assert driver is not None
         async with self._opening:
             try:
-                await driver.close(self.close_timeout if timeout is None else timeout)
+                await driver.close(seconds)
             finally:
                 self.trailing_octets = driver.trailing_octets
 
@@ -206,7 +208,8 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
 
     async def join_recv(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received: servers await this. False at the timeout."""
-        return await self._driver.join_receive(timeout) if self._driver else True
+        limit = time_limit(timeout)
+        return await self._driver.join_receive(limit) if self._driver else True
 
     def send_erq(self) -> None:
         """Announce that this side sends no more requests, behind those that wait for room."""
@@ -237,8 +240,9 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         driver = self._driver
         if driver is None or not self._opens:
             driver = self._open_driver()
+        limit = None if timeout is None else time_limit(timeout)
         future = driver.loop.create_future()
-        tag = driver.ask(future, rq_type, flags, payload, channel) if timeout is None else -1
+        tag = driver.ask(future, rq_type, flags, payload, channel) if limit is None else -1
         if tag >= 0:
             try:
                 response: Response = await future
@@ -248,8 +252,8 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         else:
             request = RequestFuture(driver, channel)
             driver.request(request, rq_type, flags, payload)
-            if timeout is not None:
-                self._limit(driver, request, rq_type, label, timeout)
+            if limit is not None:
+                self._limit(driver, request, rq_type, label, timeout, limit)
             response = await request
         if decode_response is None or not response[0]:
             return response
@@ -274,10 +278,11 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         future.
         """
         driver = self._open_driver()
+        limit = None if timeout is None else time_limit(timeout)
         request = RequestFuture(driver, channel, decode_response)
         driver.request(request, rq_type, flags, payload, bounded=True)
-        if timeout is not None:
-            self._limit(driver, request, rq_type, label, timeout)
+        if limit is not None:
+            self._limit(driver, request, rq_type, label, timeout, limit)
         return request
 
     async def drain(self, *, timeout: float | None = None) -> None:
@@ -285,16 +290,22 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
 
         Raises `RequestTimeout` after `timeout` seconds.
         """
-        await self._open_driver().drain(timeout)
+        await self._open_driver().drain(time_limit(timeout))
 
     def _limit(
-        self, driver: Driver, request: RequestFuture, rq_type: int, label: str | None, timeout: float
+        self,
+        driver: Driver,
+        request: RequestFuture,
+        rq_type: int,
+        label: str | None,
+        timeout: float | None,
+        limit: float,
     ) -> None:
         why = partial(self._timeout_text, driver, request, rq_type, label, timeout)
-        request.timer = driver.loop.call_later(timeout, driver.time_out, request, why)
+        request.timer = driver.loop.call_later(limit, driver.time_out, request, why)
 
     def _timeout_text(
-        self, driver: Driver, request: RequestFuture, rq_type: int, label: str | None, timeout: float
+        self, driver: Driver, request: RequestFuture, rq_type: int, label: str | None, timeout: float | None
     ) -> str:
         what = f"request {request.tag}" + (f" ({label})" if label else "")
         if request.channel:
@@ -316,6 +327,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         A request is an rq_type, (rq_type, payload) or (rq_type, flags, payload). `timeout` limits the wait
         for each response.
         """
+        time_limit(timeout)  # a mistake is told here, not at the first response
         return pipelined(
             self,
             lambda request: self.submit(*request_arguments(request), channel=channel, timeout=timeout),

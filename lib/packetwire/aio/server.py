@@ -30,6 +30,7 @@ from packetwire.admission import Admission, is_exhaustion
 from packetwire.aio.blocking import in_thread, to_the_end_in_thread
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.aio.service import AsyncHasPacketConnection
+from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
 from packetwire.listeners import Acceptor, Listener, check_listenable, listen
 from packetwire.server import (
@@ -78,6 +79,7 @@ async def aserve(
     check_factory(factory)
     if max_connections < 1:
         raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
+    drain_timeout = seconds_of(drain_timeout, "drain_timeout")
     check_context(address, ssl_context)
     stdio: ByteStream | None = None
     if isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
@@ -143,14 +145,15 @@ class AsyncServer:
         finish; handlers can make calls to their clients meanwhile. A client that has got its replies is told that
         this is the end. Who is left when the time is over is cut off, and gets a `ConnectionEnded` that says so.
         """
-        deadline = self._loop.time() + (self._drain_timeout if drain_timeout is None else drain_timeout)
+        drain = self._drain_timeout if drain_timeout is None else seconds_of(drain_timeout, "drain_timeout")
+        deadline = self._loop.time() + drain
         if self._stop_deadline is None or deadline < self._stop_deadline:
             self._stop_deadline = deadline
         self._change.set()
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, at most `timeout` seconds: whether it has. Not to be awaited by a handler."""
-        done, _ = await asyncio.wait([self._task], timeout=timeout)
+        done, _ = await asyncio.wait([self._task], timeout=time_limit(timeout))
         return bool(done)
 
     async def __aenter__(self) -> Self:

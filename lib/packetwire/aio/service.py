@@ -13,6 +13,7 @@ from packetwire.aio.connection import AsyncPacketConnection, pipelined
 from packetwire.aio.opening import AsyncRecvSend
 from packetwire.aio.request import RequestFuture
 from packetwire.core.requests import BaseRequest, HasRequestMap
+from packetwire.core.timelimits import time_limit
 from packetwire.errors import RequestFailed
 from packetwire.threaded.waiter import Response
 
@@ -97,6 +98,7 @@ class AsyncHasPacketConnection(HasRequestMap):
 
         Raises as `conn_do_remote` does, at the request that failed.
         """
+        time_limit(timeout)  # a mistake is told here, not at the first response
         asked: deque[BaseRequest[ResponseT]] = deque()
 
         def submit(rq: BaseRequest[ResponseT]) -> RequestFuture:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from packetwire.core.timelimits import time_limit
 from packetwire.errors import ConnectionEnded, RequestTimeout
 from packetwire.fbsp.aiorequests import LoopFBSPPacketChannel
 from packetwire.fbsp.calls import CallBook
@@ -192,6 +193,7 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
 
         After a timeout, and if the task is cancelled, the request is withdrawn.
         """
+        time_limit(timeout)  # a mistake is told before anything is sent
         call = await self.start(api_code, *frames)
         try:
             return await call.result(timeout)
@@ -217,6 +219,7 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
     async def ping(self, timeout: float | None = None) -> float:
         """Seconds that a NOOP and its acknowledgement took."""
         loop = asyncio.get_running_loop()
+        time_limit(timeout)
         began = loop.time()
         _, token = self.say_noop()
         await self.channel.wait_for(lambda: self.is_ponged(token), timeout)

@@ -25,6 +25,7 @@ from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakSet
 
+from packetwire.core.timelimits import time_limit
 from packetwire.fbsp.aiorequests import LoopFBSPPacketChannel
 from packetwire.fbsp.constants import ErrorCode
 from packetwire.fbsp.frames import frames_of
@@ -144,7 +145,7 @@ class AsyncService(OperationBook[AsyncRequest]):
         self._cancel_all()
         tasks = self._tasks - {asyncio.current_task()}
         if tasks:
-            await asyncio.wait(tasks, timeout=timeout)
+            await asyncio.wait(tasks, timeout=time_limit(timeout))
 
     def _new_request(self, channel: Channel, session: FBSPSession, msg: APIMessage) -> AsyncRequest:
         return AsyncRequest(self.protocol, channel, session, msg)

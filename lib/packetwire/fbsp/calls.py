@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
+from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout, ended_by
 from packetwire.fbsp.callstate import CallState, raised, request_flags
 from packetwire.fbsp.client import FBSPClient
@@ -107,7 +108,7 @@ class CallBook(Generic[CallT, ChannelT]):
         self.ended: Exception | None = None
         """Why the session has ended, if it has."""
         self._call_type = call_type
-        self._connect_timeout = timeout
+        self._connect_timeout = seconds_of(timeout)
         self._max_buffered = max_buffered
         self._calls: dict[bytes, CallT] = {}
         self._cancels: dict[bytes, CallT] = {}

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakSet
 
+from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.fbsp.constants import ErrorCode
 from packetwire.fbsp.frames import frames_of
 from packetwire.fbsp.messages import APIMessage, DataMessage
@@ -60,7 +61,7 @@ class Request(RequestState):
         more = True
         while more:
             with self._change:
-                msg = self.next_upload(self._change.wait_for(self.has_upload, timeout), timeout)
+                msg = self.next_upload(self._change.wait_for(self.has_upload, time_limit(timeout)), timeout)
             self.acknowledge(msg)
             yield msg.data
             more = msg.has_more()
@@ -136,7 +137,7 @@ class Service(OperationBook[Request]):
             self.protocol.close(channel)
             channel.close()
         self._cancel_all()
-        self._workers.close(timeout)
+        self._workers.close(seconds_of(timeout))
 
     def _new_request(self, channel: Channel, session: FBSPSession, msg: APIMessage) -> Request:
         return Request(self._change, self.protocol, channel, session, msg)

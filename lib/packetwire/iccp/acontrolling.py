@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from packetwire.core.timelimits import time_limit
 from packetwire.iccp.controlling import (
     DEFAULT_CONFIGURE_TIMEOUT,
     DEFAULT_MAX_COMPONENTS,
@@ -39,7 +40,7 @@ class Awaited(Generic[T]):
     async def result(self, timeout: float | None = None, late: str = "") -> T:
         """What it comes to, as `result_of`."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(time_limit(timeout)):
                 await self._done.wait()
         except TimeoutError:
             pass  # as always, what counts is whether it is done

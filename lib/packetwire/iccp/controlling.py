@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from packetwire.core.timelimits import time_limit
 from packetwire.errors import LimitExceeded, LocalProtocolError, RequestTimeout
 from packetwire.iccp.life import Finished, Life, State, TimeLimits, anew
 from packetwire.messaging.descriptors import PeerDescriptor
@@ -73,6 +74,7 @@ class StartedComponent(LiveComponent):
 
         Raises `ConfigureRefused` with what it answers, `RequestTimeout`, or why it has ended.
         """
+        time_limit(timeout)  # a mistake is told before anything is sent
         result_of(self._life.begin_configure(config), timeout, f"{self} did not answer CONFIGURE")
 
     def wait(self, timeout: float | None = None) -> Finished:
@@ -199,7 +201,7 @@ class Controller:
 
 def result_of(future: Future[T], timeout: float | None = None, late: str = "") -> T:
     """What a future comes to; raises `RequestTimeout` with the text `late` after `timeout` seconds."""
-    concurrent.futures.wait((future,), timeout)
+    concurrent.futures.wait((future,), time_limit(timeout))
     return result_now(future, timeout, late)
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from packetwire.connection import PacketConnection
+from packetwire.core.timelimits import time_limit
 from packetwire.iccp.component import ICCPComponent
 from packetwire.iccp.config import Config
 from packetwire.iccp.messages import Outcome
@@ -58,7 +59,7 @@ class Control:
 
     def wait_stop(self, timeout: float | None = None) -> bool:
         """Wait until it is time to stop; false after `timeout` seconds."""
-        return self._stop.wait(timeout)
+        return self._stop.wait(time_limit(timeout))
 
     async def stopped(self) -> None:
         """Wait until it is time to stop, in an event loop."""
@@ -138,7 +139,7 @@ class _Run:
         orphan_timeout: float | None,
         termination: Termination,
     ) -> None:
-        self._orphan_timeout = orphan_timeout
+        self._orphan_timeout = time_limit(orphan_timeout, "orphan_timeout")
         self._termination = termination
         self._on_config_request = on_config_request
         self._on_stop_component = on_stop_component

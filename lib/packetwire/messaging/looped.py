@@ -13,6 +13,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
+from packetwire.core.timelimits import time_limit
 from packetwire.messaging.channel import Session
 from packetwire.messaging.shared import SharedChannel
 
@@ -33,13 +34,14 @@ class Watchers:
 
     async def wait(self, condition: Callable[[], bool], timeout: float | None = None) -> bool:
         """Wait until `condition()`; false after `timeout` seconds."""
+        limit = time_limit(timeout)
         if condition():
             return True
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         watcher = condition, future
         self._watchers.append(watcher)
-        timer = None if timeout is None else loop.call_later(timeout, _give_up, future)
+        timer = None if limit is None else loop.call_later(limit, _give_up, future)
         try:
             return await future
         finally:

@@ -16,6 +16,7 @@ from threading import get_ident
 from types import TracebackType
 from typing import Any, Final, Self
 
+from packetwire.core.timelimits import time_limit
 from packetwire.errors import LimitExceeded, LocalProtocolError
 from packetwire.messaging.channel import Channel, Session
 from packetwire.messaging.message import Message, RoutingID, TZMQMessage
@@ -143,7 +144,8 @@ class SharedChannel(Channel):
 
 def deadline_of(timeout: float | None) -> float | None:
     """When a wait of `timeout` seconds ends."""
-    return None if timeout is None else time.monotonic() + timeout
+    limit = time_limit(timeout)
+    return None if limit is None else time.monotonic() + limit
 
 
 def left_until(deadline: float | None) -> float | None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ChildExited, ConnectionEnded, PeerClosed
 from packetwire.streams.bytestream import ByteStream, ReadHalf, WriteHalf
 from packetwire.streams.fds import FdReader, FdWriter, ready
@@ -54,6 +55,7 @@ def child(
     argv = [os.fspath(arg) for arg in argv]
     if not argv:
         raise ValueError("argv is empty: there is no command to start")
+    exit_timeout = seconds_of(exit_timeout, "exit_timeout")
 
     def start() -> ByteStream:
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed, StreamTruncated
 from packetwire.streams.bytestream import Buffers, ByteStream, ReadHalf, WriteHalf
 from packetwire.streams.fds import READ_SIZE
@@ -179,7 +180,7 @@ class TlsStream(ByteStream):
 
     def shake_hands(self, timeout: float = HANDSHAKE_TIMEOUT) -> None:
         """Wait until the handshake is done, at most `timeout` seconds. Raises OSError if it fails."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + seconds_of(timeout)
         while wanted := self.try_handshake():
             poller = select.poll()
             for fd, events in wanted:

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterable
 
+from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ConnectionEnded, StreamTruncated, extra_missing
 
 try:
@@ -85,7 +86,7 @@ def open_pair(
 
     A PAIR has one peer at a time, and turns away the next one until it has noticed that the last is gone.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + seconds_of(timeout)
     patience = TURN_SECONDS
     while True:
         left = max(0.0, deadline - time.monotonic())
@@ -116,6 +117,7 @@ def _connect(
     identity: bytes | None,
     context: ZmqContext | None,
 ) -> _Link:
+    timeout = seconds_of(timeout)
     sock = make_socket(context or zmq.Context.instance(), kind, endpoint)
     monitor: OwnedSocket | None = None
     try:
