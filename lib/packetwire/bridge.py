@@ -15,7 +15,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from functools import partial
 from types import TracebackType
@@ -33,11 +33,12 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
-from packetwire.admission import Admission
+from packetwire.admission import Admission, Client, check_places, origin_of
 from packetwire.capture import CapturedConnection, CaptureWriter
 from packetwire.errors import ConnectionEnded, LocalProtocolError
 from packetwire.listeners import Acceptor, Listener, listen
 from packetwire.relay import Relay
+from packetwire.server import mode_for, users_of
 from packetwire.streams.bytestream import ByteStream, WriteHalf
 from packetwire.streams.open import open_stream
 from packetwire.streams.sockets import SocketReader, SocketWriter
@@ -55,7 +56,11 @@ DEFAULT_MAX_CLIENTS = 128
 END_SECONDS = 3.0
 """Seconds for sessions to end when the bridge does."""
 PAUSE_SECONDS = 0.5
-"""Seconds without accepting, when the system ran out of something."""
+"""Seconds without accepting, when there is no place or the system ran out of something."""
+UNANSWERED_SECONDS = 10.0
+"""Seconds after which a client counts as one that has sent nothing, if the far end has never sent it anything."""
+IDLE_SECONDS = 10.0
+"""Seconds without an octet behind the last one from the far end, after which a client counts as idle."""
 
 _ListenedAt = UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress
 
@@ -76,6 +81,10 @@ class Bridge:
     first address needs an `ssl_context_a` with a certificate, unless it is connected to; `ssl_context_b` and
     `server_name` are those of `connect_to` for the second one.
 
+    When `max_clients` are connected and one more comes, one gives its place to it: who has sent nothing, or came
+    ten seconds ago and was never answered, the oldest first; else who has been idle for longest, for ten seconds at
+    least since the far end sent something. `max_per_address` and `allow_uids` are those of `serve`.
+
     Whoever is too many, or for whom there is no connection to the second address, is closed, which is logged.
     Raises `LocalProtocolError` for what is no such address, OSError if the first can't be listened at.
     """
@@ -91,29 +100,41 @@ class Bridge:
         ssl_context_a: SSLContext | None = None,
         ssl_context_b: SSLContext | None = None,
         server_name: str | None = None,
+        max_per_address: int | None = None,
+        allow_uids: Iterable[int] | None = None,
     ) -> None:
         self.a = parse_address(a) if isinstance(a, str) else a
         self.b = parse_address(b) if isinstance(b, str) else b
         self.failure: Exception | None = None
         """What ended the only connection, or the listening, if nobody stopped it."""
-        if max_clients < 1:
-            raise LocalProtocolError(f"max_clients must be 1 or more, got {max_clients!r}")
-        self._max_clients = max_clients
+        check_places("max_clients", max_clients)
+        check_places("max_per_address", max_per_address, optional=True)
+        uids = users_of(self.a, allow_uids)
         self._capture = capture
         self._tls_a = ssl_context_a
         self._open_b = partial(open_end, self.b, ssl_context_b, server_name)
         self._sessions: set[_Session] = set()
         self._numbers = itertools.count(1)
         self._stopped = False
-        self._paused = False
+        self._paused_until: float | None = None
         self._listener = Listener(self.a, [])
         self._listens = listens_at(self.a) and not connect_a
         if self._listens:
-            self._listener = self._listen()
-        self._admission = Admission(self._listener, self._pause)
+            self._listener = self._listen(mode_for(uids))
+        self._admission = _Admission(
+            self._listener,
+            self._pause,
+            self._ask_again,
+            self._sessions,
+            max_clients,
+            most_of_one_address=max_per_address,
+            allow_uids=uids,
+            farewell=b"",  # whatever they speak
+            what="max_clients",
+        )
         self._wakeup = Wakeup()
 
-    def _listen(self) -> Listener:
+    def _listen(self, mode: int) -> Listener:
         if isinstance(self.a, TlsAddress):
             if self._tls_a is None:
                 raise LocalProtocolError(f"{self.a} needs an ssl_context_a with a certificate")
@@ -121,7 +142,7 @@ class Bridge:
 
             prepared(self._tls_a, server_side=True)
         assert isinstance(self.a, _ListenedAt)
-        return listen(self.a)
+        return listen(self.a, mode=mode)
 
     @property
     def address(self) -> Address:
@@ -179,36 +200,39 @@ class Bridge:
         """Wait for a client, for the end of a session, or for `stop`, and see to it."""
         poller = select.poll()
         poller.register(self._wakeup.fileno(), select.POLLIN)
-        sockets = [] if self._paused else self._listener.sockets
+        paused = self._paused_until
+        sockets = [] if paused else self._listener.sockets
         for sock in sockets:
             poller.register(sock.fileno(), select.POLLIN)
-        ready = {fd for fd, _ in poller.poll(PAUSE_SECONDS * 1000 if self._paused else None)}
-        self._paused = False
+        ready = {fd for fd, _ in poller.poll(max(0.0, paused - time.monotonic()) * 1000 if paused else None)}
         self._wakeup.clear()
-        self._forget_sessions()
+        if self._forget_sessions():
+            self._admission.freed()
+            self._paused_until = None
+        elif paused and time.monotonic() >= paused:
+            self._paused_until = None
         for sock in sockets:
-            if sock.fileno() in ready and not self._stopped:
+            if sock.fileno() in ready and not (self._stopped or self._paused_until):
                 self._admit(sock)
 
     def _admit(self, listening: Acceptor) -> None:
-        client = self._admission.accept(listening)
+        client = self._admission.admit(listening, PAUSE_SECONDS)
         if client is None:
             return
-        if len(self._sessions) >= self._max_clients:
-            client.close()
-            logger.warning("%s: a client was turned away: %d are connected", self.address, len(self._sessions))
-            return
         try:
-            self._start(partial(_client_stream, client, self.a, self._tls_a))
+            self._start(partial(_client_stream, client, self.a, self._tls_a), client)
         except RuntimeError as error:  # the system has no more threads
             client.close()
             self._admission.ran_out(error)
 
     def _pause(self) -> None:
-        """Accept nobody for a moment."""
-        self._paused = True
+        """Accept nobody until a client leaves, or for a moment."""
+        self._ask_again(PAUSE_SECONDS)
 
-    def _start(self, open_a: Opener) -> None:
+    def _ask_again(self, seconds: float) -> None:
+        self._paused_until = time.monotonic() + seconds
+
+    def _start(self, open_a: Opener, client: Client | None = None) -> None:
         number = next(self._numbers)
         session = _Session(
             f"{self.address}, client {number}" if self._listens else f"{self.a}, {self.b}",
@@ -216,6 +240,7 @@ class Bridge:
             self._open_b,
             None if self._capture is None else partial(self._capture.begin, f"{self.address} {self.b}"),
             self._wakeup.set,
+            client,
         )
         self._sessions.add(session)
         try:
@@ -224,17 +249,19 @@ class Bridge:
             self._sessions.discard(session)
             raise
 
-    def _forget_sessions(self) -> None:
-        """Let go of the sessions that are over."""
-        for session in [session for session in self._sessions if session.over]:
+    def _forget_sessions(self) -> bool:
+        """Let go of the sessions that are over; whether there were any."""
+        over = [session for session in self._sessions if session.over]
+        for session in over:
             session.thread.join()  # it has nothing left to do
             self._sessions.discard(session)
-            if session.failure is None:
+            if session.failure is None or session.asked_to_leave is not None:
                 continue
             if self._listens:
                 logger.warning("%s: %s", session.name, _one_line(session.failure))
             elif not self._stopped:
                 self.failure = session.failure
+        return bool(over)
 
     def _end_sessions(self) -> None:
         for session in self._sessions:
@@ -248,6 +275,12 @@ class Bridge:
         self._forget_sessions()
 
 
+class _Admission(Admission["_Session"]):
+    def turned_away(self, count: int) -> None:
+        for _ in range(count):
+            self.warn("full", "a client was turned away: %d are connected", len(self._guests))
+
+
 class _Session:
     """One client: both its streams, and the thread in which they are opened, relayed and closed."""
 
@@ -258,8 +291,13 @@ class _Session:
         open_b: Opener,
         begin_capture: Callable[[], CapturedConnection] | None,
         on_over: Callable[[], None],
+        client: Client | None,
     ) -> None:
         self.name = name
+        self.origin = origin_of(client)
+        self.came = time.monotonic()
+        self.asked_to_leave: float | None = None
+        self._client = client
         self.over = False
         self.failure: Exception | None = None
         self._open_a = open_a
@@ -275,6 +313,32 @@ class _Session:
         self._stopped = True  # first: the session looks at it when there is a relay
         if self._relay is not None:
             self._relay.stop()
+
+    @property
+    def last_packet(self) -> float | None:
+        """When the last octet passed; None if the client has sent none, or was not answered for long."""
+        relay = self._relay
+        if relay is None or relay.last_forth is None:
+            return None
+        if relay.last_back is None and time.monotonic() - self.came > UNANSWERED_SECONDS:
+            return None
+        return max(relay.last_forth, relay.last_back or 0.0)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it looks as if nothing were owed: the last octet came from the far end, a while ago."""
+        relay = self._relay
+        if relay is None or relay.last_back is None or relay.last_back < (relay.last_forth or 0.0):
+            return False
+        return time.monotonic() - relay.last_back > IDLE_SECONDS
+
+    def give_way(self, cause: ConnectionEnded) -> None:
+        """End it for somebody new. From any thread; does not wait."""
+        self.asked_to_leave = time.monotonic()
+        self.stop()
+        if self._relay is None and isinstance(self._client, socket.socket):
+            with suppress(OSError):  # it shakes hands, or is gone already
+                self._client.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
         try:

@@ -32,6 +32,18 @@ class ConnectionDriver(Protocol):
         """Begin no more requests of the peer; send EOF when those that were begun are answered."""
         ...
 
+    last_packet: float | None
+    """When the last packet was complete, by the clock of `time.monotonic`; None if none ever was."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether neither end owes a response to the other, and all is written."""
+        ...
+
+    def abort(self, cause: ConnectionEnded) -> None:
+        """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
+        ...
+
 
 DriverT = TypeVar("DriverT", bound=ConnectionDriver)
 
@@ -172,6 +184,24 @@ class ConnectionFace(Generic[DriverT]):
         Handlers can still make calls of their own on this connection. Raises `ConnectionEnded` if it is not open.
         """
         self._open_driver().wind_down()
+
+    def _abort(self, cause: ConnectionEnded) -> bool:
+        """For a server: end the connection now, for that reason. False if it is not open."""
+        driver = self._driver
+        if driver is None or not self._opens:
+            return False
+        driver.abort(cause)
+        return True
+
+    @property
+    def _last_packet(self) -> float | None:
+        """When the last packet of this opening was complete; None if none ever was."""
+        return None if self._driver is None else self._driver.last_packet
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether neither end owes anything to the other."""
+        return self._driver is None or self._driver.is_settled
 
     def is_open(self) -> bool:
         """Whether it is open."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import ipaddress
 import logging
 import os
 import socket
@@ -43,6 +44,8 @@ logger = logging.getLogger("packetwire")
 BACKLOG = 1024
 """Clients that the system lets wait to be accepted; it may have a lower bound of its own."""
 SOCKET_MODE = 0o600
+OPEN_SOCKET_MODE = 0o666
+"""Of a socket to which others may connect, who are asked then which user they are."""
 LOCK_SECONDS = 5.0
 DIRECTORY_LOCK_SECONDS = 0.25
 LOCK_MODE = 0o600
@@ -113,11 +116,13 @@ class FileListener(Listener):
         super().close()
 
 
-def listen(address: UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress) -> Listener:
-    """Listen on `address`. Raises OSError, which names it."""
+def listen(
+    address: UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress, *, mode: int = SOCKET_MODE
+) -> Listener:
+    """Listen on `address`; `mode` is that of a Unix socket's file. Raises OSError, which names the address."""
     try:
         if isinstance(address, UnixAddress):
-            return _listen_unix(address)
+            return _listen_unix(address, mode)
         return _listen_tcp(address) if isinstance(address, TcpAddress) else _listen_zmq(address)
     except OSError as error:
         raise naming(address, error) from error
@@ -132,13 +137,13 @@ def check_listenable(address: Address) -> None:
 # Unix
 
 
-def _listen_unix(address: UnixAddress) -> Listener:
-    with _socket_with_file(address.path) as sock:
+def _listen_unix(address: UnixAddress, mode: int) -> Listener:
+    with _socket_with_file(address.path, mode) as sock:
         return FileListener(address, address.path, sock)
 
 
 @contextmanager
-def _socket_with_file(path: str) -> Iterator[socket.socket]:
+def _socket_with_file(path: str, mode: int = SOCKET_MODE) -> Iterator[socket.socket]:
     """A socket that listens at `path`, in place of one that nobody answers on. After an error it is gone again."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -146,7 +151,7 @@ def _socket_with_file(path: str) -> Iterator[socket.socket]:
             _remove_stale(path)
             sock.bind(path)
             try:
-                os.chmod(path, SOCKET_MODE)
+                os.chmod(path, mode)
                 sock.listen(BACKLOG)
                 yield sock
             except BaseException:
@@ -287,7 +292,21 @@ def _listen_tcp(address: TcpAddress) -> Listener:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
-    return Listener(replace(address, port=sockets[0].getsockname()[1]), sockets)
+    real = replace(address, port=sockets[0].getsockname()[1])
+    if not isinstance(address, TlsAddress):
+        _warn_if_exposed(real, sockets)
+    return Listener(real, sockets)
+
+
+def _warn_if_exposed(address: TcpAddress, sockets: Sequence[socket.socket]) -> None:
+    """Log a WARNING if others than this machine can connect. By logging: the program is not wrong."""
+    hosts = [sock.getsockname()[0].partition("%")[0] for sock in sockets]
+    if not all(ipaddress.ip_address(host).is_loopback for host in hosts):
+        logger.warning(
+            "%s: whoever reaches this address may use the service and read what others do there: tcp: has no "
+            "authentication and no encryption; serve at 127.0.0.1 or a Unix socket, through SSH, or use tls:",
+            address,
+        )
 
 
 def _listen_all(places: Sequence[tuple[socket.AddressFamily, Any]]) -> list[socket.socket]:

@@ -10,6 +10,7 @@ gone, what it sent before is still passed on, and nothing is read for it any mor
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -37,6 +38,16 @@ class Relay:
         self._directions = (self._forth, self._back)
         self._exits: list[tuple[ByteStream, ConnectionEnded]] = []
         self._failure: Exception | None = None
+
+    @property
+    def last_forth(self) -> float | None:
+        """When something came from the first stream; None if nothing ever did. By `time.monotonic`."""
+        return self._forth.last_read
+
+    @property
+    def last_back(self) -> float | None:
+        """The same of the second stream."""
+        return self._back.last_read
 
     def stop(self) -> None:
         """Have `run` return soon. From any thread."""
@@ -122,6 +133,7 @@ class _Direction:
         self.over = False
         """Whether nothing more is read or written."""
         self.source_ended = False
+        self.last_read: float | None = None
         self.read_failure: Exception | None = None
         self.write_failed = False
         self.draining = False
@@ -132,6 +144,7 @@ class _Direction:
         self._at_end = False  # nothing more is read; the end is passed on when there is room
         if source.leading_octets:
             octets, source.leading_octets = source.leading_octets, b""
+            self.last_read = time.monotonic()
             self._unsent = (octets,)
             self._note(octets)
 
@@ -185,6 +198,7 @@ class _Direction:
             self.read_failure = error
             octets = b""
         if octets:
+            self.last_read = time.monotonic()
             self._unsent = (octets,)
             self._note(octets)
         elif octets is not None or self.draining:

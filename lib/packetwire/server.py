@@ -10,12 +10,13 @@ is the only one that knows them all; it also sees to the end, when it has stoppe
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,16 +32,17 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
-from packetwire.admission import Admission, is_exhaustion
+from packetwire.admission import Admission, check_places, is_exhaustion, name_of, origin_of
 from packetwire.connection import PacketConnection
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
-from packetwire.listeners import Acceptor, Listener, check_listenable, listen
+from packetwire.listeners import OPEN_SOCKET_MODE, SOCKET_MODE, Acceptor, Listener, check_listenable, listen
 from packetwire.service import HasPacketConnection
 from packetwire.streams.bytestream import ByteStream
+from packetwire.streams.credentials import checked_uids
 from packetwire.streams.open import PacketConnectionRecvSend
 from packetwire.streams.wakeup import Wakeup
-from packetwire.streams.zmqpeers import PeerStream
+from packetwire.streams.zmqpeers import THE_END, PeerStream
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -71,6 +73,8 @@ def serve(
     max_connections: int = DEFAULT_MAX_CONNECTIONS,
     drain_timeout: float = DEFAULT_DRAIN,
     ssl_context: SSLContext | None = None,
+    max_per_address: int | None = None,
+    allow_uids: Iterable[int] | None = None,
 ) -> Server:
     """Serve at `address`; returns as soon as clients can connect.
 
@@ -86,9 +90,14 @@ def serve(
     `recv_send` is a `TlsStream`, whose `ssl_object.getpeercert()` tells who the client is, if clients need a
     certificate.
 
-    When `max_connections` clients are connected and none leaves within half a second, those that wait are
-    turned away: they are told that the connection has ended. Whoever reaches a `tcp:` address can connect;
-    a Unix socket is its owner's.
+    When `max_connections` clients are connected and one more comes, one gives its place to it: who has never
+    completed a packet, the oldest first, else who has been idle for longest with nothing owed in either direction.
+    If all have something to do, and none leaves within half a second, those that wait are turned away. Both are
+    told that the connection has ended. `max_per_address` is a bound for the clients from one IP address, or from
+    one IPv6 network of 64 bits.
+
+    Whoever reaches a `tcp:` address can connect; a Unix socket is its owner's, or with `allow_uids` for the users
+    with these numbers, which the system tells of whoever connects.
 
     Raises `LocalProtocolError` for what is no such address, OSError if it can't be served on.
     """
@@ -96,13 +105,14 @@ def serve(
         address = parse_address(address)
     check_listenable(address)
     check_factory(factory)
-    if max_connections < 1:
-        raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
+    check_places("max_connections", max_connections)
+    check_places("max_per_address", max_per_address, optional=True)
     drain_timeout = seconds_of(drain_timeout, "drain_timeout")
     check_context(address, ssl_context)
+    uids = users_of(address, allow_uids)
     stdio: ByteStream | None = None
     if isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
-        listener = listen(address)
+        listener = listen(address, mode=mode_for(uids))
     else:
         stdio = StdioAddress().open(0)
         listener = Listener(address, [])
@@ -113,7 +123,23 @@ def serve(
         max_connections=max_connections,
         drain_timeout=drain_timeout,
         ssl_context=ssl_context,
+        max_per_address=max_per_address,
+        allow_uids=uids,
     )
+
+
+def users_of(address: Address, allow_uids: Iterable[int] | None) -> frozenset[int] | None:
+    """`allow_uids` as a set. Raises `LocalProtocolError` or TypeError if it makes no sense for that address."""
+    if allow_uids is None:
+        return None
+    if not isinstance(address, UnixAddress):
+        raise LocalProtocolError(f"{address} has no use for allow_uids: only unix: has")
+    return checked_uids(allow_uids)
+
+
+def mode_for(uids: frozenset[int] | None) -> int:
+    """The mode of a Unix socket for those users."""
+    return SOCKET_MODE if uids is None or uids <= {os.geteuid()} else OPEN_SOCKET_MODE
 
 
 def check_factory(factory: object) -> None:
@@ -148,13 +174,14 @@ class Server:
         max_connections: int,
         drain_timeout: float,
         ssl_context: SSLContext | None = None,
+        max_per_address: int | None = None,
+        allow_uids: frozenset[int] | None = None,
     ) -> None:
         """`client` is there from the beginning; without listening sockets it is the only one."""
         self.address = listener.address
         self.failure: BaseException | None = None
         self._listener = listener
         self._factory = factory
-        self._max_connections = max_connections
         self._drain_timeout = drain_timeout
         self._ssl_context = ssl_context
         self._sessions: set[_Session] = set()
@@ -163,7 +190,16 @@ class Server:
         self._stop_lock = threading.Lock()
         self._stop_deadline: float | None = None
         self._paused_until: float | None = None
-        self._admission = Admission(listener, self._pause)
+        self._admission: Admission[_Session] = Admission(
+            listener,
+            self._pause,
+            self._ask_again,
+            self._sessions,
+            max_connections,
+            most_of_one_address=max_per_address,
+            allow_uids=allow_uids,
+            farewell=THE_END if ssl_context is None else b"",
+        )
         self._thread = threading.Thread(target=self._run, name=f"packetwire-{self.address}", daemon=True)
         try:
             if client is not None:
@@ -238,21 +274,15 @@ class Server:
         self._wakeup.clear()
         over = self._forget_sessions()
         if over:
+            self._admission.freed()
+        if over or (paused and time.monotonic() >= paused):
             self._paused_until = None
-        elif paused and time.monotonic() >= paused:
-            self._paused_until = None
-            if self._is_full:
-                self._admission.turn_away(self._max_connections, in_clear=self._ssl_context is None)
         for session in over:
             if is_exhaustion(session.failure):
                 self._admission.ran_out(session.failure)
         for sock in sockets:
             if self._paused_until is None and sock.fileno() in ready:
                 self._admit(sock)
-
-    @property
-    def _is_full(self) -> bool:
-        return len(self._sessions) >= self._max_connections
 
     def _forget_sessions(self) -> list[_Session]:
         """Let go of the sessions that are over; returns them."""
@@ -267,10 +297,7 @@ class Server:
         return over
 
     def _admit(self, listening: Acceptor) -> None:
-        if self._is_full:
-            self._pause()  # somebody may be about to leave
-            return
-        client = self._admission.accept(listening)
+        client = self._admission.admit(listening, PAUSE_SECONDS)
         if client is not None:
             try:
                 self._start_session(client)
@@ -279,10 +306,15 @@ class Server:
 
     def _pause(self) -> None:
         """Accept nobody until a client leaves, or for a moment."""
-        self._paused_until = time.monotonic() + PAUSE_SECONDS
+        self._ask_again(PAUSE_SECONDS)
+
+    def _ask_again(self, seconds: float) -> None:
+        self._paused_until = time.monotonic() + seconds
 
     def _start_session(self, stream: socket.socket | ByteStream) -> None:
-        session = _Session(stream, self._factory, self.address, self._session_over, self._ssl_context)
+        session = _Session(
+            stream, self._factory, self.address, self._session_over, self._ssl_context, self._admission
+        )
         self._sessions.add(session)
         try:
             session.thread.start()
@@ -330,8 +362,14 @@ class _Session:
         address: Address,
         on_over: Callable[[_Session], None],
         ssl_context: SSLContext | None,
+        admission: Admission[_Session],
     ) -> None:
         self.failure: BaseException | None = None
+        self.name = name_of(stream)
+        self.origin = origin_of(stream)
+        self.came = time.monotonic()
+        self.asked_to_leave: float | None = None
+        self._admission = admission
         self._stream = stream
         self._factory = factory
         self._address = address
@@ -353,8 +391,7 @@ class _Session:
                 self._serve_over_tls(self._stream, self._ssl_context)
         except BaseException as error:
             self.failure = error
-            in_the_code = not is_exhaustion(error)
-            logger.error("%s: a client could not be served: %r", self._address, error, exc_info=in_the_code)
+            self._admission.failed(self.name, error)
         finally:
             try:
                 self._stream.close()
@@ -367,7 +404,8 @@ class _Session:
         try:
             tls = start_tls(stream, ssl_context, server_side=True)
         except OSError as error:
-            logger.warning("%s: a client was not let in: %s", self._address, error)
+            if self.asked_to_leave is None:
+                self._admission.warn("handshake", "a %s was not let in: %s", self.name, error)
             return
         finally:
             self._shaking_hands = False
@@ -388,6 +426,27 @@ class _Session:
             conn.join_recv()
             if conn.is_open() and not isinstance(conn.ended, PeerClosed):
                 self.failure = conn.ended
+                self._admission.ended(self.name, conn.ended)
+
+    @property
+    def last_packet(self) -> float | None:
+        """When its last packet was complete; None if it has never completed one."""
+        return None if self._conn is None else self._conn._last_packet
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is owed to it, or by it."""
+        return self._conn is None or self._conn._is_settled
+
+    def give_way(self, cause: ConnectionEnded) -> None:
+        """End it now for somebody new. From any thread; does not wait."""
+        self.asked_to_leave = time.monotonic()
+        self._ending = True
+        if self._conn is None or not self._conn._abort(cause):
+            if isinstance(self._stream, socket.socket) and self._ssl_context is None:
+                with suppress(OSError):  # it may be gone already
+                    self._stream.send(THE_END, socket.MSG_DONTWAIT)
+            self._shut_down()
 
     def end(self) -> None:
         """Have the client told that this is the end, behind the replies that it is owed. From any thread."""

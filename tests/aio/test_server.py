@@ -247,16 +247,26 @@ def test_a_second_stop_hurries(run, address):
 
 def test_too_many_clients_are_turned_away(run, address, caplog):
     async def main():
-        async with await aserve(address, reversing, max_connections=2) as server:
+        gate = asyncio.Event()
+
+        async def wait(rq_type, flags, payload):
+            await gate.wait()
+
+        def waiting(stream):
+            return AsyncPacketConnection(stream, request_handler=wait)
+
+        async with await aserve(address, waiting, max_connections=2) as server:
             async with (
                 AsyncPacketConnection(connect_to(server.address)) as one,
                 AsyncPacketConnection(connect_to(server.address)) as two,
             ):
-                assert (await one(1))[0]
-                assert (await two(1))[0]
+                futures = [one.submit(1), two.submit(1)]
+                await until(lambda: sum(not s.is_settled for s in server._sessions) == 2)
                 async with AsyncPacketConnection(connect_to(server.address)) as three:
                     with pytest.raises(PeerClosed):
                         await three(1)
+                gate.set()
+                assert [ok for ok, _, _ in await asyncio.gather(*futures)] == [True, True]
             await gone(server)
             async with AsyncPacketConnection(connect_to(server.address)) as four:
                 assert (await four(1))[0]

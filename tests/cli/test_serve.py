@@ -300,13 +300,13 @@ def test_quiet(folder: Path) -> None:
     assert set((folder / "stderr").read_text().splitlines()) == PRINTED
 
 
-def test_max_connections(start: Start) -> None:
+def test_max_connections(start: Start, folder: Path) -> None:
     serving = start("store:REQUESTS", "--max-connections", "1")
-    with serving.connect() as first:
-        assert first(ECHO, timeout=LIMIT)[0]
+    with waiting(serving, folder) as result:
         with serving.connect() as second, pytest.raises(ConnectionEnded):
             second(ECHO, timeout=LIMIT)
-        assert first(ECHO, timeout=LIMIT)[0]
+        (folder / "go").write_bytes(b"")
+        assert result(timeout=LIMIT)[0]
     status, errors = serving.end()
     assert status == 0
     assert "clients turned away, as max_connections=1 are connected" in errors

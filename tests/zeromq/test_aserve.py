@@ -56,14 +56,26 @@ def test_one_client_after_the_other_of_a_pair(endpoint: str) -> None:
 
 def test_one_client_too_many_is_turned_away(endpoint: str) -> None:
     async def main() -> None:
-        async with await aserve(f"zmq+router:{endpoint}", reversing, max_connections=1) as server:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def handle(rq_type: int, flags: int, payload: bytes) -> bytes:
+            begun.set()
+            await go_on.wait()
+            return b"owed"
+
+        def serving(stream: Any) -> AsyncPacketConnection:
+            return AsyncPacketConnection(stream, request_handler=handle)
+
+        async with await aserve(f"zmq+router:{endpoint}", serving, max_connections=1) as server:
             connect = connect_to(client_of(server))
             async with AsyncPacketConnection(connect) as first:
-                assert (await first(1, b"", timeout=WAIT))[0]
+                future = first.submit(1)
+                await begun.wait()
                 async with AsyncPacketConnection(connect) as second:
                     with pytest.raises(ConnectionEnded):
                         await second(1, b"", timeout=WAIT)
-                assert (await first(1, b"", timeout=WAIT))[0]
+                go_on.set()
+                assert await future == (True, 0, b"owed")
 
     asyncio.run(main())
 

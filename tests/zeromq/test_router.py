@@ -116,13 +116,34 @@ def test_octets_without_a_boundary_are_refused(listening: Callable[..., ZmqListe
 
 
 def test_one_client_too_many_is_turned_away(tmp_path: Any) -> None:
-    with serve(f"zmq+router:ipc://{tmp_path}/s", service, max_connections=1) as server:
+    owed = Responder()
+
+    def owing(recv_send: Any) -> PacketConnection:
+        return PacketConnection(recv_send, request_handler=lambda *request: owed)
+
+    with serve(f"zmq+router:ipc://{tmp_path}/s", owing, max_connections=1) as server:
         connect = connect_to(str(server.address).replace("router", "dealer"))
-        with PacketConnection(connect) as first, PacketConnection(connect) as second:
-            assert first(1, b"place", timeout=20)[0]
-            with pytest.raises(ConnectionEnded):
+        with PacketConnection(connect) as first:
+            result = first.submit(1, 0, b"place")
+            while not server.connections or all(one.is_settled for one in server._sessions):
+                pass
+            with PacketConnection(connect) as second, pytest.raises(ConnectionEnded):
                 second(1, b"no place", timeout=20)
-            assert first(1, b"place", timeout=20)[0]
+            owed.respond(b"late")
+            assert result(timeout=20) == (True, 0, b"late")
+
+
+def test_peers_that_send_nothing_give_their_places(tmp_path: Any) -> None:
+    with serve(f"zmq+router:ipc://{tmp_path}/s", service, max_connections=2) as server:
+        endpoint = str(server.address).removeprefix("zmq+router:")
+        connect = connect_to(f"zmq+dealer:{endpoint}")
+        with RawDealer(endpoint) as one, RawDealer(endpoint) as other:
+            for raw in (one, other):
+                raw.send(b"")
+            for _ in range(3):
+                with PacketConnection(connect) as conn:
+                    assert conn(1, b"x", timeout=20) == (True, 0, b"x")
+            assert [one.receive() for _ in range(3)] == [b"", THE_END, b""]
 
 
 def test_who_is_idle_is_let_go(listening: Callable[..., ZmqListener], endpoint: str) -> None:

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Container, Sequence
@@ -104,6 +105,9 @@ class Driver:
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
         self._received_all = asyncio.Event()
         self._doom: ConnectionEnded | None = None
+        self.last_packet: float | None = None
+        """When the last packet was complete."""
+        self._decoded = 0  # octets of the peer's packets, at that time
         self._doom_timer: asyncio.TimerHandle | None = None
 
     # life
@@ -136,6 +140,16 @@ class Driver:
         """Begin no more requests of the peer; send EOF when those that were begun are answered."""
         self.engine.wind_down()
         self._changed()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether neither end owes a response to the other, and all is written."""
+        return self.engine.is_settled and not self._waiting
+
+    def abort(self, cause: ConnectionEnded) -> None:
+        """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
+        self.end()
+        self._fail(cause)
 
     async def join_receive(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received."""
@@ -345,6 +359,9 @@ class Driver:
         events: list[Event] = []
         self._events = events
         engine.receive(octets, events)
+        if self._decoded != engine.octets_decoded:
+            self._decoded = engine.octets_decoded
+            self.last_packet = time.monotonic()
         responses = self._deliver(events)
         self._events = ()
         if engine.unsent_octets:

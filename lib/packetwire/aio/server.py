@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -26,12 +27,12 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
-from packetwire.admission import Admission, is_exhaustion
+from packetwire.admission import Admission, check_places, is_exhaustion, name_of, origin_of
 from packetwire.aio.blocking import in_thread, to_the_end_in_thread
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.aio.service import AsyncHasPacketConnection
 from packetwire.core.timelimits import seconds_of, time_limit
-from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
+from packetwire.errors import ConnectionEnded, PeerClosed
 from packetwire.listeners import Acceptor, Listener, check_listenable, listen
 from packetwire.server import (
     ABANDON_TIMEOUT,
@@ -41,10 +42,12 @@ from packetwire.server import (
     PAUSE_SECONDS,
     check_context,
     check_factory,
+    mode_for,
+    users_of,
 )
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import PacketConnectionRecvSend
-from packetwire.streams.zmqpeers import PeerStream
+from packetwire.streams.zmqpeers import THE_END, PeerStream
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -64,6 +67,8 @@ async def aserve(
     max_connections: int = DEFAULT_MAX_CONNECTIONS,
     drain_timeout: float = DEFAULT_DRAIN,
     ssl_context: SSLContext | None = None,
+    max_per_address: int | None = None,
+    allow_uids: Iterable[int] | None = None,
 ) -> AsyncServer:
     """Serve at `address`, in the running loop; returns as soon as clients can connect.
 
@@ -77,14 +82,17 @@ async def aserve(
         address = parse_address(address)
     check_listenable(address)
     check_factory(factory)
-    if max_connections < 1:
-        raise LocalProtocolError(f"max_connections must be 1 or more, got {max_connections!r}")
+    check_places("max_connections", max_connections)
+    check_places("max_per_address", max_per_address, optional=True)
     drain_timeout = seconds_of(drain_timeout, "drain_timeout")
     check_context(address, ssl_context)
+    uids = users_of(address, allow_uids)
     stdio: ByteStream | None = None
     if isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
         place = address
-        listener = await in_thread(lambda: listen(place), f"packetwire-{address}-listen", Listener.close)
+        listener = await in_thread(
+            lambda: listen(place, mode=mode_for(uids)), f"packetwire-{address}-listen", Listener.close
+        )
     else:
         stdio = StdioAddress().open(0)
         listener = Listener(address, [])
@@ -95,6 +103,8 @@ async def aserve(
         max_connections=max_connections,
         drain_timeout=drain_timeout,
         ssl_context=ssl_context,
+        max_per_address=max_per_address,
+        allow_uids=uids,
     )
 
 
@@ -113,13 +123,14 @@ class AsyncServer:
         max_connections: int,
         drain_timeout: float,
         ssl_context: SSLContext | None = None,
+        max_per_address: int | None = None,
+        allow_uids: frozenset[int] | None = None,
     ) -> None:
         """`client` is there from the beginning; without listening sockets it is the only one."""
         self.address = listener.address
         self.failure: BaseException | None = None
         self._listener = listener
         self._factory = factory
-        self._max_connections = max_connections
         self._drain_timeout = drain_timeout
         self._ssl_context = ssl_context
         self._loop = asyncio.get_running_loop()
@@ -127,7 +138,16 @@ class AsyncServer:
         self._stop_deadline: float | None = None
         self._change = asyncio.Event()
         self._pause: asyncio.TimerHandle | None = None
-        self._admission = Admission(listener, self._rest)
+        self._admission: Admission[_Session] = Admission(
+            listener,
+            self._rest,
+            self._ask_again,
+            self._sessions,
+            max_connections,
+            most_of_one_address=max_per_address,
+            allow_uids=allow_uids,
+            farewell=THE_END if ssl_context is None else b"",
+        )
         if client is not None:
             self._start_session(client)
         self._accept_clients()
@@ -178,16 +198,9 @@ class AsyncServer:
         for sock in self._listener.sockets:
             self._loop.remove_reader(sock.fileno())
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._sessions) >= self._max_connections
-
     def _admit(self, listening: Acceptor) -> None:
-        if self._is_full:
-            self._rest()  # somebody may be about to leave
-            return
         try:
-            client = self._admission.accept(listening)
+            client = self._admission.admit(listening, PAUSE_SECONDS)
         except OSError as error:
             self._break(error)
             return
@@ -201,14 +214,12 @@ class AsyncServer:
 
     def _rest(self) -> None:
         """Accept nobody until a client leaves, or for a moment."""
+        self._ask_again(PAUSE_SECONDS)
+
+    def _ask_again(self, seconds: float) -> None:
         if self._pause is None and self._stop_deadline is None:
             self._accept_nobody()
-            self._pause = self._loop.call_later(PAUSE_SECONDS, self._rested)
-
-    def _rested(self) -> None:
-        self._go_on()
-        if self._is_full:
-            self._admission.turn_away(self._max_connections, in_clear=self._ssl_context is None)
+            self._pause = self._loop.call_later(seconds, self._go_on)
 
     def _go_on(self) -> None:
         if self._pause is not None:
@@ -219,7 +230,7 @@ class AsyncServer:
     # sessions
 
     def _start_session(self, stream: socket.socket | ByteStream) -> None:
-        session = _Session(stream, self._factory, self.address, self._ssl_context)
+        session = _Session(stream, self._factory, self.address, self._ssl_context, self._admission)
         self._sessions.add(session)
         session.task.add_done_callback(lambda _: self._session_over(session))
 
@@ -230,6 +241,7 @@ class AsyncServer:
         session.release()
         self._sessions.discard(session)
         self._change.set()
+        self._admission.freed()
         if not self._listener.sockets and self._stop_deadline is None:
             self.failure = session.failure
         if is_exhaustion(session.failure):
@@ -291,8 +303,14 @@ class _Session:
         factory: AsyncServiceFactory,
         address: Address,
         ssl_context: SSLContext | None,
+        admission: Admission[_Session],
     ) -> None:
         self.failure: BaseException | None = None
+        self.name = name_of(stream)
+        self.origin = origin_of(stream)
+        self.came = time.monotonic()
+        self.asked_to_leave: float | None = None
+        self._admission = admission
         self._stream = stream
         self._factory = factory
         self._address = address
@@ -317,8 +335,7 @@ class _Session:
             raise
         except Exception as error:
             self.failure = error
-            in_the_code = not is_exhaustion(error)
-            logger.error("%s: a client could not be served: %r", self._address, error, exc_info=in_the_code)
+            self._admission.failed(self.name, error)
 
     async def _serve_over_tls(self, stream: socket.socket | ByteStream, ssl_context: SSLContext) -> None:
         from packetwire.streams.tls import start_tls
@@ -331,7 +348,8 @@ class _Session:
                 dispose=ByteStream.close,
             )
         except OSError as error:
-            logger.warning("%s: a client was not let in: %s", self._address, error)
+            if self.asked_to_leave is None:
+                self._admission.warn("handshake", "a %s was not let in: %s", self.name, error)
             return
         try:
             await self._serve_client(tls)
@@ -350,6 +368,27 @@ class _Session:
             await conn.join_recv()
             if conn.is_open() and not isinstance(conn.ended, PeerClosed):
                 self.failure = conn.ended
+                self._admission.ended(self.name, conn.ended)
+
+    @property
+    def last_packet(self) -> float | None:
+        """When its last packet was complete; None if it has never completed one."""
+        return None if self._conn is None else self._conn._last_packet
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is owed to it, or by it."""
+        return self._conn is None or self._conn._is_settled
+
+    def give_way(self, cause: ConnectionEnded) -> None:
+        """End it now for somebody new."""
+        self.asked_to_leave = time.monotonic()
+        self._ending = True
+        if self._conn is None or not self._conn._abort(cause):
+            if isinstance(self._stream, socket.socket) and self._ssl_context is None:
+                with suppress(OSError):  # it may be gone already
+                    self._stream.send(THE_END, socket.MSG_DONTWAIT)
+            self._shut_down()
 
     def end(self) -> None:
         """Have the client told that this is the end, behind the replies that it is owed."""

@@ -192,6 +192,16 @@ class ConnectionEngine:
         return b"too much to do: %d octets wait to be written" % self.unsent_octets
 
     @property
+    def is_settled(self) -> bool:
+        """Whether neither end owes a response to the other, and all is written."""
+        return not (self.waiters or self._inbound or self.unsent_octets)
+
+    @property
+    def octets_decoded(self) -> int:
+        """The position in the peer's stream behind its last complete packet."""
+        return self._decoder.octets_decoded
+
+    @property
     def partial_octets(self) -> bytes:
         """The octets of the packet that is arriving."""
         return self._decoder.partial

@@ -155,6 +155,10 @@ class Driver:
 
         self._doom: tuple[float, ConnectionEnded] | None = None
 
+        self.last_packet: float | None = None
+        """When the last packet was complete."""
+        self._decoded = 0  # octets of the peer's packets, at that time
+
     # life
 
     def start(self) -> None:
@@ -194,6 +198,16 @@ class Driver:
         with self._lock:
             self.engine.wind_down()
         self.flush()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether neither end owes a response to the other, and all is written."""
+        return self.engine.is_settled
+
+    def abort(self, cause: ConnectionEnded) -> None:
+        """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
+        self.end()
+        self._fail(cause)
 
     def join_receive(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received."""
@@ -547,6 +561,9 @@ class Driver:
             if octets:
                 with self._lock:
                     self.engine.receive(octets, events)
+                    if self._decoded != self.engine.octets_decoded:
+                        self._decoded = self.engine.octets_decoded
+                        self.last_packet = time.monotonic()
             else:
                 self._receive_end(events)
             if self._observed:
