@@ -225,7 +225,7 @@ class Admission(Generic[GuestT]):
         )
 
     def warn(self, kind: str, text: str, *args: object) -> None:
-        """Log a WARNING, but of each kind no more than one each second; the next one counts the others."""
+        """Log a WARNING, but of each kind no more than a few each second; the next one counts the others."""
         if (counted := self._repetitions.happened(kind, time.monotonic())) is not None:
             logger.warning("%s: " + text + "%s", self._listener.address, *args, counted)
 

@@ -405,7 +405,7 @@ class _Session:
             tls = start_tls(stream, ssl_context, server_side=True)
         except OSError as error:
             if self.asked_to_leave is None:
-                self._admission.warn("handshake", "a %s was not let in: %s", self.name, error)
+                self._admission.warn("handshake", "a client was not let in: %s (%s)", error, self.name)
             return
         finally:
             self._shaking_hands = False

@@ -312,6 +312,19 @@ def test_max_connections(start: Start, folder: Path) -> None:
     assert "clients turned away, as max_connections=1 are connected" in errors
 
 
+def test_users_who_may_connect(start: Start, folder: Path) -> None:
+    serving = start(
+        "store:REQUESTS", "--allow-uid", str(os.geteuid()), "--allow-uid", "4711", "--max-per-address", "3"
+    )
+    with serving.connect() as conn:
+        assert conn(ECHO, timeout=LIMIT)[0]
+    assert stat.S_IMODE(os.stat(folder / "socket").st_mode) == 0o666
+    assert serving.end() == (0, "")
+    done = run(folder, "--allow-uid", "0", "store:REQUESTS", "tcp:127.0.0.1:0")
+    assert done.returncode == 2
+    assert "--allow-uid is for a unix: address, not for tcp:127.0.0.1:0" in done.stderr
+
+
 def test_logging_that_the_module_sets_up_is_left_to_it(start: Start, folder: Path) -> None:
     with (folder / "store.py").open("a") as file:
         file.write("import logging\nlogging.basicConfig(format='MINE %(message)s')\n")

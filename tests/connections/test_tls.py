@@ -26,6 +26,7 @@ from packetwire import (
     Packet,
     PacketConnection,
     PeerClosed,
+    Responder,
     StreamTruncated,
     connect_to,
     serve,
@@ -467,12 +468,20 @@ def test_a_server_stops_while_a_client_shakes_hands(tls13: Contexts) -> None:
 
 
 def test_a_client_too_many(tls13: Contexts, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve("tls:127.0.0.1:0", echoing, ssl_context=tls13.server, max_connections=1) as server:
+    owed = Responder()
+
+    def owing(recv_send: Any) -> PacketConnection:
+        return PacketConnection(recv_send, request_handler=lambda *request: owed, close_timeout=2)
+
+    with serve("tls:127.0.0.1:0", owing, ssl_context=tls13.server, max_connections=1) as server:
         with client(server, tls13.client) as conn:
-            assert is_answered(conn)
+            result = conn.submit(0)
+            while not server.connections or all(one.is_settled for one in server._sessions):
+                pass
             with pytest.raises(ConnectionError):
                 ask(server, tls13.client)
-            assert is_answered(conn)
+            owed.respond(b"late")
+            assert result(timeout=LIMIT) == (True, 0, b"late")
 
 
 def test_a_factory_that_fails(tls13: Contexts, caplog: pytest.LogCaptureFixture) -> None:

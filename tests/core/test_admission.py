@@ -76,11 +76,13 @@ def test_whom_nobody_gives_a_place_is_turned_away_after_a_while() -> None:
 
 
 def test_repetitions_are_counted() -> None:
-    repetitions = Repetitions()
+    repetitions = Repetitions(lines=2)
     assert repetitions.happened("a", 1.0) == ""
     assert repetitions.happened("b", 1.1) == ""
-    assert repetitions.happened("a", 1.2) is None
+    assert repetitions.happened("a", 1.2) == ""
+    assert repetitions.happened("a", 1.3) is None
     assert repetitions.happened("a", 1.9) is None
     assert repetitions.happened("a", 2.0) == " (2 more like this before)"
+    assert repetitions.happened("a", 2.5) == ""
     assert repetitions.happened("a", 2.5) is None
     assert repetitions.happened("b", 2.5) == ""

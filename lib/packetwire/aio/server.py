@@ -349,7 +349,7 @@ class _Session:
             )
         except OSError as error:
             if self.asked_to_leave is None:
-                self._admission.warn("handshake", "a %s was not let in: %s", self.name, error)
+                self._admission.warn("handshake", "a client was not let in: %s (%s)", error, self.name)
             return
         try:
             await self._serve_client(tls)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from packetwire.addresses import Address, UnixAddress
+from packetwire.cli.failure import EXIT_USAGE, CommandFailed
+
 UNITS = {"": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 _MULTIPLES = {unit.lower(): multiple for unit, multiple in UNITS.items()}
@@ -42,3 +45,26 @@ def _digits(text: str) -> int:
 def _octets(text: str) -> int:
     number = text.rstrip("kKmMgGiIbB")
     return _digits(number) * _MULTIPLES[text[len(number) :].lower()]
+
+
+def add_admission_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say who may come in."""
+    parser.add_argument(
+        "--max-per-address",
+        type=whole_number(1),
+        metavar="N",
+        help="clients at a time from one IP address (default: no other limit than that for all)",
+    )
+    parser.add_argument(
+        "--allow-uid",
+        type=whole_number(0),
+        action="append",
+        metavar="UID",
+        help="the number of a user who may connect to a unix: address; can be given several times (default: you)",
+    )
+
+
+def check_admission_options(args: argparse.Namespace, address: Address) -> None:
+    """Raises `CommandFailed` for an option that makes no sense at that address."""
+    if args.allow_uid and not isinstance(address, UnixAddress):
+        raise CommandFailed(f"--allow-uid is for a unix: address, not for {address}", EXIT_USAGE)

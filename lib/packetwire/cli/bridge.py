@@ -16,7 +16,7 @@ from packetwire.bridge import DEFAULT_MAX_CLIENTS, Bridge, listens_at
 from packetwire.capture import CaptureError, CaptureWriter
 from packetwire.cli import curve
 from packetwire.cli.addressing import address, check_connectable
-from packetwire.cli.arguments import whole_number
+from packetwire.cli.arguments import add_admission_options, check_admission_options, whole_number
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
 from packetwire.cli.tls import client_ssl_context, server_ssl_context
@@ -58,8 +58,9 @@ def add_parser(commands: Any) -> None:
         type=whole_number(1),
         default=DEFAULT_MAX_CLIENTS,
         metavar="N",
-        help=f"clients at a time; more are closed (default: {DEFAULT_MAX_CLIENTS})",
+        help=f"clients at a time; an idle one makes room, else more are closed (default: {DEFAULT_MAX_CLIENTS})",
     )
+    add_admission_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no lines on standard error but what ends the bridge")
     tls_a = parser.add_argument_group("if A is a tls: address to listen at")
     tls_a.add_argument("--cert", metavar="FILE", help="our certificate, in PEM")
@@ -116,6 +117,7 @@ def _make_bridge(args: argparse.Namespace, opened: ExitStack) -> Bridge:
     tls_b = argparse.Namespace(
         address=args.b, cafile=args.cafile, server_name=args.server_name, cert=None, key=None
     )
+    check_admission_options(args, args.a)
     if args.connect and (args.curve_key or args.curve_clients):
         raise CommandFailed("--curve-key and --curve-clients are for an A to listen at", EXIT_USAGE)
     ssl_context_a = None if args.connect else server_ssl_context(tls_a)
@@ -125,6 +127,8 @@ def _make_bridge(args: argparse.Namespace, opened: ExitStack) -> Bridge:
         curve.to_connect(args.b, args.curve_server, args.curve_client_key),
         connect_a=args.connect,
         max_clients=args.max_clients,
+        max_per_address=args.max_per_address,
+        allow_uids=args.allow_uid,
         capture=None if args.tap is None else opened.enter_context(_open_tap(args.tap)),
         ssl_context_a=ssl_context_a,
         ssl_context_b=ssl_context_b,

@@ -11,7 +11,7 @@ from typing import Any
 
 from packetwire.cli import curve
 from packetwire.cli.addressing import address, seconds
-from packetwire.cli.arguments import whole_number
+from packetwire.cli.arguments import add_admission_options, check_admission_options, whole_number
 from packetwire.cli.failure import EXIT_FAILED, CommandFailed
 from packetwire.cli.named import MakeService, described, find_service
 from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
@@ -56,8 +56,10 @@ def add_parser(commands: Any) -> None:
         type=whole_number(1),
         default=DEFAULT_MAX_CONNECTIONS,
         metavar="N",
-        help=f"clients at a time; more are turned away (default: {DEFAULT_MAX_CONNECTIONS})",
+        help="clients at a time; idle ones make room, or more are turned away "
+        f"(default: {DEFAULT_MAX_CONNECTIONS})",
     )
+    add_admission_options(parser)
     parser.add_argument(
         "--handlers",
         type=handlers,
@@ -99,8 +101,14 @@ def handlers(text: str) -> int | str:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal, or the only client, ends it; returns the exit status."""
     make_service = _with_options(find_service(args.service), args.handlers, args.error_detail)
+    check_admission_options(args, args.address)
     place = curve.to_serve(args.address, args.curve_key, args.curve_clients)
-    limits = {"max_connections": args.max_connections, "drain_timeout": args.drain}
+    limits: dict[str, Any] = {
+        "max_connections": args.max_connections,
+        "max_per_address": args.max_per_address,
+        "allow_uids": args.allow_uid,
+        "drain_timeout": args.drain,
+    }
     with (
         stop_signals() as (told, tell),
         log_shown(args.quiet),

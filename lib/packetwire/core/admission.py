@@ -102,18 +102,21 @@ def who_gives_way(occupants: Collection[OccupantT], now: float) -> OccupantT | N
 
 
 class Repetitions:
-    """Counts what is worth one line in a log each second, however often it happens."""
+    """Counts what is worth a few lines in a log each second, however often it happens."""
 
-    def __init__(self, interval: float = 1.0) -> None:
+    def __init__(self, lines: int = 5, interval: float = 1.0) -> None:
+        self._lines = lines
         self._interval = interval
-        self._last: dict[str, float] = {}
-        self._held_back: dict[str, int] = {}
+        self._begun: dict[str, float] = {}
+        self._times: dict[str, int] = {}  # since then
 
     def happened(self, kind: str, now: float) -> str | None:
         """What to put behind the line about this, which may count those before; None if it is held back."""
-        if kind in self._last and now - self._last[kind] < self._interval:
-            self._held_back[kind] = self._held_back.get(kind, 0) + 1
+        held_back = 0
+        if kind not in self._begun or now - self._begun[kind] >= self._interval:
+            held_back = self._times.get(kind, 0) - self._lines
+            self._begun[kind], self._times[kind] = now, 0
+        self._times[kind] += 1
+        if self._times[kind] > self._lines:
             return None
-        self._last[kind] = now
-        held_back = self._held_back.pop(kind, 0)
-        return f" ({held_back} more like this before)" if held_back else ""
+        return f" ({held_back} more like this before)" if held_back > 0 else ""
