@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from packetwire.core.timelimits import seconds_of
 from packetwire.errors import LocalProtocolError
+from packetwire.streams import forking
+from packetwire.streams.sockets import connect_tcp
 from packetwire.streams.zmqpeers import DEFAULT_IDLE_LIMIT
 
 if TYPE_CHECKING:
@@ -239,7 +241,7 @@ class UnixAddress:
 
     def open(self, timeout: float) -> Any:
         """Connect, within `timeout` seconds. Raises OSError."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock = forking.guarded_socket(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
             sock.settimeout(timeout)
             sock.connect(self.path)
@@ -250,7 +252,7 @@ class UnixAddress:
         except BaseException:
             sock.close()
             raise
-        return sock, sock, sock.close
+        return sock, sock, partial(forking.close_socket, sock)
 
 
 @dataclass(frozen=True)
@@ -301,13 +303,13 @@ class TcpAddress:
     def open(self, timeout: float) -> Any:
         """Connect, within `timeout` seconds. Raises OSError."""
         sock = self.connect(timeout)
-        return sock, sock, sock.close
+        return sock, sock, partial(forking.close_socket, sock)
 
     def connect(self, timeout: float) -> socket.socket:
         """The socket. Raises OSError."""
         if not self.port:
             raise LocalProtocolError(f"{self}: port 0 is for listening, there is nothing to connect to")
-        sock = socket.create_connection((self.host, self.port), timeout)
+        sock = connect_tcp(self.host, self.port, timeout)
         sock.settimeout(None)
         keep_alive(sock, self.user_timeout)
         return sock
@@ -330,7 +332,7 @@ class TlsAddress(TcpAddress):
         sock = self.connect(timeout)
         try:
             return start_tls(
-                open_stream(lambda: (sock, sock, sock.close)),
+                open_stream(lambda: (sock, sock, partial(forking.close_socket, sock))),
                 context,
                 server_name=server_name or self.host,
                 timeout=max(0.0, deadline - time.monotonic()),

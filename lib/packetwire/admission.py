@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeGuard, TypeVar
 from packetwire.core.admission import Answer, Occupant, Places, Repetitions, who_gives_way
 from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RemoteProtocolError
 from packetwire.listeners import BACKLOG, Acceptor, Listener
+from packetwire.streams import forking
 from packetwire.streams.credentials import peer_uid
 from packetwire.streams.fds import check_descriptors_left
 from packetwire.streams.zmqpeers import THE_END, PeerStream
@@ -60,6 +61,12 @@ GuestT = TypeVar("GuestT", bound=Guest)
 def is_exhaustion(error: BaseException | None) -> TypeGuard[OSError]:
     """Whether the system is out of descriptors or memory, which is not the fault of one client."""
     return isinstance(error, OSError) and error.errno in EXHAUSTED
+
+
+def _accept_from(listening: Acceptor) -> Client:
+    if isinstance(listening, socket.socket):
+        return forking.guarded_socket(lambda: listening.accept()[0])
+    return listening.accept()[0]
 
 
 def check_places(what: str, value: int | None, *, optional: bool = False) -> None:
@@ -129,8 +136,7 @@ class Admission(Generic[GuestT]):
         """A client that waits and may come in, or None. Raises OSError if nobody can be accepted any more."""
         try:
             check_descriptors_left(DESCRIPTORS_OF_A_CLIENT)
-            client: Client
-            client, _ = listening.accept()
+            client = _accept_from(listening)
         except OSError as error:
             if error.errno in LISTENER_BROKEN:
                 raise

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from packetwire.errors import ConnectionEnded, PacketwireError
+from packetwire.streams import forking
 from packetwire.streams.bytestream import Buffers, ByteStream, ReadHalf, WriteHalf
 
 __all__ = ["CaptureDecoder", "CaptureError", "CaptureWriter", "Kind", "Record"]
@@ -159,7 +160,9 @@ class CaptureWriter:
         self._lock = threading.Lock()
         self._since = time.time_ns() - time.monotonic_ns()  # times only go up, even if the clock is set
         self._number = 0
-        self._fd = _open(self.path)
+        with forking.opening():
+            self._fd = _open(self.path)
+            forking.register(self)
         try:
             self._continue()
         except BaseException:
@@ -221,10 +224,16 @@ class CaptureWriter:
 
     def close(self) -> None:
         """Close the file. A second call does nothing."""
-        with self._lock:
+        with self._lock, forking.opening():
             fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the file, and its lock, are the parent's."""
+        self._lock = threading.Lock()
+        fd, self._fd = self._fd, -1
+        forking.close_copy(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -239,7 +248,8 @@ class CaptureWriter:
 
 
 def _open(path: str) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+    fd = forking.above_standard(os.open(path, flags, FILE_MODE))
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise CaptureError(f"{path!r} is no regular file: a capture must not have to wait for a reader")
@@ -301,6 +311,9 @@ class CapturedStream(ByteStream):
 
     def end_reason(self) -> ConnectionEnded | None:
         return self._inner.end_reason()
+
+    def hint(self) -> str:
+        return self._inner.hint()
 
     def end_write(self) -> None:
         self._connection.record(Kind.FORTH)

@@ -30,6 +30,7 @@ from packetwire.face import (
     ConnectionFace,
     request_arguments,
 )
+from packetwire.streams import forking
 from packetwire.streams.open import PacketConnectionRecvSend, open_stream
 from packetwire.threaded.driver import Driver
 from packetwire.threaded.spinning import DEFAULT_SPIN
@@ -144,6 +145,11 @@ class PacketConnection(ConnectionFace[Driver]):
             raise LocalProtocolError(f"spin must be 0 or more seconds, got {spin!r}")
         self.packet_grace = DEFAULT_PACKET_GRACE if packet_grace is None else packet_grace
         self.spin = spin
+        self.after_fork()
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: another thread may have held the locks, and does not exist here."""
         self._lock = threading.Lock()
         self._opening = threading.Lock()
 
@@ -296,7 +302,7 @@ class PacketConnection(ConnectionFace[Driver]):
         what = f"request {tag}" + (f" ({label})" if label else "") + (f" on channel {channel}" if channel else "")
         partial_octets = driver.engine.partial_octets
         hint = f"; a packet has begun: {partial_octets[:100]!r}" if partial_octets else ""
-        return f"{self}: no response to {what}, rq_type {rq_type}, within {timeout} s{hint}"
+        return f"{self}: no response to {what}, rq_type {rq_type}, within {timeout} s{hint}{driver.stream.hint()}"
 
     def submit(
         self,

@@ -115,12 +115,14 @@ class ConnectionFace(Generic[DriverT]):
         env: Any = None,
         forward_stderr: bool = False,
         exit_timeout: float | None = None,
+        process_group: bool | int | None = None,
         **connection: Any,
     ) -> Self:
         """A connection to a child process over its standard input and output, started at each opening.
 
         The child's standard error is kept, and quoted by `ChildExited`; with `forward_stderr` it is passed
         on to ours too. At close the child has `exit_timeout` seconds to leave, then it is terminated.
+        `process_group`, and what happens to processes that the child leaves behind: see `child`.
         """
         from packetwire.streams.process import EXIT_WAIT, child
 
@@ -131,6 +133,7 @@ class ConnectionFace(Generic[DriverT]):
             env=env,
             forward_stderr=forward_stderr,
             exit_timeout=EXIT_WAIT if exit_timeout is None else exit_timeout,
+            process_group=process_group,
         )
         return cls(start, name if name is not None else argv[0], **connection)
 

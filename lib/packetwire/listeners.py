@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from packetwire.addresses import (
@@ -34,6 +35,7 @@ from packetwire.addresses import (
     naming,
 )
 from packetwire.errors import LocalProtocolError
+from packetwire.streams import forking
 from packetwire.streams.zmqpeers import PeerStream
 
 if TYPE_CHECKING:
@@ -91,11 +93,19 @@ class Listener:
         for sock in sockets:
             if isinstance(sock, socket.socket):
                 sock.setblocking(False)  # a client may be gone again between the poll and the accept
+        forking.register(self)
 
     def close(self) -> None:
         """Accept no more. A second call does nothing."""
         for sock in self.sockets:
-            sock.close()
+            if isinstance(sock, socket.socket):
+                forking.close_socket(sock)
+            else:
+                sock.close()
+        self.sockets = []
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the parent accepts, and removes its file."""
         self.sockets = []
 
 
@@ -145,7 +155,7 @@ def _listen_unix(address: UnixAddress, mode: int) -> Listener:
 @contextmanager
 def _socket_with_file(path: str, mode: int = SOCKET_MODE) -> Iterator[socket.socket]:
     """A socket that listens at `path`, in place of one that nobody answers on. After an error it is gone again."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = forking.guarded_socket(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     try:
         with _others_kept_out(path):
             _remove_stale(path)
@@ -170,7 +180,7 @@ def _remove_stale(path: str) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise FileExistsError(errno.EEXIST, "there is a file that is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with forking.guarded_socket(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
         probe.setblocking(False)
         try:
             probe.connect(path)
@@ -200,59 +210,60 @@ def _others_kept_out(path: str) -> Iterator[None]:
             if lock is not None:
                 with suppress(OSError):
                     os.unlink(lock_path)  # before it is given up: who waits for it notices, and makes a new one
-                os.close(lock)
+                lock.close()
 
 
 @contextmanager
 def _directory_locked(path: str) -> Iterator[None]:
     try:
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        directory = forking.Descriptor(lambda: os.open(path, os.O_RDONLY | os.O_DIRECTORY))
     except PermissionError:
         yield
         return
     try:
         with suppress(OSError):
-            _lock(directory, DIRECTORY_LOCK_SECONDS)
+            _lock(directory.fd, DIRECTORY_LOCK_SECONDS)
         yield
     finally:
-        os.close(directory)
+        directory.close()
 
 
-def _take_lock_file(path: str) -> int | None:
+def _take_lock_file(path: str) -> forking.Descriptor | None:
     """The descriptor of the lock file, locked; None where there can be none. Raises OSError if it stays locked."""
     while True:
         lock = _open_lock_file(path)
         if lock is None:
             return None
         try:
-            _lock(lock, LOCK_SECONDS)
-            found = os.fstat(lock)
+            _lock(lock.fd, LOCK_SECONDS)
+            found = os.fstat(lock.fd)
             with suppress(FileNotFoundError):
                 if _identity(path) == (found.st_dev, found.st_ino):
                     return lock
         except BlockingIOError as error:
-            os.close(lock)
+            lock.close()
             raise OSError(error.errno, f"another program has locked {path}") from error
         except BaseException:
-            os.close(lock)
+            lock.close()
             raise
-        os.close(lock)  # its former owner is done and has removed it
+        lock.close()  # its former owner is done and has removed it
 
 
-def _open_lock_file(path: str) -> int | None:
+def _open_lock_file(path: str) -> forking.Descriptor | None:
     """Open a regular file of our user and nobody else's, which is made if there is none."""
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, LOCK_MODE)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        lock = forking.Descriptor(lambda: os.open(path, flags, LOCK_MODE))
     except FileNotFoundError:
         return None  # there is no directory, as binding is about to say
     except OSError as error:
         logger.warning("%s is not used as a lock: %s", path, error.strerror)
         return None
-    found = os.fstat(lock)
+    found = os.fstat(lock.fd)
     if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
-        os.fchmod(lock, LOCK_MODE)  # whatever the umask is
+        os.fchmod(lock.fd, LOCK_MODE)  # whatever the umask is
         return lock
-    os.close(lock)
+    lock.close()
     logger.warning("%s is not used as a lock: it belongs to someone else, or is no regular file", path)
     return None
 
@@ -317,7 +328,8 @@ def _listen_all(places: Sequence[tuple[socket.AddressFamily, Any]]) -> list[sock
         for family, (host, port, *more) in places:
             port = sockets[0].getsockname()[1] if sockets else port  # noqa: PLW2901
             try:
-                sockets.append(socket.create_server((host, port, *more), family=family, backlog=BACKLOG))
+                place = (host, port, *more)
+                sockets.append(forking.guarded_socket(partial(_create_server, place, family)))
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise
@@ -329,6 +341,10 @@ def _listen_all(places: Sequence[tuple[socket.AddressFamily, Any]]) -> list[sock
             sock.close()
         raise
     return sockets
+
+
+def _create_server(place: Any, family: socket.AddressFamily) -> socket.socket:
+    return socket.create_server(place, family=family, backlog=BACKLOG)
 
 
 # ZMQ

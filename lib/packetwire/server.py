@@ -38,6 +38,7 @@ from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
 from packetwire.listeners import OPEN_SOCKET_MODE, SOCKET_MODE, Acceptor, Listener, check_listenable, listen
 from packetwire.service import HasPacketConnection
+from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.credentials import checked_uids
 from packetwire.streams.open import PacketConnectionRecvSend
@@ -200,6 +201,7 @@ class Server:
             allow_uids=allow_uids,
             farewell=THE_END if ssl_context is None else b"",
         )
+        forking.register(self)
         self._thread = threading.Thread(target=self._run, name=f"packetwire-{self.address}", daemon=True)
         try:
             if client is not None:
@@ -245,6 +247,12 @@ class Server:
     ) -> None:
         self.stop(None if exc_type is None else min(ABANDON_TIMEOUT, self._drain_timeout))
         self.wait()
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the server is the parent's; here it has ended."""
+        self._stop_lock = threading.Lock()
+        self._sessions.clear()
+        self._over.clear()
 
     # all below runs in the accepting thread
 

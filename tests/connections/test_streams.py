@@ -301,7 +301,8 @@ def portable(monkeypatch):
     """As if the system had only poll and pipes."""
     monkeypatch.delattr(os, "eventfd")
     monkeypatch.setattr(fds, "_RWF_NOWAIT", None)
-    monkeypatch.setattr(process, "_open_pidfd", lambda pid: None)
+    monkeypatch.delattr(os, "pidfd_open")
+    monkeypatch.delattr(os, "waitid")
     monkeypatch.setattr(driver, "open_parking", PollParking)
 
 

@@ -121,6 +121,11 @@ class Answering:
             self._run_handler(self._held.popleft())
         self.resume_workers()
 
+    def after_fork(self) -> None:
+        """In the child of a fork."""
+        if self._workers is not None:
+            self._workers.after_fork()
+
     def resume_workers(self) -> None:
         """The same for those only that run in workers."""
         if self._workers is not None:

@@ -22,6 +22,8 @@ class CapturedTransport:
         self.stop_reading = inner.stop_reading
         self.stop = inner.stop
         self.hurry = inner.hurry
+        self.after_fork = inner.after_fork
+        self.hint = inner.hint
 
     @property
     def process(self) -> Popen[bytes] | None:

@@ -312,6 +312,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
             what += f" on channel {request.channel}"
         partial_octets = driver.engine.partial_octets
         hint = f"; a packet has begun: {partial_octets[:100]!r}" if partial_octets else ""
+        hint += driver.transport.hint()
         return f"{self}: no response to {what}, rq_type {rq_type}, within {timeout} s{hint}"
 
     def map(

@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Container, Sequence
+from contextlib import suppress
 
 from packetwire.aio.answering import Answering
+from packetwire.aio.loops import guard_loop
 from packetwire.aio.request import RequestFuture, deliver, refuse
 from packetwire.aio.transport import Transport
 from packetwire.core.channels import Channels, RequestHandler
@@ -30,6 +30,7 @@ from packetwire.core.events import Event, RequestReceived, ResponseReceived, Str
 from packetwire.core.packets import BytesLike, check_payload
 from packetwire.core.requests import Outcome
 from packetwire.errors import ConnectionEnded, LimitExceeded, RequestTimeout, ended_by
+from packetwire.streams import forking
 from packetwire.streams.fds import READ_SIZE
 from packetwire.threaded.driver import END_GRACE
 from packetwire.threaded.waiter import Response
@@ -114,7 +115,8 @@ class Driver:
 
     async def start(self) -> None:
         """Begin to read. If nobody closes it, that is done when the loop shuts down."""
-        _drivers.add(self)
+        forking.register(self)
+        guard_loop(self.loop)
         self._life = self._live()
         await anext(self._life)
         self.transport.start(self)
@@ -230,13 +232,21 @@ class Driver:
             self.transport.stop()
             await self._answering.stop()
         finally:
-            _drivers.discard(self)
             self.trailing_octets = await self.transport.close(self.engine.trailing_octets)
 
     def after_fork(self) -> None:
-        """In a forked child: the connection, and the loop's selector, belong to the parent."""
-        self._forked = True
-        self.engine.fail(ConnectionEnded(f"{self.name} was opened in process {os.getppid()}; this is a fork"))
+        """In the child of a fork: the connection, and the loop's selector, belong to the parent."""
+        self._forked = self._torn_down = True
+        self.transport.after_fork()
+        self._answering.after_fork()
+        cause = ConnectionEnded(f"{self.name} was opened in process {os.getppid()}; this is a fork")
+        with suppress(RuntimeError):  # in a thread beside the loop, which does not go on here
+            self._received_all.set()
+            for event in self.engine.fail(cause):
+                if isinstance(event, StreamEnded):
+                    for waiter in event.lost:
+                        refuse(waiter, cause.for_waiter())
+            self._fail_waiting(cause)
 
     # calls
 
@@ -578,14 +588,3 @@ def _give_up(future: asyncio.Future[bool]) -> None:
     if not future.done():
         future.set_result(False)
 
-
-_drivers: weakref.WeakSet[Driver] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for driver in list(_drivers):
-        driver.after_fork()
-
-
-if hasattr(os, "register_at_fork") and sys.platform != "win32":
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -65,6 +65,9 @@ class PolledTransport:
     def half_closes(self) -> bool:
         return self.stream.half_closes
 
+    def hint(self) -> str:
+        return self.stream.hint()
+
     # reading
 
     def _readable(self) -> None:
@@ -166,6 +169,11 @@ class PolledTransport:
 
     def hurry(self) -> None:
         self.stream.hurry()
+
+    def after_fork(self) -> None:
+        self._reading = False
+        self._to_read = self._to_write = None
+        self._rest = ()
 
     async def close(self, trailing: bytes) -> bytes:
         if not self._may_wait:

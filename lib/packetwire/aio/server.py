@@ -30,6 +30,7 @@ from packetwire.addresses import (
 from packetwire.admission import Admission, check_places, is_exhaustion, name_of, origin_of
 from packetwire.aio.blocking import in_thread, to_the_end_in_thread
 from packetwire.aio.connection import AsyncPacketConnection
+from packetwire.aio.loops import guard_loop
 from packetwire.aio.service import AsyncHasPacketConnection
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, PeerClosed
@@ -45,6 +46,7 @@ from packetwire.server import (
     mode_for,
     users_of,
 )
+from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import PacketConnectionRecvSend
 from packetwire.streams.zmqpeers import THE_END, PeerStream
@@ -151,7 +153,14 @@ class AsyncServer:
         if client is not None:
             self._start_session(client)
         self._accept_clients()
+        self._forked = False
         self._task = self._loop.create_task(self._run(), name=f"packetwire-{self.address}")
+        forking.register(self)
+        guard_loop(self._loop)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the server, and the loop, are the parent's; here it has ended."""
+        self._forked = True
 
     @property
     def connections(self) -> int:
@@ -173,6 +182,8 @@ class AsyncServer:
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, at most `timeout` seconds: whether it has. Not to be awaited by a handler."""
+        if self._forked:
+            return True
         done, _ = await asyncio.wait([self._task], timeout=time_limit(timeout))
         return bool(done)
 

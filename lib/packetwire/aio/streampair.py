@@ -55,6 +55,9 @@ class StreamPairTransport:
     def half_closes(self) -> bool:
         return self._transport.get_extra_info("sslcontext") is None
 
+    def hint(self) -> str:
+        return ""
+
     # reading
 
     async def _read(self) -> None:
@@ -110,6 +113,9 @@ class StreamPairTransport:
     def hurry(self) -> None:
         if self._owned:
             self._transport.abort()
+
+    def after_fork(self) -> None:
+        self._reading = False  # the rest is asyncio's
 
     async def close(self, trailing: bytes) -> bytes:
         with suppress(Exception):  # a transport that is closed may not know limits any more

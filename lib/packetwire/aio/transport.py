@@ -62,6 +62,10 @@ class Transport(Protocol):
         """Whether the end of what is read is that of one direction, and says nothing more."""
         ...
 
+    def hint(self) -> str:
+        """What is known of an other end that says nothing; mostly ""."""
+        ...
+
     def start(self, receiver: Receiver) -> None:
         """Begin to read."""
         ...
@@ -80,6 +84,10 @@ class Transport(Protocol):
 
     def hurry(self) -> None:
         """Someone is impatient: `close` shall wait for nobody."""
+        ...
+
+    def after_fork(self) -> None:
+        """In the child of a fork: forget the loop's selector, which is the parent's, without a change of it."""
         ...
 
     async def close(self, trailing: bytes) -> bytes:

@@ -125,6 +125,13 @@ class Workers:
         for thread in leaving:
             thread.join(JOIN_SECONDS)
 
+    def after_fork(self) -> None:
+        """In the child of a fork: the workers are the parent's, and the one that forked has nothing left to do."""
+        self._lock = threading.Lock()
+        self._stopping = True
+        self._jobs.clear()
+        self._threads.clear()
+
     # in a worker
 
     def _work(self) -> None:

@@ -122,6 +122,10 @@ class ByteStream:
         """Why the stream ended, if that is known better than by its end; may wait up to a second."""
         return None
 
+    def hint(self) -> str:
+        """What is known of an other end that says nothing, to be put behind the text of a timeout; mostly ""."""
+        return ""
+
     def end_write(self) -> None:
         """Nothing more is written."""
         self.writer.end()

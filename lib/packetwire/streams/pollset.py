@@ -6,13 +6,17 @@ import select
 from collections.abc import Iterable
 from typing import Any
 
+from packetwire.streams import forking
+
 
 class PollSet:
     """Made of epoll or kqueue, whose descriptors can themselves be polled."""
 
     def __init__(self, fds: Iterable[int]) -> None:
-        self._epoll: Any = select.epoll() if hasattr(select, "epoll") else None
-        self._kqueue: Any = None if self._epoll is not None else select.kqueue()  # type: ignore[attr-defined]
+        with forking.opening():
+            self._epoll: Any = select.epoll() if hasattr(select, "epoll") else None
+            self._kqueue: Any = None if self._epoll is not None else select.kqueue()  # type: ignore[attr-defined]
+            forking.register(self, first=True)
         for fd in fds:
             self.add(fd)
 
@@ -38,4 +42,9 @@ class PollSet:
 
     def close(self) -> None:
         """A second call does nothing."""
+        with forking.opening():
+            (self._epoll or self._kqueue).close()
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the set is the parent's, so nothing is taken out of it."""
         (self._epoll or self._kqueue).close()

@@ -6,6 +6,7 @@ and watches its pid: a grandchild may hold the pipes open long after the child i
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import shlex
@@ -18,9 +19,14 @@ from typing import Any, cast
 
 from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ChildExited, ConnectionEnded, PeerClosed
+from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream, ReadHalf, WriteHalf
+from packetwire.streams.exits import ChildExit
 from packetwire.streams.fds import FdReader, FdWriter, ready
+from packetwire.streams.standard import forward_to_standard_error, has_controlling_terminal, standard_taken
 from packetwire.streams.wakeup import Wakeup
+
+logger = logging.getLogger("packetwire")
 
 STDERR_KEPT = 64 << 10
 EXIT_WAIT = 1.0
@@ -28,8 +34,14 @@ EXIT_WAIT = 1.0
 TERM_WAIT = 0.5
 """Seconds between SIGTERM and SIGKILL."""
 STDERR_WAIT = 0.25
+STDERR_READS = 16
+"""Reads of standard error behind the exit of the child: a process that it has left behind may go on writing."""
+MONITOR_WAIT = 2.0
+"""Seconds for the monitor thread to end, which has nothing left to do."""
 POLL_INTERVAL = 0.05
 """Seconds between two looks at a pid where the system has no descriptor for it."""
+STOPPED_INTERVAL = 1.0
+"""Seconds between two looks whether a child is stopped that the terminal may stop."""
 
 _STDERR_QUOTED = 2000
 _COMMAND_QUOTED = 200
@@ -42,13 +54,22 @@ def child(
     env: Mapping[str, str] | None = None,
     forward_stderr: bool = False,
     exit_timeout: float = EXIT_WAIT,
+    process_group: bool | int | None = None,
     **popen: Any,
 ) -> Callable[[], ByteStream]:
     """A `recv_send` that starts `argv` at each opening of the connection and ends it at each close.
 
     At close the child gets end-of-file on its standard input, `exit_timeout` seconds to leave, then
     SIGTERM, then SIGKILL. Its standard error is kept for error messages; with `forward_stderr` it is
-    passed on to ours as well. Further arguments go to `subprocess.Popen`.
+    passed on to ours as well.
+
+    With a process group of its own all of the group is ended at close, also what a shell or a wrapper
+    has started and left behind; but Ctrl-C and Ctrl-Z at the terminal do not reach it, and it cannot ask for a
+    password there. `process_group` is True or 0 for that, False for a child in our group, and None for
+    a group of its own only where this process has no controlling terminal; another number is that of a
+    group which it joins.
+
+    Further arguments go to `subprocess.Popen`.
     """
     if isinstance(argv, str | bytes):
         raise TypeError(f"argv must be a sequence of strings, got {argv!r}; for a shell use ['sh', '-c', …]")
@@ -59,8 +80,8 @@ def child(
 
     def start() -> ByteStream:
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen
-        process: subprocess.Popen[bytes]
-        process = cast(Any, subprocess.Popen)(argv, bufsize=0, cwd=cwd, env=env, **options)
+        options |= _group_option(process_group, popen)
+        process = _start(argv, cwd=cwd, env=env, **options)
         assert process.stdin
         assert process.stdout
         return ProcessStream(
@@ -73,6 +94,25 @@ def child(
         )
 
     return start
+
+
+def _group_option(process_group: bool | int | None, popen: Mapping[str, Any]) -> dict[str, int]:
+    if process_group is None:
+        decided = popen.get("start_new_session") or popen.get("preexec_fn")
+        return {} if decided or has_controlling_terminal() else {"process_group": 0}
+    if isinstance(process_group, bool):
+        return {"process_group": 0} if process_group else {}
+    return {"process_group": process_group}
+
+
+def _start(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    # as one step for a fork in another thread, which would get the child's ends of the pipes, too
+    with forking.opening(), standard_taken():
+        process: subprocess.Popen[bytes] = cast(Any, subprocess.Popen)(argv, bufsize=0, **options)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                forking.guard(pipe)
+    return process
 
 
 class ProcessStream(ByteStream):
@@ -96,10 +136,11 @@ class ProcessStream(ByteStream):
         self._stderr = bytearray()
         self._stderr_read = threading.Event()
         self._stop = Wakeup()
-        self._pidfd = _open_pidfd(process.pid)
+        self._exit = ChildExit(process, leads_group=owned and _leads_group(process.pid))
         self._monitor = threading.Thread(target=self._watch, name=f"packetwire-child-{process.pid}", daemon=True)
         self._on_exit: Callable[[ConnectionEnded], None] | None = None
         self._closed = False
+        forking.register(self)
 
     @property
     def argv(self) -> list[str]:
@@ -109,7 +150,7 @@ class ProcessStream(ByteStream):
 
     @property
     def stderr(self) -> bytes:
-        """The last octets of the child's standard error."""
+        """The last bytes of the child's standard error."""
         return bytes(self._stderr)
 
     def start(self, on_exit: Callable[[ConnectionEnded], None]) -> None:
@@ -117,13 +158,24 @@ class ProcessStream(ByteStream):
         self._monitor.start()
 
     def end_write(self) -> None:
-        if self._owned and self.process.stdin and not self.process.stdin.closed:
-            self.process.stdin.close()
+        if self._owned and not self._closed:
+            _close_pipe(self.process.stdin)
 
     def end_reason(self) -> ConnectionEnded:
-        if self._wait_exit(EXIT_WAIT):
+        if self._exit.wait(EXIT_WAIT):
             return self._exited()
-        return PeerClosed(f"{self._described()} closed its standard output and still runs" + self._quoted_stderr())
+        return PeerClosed(
+            f"{self._described()} closed its standard output and still runs" + self.hint() + self._quoted_stderr()
+        )
+
+    def hint(self) -> str:
+        number = self._exit.stopped_by
+        if number is None:
+            return ""
+        text = f"; {self._described()} is stopped by signal {number} ({_signal_name(number)})"
+        if number in (signal.SIGTTIN, signal.SIGTTOU):
+            text += ": it asks on the terminal, which it cannot in a process group of its own (process_group=False)"
+        return text
 
     def hurry(self) -> None:
         self._exit_timeout = 0.0
@@ -137,33 +189,51 @@ class ProcessStream(ByteStream):
                 self._end_child()
         finally:
             # also when the waiting is interrupted, by Ctrl-C, say
-            if self._owned and self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
+            if self._owned:
+                self._kill_child()
             self._stop.set()
             if self._monitor.ident is not None:
-                self._monitor.join()
+                self._monitor.join(MONITOR_WAIT)
             super().close()
-            if self._owned and self.process.stderr:
-                self.process.stderr.close()
-            if self._pidfd is not None:
-                os.close(self._pidfd)
-                self._pidfd = None
+            if self._owned:
+                _close_pipe(self.process.stderr)
+            self._exit.close()
             self._stop.close()
 
     def _end_child(self) -> None:
-        """Close its pipes and see it go; it may have to be terminated."""
-        process = self.process
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                pipe.close()
-        if not self._wait_exit(self._exit_timeout):
-            process.terminate()
-            self._wait_exit(TERM_WAIT)
+        """Close its pipes and see it go, with its group; it may have to be terminated."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            _close_pipe(pipe)
+        child = self._exit
+        deadline = time.monotonic() + self._exit_timeout
+        if child.wait(self._exit_timeout) and child.wait_for_group(deadline - time.monotonic()):
+            return
+        if stopped := self.hint():
+            logger.warning("%s", stopped.removeprefix("; "))
+        child.signal(signal.SIGTERM)
+        child.signal(signal.SIGCONT)  # one that is stopped sees SIGTERM only then
+        deadline = time.monotonic() + TERM_WAIT
+        if child.wait(TERM_WAIT):
+            child.wait_for_group(deadline - time.monotonic())
+
+    def _kill_child(self) -> None:
+        """Have nothing left of it."""
+        child = self._exit
+        if not (child.look() and child.wait_for_group(0)):
+            child.signal(signal.SIGKILL)
+        if not child.reap():
+            logger.error("%s does not end; it is left behind", self._described())
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the process is the parent's."""
+        self._closed = True
+        if self._owned:
+            cast(Any, self.process)._waitpid_lock = threading.Lock()
+            self.process.poll()  # it is no child of ours, which the Popen is to know
 
     def _exited(self) -> ChildExited:
         self._stderr_read.wait(STDERR_WAIT)
-        returncode = self.process.returncode
+        returncode = self._exit.returncode
         if returncode is None:
             how = "is gone"
         elif returncode >= 0:
@@ -187,23 +257,10 @@ class ProcessStream(ByteStream):
         text = bytes(self._stderr[-_STDERR_QUOTED:]).decode("utf-8", errors="replace").rstrip()
         return f"; its standard error ends:\n{text}" if text else ""
 
-    def _wait_exit(self, seconds: float) -> bool:
-        """Wait until the child has exited, at most `seconds`."""
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            if self._pidfd is None:
-                time.sleep(min(POLL_INTERVAL / 10, left))
-                continue
-            poller = select.poll()
-            poller.register(self._pidfd, select.POLLIN)
-            poller.poll(left * 1000 + 1)
-        return True
+    # the monitor thread
 
     def _watch(self) -> None:
-        """The monitor thread: until told to stop, read standard error and see the child exit."""
+        """Until told to stop, read standard error and see the child exit."""
         poller = select.poll()
         poller.register(self._stop.fileno(), select.POLLIN)
         stderr_fd = self.process.stderr.fileno() if self._owned and self.process.stderr else None
@@ -211,58 +268,70 @@ class ProcessStream(ByteStream):
             self._stderr_read.set()
         else:
             poller.register(stderr_fd, select.POLLIN)
-        if self._pidfd is not None:
-            poller.register(self._pidfd, select.POLLIN)
-        reported = False
+        pidfd = self._exit.fileno()
+        if pidfd is not None:
+            poller.register(pidfd, select.POLLIN)
+        may_be_stopped = self._exit.leads_group and has_controlling_terminal()
+        reported, stopped = False, ""
         while True:
-            interval = None if self._pidfd is not None or reported else POLL_INTERVAL * 1000
+            interval = None
+            if not reported and (pidfd is None or may_be_stopped):
+                interval = (POLL_INTERVAL if pidfd is None else STOPPED_INTERVAL) * 1000
             events = {fd for fd, _ in poller.poll(interval)}
+            if self._stop.fileno() in events:
+                return
             if stderr_fd in events and stderr_fd is not None and not self._read_stderr(stderr_fd):
                 poller.unregister(stderr_fd)
                 stderr_fd = None
-            if not reported and self.process.poll() is not None:
+            if not reported and self._exit.look():
                 reported = True
-                if self._pidfd is not None:
-                    poller.unregister(self._pidfd)
-                while stderr_fd is not None and ready(stderr_fd, select.POLLIN) and self._read_stderr(stderr_fd):
-                    pass
-                self._stderr_read.set()
-                if self._on_exit is not None:
-                    self._on_exit(self._exited())
-            if self._stop.fileno() in events:
-                return
+                if pidfd is not None:
+                    poller.unregister(pidfd)
+                self._report_exit(stderr_fd)
+            elif may_be_stopped and stopped != (stopped := self.hint()) and stopped:
+                logger.warning("%s", stopped.removeprefix("; "))
+
+    def _report_exit(self, stderr_fd: int | None) -> None:
+        reads = 0
+        while stderr_fd is not None and reads < STDERR_READS and ready(stderr_fd, select.POLLIN):
+            reads += 1
+            if not self._read_stderr(stderr_fd):
+                break
+        self._stderr_read.set()
+        if not self._owned:
+            self.process.poll()
+        if self._on_exit is not None:
+            self._on_exit(self._exited())
 
     def _read_stderr(self, fd: int) -> bool:
         """Keep what is there; false at the end."""
-        octets = os.read(fd, STDERR_KEPT)
-        if not octets:
+        try:
+            data = os.read(fd, STDERR_KEPT)
+        except OSError:
+            data = b""
+        if not data:
             self._stderr_read.set()
             return False
-        self._stderr += octets
+        self._stderr += data
         del self._stderr[:-STDERR_KEPT]
         if self._forward:
-            _forward(octets)
+            forward_to_standard_error(data)
         return True
 
 
-def _forward(octets: bytes) -> None:
-    """Pass octets on to our standard error, but do not let a reader that sleeps there stop the child."""
-    writer = FdWriter(2)
-    view = memoryview(octets)
-    poller = select.poll()
-    poller.register(2, select.POLLOUT)
+def _close_pipe(pipe: Any) -> None:
+    """A second call does nothing."""
+    if pipe is not None and not pipe.closed:
+        with forking.opening():
+            pipe.close()
+
+
+def _leads_group(pid: int) -> bool:
+    """Whether a child of ours leads a process group of its own."""
     try:
-        while view and poller.poll(1000):
-            view = view[writer.try_write([view]) :]
+        return os.getpgid(pid) == pid
     except OSError:
-        pass  # our standard error is closed: there is nobody to show it to
-
-
-def _open_pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
+        return False
 
 
 def _signal_name(number: int) -> str:

@@ -7,10 +7,13 @@ timeout on the user's object would make its calls wait.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
+from functools import partial
 
+from packetwire.streams import forking
 from packetwire.streams.bytestream import Buffers
 from packetwire.streams.fds import MAX_BUFFERS, READ_SIZE
 
@@ -18,9 +21,16 @@ _DONTWAIT = socket.MSG_DONTWAIT
 _SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 
 
-_aliases: set[socket.socket] = set()
-"""Kept from the garbage collector, which would close a descriptor that is not ours."""
+class _Aliases(set[socket.socket]):
+    """Kept from the garbage collector, which would close a descriptor that is not theirs."""
 
+    def after_fork(self) -> None:
+        """In the child of a fork: nothing that is done to a connection there reaches the parent's socket."""
+        for alias in self:
+            alias.detach()
+
+
+_aliases = forking.register(_Aliases())
 
 def _alias(fd: int) -> socket.socket:
     """A second socket object for `fd`; `_release` it, never close it."""
@@ -41,6 +51,29 @@ def _alias(fd: int) -> socket.socket:
 def _release(alias: socket.socket) -> None:
     alias.detach()
     _aliases.discard(alias)
+
+
+def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
+    """A socket that is connected to the first of the host's addresses that answers. Raises OSError."""
+    error: OSError | None = None
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            sock = forking.guarded_socket(partial(socket.socket, family, kind, protocol))
+        except OSError as no_such_family:
+            error = no_such_family
+            continue
+        try:
+            sock.settimeout(timeout)
+            sock.connect(address)
+        except OSError as refused:
+            sock.close()
+            error = refused
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise error or OSError(errno.EHOSTUNREACH, "the host has no address")
 
 
 class SocketReader:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 
+from packetwire.streams import forking
+
 
 class Wakeup:
     """`set` makes `fileno()` readable, `clear` takes that back. Neither blocks.
@@ -15,12 +17,15 @@ class Wakeup:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        if hasattr(os, "eventfd"):
-            self._read_fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        else:
-            self._read_fd, self._write_fd = os.pipe()
-            os.set_blocking(self._read_fd, False)
-            os.set_blocking(self._write_fd, False)
+        with forking.opening():
+            if hasattr(os, "eventfd"):
+                fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                self._read_fd = self._write_fd = forking.above_standard(fd)
+            else:
+                self._read_fd, self._write_fd = map(forking.above_standard, os.pipe())
+                os.set_blocking(self._read_fd, False)
+                os.set_blocking(self._write_fd, False)
+            forking.register(self)
 
     def fileno(self) -> int:
         return self._read_fd
@@ -44,11 +49,14 @@ class Wakeup:
 
     def close(self) -> None:
         """Close it. A second call does nothing."""
-        with self._lock:
-            for fd in {self._read_fd, self._write_fd} - {-1}:
+        with self._lock, forking.opening():
+            fds, self._read_fd, self._write_fd = {self._read_fd, self._write_fd} - {-1}, -1, -1
+            for fd in fds:
                 os.close(fd)
-            self._read_fd = self._write_fd = -1
 
-    def forget_lock(self) -> None:
-        """After a fork: another thread may have held the lock, and does not exist here."""
+    def after_fork(self) -> None:
+        """In the child of a fork: another thread may have held the lock, and does not exist here."""
         self._lock = threading.Lock()
+        fds, self._read_fd, self._write_fd = {self._read_fd, self._write_fd}, -1, -1
+        for fd in fds:
+            forking.close_copy(fd)

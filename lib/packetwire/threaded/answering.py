@@ -45,6 +45,10 @@ class Answering:
         self._trace = trace_log
         self._answered = answered
 
+    def after_fork(self, lock: threading.Lock) -> None:
+        """In the child of a fork, where another thread may have held the lock."""
+        self._lock = lock
+
     def _run_receiver(self, event: Event, receiver: Receiver) -> None:
         """Call what is attached to a channel, and answer if `event` is a request."""
         if isinstance(event, RequestReceived):

@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Container
 from threading import get_ident
 
@@ -37,6 +35,7 @@ from packetwire.errors import (
     RequestTimeout,
     ended_by,
 )
+from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.fds import READ_SIZE
 from packetwire.streams.wakeup import Wakeup
@@ -163,7 +162,7 @@ class Driver:
 
     def start(self) -> None:
         """Begin to read."""
-        _drivers.add(self)
+        forking.register(self)
         self.stream.start(self._expect_end)
         leading, self.stream.leading_octets = self.stream.leading_octets, b""
         self._reader = get_ident()
@@ -274,7 +273,6 @@ class Driver:
         finally:
             self.stream.end_write()
             self.stream.close()
-            _drivers.discard(self)
 
     def _stop_threads(self) -> None:
         self._fail(ConnectionEnded(f"{self.name}: this side closed the connection"))
@@ -295,14 +293,21 @@ class Driver:
         return self._reader == NOBODY and self._writing.holder == NOBODY and not self._workers.starting
 
     def after_fork(self) -> None:
-        """In a forked child: the connection belongs to the parent."""
-        self._forked = self._workers.stopping = True
-        self._lock = threading.Lock()
-        self._change = threading.Condition(self._lock)
+        """In the child of a fork: the connection belongs to the parent. Nobody holds the former locks here."""
+        self._forked = True
+        lock = self._lock = threading.Lock()
+        self._change = threading.Condition(lock)
+        self._received_all = threading.Event()
         self._received_all.set()
         self._reader = _CLOSED
-        self._writing.close()
-        self.engine.fail(ConnectionEnded(f"{self.name} was opened in process {os.getppid()}; this is a fork"))
+        self._workers.after_fork(lock)
+        self._writing.after_fork(lock)
+        self._answering.after_fork(lock)
+        cause = ConnectionEnded(f"{self.name} was opened in process {os.getppid()}; this is a fork")
+        for event in self.engine.fail(cause):
+            if isinstance(event, StreamEnded):
+                for waiter in event.lost:
+                    Waiter.fail(waiter, cause)  # not by its own method, which calls the user's
 
     # calls
 
@@ -873,14 +878,3 @@ class Driver:
         else:
             self.flush()
 
-
-_drivers: weakref.WeakSet[Driver] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for driver in list(_drivers):
-        driver.after_fork()
-
-
-if hasattr(os, "register_at_fork") and sys.platform != "win32":
-    os.register_at_fork(after_in_child=_after_fork_in_child)

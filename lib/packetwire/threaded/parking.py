@@ -15,6 +15,8 @@ from enum import Enum
 from functools import partial
 from typing import Protocol
 
+from packetwire.streams import forking
+
 
 class Parked(Enum):
     """Why a thread left the parking place."""
@@ -76,17 +78,20 @@ class EpollParking:
         self._fd = fd
         self._lock = threading.Lock()
         self._closed = False
-        self._epoll = select.epoll()
+        with forking.opening():
+            self._epoll = select.epoll()
+            self._wake = forking.Descriptor(lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            forking.register(self, first=True)
         try:
             self._epoll.register(fd, _DISARMED)
-            self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._wake_fd = self._wake.fd
             # edge-triggered: every write wakes one thread, and nobody has to read it
             self._epoll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
             # these are called once for each request, so they go without a method of ours around them
             self.arm = partial(self._epoll.modify, fd, _ARMED)
             self.disarm = partial(self._epoll.modify, fd, _DISARMED)
         except BaseException:
-            self._epoll.close()
+            self.close()
             raise
 
     def wake(self) -> None:
@@ -104,8 +109,15 @@ class EpollParking:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._epoll.close()
-                os.close(self._wake_fd)
+                with forking.opening():
+                    self._epoll.close()
+                self._wake.close()
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the set is the parent's, so nothing is taken out of it."""
+        self._lock = threading.Lock()
+        self._closed = True
+        self._epoll.close()
 
 
 class PollParking:
@@ -116,7 +128,9 @@ class PollParking:
         self._turn = threading.Lock()
         self._lock = threading.Lock()  # guards what follows
         self._armed = self._woken = self._closed = False
-        self._read_fd, self._write_fd = os.pipe()
+        with forking.opening():
+            self._read_fd, self._write_fd = map(forking.above_standard, os.pipe())
+            forking.register(self)
         os.set_blocking(self._read_fd, False)
         os.set_blocking(self._write_fd, False)
 
@@ -177,6 +191,15 @@ class PollParking:
     def close(self) -> None:
         with self._lock:
             if not self._closed:
-                self._closed = True
-                os.close(self._read_fd)
-                os.close(self._write_fd)
+                with forking.opening():
+                    self._closed = True
+                    os.close(self._read_fd)
+                    os.close(self._write_fd)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the threads that stood here are the parent's."""
+        self._turn, self._lock = threading.Lock(), threading.Lock()
+        if not self._closed:
+            self._closed = True
+            forking.close_copy(self._read_fd)
+            forking.close_copy(self._write_fd)

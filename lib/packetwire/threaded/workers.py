@@ -125,6 +125,12 @@ class Workers:
         for thread in threads:
             thread.join(timeout)
 
+    def after_fork(self, lock: threading.Lock) -> None:
+        """In the child of a fork: the other threads are the parent's."""
+        self._lock = lock
+        self.stop()
+        self.threads.clear()
+
     # jobs
 
     def next_job(self, *, finished: bool) -> RequestReceived | None:

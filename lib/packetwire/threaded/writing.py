@@ -180,6 +180,16 @@ class Writing:
         if self._thread:
             self._thread.join()
 
+    def after_fork(self, lock: threading.Lock) -> None:
+        """In the child of a fork: the thread is the parent's, and so is the stream."""
+        self._lock = lock
+        self._started = threading.Event()
+        self._started.set()
+        self._thread = None
+        self._stopping = True
+        self._leftover = ()
+        self.holder = _CLOSED
+
     def close(self) -> None:
         """After `stop`: nobody can take the role any more."""
         self.holder = _CLOSED
