@@ -107,12 +107,11 @@ async def main():
 asyncio.run(main())
 """
 
-ECHO = [
-    sys.executable,
-    "-c",
-    "from packetwire import *\n"
-    "with PacketConnection(stdio(), request_handler=lambda t, f, p: p[::-1]) as conn: conn.join_recv()",
-]
+ECHO_CODE = """
+from packetwire import *
+with PacketConnection(stdio(), request_handler=lambda t, f, p: p[::-1]) as conn: conn.join_recv()
+"""
+ECHO = [sys.executable, "-c", ECHO_CODE]
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +131,7 @@ def program(code, address="", certificate=None):
     alive, hold = os.pipe()
     files = (certificate.certfile, certificate.keyfile) if certificate else ("", "")
     argv = [sys.executable, "-c", textwrap.dedent(PRELUDE) + textwrap.dedent(code), str(alive), address, *files]
-    process = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[alive], bufsize=0
-    )
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[alive], bufsize=0)
     os.close(alive)
     try:
         yield process
@@ -418,10 +415,15 @@ def test_the_numbers_are_not_closed_again_in_a_fork(tmp_path):
         assert in_a_fork(check) == "'all there'"
 
 
+def is_ours(one):
+    return type(one).__module__.startswith("packetwire") and not isinstance(one, type | BaseException)
+
+
 def locks_of(found):
     """The locks that objects of packetwire refer to."""
     seen, locks, todo = set(), [], list(found)
     kinds = type(threading.Lock()), type(threading.RLock())
+    containers = threading.Condition | threading.Event | types.MethodType | dict | list | set | tuple
     while todo:
         one = todo.pop()
         if id(one) in seen:
@@ -429,9 +431,7 @@ def locks_of(found):
         seen.add(id(one))
         if isinstance(one, kinds):
             locks.append(one)
-        elif isinstance(one, threading.Condition | threading.Event | types.MethodType | dict | list | set | tuple):
-            todo += gc.get_referents(one)
-        elif type(one).__module__.startswith("packetwire") and not isinstance(one, type | BaseException):
+        elif isinstance(one, containers) or is_ours(one):
             todo += gc.get_referents(one)
     return locks
 
@@ -547,6 +547,8 @@ def test_one_that_cannot_be_let_go_of_does_not_keep_the_others():
         sys.exit(wakeup.fileno() != -1)
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=50)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], check=False, capture_output=True, timeout=50
+    )
     assert done.returncode == 0
     assert b"no way" in done.stderr

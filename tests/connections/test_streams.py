@@ -20,7 +20,7 @@ from packetwire import (
     PacketConnection,
     PeerClosed,
 )
-from packetwire.streams import fds, process, wakeup
+from packetwire.streams import fds, wakeup
 from packetwire.streams.fds import FdReader, FdWriter
 from packetwire.streams.open import open_stream
 from packetwire.streams.sockets import SocketReader, SocketWriter

@@ -587,4 +587,3 @@ class Driver:
 def _give_up(future: asyncio.Future[bool]) -> None:
     if not future.done():
         future.set_result(False)
-

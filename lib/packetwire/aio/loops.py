@@ -1,9 +1,9 @@
 """An event loop in a forked process: its shutdown there leaves the parent's loop alone.
 
-A fork shares the selector (epoll) and the self-pipe of asyncio's loop with its parent. If it leaves by an exception,
-`asyncio.run` closes the loop in the fork, which takes the self-pipe out of the parent's selector: from then on no
-thread can wake the parent's loop, and closing a connection there waits for ever. So in a fork a loop that has
-connections of ours gets a selector and a self-pipe of its own, in which nothing is registered.
+A fork shares the selector (epoll) and the self-pipe of asyncio's loop with its parent. If it leaves by an
+exception, `asyncio.run` closes the loop in the fork, which takes the self-pipe out of the parent's selector: from
+then on no thread can wake the parent's loop, and closing a connection there waits for ever. So in a fork a loop
+that has connections of ours gets a selector and a self-pipe of its own, in which nothing is registered.
 
 These parts of asyncio are private. Where they are not what they are known to be, nothing is done. uvloop sees to
 forks itself.

@@ -21,7 +21,7 @@ from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ChildExited, ConnectionEnded, PeerClosed
 from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream, ReadHalf, WriteHalf
-from packetwire.streams.exits import ChildExit
+from packetwire.streams.exits import REAP_WAIT, ChildExit
 from packetwire.streams.fds import FdReader, FdWriter, ready
 from packetwire.streams.standard import forward_to_standard_error, has_controlling_terminal, standard_taken
 from packetwire.streams.wakeup import Wakeup
@@ -221,6 +221,7 @@ class ProcessStream(ByteStream):
         child = self._exit
         if not (child.look() and child.wait_for_group(0)):
             child.signal(signal.SIGKILL)
+            child.wait_for_group(REAP_WAIT)
         if not child.reap():
             logger.error("%s does not end; it is left behind", self._described())
 

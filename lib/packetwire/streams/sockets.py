@@ -32,6 +32,7 @@ class _Aliases(set[socket.socket]):
 
 _aliases = forking.register(_Aliases())
 
+
 def _alias(fd: int) -> socket.socket:
     """A second socket object for `fd`; `_release` it, never close it."""
     if socket.getdefaulttimeout() is None:

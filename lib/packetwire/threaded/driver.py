@@ -877,4 +877,3 @@ class Driver:
             self._handled_inline += 1
         else:
             self.flush()
-
