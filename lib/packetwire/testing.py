@@ -173,7 +173,11 @@ class FaultyLink:
         self._wakeup.set()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # the system has no more of them
+            self._opened.close()
+            raise
         return self
 
     def __exit__(

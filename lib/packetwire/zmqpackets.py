@@ -125,7 +125,12 @@ class _Post:
                 raise OSError(error.errno, f"{endpoint}: {error.strerror}") from error
             raise
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # the system has no more threads
+            self._socket.close(0)
+            self._wakeup.close()
+            raise
 
     def send(self, message: Message) -> None:
         """Have it sent. From any thread."""
@@ -422,8 +427,13 @@ class PacketWorker(_Closing):
             curve=curve,
             context=context,
         )
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # the system has no more of them
+            self._threads = [thread for thread in self._threads if thread.ident is not None]
+            self.close(0)
+            raise
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it is closed; false at the timeout."""

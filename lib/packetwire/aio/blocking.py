@@ -14,10 +14,14 @@ from typing import Generic, TypeVar
 ResultT = TypeVar("ResultT")
 
 
+class NoThread(RuntimeError):
+    """The system starts no more threads; nothing was begun."""
+
+
 async def in_thread(
     work: Callable[[], ResultT], name: str, dispose: Callable[[ResultT], object] | None = None
 ) -> ResultT:
-    """What `work()` returns or raises.
+    """What `work()` returns or raises. Raises `NoThread` if none can be started.
 
     If this is cancelled the thread goes on, and `dispose` is called with what comes of it.
     """
@@ -26,7 +30,7 @@ async def in_thread(
         await thread.finished
     except BaseException:
         if dispose is not None:
-            threading.Thread(target=thread.dispose_of_result, args=(dispose,), name=name, daemon=True).start()
+            thread.abandon(dispose)
         raise
     return thread.result()
 
@@ -56,28 +60,55 @@ async def to_the_end_in_thread(
 
 
 class Work(Generic[ResultT]):
-    """A thread that does one piece of work, from now on; `finished` is done soon after."""
+    """A thread that does one piece of work, from now on; `finished` is done soon after.
+
+    Raises `NoThread` if none can be started.
+    """
 
     def __init__(self, work: Callable[[], ResultT], name: str) -> None:
         self._work = work
+        self._name = name
+        self._lock = threading.Lock()  # guards the next two
+        self._done = False
+        self._dispose: Callable[[ResultT], object] | None = None
         self._loop = asyncio.get_running_loop()
         self._results: list[ResultT] = []
         self._failure: BaseException | None = None
         self.finished: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise NoThread(f"{name}: {error}") from error
 
     def _run(self) -> None:
         try:
             self._results.append(self._work())
         except BaseException as error:  # raised where the result is taken
             self._failure = error
+        with self._lock:
+            self._done = True
+            dispose = self._dispose
+        if dispose is not None:
+            self.dispose_of_result(dispose)
         with suppress(RuntimeError):  # the loop may be closed by now
             self._loop.call_soon_threadsafe(self._finish)
 
     def _finish(self) -> None:
         if not self.finished.done():
             self.finished.set_result(None)
+
+    def abandon(self, dispose: Callable[[ResultT], object]) -> None:
+        """Nobody waits for it any more: have `dispose` called with what it returns, which may wait, in a thread."""
+        with self._lock:
+            done = self._done
+            self._dispose = dispose
+        if not done:
+            return  # the thread itself will see to it
+        try:
+            threading.Thread(target=self.dispose_of_result, args=(dispose,), name=self._name, daemon=True).start()
+        except RuntimeError:
+            self.dispose_of_result(dispose)  # better late than never
 
     def join(self) -> None:
         """Wait until it is done, from any thread."""
@@ -96,6 +127,7 @@ class Work(Generic[ResultT]):
 
     def dispose_of_result(self, dispose: Callable[[ResultT], object]) -> None:
         """Wait until it is done, from any thread, and call `dispose` with what it returned."""
-        self._thread.join()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
         for result in self._results:
             dispose(result)

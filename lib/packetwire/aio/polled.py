@@ -7,13 +7,14 @@ what they were given.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from packetwire.aio.blocking import Work, to_the_end_in_thread
+from packetwire.aio.blocking import NoThread, Work, to_the_end_in_thread
 from packetwire.aio.transport import Receiver
 from packetwire.errors import ConnectionEnded, ended_by
 from packetwire.streams.bytestream import Buffers, ByteStream
@@ -22,6 +23,8 @@ from packetwire.streams.sockets import SocketReader, SocketWriter
 
 if TYPE_CHECKING:
     from subprocess import Popen
+
+logger = logging.getLogger("packetwire")
 
 READS_AT_ONCE = 16
 """Reads of a long packet before the loop sees to others."""
@@ -98,7 +101,12 @@ class PolledTransport:
         if not self._may_wait:
             self._report_end(self.stream.end_reason(), error)
             return
-        self._reason = reason = Work(self.stream.end_reason, f"{self._name}-end")
+        try:
+            self._reason = reason = Work(self.stream.end_reason, f"{self._name}-end")
+        except NoThread:
+            # a moment in which the loop stands still is better than a connection that never ends
+            self._report_end(self.stream.end_reason(), error)
+            return
         reason.finished.add_done_callback(lambda _: self._report_end(reason.result(), error))
 
     def _report_end(self, cause: ConnectionEnded | None, error: Exception | None) -> None:
@@ -178,7 +186,12 @@ class PolledTransport:
     async def close(self, trailing: bytes) -> bytes:
         if not self._may_wait:
             return self._let_go(trailing)
-        return await to_the_end_in_thread(lambda: self._let_go(trailing), f"{self._name}-closer")
+        try:
+            return await to_the_end_in_thread(lambda: self._let_go(trailing), f"{self._name}-closer")
+        except NoThread as error:
+            logger.warning("%s: closed in the loop, in a hurry: %s", self._name, error)
+            self.stream.hurry()
+            return self._let_go(trailing)
 
     def _let_go(self, trailing: bytes) -> bytes:
         if self._reason is not None:

@@ -28,7 +28,7 @@ from packetwire.addresses import (
     parse_address,
 )
 from packetwire.admission import Admission, check_places, is_exhaustion, name_of, origin_of
-from packetwire.aio.blocking import in_thread, to_the_end_in_thread
+from packetwire.aio.blocking import NoThread, in_thread, to_the_end_in_thread
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.aio.loops import guard_loop
 from packetwire.aio.service import AsyncHasPacketConnection
@@ -271,7 +271,10 @@ class AsyncServer:
             if self._pause is not None:
                 self._pause.cancel()
             if isinstance(self.address, ZmqAddress):  # that may wait for the thread of the socket
-                await to_the_end_in_thread(self._listener.close, f"packetwire-{self.address}-closer")
+                try:
+                    await to_the_end_in_thread(self._listener.close, f"packetwire-{self.address}-closer")
+                except NoThread:
+                    self._listener.close()
             else:
                 self._listener.close()
         await self._drain()

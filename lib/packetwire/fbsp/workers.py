@@ -44,8 +44,14 @@ class Workers:
                 self._change.notify()
             elif len(self._threads) < self._limit:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._threads.add(thread)
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no more of them: those that there are must do
+                    if not self._threads:
+                        self._jobs.pop()
+                        return False
+                else:
+                    self._threads.add(thread)
         return True
 
     def close(self, timeout: float) -> None:

@@ -216,7 +216,12 @@ class GatekeeperThread:
         self._wakeup = Wakeup()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="hololinked gatekeeper", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # the system has no more of them
+            self._gatekeeper.close()
+            self._wakeup.close()
+            raise
 
     def _run(self) -> None:
         poller = select.poll()

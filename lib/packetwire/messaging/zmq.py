@@ -290,8 +290,13 @@ class ZmqChannel(SharedChannel):
     def start(self) -> None:
         """Deliver messages in a thread of the channel's own, whenever nobody else reads."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
+            self._thread = thread  # first: it looks at this
+            try:
+                thread.start()
+            except BaseException:  # the system has no more of them
+                self._thread = None
+                raise
 
     def receive(self, timeout: int | None = None) -> Any:
         """Wait for a message and handle it: the handler's result, or `INVALID`, or `TIMEOUT`.

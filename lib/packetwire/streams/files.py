@@ -155,11 +155,12 @@ class _Pump:
                 self._outcome = None
                 return result
             if self._order is None and not self._stopped:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                    thread.start()  # it may be that the system has no more, whereupon there is nothing to stop
+                    self._thread = thread
                 self.done.clear()
                 self._order = (order,)
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                    self._thread.start()
                 self._change.notify()
             return None
 

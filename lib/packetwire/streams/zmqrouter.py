@@ -169,6 +169,8 @@ class ZmqListener:
             self._postman.start()
         except BaseException:
             self._close_sockets()
+            if self._own_context:
+                self._context.term()
             self._accept_wakeup.close()
             self._wakeup.close()
             raise

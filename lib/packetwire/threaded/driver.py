@@ -111,6 +111,7 @@ class Driver:
         self._helper_called = False
         self._on_watch = False
         self._unarmed = False
+        self._close_is_left = False
 
         self._writing = Writing(
             engine,
@@ -228,7 +229,11 @@ class Driver:
             return b""
         if self.runs_in(get_ident()):
             # a handler cannot wait for its own end
-            threading.Thread(target=self.close, args=(timeout,), name=f"{self.name}-closer", daemon=True).start()
+            closer = threading.Thread(target=self.close, args=(timeout,), name=f"{self.name}-closer", daemon=True)
+            try:
+                closer.start()
+            except RuntimeError as error:
+                self._close_without_thread(error)
             return b""
         try:
             self._end_in_order(timeout)
@@ -238,6 +243,25 @@ class Driver:
             self._tear_down()
             raise
         return self._tear_down()
+
+    def _close_without_thread(self, error: RuntimeError) -> None:
+        """None can be started to close it beside this handler: end it, and leave the rest to a worker that ends."""
+        with self._lock:
+            self.engine.abandon(NOT_DONE.decode())
+        self.end()
+        self._fail(
+            ended_by(error, f"{self.name}: closed by a handler, and no thread can be started for it: {error}")
+        )
+        with self._lock:
+            self._close_is_left = True
+            self._workers.stop()
+        self._parking.wake()
+
+    def _finish_closing(self) -> None:
+        with self._lock:
+            is_left, self._close_is_left = self._close_is_left, False
+        if is_left:
+            self._tear_down()
 
     def _end_in_order(self, timeout: float) -> None:
         engine = self.engine
@@ -798,6 +822,7 @@ class Driver:
             if event is not None:
                 self._workers.run_jobs(event)
             elif self._workers.is_superfluous():
+                self._finish_closing()
                 return
             elif not ((self._unarmed or served) and self._read_as_worker(soon=not self._unarmed)):
                 self._park()
