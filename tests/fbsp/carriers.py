@@ -6,16 +6,19 @@ when all that was said before has been handled, and all that was answered has ar
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import zmq
 
-from packetwire import PacketConnection
+from packetwire import AsyncPacketConnection, PacketConnection
+from packetwire.fbsp.aiorequests import LoopFBSPPacketChannel
 from packetwire.fbsp.requests import FBSPPacketChannel
 from packetwire.messaging import ANY, Channel, Protocol, Session
+from packetwire.messaging.loopzmq import LoopDealerChannel, LoopRouterChannel
 from packetwire.messaging.zmq import DealerChannel, RouterChannel
 
 FENCE = b"fence"
@@ -71,13 +74,65 @@ class RawPacketPeer:
         return heard
 
 
-class ZmqServiceChannel(RouterChannel):
-    """Returns fences."""
+class Fenced:
+    """Mixed into the channel of a service: returns fences."""
 
     def deliver(self, routing_id: bytes, zmsg: Any) -> Any:
         if zmsg == [FENCE]:
-            return self._try_send(routing_id, [FENCE])
-        return super().deliver(routing_id, zmsg)
+            return self._try_send(routing_id, [FENCE])  # type: ignore[attr-defined]
+        return super().deliver(routing_id, zmsg)  # type: ignore[misc]
+
+
+class ZmqServiceChannel(Fenced, RouterChannel):
+    """For a service with threads."""
+
+
+class LoopZmqServiceChannel(Fenced, LoopRouterChannel):
+    """For a service in an event loop."""
+
+
+class Kept:
+    """Mixed into the channel of a client: keeps what handlers return, as `receive` would return it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.results: list[Any] = []
+
+    def deliver(self, routing_id: bytes, zmsg: Any) -> Any:
+        result = super().deliver(routing_id, zmsg)  # type: ignore[misc]
+        self.results.append(result)
+        self.notify()  # type: ignore[attr-defined]
+        return result
+
+
+class LoopZmqClientChannel(Kept, LoopDealerChannel):
+    """For a client in an event loop."""
+
+
+class LoopPacketClientChannel(Kept, LoopFBSPPacketChannel):
+    """For a client in an event loop."""
+
+
+class Loop:
+    """An event loop, which runs while a test waits for something."""
+
+    def __init__(self, opened: ExitStack) -> None:
+        self._runner = opened.enter_context(asyncio.Runner())
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._runner.run(coroutine)
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call what needs a running loop."""
+
+        async def call() -> Any:
+            return function(*args)
+
+        return self.run(call())
+
+    def wait(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run while another thread waits in this function."""
+        return self.run(asyncio.to_thread(function, *args))
 
 
 class ServiceFacade:
@@ -103,10 +158,16 @@ class ServiceFacade:
 class ZmqService(ServiceFacade):
     def __init__(self, protocol: Any, opened: ExitStack) -> None:
         super().__init__(protocol, opened)
-        self.channel = opened.enter_context(ZmqServiceChannel(protocol, linger=0))
+        self.channel = self.open_channel()
         self.address = self.channel.bind("tcp://127.0.0.1:*")
-        self.channel.start()
         self.peers: dict[bytes, Any] = {}
+        self.start()
+
+    def open_channel(self) -> Any:
+        return self.opened.enter_context(ZmqServiceChannel(self.protocol, linger=0))
+
+    def start(self) -> None:
+        self.channel.start()
 
     @property
     def sessions(self) -> dict[bytes, Session]:
@@ -129,12 +190,30 @@ class ZmqService(ServiceFacade):
         self._peer(route).send_multipart(frames)
 
     def take_frames(self, route: bytes) -> list[list[bytes]]:
-        peer = self._peer(route)
-        peer.send(FENCE)
-        taken = []
-        while (frames := peer.recv_multipart()) != [FENCE]:
-            taken.append(frames)
-        return taken
+        return take_until_fence(self._peer(route))
+
+
+def take_until_fence(peer: Any) -> list[list[bytes]]:
+    peer.send(FENCE)
+    taken = []
+    while (frames := peer.recv_multipart()) != [FENCE]:
+        taken.append(frames)
+    return taken
+
+
+class LoopZmqService(ZmqService):
+    def open_channel(self) -> Any:
+        self.loop = Loop(self.opened)
+        channel = LoopZmqServiceChannel(self.protocol, linger=0)
+        self.opened.callback(self.loop.call, channel.close)
+        return channel
+
+    def start(self) -> None:
+        self.loop.call(self.channel.start)
+
+    def take_frames(self, route: bytes) -> list[list[bytes]]:
+        frames: list[list[bytes]] = self.loop.wait(take_until_fence, self._peer(route))
+        return frames
 
 
 class PacketService(ServiceFacade):
@@ -167,20 +246,47 @@ class PacketService(ServiceFacade):
 
     def take_frames(self, route: bytes) -> list[list[bytes]]:
         peer = self._end(route)[1]
-        peer.fence()
+        self.wait(peer.fence)
         return peer.take()
+
+    def wait(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+
+class LoopPacketService(PacketService):
+    def __init__(self, protocol: Any, opened: ExitStack) -> None:
+        super().__init__(protocol, opened)
+        self.loop = Loop(opened)
+
+    def _end(self, route: bytes) -> tuple[FBSPPacketChannel, RawPacketPeer]:
+        if route not in self.ends:
+            theirs, ours = self.opened.enter_context(packet_pair(AsyncPacketConnection))
+            channel = self.loop.call(LoopFBSPPacketChannel, self.protocol, ours)
+            self.ends[route] = channel, RawPacketPeer(theirs)
+            open_in_loop(self.loop, ours, theirs, self.opened)
+        return self.ends[route]
+
+    def wait(self, function: Callable[[], Any]) -> Any:
+        return self.loop.wait(function)
 
 
 @contextmanager
-def packet_pair() -> Iterator[tuple[PacketConnection, PacketConnection]]:
-    """Two connections to each other, not open yet."""
+def packet_pair(kind: Any = PacketConnection) -> Iterator[tuple[PacketConnection, Any]]:
+    """Two connections to each other, not open yet; the second, ours, is of this kind."""
     theirs, ours = socket.socketpair()
     with theirs, ours:
         # the peer of these tests leaves requests without an answer
         yield (
             PacketConnection(theirs, close_timeout=0.0),
-            PacketConnection(ours, close_timeout=0.0, request_handler=lambda rq_type, flags, payload: None),
+            kind(ours, close_timeout=0.0, request_handler=lambda rq_type, flags, payload: None),
         )
+
+
+def open_in_loop(loop: Loop, ours: AsyncPacketConnection, theirs: PacketConnection, opened: ExitStack) -> None:
+    """Open both, and have both closed."""
+    loop.run(ours.__aenter__())
+    opened.callback(lambda: loop.run(ours.close()))
+    opened.enter_context(theirs)
 
 
 class ClientFacade:
@@ -212,12 +318,18 @@ class ZmqClient(ClientFacade):
         self.service.linger = 0
         self.service.rcvtimeo = WAIT
         port = self.service.bind_to_random_port("tcp://127.0.0.1")
-        self.channel = opened.enter_context(DealerChannel(protocol, routing_id=ROUTE, linger=0))
+        self.channel = self.open_channel(protocol, opened)
         self.address = f"tcp://127.0.0.1:{port}"
+
+    def open_channel(self, protocol: Any, opened: ExitStack) -> Any:
+        return opened.enter_context(DealerChannel(protocol, routing_id=ROUTE, linger=0))
 
     def create_session(self, routing_id: bytes) -> Any:
         session = self.channel.connect(self.address)
         assert self.channel.wait_linked(WAIT / 1000)
+        return self.fenced(session)
+
+    def fenced(self, session: Any) -> Any:
         self.channel._try_send(b"", [FENCE])
         assert self.service.recv_multipart() == [ROUTE, FENCE]
         return session
@@ -231,6 +343,23 @@ class ZmqClient(ClientFacade):
         while (frames := self.service.recv_multipart()[1:]) != [FENCE]:
             taken.append(frames)
         return taken
+
+
+class LoopZmqClient(ZmqClient):
+    def open_channel(self, protocol: Any, opened: ExitStack) -> Any:
+        self.loop = Loop(opened)
+        channel = LoopZmqClientChannel(protocol, routing_id=ROUTE, linger=0)
+        opened.callback(self.loop.call, channel.close)
+        return channel
+
+    def create_session(self, routing_id: bytes) -> Any:
+        session = self.channel.connect(self.address)
+        self.loop.call(self.channel.start)
+        assert self.loop.run(self.channel.wait_for(lambda: self.channel.linked, WAIT / 1000))
+        return self.fenced(session)
+
+    def receive(self) -> Any:
+        return receive_in_loop(self.loop, self.channel)
 
 
 class PacketClient(ClientFacade):
@@ -252,5 +381,38 @@ class PacketClient(ClientFacade):
         return self.peer.take()
 
 
-SERVICES: dict[str, Callable[[Any, ExitStack], Any]] = {"zmq": ZmqService, "packets": PacketService}
-CLIENTS: dict[str, Callable[[Any, ExitStack], Any]] = {"zmq": ZmqClient, "packets": PacketClient}
+class LoopPacketClient(PacketClient):
+    def __init__(self, protocol: Any, opened: ExitStack) -> None:
+        theirs, ours = opened.enter_context(packet_pair(AsyncPacketConnection))
+        self.async_ours = ours
+        self.loop = Loop(opened)
+        self.channel = self.loop.call(LoopPacketClientChannel, protocol, ours)
+        self.peer = RawPacketPeer(theirs)
+        open_in_loop(self.loop, ours, theirs, opened)
+
+    def take_frames(self, route: bytes) -> list[list[bytes]]:
+        self.loop.run(self.async_ours(0, channel=1, timeout=WAIT / 1000))
+        return self.peer.take()
+
+    def receive(self) -> Any:
+        return receive_in_loop(self.loop, self.channel)
+
+
+def receive_in_loop(loop: Loop, channel: Any) -> Any:
+    """What the handler of the next message has returned."""
+    assert loop.run(channel.wait_for(lambda: bool(channel.results), WAIT / 1000))
+    return channel.results.pop(0)
+
+
+SERVICES: dict[str, Callable[[Any, ExitStack], Any]] = {
+    "zmq": ZmqService,
+    "packets": PacketService,
+    "aio-zmq": LoopZmqService,
+    "aio-packets": LoopPacketService,
+}
+CLIENTS: dict[str, Callable[[Any, ExitStack], Any]] = {
+    "zmq": ZmqClient,
+    "packets": PacketClient,
+    "aio-zmq": LoopZmqClient,
+    "aio-packets": LoopPacketClient,
+}

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 from hypothesis import HealthCheck, settings
 
+from .carriers import SERVICES
 from .fake import CARRIER
 
 settings.register_profile(
@@ -23,7 +24,7 @@ settings.register_profile("thorough", settings.get_profile("default"), max_examp
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
-@pytest.fixture(params=["none", "zmq", "packets"])
+@pytest.fixture(params=["none", *SERVICES])
 def carrier(request: pytest.FixtureRequest) -> Iterator[str]:
     """What all services and clients of a test are put on."""
     with ExitStack() as CARRIER.opened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -11,12 +12,13 @@ from packetwire.fbsp import MsgType
 from packetwire.fbsp.protocol import LEAST_MAX_MESSAGE_SIZE
 from packetwire.messaging import INVALID
 
+from .carriers import SERVICES
 from .fake import CODEC, OTHER_PEER, OTHER_ROUTE, TOKEN, Asking, EchoAPI, Serving, hello, make, request
 from .mutations import GOLDEN, damage
 from .test_refusals import BROKEN
 
 MUTATIONS = 1000
-CARRIERS = pytest.mark.parametrize("carrier", ["zmq", "packets"], indirect=True)
+CARRIERS = pytest.mark.parametrize("carrier", SERVICES, indirect=True)
 BROKEN_FRAMES = [(rule, zmsg) for rule, cases in BROKEN.items() for zmsg, _ in cases if zmsg and rule != "class"]
 """A message without frames cannot be sent over ZMQ, and `class` is no fault of the frames."""
 
@@ -73,7 +75,7 @@ def test_damaged_messages(carrier: str) -> None:
     assert serving.say(hello())[0].msg_type is MsgType.WELCOME
 
 
-@pytest.mark.parametrize("carrier", ["packets"], indirect=True)
+@pytest.mark.parametrize("carrier", ["packets", "aio-packets"], indirect=True)
 def test_packets_that_hold_no_frames(carrier: str) -> None:
     """Not the protocol's, but the carrier's matter: it answers not ok."""
     serving = Serving()
@@ -81,8 +83,9 @@ def test_packets_that_hold_no_frames(carrier: str) -> None:
     channel: Any = serving.channel
     _, peer = channel._end(b"route-1")
     for payload in (b"\x05abc", b"\x80" * 10, b"\xff"):
-        ok, _, text = peer.conn(int(MsgType.REQUEST), payload, timeout=10)
+        ok, _, text = channel.wait(partial(peer.conn, int(MsgType.REQUEST), payload, timeout=10))
         assert (ok, b"frame 0" in text) == (False, True)
-    ok, _, text = peer.conn(int(MsgType.NOOP), b"\x10" + request().get_header(), timeout=10)
+    noop = b"\x10" + request().get_header()
+    ok, _, text = channel.wait(partial(peer.conn, int(MsgType.NOOP), noop, timeout=10))
     assert (ok, text) == (False, b"ValueError: a message of the type 4 came as rq_type 3")
     assert [each.msg_type for each in serving.say(request())] == [MsgType.REPLY]

@@ -34,7 +34,7 @@ from packetwire.fbsp.operations import Declared, OperationBook, Reply, RequestSt
 from packetwire.fbsp.serving import CLOSE_WAIT
 from packetwire.fbsp.session import FBSPSession
 from packetwire.messaging.channel import Channel
-from packetwire.messaging.errors import StopError
+from packetwire.messaging.errors import StopError, is_for_program
 from packetwire.messaging.looped import LoopChannel, Watchers
 
 if TYPE_CHECKING:
@@ -158,8 +158,11 @@ class AsyncService(OperationBook[AsyncRequest]):
                 self._start_task(request, result)
                 return
             self._answer(request, result)
-        except Exception as error:
+        except BaseException as error:
             self._fail(request, error)
+            if is_for_program(error):
+                self._forget(request)
+                raise
         self._forget(request)
 
     def _start_task(self, request: AsyncRequest, result: Any) -> None:
@@ -186,8 +189,10 @@ class AsyncService(OperationBook[AsyncRequest]):
         except asyncio.CancelledError:
             self._fail(request, StopError("the operation was cancelled", code=ErrorCode.INTERNAL_ERROR))
             raise
-        except Exception as error:
+        except BaseException as error:
             self._fail(request, error)
+            if is_for_program(error):
+                raise
         finally:
             self._forget(request)
 

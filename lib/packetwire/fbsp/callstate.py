@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from packetwire.messaging.descriptors import ButlerInterface
 
 if TYPE_CHECKING:
     from packetwire.fbsp.calls import CallBook
+
+logger = logging.getLogger("packetwire")
 
 
 class CallState:
@@ -119,7 +122,10 @@ class CallState:
         elif isinstance(msg, StateMessage):
             self.state = msg.state
             if self._on_state is not None:
-                self._on_state(msg.state)
+                try:
+                    self._on_state(msg.state)
+                except Exception:  # the call goes on: STATE is still acknowledged, and may be its end
+                    logger.exception("%r: on_state failed", self.api_code)
         elif isinstance(msg, DataMessage):
             self.buffered += sum(map(len, msg.data))
             self._data.append(msg)

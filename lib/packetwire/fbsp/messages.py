@@ -368,11 +368,11 @@ class ErrorMessage(FBSPMessage):
             if isinstance(code, int) and 0 < code < 1 << 64:
                 description.code = code
             if isinstance(each, StopError):
-                description.description = sendable(str(each))
+                description.description = sendable(text_of(each))
             elif detail == "none":
                 description.description = error_text(each, detail).decode()
             else:
-                description.description = sendable(str(each)) or type(each).__name__
+                description.description = sendable(text_of(each)) or type(each).__name__
                 describe_kind(description, each, detail)
 
     def _unpack_data(self, data: list[bytes]) -> None:
@@ -395,7 +395,7 @@ def chain_of(exc: BaseException) -> Iterator[BaseException]:
     """An exception and its causes: each once, and not more than a message should hold."""
     seen: list[BaseException] = []
     cause: BaseException | None = exc
-    while cause is not None and cause not in seen and len(seen) < MAX_CAUSES:
+    while cause is not None and not any(cause is each for each in seen) and len(seen) < MAX_CAUSES:
         seen.append(cause)
         yield cause
         cause = cause.__cause__
@@ -408,6 +408,14 @@ def describe_kind(description: ProtoMessage, exc: BaseException, detail: str) ->
         description.annotation["traceback"] = sendable("".join(lines))
     else:
         description.annotation["exception"] = type(exc).__qualname__
+
+
+def text_of(exc: BaseException) -> str:
+    """The text of an exception, even of one that cannot describe itself."""
+    try:
+        return str(exc)
+    except Exception:
+        return type(exc).__name__
 
 
 def sendable(text: str) -> str:

@@ -20,7 +20,7 @@ from packetwire.fbsp.service import FBSPService, code_of
 from packetwire.fbsp.session import FBSPSession
 from packetwire.messaging.channel import Channel
 from packetwire.messaging.descriptors import AgentDescriptor, ButlerInterface, PeerDescriptor, ServiceDescriptor
-from packetwire.messaging.errors import StopError
+from packetwire.messaging.errors import StopError, as_exception
 
 logger = logging.getLogger("packetwire")
 
@@ -236,13 +236,18 @@ class OperationBook(Generic[RequestT]):
         reply.data = frames_of(result)
         request.channel.send(reply, request.session)
 
-    def _fail(self, request: RequestT, error: Exception) -> None:
-        """Tell the client what an operation has raised."""
+    def _fail(self, request: RequestT, error: BaseException) -> None:
+        """Tell the client what an operation has raised; raises nothing."""
         if request.cancelled:
             return
         if not isinstance(error, StopError):
             logger.error("%s failed", request.msg, exc_info=error)
-        self.protocol.send_error(request.channel, request.session, request.msg, code_of(error), error)
+        told = as_exception(error)
+        try:
+            self.protocol.send_error(request.channel, request.session, request.msg, code_of(told), told)
+        except Exception:
+            logger.exception("the client could not be told of the failure of %s", request.msg)
+            self.protocol.answer_failure(request.channel, request.session, request.msg)
 
     def _forget(self, request: RequestT) -> None:
         requests = self._requests.get(request.session)

@@ -6,12 +6,21 @@ import uuid
 from typing import Any, ClassVar, Final
 
 from packetwire.errors import LocalProtocolError
-from packetwire.fbsp.constants import CONTROL_OCTET, HEADER_OCTETS, REVISION, MsgFlag, MsgType
+from packetwire.fbsp.constants import (
+    CONTROL_OCTET,
+    HEADER_OCTETS,
+    REVISION,
+    TOKEN_OCTETS,
+    ErrorCode,
+    MsgFlag,
+    MsgType,
+)
 from packetwire.fbsp.lifecycle import TRANSITIONS, Phase, act_of
 from packetwire.fbsp.messages import MESSAGE_MAP, NO_TOKEN, APIMessage, DataMessage, FBSPMessage, header_refusal
-from packetwire.fbsp.refusals import refuse
+from packetwire.fbsp.refusals import refuse, type_of
 from packetwire.fbsp.session import FBSPSession, PendingRequest
 from packetwire.messaging.channel import Session
+from packetwire.messaging.errors import InvalidMessageError
 from packetwire.messaging.message import Message, Token, TZMQMessage, msg_bytes
 from packetwire.messaging.protocol import MessageHandler, Protocol
 
@@ -62,6 +71,14 @@ class _FBSP(Protocol):
         msg = self.message_factory(zmsg)
         msg.from_zmsg(zmsg)
         return msg
+
+    def unreadable(self, zmsg: TZMQMessage, exc: Exception) -> InvalidMessageError:
+        header = header_of(zmsg) if zmsg else b""
+        error = super().unreadable(zmsg, exc)
+        error.error_code = ErrorCode.INTERNAL_ERROR  # type: ignore[attr-defined]
+        error.token = header[HEADER_OCTETS - TOKEN_OCTETS :] or None  # type: ignore[attr-defined]
+        error.relates_to = type_of(header)  # type: ignore[attr-defined]
+        return error
 
     def handler_for(self, msg: Message) -> MessageHandler:
         # the usual way first, because this is done for each message

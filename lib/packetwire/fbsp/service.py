@@ -239,19 +239,55 @@ class FBSPService(_FBSP):
             token = getattr(exc, "token", None) or getattr(session, "hello_token", None) or NO_TOKEN
             if isinstance(session, FBSPSession):
                 session.forget(token)
-            error: ErrorMessage = self.create_message_for(MsgType.ERROR, token)
-            error.relates_to = relates_to
-            error.error_code = getattr(exc, "error_code", ErrorCode.INVALID_MESSAGE)
-            error.add_error().description = str(exc)
-            channel.send(error, session)
+            channel.send(self._error_for_invalid(exc, token), session)
         super().handle_invalid_msg(channel, session, exc)
 
+    def _error_for_invalid(self, exc: InvalidMessageError, token: bytes) -> ErrorMessage:
+        error: ErrorMessage = self.create_message_for(MsgType.ERROR, token)
+        error.relates_to = getattr(exc, "relates_to", MsgType.UNKNOWN)
+        error.error_code = getattr(exc, "error_code", ErrorCode.INVALID_MESSAGE)
+        error.add_error().description = str(exc)
+        return error
+
     def handle_exception(self, channel: Channel, session: Session, msg: Message, exc: Exception) -> None:
-        """Answer a message whose handler has raised by an ERROR, unless it was one itself."""
+        """Answer a message whose handler, or a hook on its way, has raised by an ERROR, unless it was one itself.
+
+        A client whose HELLO has failed has no session.
+        """
         assert isinstance(msg, FBSPMessage)
         if msg.msg_type is not MsgType.ERROR:
-            self.send_error(channel, session, msg, code_of(exc), exc)
+            self.send_error(channel, _addressee(session, msg), msg, code_of(exc), exc)
+        if isinstance(msg, HelloMessage):
+            _discard_unwelcomed(channel, session, msg)
         super().handle_exception(channel, session, msg, exc)
+
+    def answer_failure(self, channel: Channel, session: Session, msg: Message) -> None:
+        assert isinstance(msg, FBSPMessage)
+        request = session.find(msg.token) if isinstance(session, FBSPSession) else None
+        is_request = msg.msg_type is MsgType.REQUEST and not msg.has_ack_reply()
+        if msg.msg_type in (MsgType.ERROR, MsgType.CLOSE):
+            return
+        if is_request and (
+            getattr(session, "closed", False) or (request is not None and request.phase not in LIVE)
+        ):
+            return
+        error = self.create_error_for(msg, ErrorCode.INTERNAL_ERROR)
+        self._send_last_resort(channel, session, error)
+        if is_request and isinstance(session, FBSPSession) and request is not None:
+            session.advance(request, Phase.FAILED)
+        if isinstance(msg, HelloMessage):
+            _discard_unwelcomed(channel, session, msg)
+
+    def answer_invalid(self, channel: Channel, session: Session, exc: InvalidMessageError) -> None:
+        if getattr(exc, "relates_to", MsgType.UNKNOWN) is not MsgType.ERROR:
+            token = getattr(exc, "token", None) or getattr(session, "hello_token", None) or NO_TOKEN
+            self._send_last_resort(channel, session, self._error_for_invalid(exc, token))
+
+    def _send_last_resort(self, channel: Channel, session: Session, error: ErrorMessage) -> None:
+        try:
+            channel.send_unchecked(error, session)
+        except Exception:
+            logger.exception("the peer could not be told of the failure")
 
     def handle_session_lost(self, channel: Channel, session: Session, exc: Exception | None) -> None:
         greeting = getattr(session, "greeting", None)
@@ -451,7 +487,24 @@ def code_of(exc: BaseException) -> int:
         return ErrorCode.INTERNAL_ERROR
     if exc.code is None:
         return ErrorCode.ERROR
-    return exc.code if 0 < exc.code <= MAX_ERROR_CODE else ErrorCode.INTERNAL_ERROR
+    is_code = isinstance(exc.code, int) and 0 < exc.code <= MAX_ERROR_CODE
+    return exc.code if is_code else ErrorCode.INTERNAL_ERROR
+
+
+def _addressee(session: Session, msg: FBSPMessage) -> Session:
+    """To whom an answer goes: also one whose session has ended while its HELLO was handled."""
+    if not isinstance(msg, HelloMessage) or not getattr(session, "closed", False):
+        return session
+    stranger = Session()
+    stranger.routing_id = session.routing_id
+    return stranger
+
+
+def _discard_unwelcomed(channel: Channel, session: Session, msg: HelloMessage) -> None:
+    """Forget the session that a HELLO has begun and then failed for."""
+    begun = channel.sessions.get(session.routing_id) if session.routing_id is not None else None
+    if isinstance(begun, FBSPSession) and begun.greeting in (None, msg):
+        channel.discard_session(begun)
 
 
 def _error_is_due(request: PendingRequest | None, msg: ErrorMessage) -> bool:

@@ -32,7 +32,7 @@ from packetwire.fbsp.requests import FBSPPacketChannel
 from packetwire.fbsp.session import FBSPSession
 from packetwire.fbsp.workers import Workers
 from packetwire.messaging.channel import Channel
-from packetwire.messaging.errors import StopError
+from packetwire.messaging.errors import StopError, is_for_program
 from packetwire.messaging.shared import SharedChannel
 
 if TYPE_CHECKING:
@@ -159,8 +159,10 @@ class Service(OperationBook[Request]):
                     self._answer(request, result)
                 else:
                     _send_stream(Reply(request, frames_of(stream.reply)), iter(stream.data))  # type: ignore[arg-type]
-        except Exception as error:
+        except BaseException as error:
             self._fail(request, error)
+            if is_for_program(error):  # in an inline operation
+                raise
         finally:
             self._forget(request)
 

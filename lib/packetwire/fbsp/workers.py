@@ -76,5 +76,6 @@ class Workers:
                 job = self._jobs.popleft()
             try:
                 job()
-            except Exception:
+            except BaseException:
+                # also SystemExit: a thread that ended here would be counted as one of the limit for ever
                 logger.exception("%s: a job failed", self._name)

@@ -13,7 +13,7 @@ from packetwire.iccp.protocol import _ICCP, DEFAULT_MAX_MESSAGE_SIZE, TRANSITION
 from packetwire.iccp.refusals import violation
 from packetwire.messaging.channel import Channel, Session
 from packetwire.messaging.descriptors import PeerDescriptor
-from packetwire.messaging.errors import InvalidMessageError, StopError
+from packetwire.messaging.errors import InvalidMessageError, StopError, is_for_program
 from packetwire.messaging.events import eventsocket
 from packetwire.messaging.message import Message, RoutingID
 from packetwire.messaging.protobuf import ProtoMessage
@@ -89,7 +89,9 @@ class ICCPComponent(_ICCP):
         answer = self.ok_msg()
         try:
             self.on_config_request(msg.config)
-        except Exception as error:
+        except BaseException as error:
+            if is_for_program(error):
+                raise
             if not isinstance(error, StopError):
                 logger.error("the configuration was refused", exc_info=error)
             answer = self.error_msg(error)

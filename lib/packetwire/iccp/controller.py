@@ -41,7 +41,7 @@ class ICCPController(_ICCP):
         try:
             self.before_handling(channel, stranger, msg)
         except Exception as error:
-            self.handle_exception(channel, stranger, msg, error)
+            self.contain(channel, stranger, msg, error)
             return False
         return True
 

@@ -11,7 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from packetwire.messaging.errors import ChannelError, InvalidMessageError
+from packetwire.messaging.errors import ChannelError, InvalidMessageError, is_for_program
 from packetwire.messaging.message import Message, RoutingID, TZMQMessage
 from packetwire.messaging.sentinels import INVALID
 
@@ -39,6 +39,8 @@ class Channel(ABC):
         self.protocol = protocol
         self.session_type = session_type or protocol.session_type
         self.sessions: dict[RoutingID, Session] = {}
+        self.transmissions = 0
+        """Messages that the carrier has taken."""
 
     @property
     def session(self) -> Session | None:
@@ -62,7 +64,10 @@ class Channel(ABC):
         if session.routing_id is None or self.sessions.get(session.routing_id) is not session:
             return
         del self.sessions[session.routing_id]
-        self.protocol.session_discarded(self, session)
+        try:
+            self.protocol.session_discarded(self, session)
+        except Exception:
+            logger.exception("session_discarded failed")
 
     def send(self, msg: Message, session: Session) -> int:
         """Send a message: 0, or the carrier's error number.
@@ -75,7 +80,15 @@ class Channel(ABC):
             return 0
         error_number = self._transmit(zmsg, session)
         if not error_number:
+            self.transmissions += 1
             self.protocol.after_sending(self, session, msg)
+        return error_number
+
+    def send_unchecked(self, msg: Message, session: Session) -> int:
+        """Send a message without asking the protocol: for the one answer that is left when its hooks fail."""
+        error_number = self._transmit(msg.as_zmsg(), session)
+        if not error_number:
+            self.transmissions += 1
         return error_number
 
     @abstractmethod
@@ -90,18 +103,41 @@ class Channel(ABC):
         """
 
     def deliver(self, routing_id: RoutingID, zmsg: TZMQMessage) -> Any:
-        """Handle the frames that arrived from a peer: the handler's result, or `INVALID`."""
+        """Handle the frames that arrived from a peer: the handler's result, or `INVALID`.
+
+        What the protocol's hooks raise goes to its `handle_exception`. A KeyboardInterrupt in the main thread is
+        raised besides.
+        """
         session = self.sessions.get(routing_id)
         try:
             msg = self.protocol.convert_msg(zmsg)
         except InvalidMessageError as error:
             self._refuse(session or self._stranger(routing_id), error)
             return INVALID
+        except Exception as error:
+            logger.exception("what arrived could not be made a message")
+            self._refuse(session or self._stranger(routing_id), self.protocol.unreadable(zmsg, error))
+            return INVALID
         if session is None:
-            if not self.protocol.accept_new_session(self, routing_id, msg):
+            session = self._accept(routing_id, msg)
+            if session is None:
                 return INVALID
-            session = self.create_session(routing_id)
         return self.protocol.handle_msg(self, session, msg)
+
+    def _accept(self, routing_id: RoutingID, msg: Message) -> Session | None:
+        """The session that a first message begins, if it does."""
+        try:
+            if not self.protocol.accept_new_session(self, routing_id, msg):
+                return None
+            return self.create_session(routing_id)
+        except BaseException as error:
+            begun = self.sessions.get(routing_id)
+            if begun is not None:
+                self.discard_session(begun)
+            self.protocol.contain(self, self._stranger(routing_id), msg, error)
+            if is_for_program(error):
+                raise
+            return None
 
     def lose_session(self, session: Session, exc: Exception | None = None) -> None:
         """The carrier has lost the peer: tell the protocol why, and forget the session."""
@@ -119,7 +155,10 @@ class Channel(ABC):
         return session
 
     def _refuse(self, session: Session, error: InvalidMessageError) -> None:
+        transmissions = self.transmissions
         try:
             self.protocol.handle_invalid_msg(self, session, error)
         except Exception:
             logger.exception("the handler of an invalid message failed")
+            if self.transmissions == transmissions:
+                self.protocol.answer_invalid(self, session, error)

@@ -14,6 +14,7 @@ The codes of the first are numbers of the protocol, those of the last are names,
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from packetwire.errors import PacketwireError, RemoteProtocolError
@@ -66,3 +67,17 @@ class InvalidMessageError(RemoteProtocolError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.args[0], self.code), vars(self)
+
+
+def is_for_program(error: BaseException) -> bool:
+    """Whether an exception goes on after it was handled: Ctrl-C in the main thread. Other threads are ours."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
+def as_exception(error: BaseException) -> Exception:
+    """The exception itself; a RuntimeError about what ends threads and programs, such as SystemExit."""
+    if isinstance(error, Exception):
+        return error
+    told = RuntimeError(f"{type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told

@@ -287,6 +287,14 @@ class PacketChannel(SharedChannel):
 
     def _take_request(self, event: RequestReceived) -> None:
         responder = self._responder_of(event)
+        try:
+            self._handle_request(event, responder)
+        except BaseException as error:
+            if not responder.answered:  # a hook of a subclass has raised: nobody else answers
+                responder.fail(error)
+            raise
+
+    def _handle_request(self, event: RequestReceived, responder: Responder) -> None:
         if self.closed:
             responder.fail(ChannelError("the channel is closed"))
             return

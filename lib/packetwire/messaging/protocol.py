@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from packetwire.errors import ProtocolError
 from packetwire.messaging.channel import Channel, Session
-from packetwire.messaging.errors import InvalidMessageError, StopError
+from packetwire.messaging.errors import InvalidMessageError, StopError, as_exception, is_for_program
 from packetwire.messaging.events import eventsocket
 from packetwire.messaging.message import Message, RoutingID, SimpleMessage, TZMQMessage
 from packetwire.messaging.sentinels import INVALID
@@ -96,12 +96,36 @@ class Protocol:
         try:
             self.before_handling(channel, session, msg)
             return self.handler_for(msg)(channel, session, msg)
-        except Exception as error:
-            try:
-                self.handle_exception(channel, session, msg, error)
-            except Exception:
-                logger.exception("the handler of exceptions failed")
+        except BaseException as error:
+            self.contain(channel, session, msg, error)
+            if is_for_program(error):
+                raise
         return INVALID
+
+    def contain(self, channel: Channel, session: Session, msg: Message, error: BaseException) -> None:
+        """A handler or hook has raised: call `handle_exception`, and if that fails too, answer the peer without it.
+
+        Raises nothing.
+        """
+        transmissions = channel.transmissions
+        try:
+            self.handle_exception(channel, session, msg, as_exception(error))
+        except Exception:
+            logger.exception("the handler of exceptions failed")
+            if channel.transmissions == transmissions:
+                self.answer_failure(channel, session, msg)
+
+    def answer_failure(self, channel: Channel, session: Session, msg: Message) -> None:
+        """Tell the peer, without asking any hook, that its message could not be handled; raises nothing."""
+
+    def answer_invalid(self, channel: Channel, session: Session, exc: InvalidMessageError) -> None:
+        """Tell the peer, without asking any hook, that what arrived is no message; raises nothing."""
+
+    def unreadable(self, zmsg: TZMQMessage, exc: Exception) -> InvalidMessageError:
+        """The exception for frames that `convert_msg` has failed for, through a fault of its own."""
+        error = InvalidMessageError("a message that cannot be read here", "unreadable")
+        error.__cause__ = exc
+        return error
 
     def handler_for(self, msg: Message) -> MessageHandler:
         """The handler of a message; raises `StopError` if there is none."""

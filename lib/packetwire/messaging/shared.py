@@ -98,6 +98,10 @@ class SharedChannel(Channel):
                     return error_number
                 self._sleep(ROOM_CHECK)
 
+    def send_unchecked(self, msg: Message, session: Session) -> int:
+        with self.lock:
+            return super().send_unchecked(msg, session)
+
     def deliver(self, routing_id: RoutingID, zmsg: TZMQMessage) -> Any:
         with self.lock:
             try:
