@@ -29,7 +29,7 @@ from packetwire.fbsp import (
 )
 
 from .fake import CLIENT, SERVICE
-from .test_calls import WAIT, Calls, More, Sample
+from .test_calls import WAIT, Calls, More, Sample, Unprintable
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -46,6 +46,7 @@ class AsyncSample(AsyncService):
         self.stopped = asyncio.Semaphore(0)
         self.go_on = asyncio.Event()
         self.closed = asyncio.Event()
+        self.upload_timeout: float | None = WAIT
         self.ended: list[Any] = []
 
     @operation(Calls.ECHO)
@@ -84,7 +85,7 @@ class AsyncSample(AsyncService):
 
     @operation(Calls.SUM)
     async def sum(self, request: AsyncRequest) -> str:
-        return str(sum([int(frame) async for frames in request.uploads(WAIT) for frame in frames]))
+        return str(sum([int(frame) async for frames in request.uploads(self.upload_timeout) for frame in frames]))
 
     @operation(Calls.FAIL)
     async def fail(self, request: AsyncRequest) -> None:
@@ -111,6 +112,14 @@ class AsyncSample(AsyncService):
     @operation(Calls.WRONG)
     def wrong(self, request: AsyncRequest) -> object:
         return 1.5
+
+    @operation(Calls.QUIT)
+    async def quit(self, request: AsyncRequest) -> None:
+        raise SystemExit(3)
+
+    @operation(Calls.BROKEN)
+    def broken(self, request: AsyncRequest) -> None:
+        raise Unprintable
 
     @operation(Calls.WHO)
     async def who(self, request: AsyncRequest) -> list[str]:
@@ -625,3 +634,142 @@ def call_all(client: ServiceClient) -> None:
         call = client.start(Calls.WAIT)
         assert call.cancel(WAIT)
         assert client.ping(WAIT) >= 0
+
+
+# What does not fit together: how it was asked, and what the service does
+
+
+def test_a_timeout_says_how_long_it_was(with_client: WithClient) -> None:
+    async def use(client: AsyncServiceClient, service: AsyncSample) -> None:
+        with pytest.raises(RequestTimeout, match=r"^Calls.WAIT: nothing within 0\.05 s$"):
+            await client.call(Calls.WAIT, timeout=0.05)
+
+    with_client(use)
+
+
+def test_a_request_for_which_there_is_no_room(with_client: WithClient) -> None:
+    async def use(client: AsyncServiceClient, service: AsyncSample) -> None:
+        drain = client.channel.drain
+
+        async def never(session: Any) -> None:
+            await asyncio.Event().wait()
+
+        call = await client.start(Calls.SUM, more=True)
+        client.channel.drain = never  # type: ignore[method-assign]
+        with pytest.raises(RequestTimeout, match=r"Calls.ECHO: .* did not take what it was sent within 0\.05 s"):
+            await client.call(Calls.ECHO, timeout=0.05)
+        with pytest.raises(RequestTimeout, match=r"Calls.SUM: .* did not take what it was sent within 0\.05 s"):
+            await call.send("1", timeout=0.05)
+        client.channel.drain = drain  # type: ignore[method-assign]
+        assert set(client._calls) == {call.token}
+        await call.send("1", timeout=WAIT)
+        assert await call.result(WAIT) == [b"1"]
+
+    with_client(use)
+
+
+def test_a_stream_that_was_not_expected(with_client: WithClient) -> None:
+    async def use(client: AsyncServiceClient, service: AsyncSample) -> None:
+        for _ in range(10):
+            with pytest.raises(ClientError, match=r"Calls.ENDLESS answers by a stream: ask with start\(\)"):
+                await client.call(Calls.ENDLESS, timeout=WAIT)
+            await service.stopped.acquire()
+        for code in (Calls.COUNT, Calls.HEADED):
+            with pytest.raises(ClientError, match="answers by a stream"):
+                await client.call(code, "3", timeout=WAIT)
+        assert client._calls == {}
+        assert await client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
+
+    with_client(use)
+
+
+def test_a_reply_where_a_stream_was_expected(with_client: WithClient) -> None:
+    async def use(client: AsyncServiceClient, service: AsyncSample) -> None:
+        with pytest.raises(ClientError, match=r"Calls.ECHO has answered by a reply, not by a stream"):
+            [frames async for frames in await client.start(Calls.ECHO, "x")]
+        assert [frames async for frames in await client.start(Calls.NOTHING)] == []
+        call = await client.start(Calls.ECHO, "x", stream=True)
+        with pytest.raises(RequestTimeout, match="it has replied without announcing DATA"):
+            [frames async for frames in call.stream(0.05)]
+        client.abandon(call)
+        with pytest.raises(ClientError, match="was withdrawn"):
+            [frames async for frames in call]
+
+    with_client(use)
+
+
+def test_data_that_an_operation_does_not_take(with_client: WithClient) -> None:
+    async def use(client: AsyncServiceClient, service: AsyncSample) -> None:
+        call = await client.start(Calls.WAIT, more=True)
+        await service.waiting.acquire()
+        asyncio.get_running_loop().call_later(0.05, service.go_on.set)
+        for _ in range(2):
+            with pytest.raises(ClientError, match=r"Calls.WAIT has ended without taking the DATA"):
+                await call.send("x", acknowledge=True, timeout=WAIT)
+        assert await call == [b"done"]
+        await client.ping(WAIT)
+        for channel in service._on_connections:
+            assert not channel._open, "no packet request is left without an answer"  # type: ignore[attr-defined]
+
+    with_client(use)
+
+
+def test_an_upload_that_does_not_come(run: Run) -> None:
+    async def main(cell: Cell) -> None:
+        service = await cell.serve(upload_wait=0.05)
+        service.upload_timeout = None
+        client = await cell.connect()
+        with pytest.raises(ServiceError, match=r"no DATA within 0\.05 s; the request has announced none") as caught:
+            await client.call(Calls.SUM, timeout=WAIT)
+        assert caught.value.code is ErrorCode.REQUEST_TIMEOUT
+        announced = await client.start(Calls.SUM, more=True)
+        with pytest.raises(RequestTimeout):
+            await announced.result(0.1)
+        await announced.send("1")
+        assert await announced.result(WAIT) == [b"1"]
+
+    run(main)
+
+
+# Whatever an operation or a callback raises
+
+
+def test_an_operation_that_raises_anything(with_client: WithClient) -> None:
+    async def use(client: AsyncServiceClient, service: AsyncSample) -> None:
+        for code, text in ((Calls.QUIT, "SystemExit: 3"), (Calls.BROKEN, "Unprintable")):
+            with pytest.raises(ServiceError, match=text) as caught:
+                await client.call(code, timeout=WAIT)
+            assert caught.value.code is ErrorCode.INTERNAL_ERROR
+        assert await client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
+
+    with_client(use)
+
+
+def test_a_callback_that_fails(with_client: WithClient, caplog: pytest.LogCaptureFixture) -> None:
+    async def use(client: AsyncServiceClient, service: AsyncSample) -> None:
+        def fail(state: State) -> None:
+            raise ZeroDivisionError
+
+        call = await client.start(Calls.STATES, on_state=fail)
+        assert await call.result(WAIT) == [b""]
+        assert call.state is State.FINISHED
+
+    with_client(use)
+    assert caplog.text.count("on_state failed") == 3
+
+
+def test_a_session_that_cannot_be_begun(run: Run) -> None:
+    async def main(cell: Cell) -> None:
+        service = await cell.serve()
+
+        def fail(session: Any) -> None:
+            raise ZeroDivisionError("no session")
+
+        service.protocol.initialize_session = fail  # type: ignore[method-assign]
+        with pytest.raises(ServiceError, match="no session") as caught:
+            await cell.connect(timeout=WAIT)
+        assert caught.value.code is ErrorCode.INTERNAL_ERROR
+        del service.protocol.initialize_session
+        assert await (await cell.connect()).call(Calls.ECHO, timeout=WAIT) == []
+
+    run(main)

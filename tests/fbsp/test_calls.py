@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 import threading
@@ -19,6 +20,7 @@ from packetwire.fbsp import (
     Call,
     ClientError,
     ErrorCode,
+    MsgType,
     Request,
     Service,
     ServiceClient,
@@ -48,10 +50,17 @@ class Calls(ButlerInterface):
     HEADED = 11
     ENDLESS = 12
     STATES = 13
+    QUIT = 14
+    BROKEN = 15
 
     @classmethod
     def get_uid(cls) -> uuid.UUID:
         return uuid.UUID(int=77)
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
 
 
 class More(ButlerInterface):
@@ -71,6 +80,7 @@ class Sample(Service):
         self.waiting = threading.Semaphore(0)
         self.stopped = threading.Semaphore(0)
         self.go_on = threading.Event()
+        self.upload_timeout: float | None = WAIT
         self.ended: list[Any] = []
         self.running = self.most = 0
         self.counting = threading.Lock()
@@ -109,7 +119,7 @@ class Sample(Service):
 
     @operation(Calls.SUM)
     def sum(self, request: Request) -> str:
-        return str(sum(int(frame) for frames in request.uploads(WAIT) for frame in frames))
+        return str(sum(int(frame) for frames in request.uploads(self.upload_timeout) for frame in frames))
 
     @operation(Calls.FAIL)
     def fail(self, request: Request) -> None:
@@ -142,6 +152,14 @@ class Sample(Service):
     @operation(Calls.WRONG)
     def wrong(self, request: Request) -> object:
         return 1.5
+
+    @operation(Calls.QUIT)
+    def quit(self, request: Request) -> None:
+        raise SystemExit(3)
+
+    @operation(Calls.BROKEN)
+    def broken(self, request: Request) -> None:
+        raise Unprintable
 
     @operation(Calls.WHO)
     def who(self, request: Request) -> list[str]:
@@ -335,6 +353,132 @@ def test_a_result_can_be_asked_for_again(client: ServiceClient, serving: Serving
         call.result(0.01)
     serving.service.go_on.set()
     assert call.result(WAIT) == call.result(WAIT) == [b"done"]
+
+
+def test_a_timeout_says_how_long_it_was(client: ServiceClient, serving: Serving) -> None:
+    with pytest.raises(RequestTimeout, match=r"^Calls.WAIT: nothing within 0\.05 s$"):
+        client.call(Calls.WAIT, timeout=0.05)
+    serving.service.go_on.set()
+
+
+def test_a_request_for_which_there_is_no_room(client: ServiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time for it is that of the caller, and the session lives on."""
+    with monkeypatch.context() as patched:
+        patched.setattr(client.channel, "_transmit", lambda zmsg, session: errno.EAGAIN)
+        if hasattr(client.channel, "connection"):
+
+            def full(*request: Any, **options: Any) -> None:
+                raise RequestTimeout("no room")
+
+            patched.setattr(type(client.channel.connection), "__call__", full)
+        with pytest.raises(RequestTimeout, match=r"Calls.ECHO: .* within 0\.05 s"):
+            client.call(Calls.ECHO, timeout=0.05)
+    assert client._calls == {}
+    assert client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
+
+
+# What does not fit together: how it was asked, and what the service does
+
+
+def test_a_stream_that_was_not_expected(client: ServiceClient, serving: Serving) -> None:
+    """It is withdrawn, so that all threads of the service are there for the next one."""
+    for _ in range(10):
+        with pytest.raises(ClientError, match=r"Calls.ENDLESS answers by a stream: ask with start\(\)"):
+            client.call(Calls.ENDLESS, timeout=WAIT)
+        assert serving.service.stopped.acquire(timeout=WAIT)
+    assert client._calls == {}
+    assert client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
+
+
+@pytest.mark.parametrize("operation", [Calls.COUNT, Calls.HEADED])
+def test_a_short_stream_that_was_not_expected(client: ServiceClient, operation: Calls) -> None:
+    with pytest.raises(ClientError, match="answers by a stream"):
+        client.call(operation, "3", timeout=WAIT)
+    assert client._calls == {}
+    assert client.call(Calls.COUNT, "0", timeout=WAIT) == [], "nothing is lost"
+
+
+def test_a_reply_where_a_stream_was_expected(client: ServiceClient) -> None:
+    with pytest.raises(ClientError, match=r"Calls.ECHO has answered by a reply, not by a stream"):
+        list(client.start(Calls.ECHO, "x").stream(WAIT))
+    assert list(client.start(Calls.NOTHING).stream(WAIT)) == []
+    call = client.start(Calls.ECHO, "x")
+    assert call.result(WAIT) == [b"x"]
+    assert list(call.stream(WAIT)) == []
+
+
+def test_a_reply_where_an_unannounced_stream_was_expected(client: ServiceClient) -> None:
+    call = client.start(Calls.ECHO, "x", stream=True)
+    with pytest.raises(RequestTimeout, match=r"nothing within 0\.05 s; it has replied without announcing DATA"):
+        list(call.stream(0.05))
+    client.abandon(call)
+    with pytest.raises(ClientError, match="was withdrawn"):
+        list(call.stream(WAIT))
+
+
+def test_data_that_an_operation_does_not_take(client: ServiceClient, serving: Serving) -> None:
+    call = client.start(Calls.WAIT, more=True)
+    assert serving.service.waiting.acquire(timeout=WAIT)
+    threading.Timer(0.05, serving.service.go_on.set).start()
+    with pytest.raises(ClientError, match=r"Calls.WAIT has ended without taking the DATA"):
+        call.send("x", acknowledge=True, timeout=WAIT)
+    with pytest.raises(ClientError, match=r"without taking the DATA"):
+        call.send("late", acknowledge=True, timeout=WAIT)
+    assert call.result(WAIT) == [b"done"]
+    client.ping(WAIT)
+    for channel in serving.service._on_connections:
+        assert not channel._open, "no packet request is left without an answer"  # type: ignore[attr-defined]
+
+
+def test_an_upload_that_does_not_come(opened: ExitStack, tmp_path: Path) -> None:
+    serving = Serving(opened, f"ipc://{tmp_path}/service", upload_wait=0.05, threads=1)
+    serving.service.upload_timeout = None
+    for client in (serving.on_zmq(), serving.on_packets()):
+        with pytest.raises(ServiceError, match=r"no DATA within 0\.05 s; the request has announced none") as caught:
+            client.call(Calls.SUM, timeout=WAIT)
+        assert caught.value.code is ErrorCode.REQUEST_TIMEOUT
+        assert client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
+        announced = client.start(Calls.SUM, more=True)
+        with pytest.raises(RequestTimeout):
+            announced.result(0.1)
+        announced.send("1")
+        assert announced.result(WAIT) == [b"1"]
+
+
+# Whatever an operation or a callback raises
+
+
+@pytest.mark.parametrize("operation", [Calls.QUIT, Calls.BROKEN])
+def test_an_operation_that_raises_anything(client: ServiceClient, operation: Calls) -> None:
+    """Its thread is there for the next one."""
+    for _ in range(10):
+        with pytest.raises(ServiceError, match="SystemExit: 3|Unprintable") as caught:
+            client.call(operation, timeout=WAIT)
+        assert caught.value.code is ErrorCode.INTERNAL_ERROR
+    assert client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
+
+
+def test_a_callback_that_fails(client: ServiceClient, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(state: State) -> None:
+        raise ZeroDivisionError
+
+    call = client.start(Calls.STATES, on_state=fail)
+    assert call.result(WAIT) == [b""]
+    assert call.state is State.FINISHED
+    assert caplog.text.count("on_state failed") == 3
+
+
+def test_a_session_that_cannot_be_begun(serving: Serving, connect: Callable[..., ServiceClient]) -> None:
+    def fail(session: Any) -> None:
+        raise ZeroDivisionError("no session")
+
+    serving.service.protocol.initialize_session = fail  # type: ignore[method-assign]
+    with pytest.raises(ServiceError, match="no session") as caught:
+        connect(timeout=WAIT)
+    assert caught.value.code is ErrorCode.INTERNAL_ERROR
+    assert caught.value.relates_to is MsgType.HELLO  # type: ignore[attr-defined]
+    del serving.service.protocol.initialize_session
+    assert connect().call(Calls.ECHO, timeout=WAIT) == []
 
 
 def test_ping(client: ServiceClient) -> None:

@@ -23,6 +23,7 @@ from packetwire.fbsp.constants import State
 from packetwire.fbsp.frames import Frame
 from packetwire.messaging.descriptors import ButlerInterface
 from packetwire.messaging.looped import LoopChannel, Watchers
+from packetwire.messaging.shared import deadline_of, left_until
 
 if TYPE_CHECKING:
     from packetwire.aio.connection import AsyncPacketConnection
@@ -56,6 +57,10 @@ class AsyncCall(CallState):
         await self._wait(self.has_result, timeout)
         return self.outcome()
 
+    async def wait_result(self, timeout: float | None) -> bool:
+        """Wait until `result` has something to return or to raise; false after `timeout` seconds."""
+        return await self._watchers.wait(self.has_result, timeout)
+
     async def wait_acknowledged(self, timeout: float | None = None) -> None:
         """Wait until the service accepts the request; raises as `result` does."""
         await self._wait(self.is_accepted, timeout)
@@ -76,15 +81,16 @@ class AsyncCall(CallState):
     ) -> None:
         """Send DATA for the request; `more` says that more follows.
 
-        With `acknowledge` wait until the service has taken it; raises as `result` does.
+        With `acknowledge` wait until the service has taken it; raises as `result` does, and `ClientError` if the
+        call ends before. `timeout` limits the wait for room too.
         """
         msg = self.new_data(frames, more, acknowledge)
-        await self._client.drain()
+        await self._client.make_room(self.name, timeout)
         taken = self.data_taken() if acknowledge else None
         self._client.transmit(msg)
         if taken is not None:
             await self._wait(taken, timeout)
-            self.check()
+            self.check_taken()
 
     async def cancel(self, timeout: float | None = None) -> bool:
         """Withdraw the request: whether the service has stopped the work, or the request had ended before.
@@ -105,7 +111,7 @@ class AsyncCall(CallState):
 
     async def _wait(self, done: Callable[[], bool], timeout: float | None) -> None:
         if not await self._watchers.wait(done, timeout):
-            raise RequestTimeout(f"{self.api_code!r}: nothing within {timeout} s")
+            raise self.late(timeout)
 
 
 class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
@@ -189,14 +195,19 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
             await self._close_carrier(self.channel)
 
     async def call(self, api_code: ButlerInterface, *frames: Frame, timeout: float | None = None) -> list[bytes]:
-        """Ask, and wait for the frames of the REPLY; raises as `AsyncCall.result`.
+        """Ask, and wait for the frames of the REPLY; raises as `AsyncCall.result`, and `ClientError` for a stream.
 
-        After a timeout, and if the task is cancelled, the request is withdrawn.
+        After a timeout, if the task is cancelled, and if it is a stream that follows, the request is withdrawn.
         """
-        time_limit(timeout)  # a mistake is told before anything is sent
-        call = await self.start(api_code, *frames)
+        timeout = time_limit(timeout)  # a mistake is told before anything is sent
+        deadline = deadline_of(timeout)
+        call, msg = self.new_call(api_code, frames, single=True)
         try:
-            return await call.result(timeout)
+            await self.make_room(call.name, timeout)
+            self.transmit_request(call, msg, False, False)
+            if not await call.wait_result(left_until(deadline)):
+                raise call.late(timeout)
+            return call.outcome()
         except BaseException:
             self.abandon(call)
             raise
@@ -233,6 +244,14 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
         except ConnectionEnded:
             self.live_session()  # the session may know more of why it has ended
             raise
+
+    async def make_room(self, name: str, timeout: float | None) -> None:
+        """`drain`, for `timeout` seconds at most."""
+        try:
+            async with asyncio.timeout(time_limit(timeout)):
+                await self.drain()
+        except TimeoutError:
+            raise RequestTimeout(f"{name}: the service did not take what it was sent within {timeout} s") from None
 
     def end(self, cause: Exception) -> None:
         super().end(cause)

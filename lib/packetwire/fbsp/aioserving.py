@@ -60,11 +60,13 @@ class AsyncRequest(RequestState):
         """The frames of each DATA message that the client sends for the request, up to one without MORE.
 
         Each is acknowledged when it is taken, if that was asked for. Raises `StopError` if the request is
-        cancelled, or none comes within `timeout` seconds.
+        cancelled, or none comes within `timeout` seconds. Without `timeout` only the first is limited, by the
+        service's `upload_wait`, if the request has not announced it.
         """
         more = True
         while more:
-            msg = self.next_upload(await self._watchers.wait(self.has_upload, timeout), timeout)
+            limit = self.upload_limit(timeout)
+            msg = self.next_upload(await self._watchers.wait(self.has_upload, limit), limit)
             self.acknowledge(msg)
             yield msg.data
             more = msg.has_more()

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -69,7 +70,8 @@ class Call(CallState):
     ) -> None:
         """Send DATA for the request; `more` says that more follows.
 
-        With `acknowledge` wait until the service has taken it; raises as `result` does.
+        With `acknowledge` wait until the service has taken it; raises as `result` does, and `ClientError` if the
+        call ends before.
         """
         msg = self.new_data(frames, more, acknowledge)
         if not acknowledge:
@@ -78,8 +80,9 @@ class Call(CallState):
         with self._client.channel.lock:
             taken = self.data_taken()
         self._client.transmit(msg)
-        self._wait(taken, timeout, (int(MsgType.DATA), self.token))
-        self.check()
+        # not for the answer to DATA alone: the call may end first, and then DATA is never acknowledged
+        self._wait(taken, timeout)
+        self.check_taken()
 
     def cancel(self, timeout: float | None = None) -> bool:
         """Withdraw the request: whether the service has stopped the work, or the request had ended before.
@@ -97,9 +100,11 @@ class Call(CallState):
 
     def _wait(self, done: Callable[[], bool], timeout: float | None, answer_to: AnswerKey | None = None) -> None:
         if not self._client.channel.wait_until(done, timeout, answer_to):
-            if self._client.channel.closed:
-                raise ConnectionEnded("the channel is closed")
-            raise RequestTimeout(f"{self.api_code!r}: nothing within {timeout} s")
+            raise self.missing(timeout)
+
+    def missing(self, timeout: float | None) -> Exception:
+        """Why there is no answer after `timeout` seconds."""
+        return ConnectionEnded("the channel is closed") if self._client.channel.closed else self.late(timeout)
 
 
 class ServiceClient(CallBook[Call, SharedChannel]):
@@ -179,16 +184,20 @@ class ServiceClient(CallBook[Call, SharedChannel]):
             self._close_carrier()
 
     def call(self, api_code: ButlerInterface, *frames: Frame, timeout: float | None = None) -> list[bytes]:
-        """Ask, and wait for the frames of the REPLY; raises as `Call.result`.
+        """Ask, and wait for the frames of the REPLY; raises as `Call.result`, and `ClientError` for a stream.
 
-        After a timeout the request is withdrawn.
+        After a timeout, and if it is a stream that follows, the request is withdrawn.
         """
-        call, msg = self.new_call(api_code, frames)
+        call, msg = self.new_call(api_code, frames, single=True)
         try:
             error_number, done = self.channel.exchange(msg, self.live_session(), call.has_result, timeout)
+            if error_number == errno.EAGAIN and self.ended is None:
+                raise RequestTimeout(f"{call.name}: the service did not take the request within {timeout} s")
             if error_number:
                 raise self.unreachable(error_number)
-            return call.result(None if done else 0.0)
+            if not done and not call.has_result():
+                raise call.missing(timeout)
+            return call.outcome()
         except BaseException:
             self.abandon(call)
             raise
@@ -220,6 +229,12 @@ class ServiceClient(CallBook[Call, SharedChannel]):
         self.channel.wait_until(lambda: self.is_ponged(token), left_until(deadline), answer_to)
         self.check_ponged(token, timeout)
         return time.monotonic() - began
+
+    def _drop(self, call: Call, reason: Exception) -> bool:
+        with self.channel.lock:
+            dropped = super()._drop(call, reason)
+            self.channel.notify()
+        return dropped
 
     def end(self, cause: Exception) -> None:
         with self.channel.lock:

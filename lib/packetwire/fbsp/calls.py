@@ -22,6 +22,7 @@ from packetwire.fbsp.identity import this_peer
 from packetwire.fbsp.lifecycle import Act, act_of
 from packetwire.fbsp.messages import (
     APIMessage,
+    CancelMessage,
     ErrorMessage,
     FBSPMessage,
     WelcomeMessage,
@@ -31,6 +32,7 @@ from packetwire.messaging.channel import Channel, Session
 from packetwire.messaging.descriptors import AgentDescriptor, ButlerInterface, PeerDescriptor
 from packetwire.messaging.errors import ClientError, ServiceError
 from packetwire.messaging.message import Message
+from packetwire.messaging.shared import SharedChannel
 
 DEFAULT_CONNECT_TIMEOUT: Final = 10.0
 """Seconds for the link to the service, and its WELCOME."""
@@ -44,7 +46,7 @@ _NOT_CONNECTED: Final = ClientError("the client is not connected")
 
 
 CallT = TypeVar("CallT", bound=CallState)
-ChannelT = TypeVar("ChannelT", bound=Channel)
+ChannelT = TypeVar("ChannelT", bound=SharedChannel)
 
 
 class CallProtocol(FBSPClient):
@@ -178,12 +180,13 @@ class CallBook(Generic[CallT, ChannelT]):
         frames: tuple[Frame, ...],
         on_state: Callable[[State], object] | None = None,
         streams: bool = False,
+        single: bool = False,
     ) -> tuple[CallT, APIMessage]:
         """A call, and its REQUEST to be sent."""
         token = self.new_token()
         msg = self.protocol.create_request_for(self.live_session(), api_code, token)
         msg.data = [frame_of(each) for each in frames]
-        call = self._calls[token] = self._call_type(self, api_code, token, on_state, streams)
+        call = self._calls[token] = self._call_type(self, api_code, token, on_state, streams, single)
         return call, msg
 
     def transmit(self, msg: FBSPMessage) -> None:
@@ -220,26 +223,43 @@ class CallBook(Generic[CallT, ChannelT]):
 
     def send_cancel(self, call: CallT) -> bytes:
         """Send CANCEL; its token."""
-        token = self.new_token()
-        msg = self.protocol.create_message_for(MsgType.CANCEL, token)
-        msg.request.token = call.token
-        self._cancels[token] = call
+        token, msg = self._new_cancel(call)
         self.transmit(msg)
         return token
+
+    def _new_cancel(self, call: CallT) -> tuple[bytes, CancelMessage]:
+        token = self.new_token()
+        msg: CancelMessage = self.protocol.create_message_for(MsgType.CANCEL, token)
+        msg.request.token = call.token
+        self._cancels[token] = call
+        return token, msg
 
     def forget_cancel(self, token: bytes) -> None:
         """Nobody waits for the answer to a CANCEL any more."""
         self._cancels.pop(token, None)
 
-    def abandon(self, call: CallT) -> None:
-        """Nobody waits for a call any more: it is withdrawn, if it is not over."""
-        if call.over:
+    def abandon(self, call: CallT, reason: Exception | None = None) -> None:
+        """Nobody waits for a call any more: it is withdrawn, if it is not over, and fails with `reason`."""
+        if not self._drop(call, reason or ClientError(f"{call.name} was withdrawn")):
             return
-        self._calls.pop(call.token, None)
+        session = self.session
+        if session is None or session.find(call.token) is None:
+            return  # it has not left
         try:
-            self.forget_cancel(self.send_cancel(call))
+            token, msg = self._new_cancel(call)
+            self.forget_cancel(token)
+            self.channel.send_soon(msg, session)
         except (ConnectionEnded, LocalProtocolError):
             pass  # then it is over anyway
+
+    def _drop(self, call: CallT, reason: Exception) -> bool:
+        """Have a call fail that is not over; false if it is."""
+        if call.over:
+            return False
+        self._calls.pop(call.token, None)
+        call.fail(reason)
+        call.changed()
+        return True
 
     def say_noop(self) -> AnswerKey:
         """Send a NOOP that is to be acknowledged."""
@@ -297,8 +317,8 @@ class CallBook(Generic[CallT, ChannelT]):
         if msg.msg_type is MsgType.REPLY:
             self.acknowledge(msg)
         if call.buffered > self._max_buffered:
-            self.abandon(call)
-            call.fail(ServiceError("more DATA than may be kept", code=ErrorCode.INSUFFICIENT_STORAGE))
+            text = f"{call.name}: more than {self._max_buffered} bytes of DATA wait to be read; it was withdrawn"
+            self.abandon(call, ServiceError(text, code=ErrorCode.INSUFFICIENT_STORAGE))
         elif call.token not in session.requests and self._has_all(call, msg):
             call.over = True
             del self._calls[call.token]

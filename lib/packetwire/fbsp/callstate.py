@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from packetwire.errors import ConnectionEnded
+from packetwire.errors import ConnectionEnded, RequestTimeout
 from packetwire.fbsp.constants import ErrorCode, MsgFlag, MsgType, State
 from packetwire.fbsp.frames import Frame, frame_of
 from packetwire.fbsp.messages import APIMessage, DataMessage, ErrorMessage, FBSPMessage, StateMessage
 from packetwire.messaging.descriptors import ButlerInterface
+from packetwire.messaging.errors import ClientError
 
 if TYPE_CHECKING:
     from packetwire.fbsp.calls import CallBook
@@ -29,8 +30,11 @@ class CallState:
         token: bytes,
         on_state: Callable[[State], object] | None = None,
         streams: bool = False,
+        single: bool = False,
     ) -> None:
         self.streams = streams
+        self.single = single
+        """Whether one REPLY is all that may come: nobody will read a stream."""
         self.api_code = api_code
         self.token = token
         self.state: State | None = None
@@ -48,7 +52,13 @@ class CallState:
         self._data: deque[DataMessage] = deque()
         self._data_acknowledged = 0
         self._data_sent = 0
+        self._has_streamed = self._reply_taken = False
         self._cancel_answer: ErrorMessage | None = None
+
+    @property
+    def name(self) -> str:
+        """Which call of which interface."""
+        return f"{type(self.api_code).__name__}.{self.api_code.name}"
 
     # what to wait for, and what came of it
 
@@ -61,6 +71,7 @@ class CallState:
         if self.reply is None:
             assert self.error is not None
             raise raised(self.error)
+        self._reply_taken = True
         return self.reply
 
     def is_accepted(self) -> bool:
@@ -75,6 +86,7 @@ class CallState:
         """The next DATA, once `has_data`; None at the end of the stream. Raises if that is a failure."""
         if not self._data:
             self.check()
+            self._check_streamed()
             return None
         msg = self._data.popleft()
         self.buffered -= sum(map(len, msg.data))
@@ -84,6 +96,20 @@ class CallState:
         """Raise what the call has failed with, if it has."""
         if self.error is not None:
             raise raised(self.error)
+
+    def _check_streamed(self) -> None:
+        """Raise if the service has replied, and nobody has looked at that, because a stream was expected."""
+        if self.reply and not (self._has_streamed or self._reply_taken or self.streams):
+            raise ClientError(
+                f"{self.name} has answered by a reply, not by a stream: call(), or result(), returns its frames"
+            )
+
+    def late(self, timeout: float | None) -> RequestTimeout:
+        """The exception for an answer that did not come within `timeout` seconds."""
+        hint = ""
+        if self.streams and self.reply is not None and not self._has_streamed:
+            hint = "; it has replied without announcing DATA, and may be no stream"
+        return RequestTimeout(f"{self.name}: nothing within {timeout} s{hint}")
 
     def new_data(self, frames: tuple[Frame, ...], more: bool, acknowledge: bool) -> DataMessage:
         """DATA for the request, to be sent."""
@@ -96,7 +122,13 @@ class CallState:
         """DATA that is to be acknowledged is about to be sent: what says that the service has taken it."""
         self._data_sent += 1
         number = self._data_sent
-        return lambda: self._data_acknowledged >= number or self.error is not None
+        return lambda: self._data_acknowledged >= number or self.over
+
+    def check_taken(self) -> None:
+        """Raise if the call has ended and has not taken all DATA whose acknowledgement was asked for."""
+        self.check()
+        if self._data_acknowledged < self._data_sent:
+            raise ClientError(f"{self.name} has ended without taking the DATA that it was sent")
 
     def is_cancel_answered(self) -> bool:
         """Whether the service has answered our CANCEL, or the request has ended otherwise."""
@@ -115,8 +147,14 @@ class CallState:
 
     def take(self, msg: FBSPMessage) -> None:
         """A message has come for the call."""
+        if msg.msg_type is MsgType.DATA or (msg.msg_type is MsgType.REPLY and msg.has_more()):
+            self._has_streamed = True
+            if self.single:
+                self._refuse_stream()
+                return
         if isinstance(msg, APIMessage) and msg.msg_type is MsgType.REPLY:
-            self.reply = msg.data
+            if self.error is None:
+                self.reply = msg.data
         elif isinstance(msg, ErrorMessage):
             self.fail(self._client.protocol.exception_for(msg))
         elif isinstance(msg, StateMessage):
@@ -129,6 +167,12 @@ class CallState:
         elif isinstance(msg, DataMessage):
             self.buffered += sum(map(len, msg.data))
             self._data.append(msg)
+
+    def _refuse_stream(self) -> None:
+        """Nobody reads the stream, so nothing of it is kept; who waits for the reply withdraws the request."""
+        self.error = self.error or ClientError(
+            f"{self.name} answers by a stream: ask with start(), and iterate over the call; it was withdrawn"
+        )
 
     def take_acknowledgement(self, msg: FBSPMessage) -> None:
         """The service has acknowledged the request, or DATA."""

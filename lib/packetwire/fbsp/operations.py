@@ -26,6 +26,8 @@ logger = logging.getLogger("packetwire")
 
 DEFAULT_MAX_UPLOAD: Final = 64 << 20
 """Octets of DATA of one request that its operation has not taken yet."""
+DEFAULT_UPLOAD_WAIT: Final = 60.0
+"""Seconds for the first DATA of a request that has not announced any."""
 
 _PLAIN: Final = frozenset((list, bytes, str, tuple, type(None)))
 
@@ -71,7 +73,9 @@ class RequestState:
         self.msg = msg
         self.cancelled = False
         """Whether the client has withdrawn it, or has left: nothing more is sent for it."""
+        self.upload_wait: float | None = DEFAULT_UPLOAD_WAIT
         self._uploads: deque[DataMessage] | None = None  # few requests have some
+        self._has_uploaded = False
         self._upload_octets = 0
 
     @property
@@ -111,11 +115,18 @@ class RequestState:
         """Whether there is DATA to take, or will be none."""
         return bool(self._uploads) or self.cancelled
 
-    def next_upload(self, arrived: bool, timeout: float | None) -> DataMessage:
-        """The next DATA, if it has `arrived` in time; raises `StopError` if there is none."""
+    def upload_limit(self, timeout: float | None) -> float | None:
+        """Seconds to wait for the next DATA; a client that asks with `call` sends none, and announces none."""
+        is_announced = self.msg.has_more() or self._has_uploaded
+        return self.upload_wait if timeout is None and not is_announced else timeout
+
+    def next_upload(self, arrived: bool, limit: float | None) -> DataMessage:
+        """The next DATA, if it has `arrived` within the limit; raises `StopError` if there is none."""
         if not arrived:
-            raise StopError(f"no DATA within {timeout} s", code=ErrorCode.REQUEST_TIMEOUT)
+            hint = "" if self.msg.has_more() else "; the request has announced none, as start(..., more=True) does"
+            raise StopError(f"no DATA within {limit} s{hint}", code=ErrorCode.REQUEST_TIMEOUT)
         self.check()
+        self._has_uploaded = True
         assert self._uploads is not None
         msg = self._uploads.popleft()
         self._upload_octets -= sum(map(len, msg.data))
@@ -172,8 +183,9 @@ class OperationBook(Generic[RequestT]):
     """The operations of a service, and the requests under way.
 
     `agent` says which program this is, `peer` which instance of it runs here: made up, if not given.
-    `interfaces` are announced in that order; if there are none, in the order of the operations. Further
-    arguments go to `FBSPService`, which is in `protocol`.
+    `interfaces` are announced in that order; if there are none, in the order of the operations. `max_upload` bytes
+    of DATA may wait for an operation to take them; for the first DATA of a request that has announced none,
+    `uploads` waits `upload_wait` seconds. Further arguments go to `FBSPService`, which is in `protocol`.
     """
 
     agent: ClassVar[AgentDescriptor]
@@ -185,6 +197,7 @@ class OperationBook(Generic[RequestT]):
         agent: AgentDescriptor | None = None,
         peer: PeerDescriptor | None = None,
         max_upload: int = DEFAULT_MAX_UPLOAD,
+        upload_wait: float | None = DEFAULT_UPLOAD_WAIT,
         **protocol: Any,
     ) -> None:
         operations = list(self._operations())
@@ -195,6 +208,7 @@ class OperationBook(Generic[RequestT]):
         self.protocol.on_data = self._take_data
         self.protocol.on_session_closed = self._end_session
         self._max_upload = max_upload
+        self._upload_wait = upload_wait
         self._requests: dict[FBSPSession, dict[bytes, RequestT]] = {}
         for declared, method in operations:
             self.protocol.register_api_handler(declared.api_code, self._handler(declared, method))
@@ -215,6 +229,7 @@ class OperationBook(Generic[RequestT]):
     def _handler(self, declared: Declared, method: Callable[..., Any]) -> Any:
         def begin(channel: Channel, session: FBSPSession, msg: APIMessage, protocol: Any) -> None:
             request = self._new_request(channel, session, msg)
+            request.upload_wait = self._upload_wait
             requests = self._requests.get(session)
             if requests is None:
                 requests = self._requests[session] = {}

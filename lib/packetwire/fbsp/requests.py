@@ -18,15 +18,17 @@ from packetwire.fbsp.constants import (
     FOURCC,
     HEADER_FMT_FULL,
     HEADER_OCTETS,
+    REVISION,
     TYPE_SHIFT,
     MsgFlag,
     MsgType,
 )
-from packetwire.fbsp.messages import ErrorMessage, FBSPMessage
+from packetwire.fbsp.lifecycle import DROPPED, LIVE
+from packetwire.fbsp.messages import FBSPMessage, WelcomeMessage
 from packetwire.fbsp.protocol import _FBSP
 from packetwire.fbsp.session import FBSPSession
 from packetwire.messaging.channel import Session
-from packetwire.messaging.message import Message
+from packetwire.messaging.message import Message, RoutingID, TZMQMessage
 from packetwire.messaging.multipart import split_frames
 from packetwire.messaging.packets import PEER, MessageRequest, PacketChannel
 
@@ -35,6 +37,9 @@ _CODEC = _FBSP()
 # plain numbers, because an enum calculates, and hashes, in ten times the time
 _ACK_REQ, _ACK_REPLY = int(MsgFlag.ACK_REQ), int(MsgFlag.ACK_REPLY)
 _REQUEST, _DATA, _ERROR = int(MsgType.REQUEST), int(MsgType.DATA), int(MsgType.ERROR)
+
+_ERROR_CONTROL = bytes((_ERROR << TYPE_SHIFT | REVISION,))
+_MAY_END_REQUEST = (MsgType.ERROR, MsgType.REPLY, MsgType.DATA, MsgType.STATE)
 
 ANSWERED: Final = frozenset(map(int, (MsgType.HELLO, MsgType.REQUEST, MsgType.CANCEL)))
 """What is always concluded by a message of the other side."""
@@ -187,16 +192,34 @@ class FBSPPacketChannel(PacketChannel):
         return key[0] in ACKNOWLEDGED
 
     def is_awaited(self, key: Hashable) -> bool:
-        """A REQUEST that is under way, and DATA that its receiver acknowledges when it likes."""
+        """A REQUEST that is under way, and DATA that its receiver acknowledges when it likes.
+
+        Once its request has ended, what a service has not acknowledged it will not, and neither will a client if
+        the request has failed. An acknowledgement that comes all the same is a packet request of its own.
+        """
         assert isinstance(key, tuple)
+        msg_type, token = key
         session = self.sessions.get(PEER)
         if not isinstance(session, FBSPSession) or session.closed:
             return False
-        return key[0] == _DATA or (key[0] == _REQUEST and key[1] in session.requests)
+        if msg_type != _DATA:
+            return msg_type == _REQUEST and token in session.requests
+        request = session.find(token)
+        if request is None or token == session.hello_token:
+            return True
+        is_client = isinstance(session.greeting, WelcomeMessage)
+        return request.phase not in DROPPED if is_client else request.phase in LIVE
 
     def send(self, msg: Message, session: Session) -> int:
         error_number = super().send(msg, session)
-        if isinstance(msg, ErrorMessage):
+        if self._open and isinstance(msg, FBSPMessage) and msg.msg_type in _MAY_END_REQUEST:
             with self.lock:
-                self.settle()  # the request that was cancelled, or has failed otherwise
+                self.settle()
         return error_number
+
+    def deliver(self, routing_id: RoutingID, zmsg: TZMQMessage) -> Any:
+        with self.lock:
+            result = super().deliver(routing_id, zmsg)
+            if self._open and zmsg and zmsg[0][CONTROL_OCTET : CONTROL_OCTET + 1] == _ERROR_CONTROL:
+                self.settle()
+            return result

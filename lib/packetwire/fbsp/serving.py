@@ -56,12 +56,14 @@ class Request(RequestState):
         """The frames of each DATA message that the client sends for the request, up to one without MORE.
 
         Each is acknowledged when it is taken, if that was asked for. Raises `StopError` if the request is
-        cancelled, or none comes within `timeout` seconds.
+        cancelled, or none comes within `timeout` seconds. Without `timeout` only the first is limited, by the
+        service's `upload_wait`, if the request has not announced it.
         """
         more = True
         while more:
             with self._change:
-                msg = self.next_upload(self._change.wait_for(self.has_upload, time_limit(timeout)), timeout)
+                limit = self.upload_limit(time_limit(timeout))
+                msg = self.next_upload(self._change.wait_for(self.has_upload, limit), limit)
             self.acknowledge(msg)
             yield msg.data
             more = msg.has_more()
@@ -82,7 +84,9 @@ class Service(OperationBook[Request]):
 
     `agent` says which program this is, `peer` which instance of it runs here: made up, if not given.
     `interfaces` are announced in that order; if there are none, in the order of the operations. `threads` is
-    how many operations run at once. Further arguments go to `FBSPService`, which is in `protocol`.
+    how many operations run at once, `max_upload` how many bytes of DATA may wait for one to take them; for the
+    first DATA of a request that has announced none, `uploads` waits `upload_wait` seconds. Further arguments go to
+    `FBSPService`, which is in `protocol`.
 
     It is a context manager that closes.
     """

@@ -26,6 +26,8 @@ ROOM_CHECK: Final = 0.05
 """Seconds between two looks for room to send, where the carrier does not tell of it."""
 DEFAULT_PATIENCE: Final = 30.0
 """Seconds that `send` waits for a peer to take what it was sent before; then the peer is given up."""
+SOON: Final = 1.0
+"""Seconds that a message may wait for room that only spares the peer some work."""
 NOBODY: Final = -1
 
 
@@ -76,12 +78,23 @@ class SharedChannel(Channel):
     ) -> tuple[int, bool]:
         """Send a message and wait until `done()`, as `send` and `wait_until` do: what both return.
 
+        `timeout` limits both; EAGAIN says that there was no room for the message in that time.
+
         It is for a message whose conclusion is awaited; a carrier that knows how is quicker than with both.
         """
-        error_number = self.send(msg, session)
-        return error_number, not error_number and self.wait_until(done, timeout)
+        deadline = deadline_of(timeout)
+        error_number = self._send_by(deadline, msg, session)
+        return error_number, not error_number and self.wait_until(done, left_until(deadline))
 
     def send(self, msg: Message, session: Session) -> int:
+        return self._send_by(None, msg, session)
+
+    def send_soon(self, msg: Message, session: Session) -> int:
+        """Send what is not worth a long wait: EAGAIN if there is no room within `SOON` seconds, or here at once."""
+        return self._send_by(deadline_of(SOON), msg, session)
+
+    def _send_by(self, wanted: float | None, msg: Message, session: Session) -> int:
+        """Send a message; EAGAIN if there was no room until `wanted`, and the session is not lost by that."""
         deadline: float | None = None
         while True:
             with self.lock:
@@ -93,7 +106,10 @@ class SharedChannel(Channel):
                     return error_number
                 if deadline is None:
                     deadline = time.monotonic() + self.patience
-                if self._reader == get_ident() or time.monotonic() >= deadline:
+                is_reader = self._reader == get_ident()
+                if wanted is not None and (is_reader or time.monotonic() >= wanted):
+                    return error_number
+                if is_reader or time.monotonic() >= deadline:
                     self._give_up(session)
                     return error_number
                 self._sleep(ROOM_CHECK)
