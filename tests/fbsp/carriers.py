@@ -391,7 +391,7 @@ class LoopPacketClient(PacketClient):
         open_in_loop(self.loop, ours, theirs, opened)
 
     def take_frames(self, route: bytes) -> list[list[bytes]]:
-        self.loop.run(self.async_ours(0, channel=1, timeout=WAIT / 1000))
+        self.loop.run(self.async_ours(0, channel=16, timeout=WAIT / 1000))
         return self.peer.take()
 
     def receive(self) -> Any:

@@ -120,11 +120,11 @@ class RequestState:
         is_announced = self.msg.has_more() or self._has_uploaded
         return self.upload_wait if timeout is None and not is_announced else timeout
 
-    def next_upload(self, arrived: bool, limit: float | None) -> DataMessage:
-        """The next DATA, if it has `arrived` within the limit; raises `StopError` if there is none."""
+    def next_upload(self, arrived: bool, timeout: float | None) -> DataMessage:
+        """The next DATA, if it has `arrived` in time; raises `StopError` if there is none."""
         if not arrived:
             hint = "" if self.msg.has_more() else "; the request has announced none, as start(..., more=True) does"
-            raise StopError(f"no DATA within {limit} s{hint}", code=ErrorCode.REQUEST_TIMEOUT)
+            raise StopError(f"no DATA within {timeout} s{hint}", code=ErrorCode.REQUEST_TIMEOUT)
         self.check()
         self._has_uploaded = True
         assert self._uploads is not None
