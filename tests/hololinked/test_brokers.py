@@ -113,6 +113,42 @@ def test_the_timeout_of_who_waits(connect: Connect, address: str) -> None:
         assert_nothing_left(server, asker)
 
 
+def test_timeouts_are_checked_before_anything_is_sent(connect: Connect, ipc: str) -> None:
+    with RunningServer(ipc) as server:
+        asker = connect(server.address)
+        for timeout, error in (("5", TypeError), (b"5", TypeError), ([], TypeError), (float("nan"), ValueError)):
+            with pytest.raises(error, match="timeout must be a number of"):
+                asker.execute("echo", timeout=timeout)
+            with pytest.raises(error, match="handshake_timeout must be a number of"):
+                connect(server.address, "another", handshake_timeout=timeout)
+        assert asker.execute("count").result() == 0
+        assert server.asked == 1
+        assert_nothing_left(server, asker)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e15, 10**400])
+def test_timeouts_of_any_length(connect: Connect, ipc: str, timeout: Any) -> None:
+    with RunningServer(ipc) as server:
+        asker = connect(server.address, handshake_timeout=timeout)
+        assert asker.execute("echo", 5, timeout=timeout).result() == 5
+        context = ServerExecutionContext(1 << 53, 1e300 if timeout == 10**400 else timeout)
+        held = asker.send("hold", 6, server_execution_context=context)
+        later = threading.Timer(0.05, server.let_go)
+        later.start()
+        assert asker.receive(held, timeout).result() == 6
+        later.join()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -1000, float("-inf")])
+def test_times_that_are_over_before_they_begin(connect: Connect, ipc: str, timeout: float) -> None:
+    with RunningServer(ipc) as server:
+        asker = connect(server.address)
+        with pytest.raises(RequestTimeout):
+            asker.execute("hold", timeout=timeout)
+        with pytest.raises(HandshakeFailed):
+            connect(ipc + ".no", "another", handshake_timeout=timeout)
+
+
 @pytest.mark.parametrize("access_point", ["ipc", "tcp://127.0.0.1:1"])
 def test_nobody_answers_the_handshake(connect: Connect, ipc: str, access_point: str) -> None:
     with pytest.raises(HandshakeFailed, match="'server' did not answer the handshake of 'client'"):

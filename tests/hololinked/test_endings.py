@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
+import os
+import resource
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -359,6 +362,36 @@ def test_a_server_with_work_under_way(caplog: pytest.LogCaptureFixture) -> None:
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+def test_a_handler_that_is_cancelled_before_it_begins() -> None:
+    """Nothing of it is left, and nothing is said of a coroutine that was never awaited."""
+    context = zmq.asyncio.Context()
+    called = []
+
+    async def work() -> None:
+        raise AssertionError("it has begun")
+
+    async def main() -> None:
+        server = AsyncZMQServer(id=SERVER_ID, context=context, access_point="inproc://server")
+
+        def handle(_: Any) -> Any:
+            called.append(work())
+            serving.cancel()
+            return called[0]
+
+        serving = asyncio.ensure_future(server.serve(handle))
+        async with AsyncZMQClient("c", SERVER_ID, context, "inproc://server") as client:
+            await client.async_send_request("", "", "work", server_execution_context=PATIENT)
+            with suppress(asyncio.CancelledError):
+                await serving
+        server.exit()
+
+    asyncio.run(main())
+    context.term()
+    assert len(called) == 1
+    called.clear()
+    gc.collect()
+
+
 def test_a_server_with_a_list_of_keys() -> None:
     """Who looks at the keys, in a thread, ends as well, whoever ends the context."""
     context = zmq.asyncio.Context()
@@ -537,6 +570,37 @@ def test_publishing_takes_no_long_frames_in() -> None:
     context.term()
 
 
+# times
+
+
+@pytest.mark.parametrize("face", ["threads", "asyncio"])
+def test_the_times_of_consumers(face: str) -> None:
+    with EventPublisher("p", access_point="INPROC") as publisher:
+        publisher.register("e")
+        kind = EventConsumer if face == "threads" else AsyncEventConsumer
+        with kind("c", "e", publisher.socket_address) as consumer:
+
+            def receive(timeout: Any) -> Any:
+                if isinstance(consumer, EventConsumer):
+                    return consumer.receive(timeout)
+
+                async def main() -> Any:
+                    return await consumer.receive(timeout)
+
+                return asyncio.run(main())
+
+            for timeout in (0, -1, -1000, float("-inf")):
+                assert receive(timeout) is None
+            for bad, error in (("5", TypeError), (float("nan"), ValueError)):
+                with pytest.raises(error, match="timeout must be a number of"):
+                    receive(bad)
+            for timeout in (float("inf"), 1e15, 10**400):
+                later = threading.Timer(0.05, publisher.publish, ["e", 5])
+                later.start()
+                assert receive(timeout).value() == 5
+                later.join()
+
+
 # what was sent
 
 
@@ -566,3 +630,42 @@ def test_what_was_published_leaves_though_the_publisher_closes(turns: int, trans
                 publisher.publish("e", bytes([number]) * 100_000)
         assert reading.result() == list(range(90))
         consumer.exit()
+
+
+@contextmanager
+def few_descriptors(left: int) -> Iterator[None]:
+    """With so many to open, and no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 50, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                opened.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(left):
+            os.close(opened.pop())
+        yield
+    finally:
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("left", [0, 1, 5, 10])
+def test_no_descriptors_are_left(left: int) -> None:
+    """ZMQ's own threads would end the process; so there is an error before, and nothing of it stays."""
+    context: Any = zmq.asyncio.Context()
+    opened = len(os.listdir("/dev/fd"))
+    with few_descriptors(left):
+        for make in (
+            lambda: AsyncZMQServer(id="s", context=context, access_point="inproc://s"),
+            lambda: SyncZMQClient("c", "s", context, "inproc://s", handshake=False),
+            lambda: AsyncZMQClient("c", "s", context, "inproc://s", handshake=False),
+            lambda: EventPublisher("p", context, "inproc://p"),
+            lambda: EventConsumer("c", "e", "inproc://p", context),
+            lambda: AsyncEventConsumer("c", "e", "inproc://p", context),
+        ):
+            with pytest.raises(OSError, match="Too many open files"):
+                make()
+    assert len(os.listdir("/dev/fd")) == opened
+    context.term()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -282,3 +284,36 @@ def test_publishing_takes_no_long_frames_in(make: Make) -> None:
     connect(sub, address_of(pub))
     publish_until_heard(lambda: pub.sendGroup(b"msg", b"data"), sub)
     assert received(sub) == [b"msg", b"data"]
+
+
+@contextmanager
+def few_descriptors(left: int) -> Iterator[None]:
+    """With so many to open, and no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 50, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                opened.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(left):
+            os.close(opened.pop())
+        yield
+    finally:
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", PORTS)
+@pytest.mark.parametrize("left", [0, 1, 5, 10])
+def test_no_descriptors_are_left(make: Make, kind: Any, left: int) -> None:
+    """ZMQ's own threads would end the process."""
+    port = make(kind)
+    with few_descriptors(left):
+        with pytest.raises(PortError, match="Too many open files") as caught:
+            port.reset()
+        assert caught.value.errno == errno.EMFILE
+        with pytest.raises(PortError, match="Too many open files"):
+            GroupSubPort("another", SPEC).setupSocket()
+    port.setupSocket()

@@ -184,6 +184,12 @@ def test_time_limits_are_milliseconds_but_in_these_methods_seconds(make: Make) -
         port.recvFromMember()
     with pytest.raises(OperationError, match="milliseconds"):
         port.set_recv_timeout(-5.0)
+    for none in (float("inf"), 1e300):
+        port.set_recv_timeout(none)
+        port.set_send_timeout(none)
+        assert port.get_recv_timeout() is port.get_send_timeout() is None
+    with pytest.raises(TypeError, match="a time limit must be a number of seconds"):
+        port.set_send_timeout("5")
 
 
 def test_what_a_port_does_not_send(make: Make) -> None:

@@ -51,7 +51,9 @@ from packetwire.hololinked.sockets import (
     set_keys,
     set_options,
 )
+from packetwire.hololinked.timelimits import seconds_of
 from packetwire.streams.curve import CurveClient, CurveServer
+from packetwire.streams.fds import check_descriptors_left
 from packetwire.streams.zmqsockets import (
     HANDSHAKE_FAILURES,
     events_of,
@@ -61,6 +63,7 @@ from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.exposure import warn_if_exposed
 from packetwire.zmq.owned import disown, set_owner
 from packetwire.zmq.reading import MessageReader
+from packetwire.zmq.sockets import HEADROOM
 
 ZmqContext = zmq.Context[Any]
 
@@ -157,6 +160,7 @@ class BaseZMQ:
         if not options.keys() & {"id", "server_id", "socket_id"}:
             options["id"] = self.id
         try:
+            check_descriptors_left(HEADROOM)
             if needs_gatekeeper(curve := options.get("curve")):
                 self._gatekeeper = GatekeeperThread(zmq.Context(self.context), cast(CurveServer, curve))
             self.socket, self.socket_address = self.get_socket(
@@ -526,7 +530,7 @@ class BaseZMQClient(BaseZMQ):
 
     def _start_handshake(self, timeout: float | None) -> Exchange:
         self._open_socket()
-        exchange = self.core.handshake(time.monotonic(), _seconds(timeout))
+        exchange = self.core.handshake(time.monotonic(), seconds_of(timeout))
         self._pass_handshake()
         return exchange
 
@@ -581,13 +585,9 @@ class BaseZMQClient(BaseZMQ):
         except zmq.ZMQError as error:
             raise self._failed(error) from error
 
-    def _limited(self, exchange: Exchange, timeout: float | None) -> Exchange:
-        """It is waited for from now on, for at most `timeout` milliseconds."""
+    def _limited(self, exchange: Exchange, seconds: float | None) -> Exchange:
+        """It is waited for from now on, for at most that time."""
         exchange.waited_for = True
-        if timeout is not None and not exchange.done:
-            self.core.limit(exchange, time.monotonic() + timeout / 1000)
+        if seconds is not None and not exchange.done:
+            self.core.limit(exchange, time.monotonic() + seconds)
         return exchange
-
-
-def _seconds(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000

@@ -34,6 +34,7 @@ from packetwire.hololinked.serializers import (
     SerializableNone,
 )
 from packetwire.hololinked.sockets import descriptor_of, poll_milliseconds
+from packetwire.hololinked.timelimits import seconds_of
 from packetwire.streams.wakeup import Wakeup
 
 
@@ -65,6 +66,7 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         super().__init__(
             id, server_id, logger=logger, max_message_size=max_message_size, max_outstanding=max_outstanding
         )
+        seconds_of(handshake_timeout, "handshake_timeout")
         self.poll_timeout = poll_timeout
         self._lock = threading.Lock()  # guards the core and the socket
         self._changed = threading.Condition(self._lock)
@@ -115,8 +117,9 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         That is at most the request's two timeouts and a little more, or `timeout` milliseconds if these are
         less. Raises `RequestTimeout`, or `ConnectionEnded` when the server is gone.
         """
+        seconds = seconds_of(timeout)
         with self._lock:
-            return self._wait(self._limited(self.core.find(message_id), timeout))
+            return self._wait(self._limited(self.core.find(message_id), seconds))
 
     def execute(
         self,
@@ -131,12 +134,13 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
     ) -> ResponseMessage | None:
         """`send_request` and `recv_response`; None at once if the request is one-way."""
         return self._ask(
-            self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts), timeout
+            self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts),
+            seconds_of(timeout),
         )
 
     def send_exit(self, timeout: float | None = None) -> ResponseMessage:
         """Ask the server to end, and wait until it has served what it received before."""
-        response = self._ask(self._exit_message(), timeout)
+        response = self._ask(self._exit_message(), seconds_of(timeout))
         assert response is not None
         return response
 
@@ -156,11 +160,11 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         if self.closed and not self._reading:
             self._wakeup.close()
 
-    def _ask(self, message: RequestMessage, timeout: float | None) -> ResponseMessage | None:
+    def _ask(self, message: RequestMessage, seconds: float | None) -> ResponseMessage | None:
         with self._lock:
             try:
                 exchange = self._post(message)
-                return None if exchange is None else self._wait(self._limited(exchange, timeout))
+                return None if exchange is None else self._wait(self._limited(exchange, seconds))
             finally:
                 self.core.forget_id(message.id)  # Ctrl-C may have come anywhere
 
@@ -254,6 +258,7 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         super().__init__(
             id, server_id, logger=logger, max_message_size=max_message_size, max_outstanding=max_outstanding
         )
+        seconds_of(handshake_timeout, "handshake_timeout")
         self.poll_timeout = poll_timeout
         self._wants_handshake = handshake
         self._handshake_timeout = handshake_timeout
@@ -272,20 +277,21 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
     def handshake(self, timeout: float | None = DEFAULT_HANDSHAKE_TIMEOUT) -> None:
         """Begin to shake hands with the server; `handshake_complete` waits for the end of that."""
         self._attach()
-        self._wants_handshake = False
         self._handshaking = self._start_handshake(timeout)
+        self._wants_handshake = False
         self._after_sending()
 
     async def handshake_complete(self, timeout: float | None = None) -> None:
         """Wait for the server's HANDSHAKE, at most `timeout` milliseconds. Raises `HandshakeFailed`."""
+        seconds = seconds_of(timeout)
         driver = self._attach()
         if self._wants_handshake:
             self.handshake(self._handshake_timeout)
         if self._handshaking is None:
             return
         exchange = self._handshaking
-        if timeout is not None and not exchange.done:
-            self.core.limit(exchange, time.monotonic() + timeout / 1000)
+        if seconds is not None and not exchange.done:
+            self.core.limit(exchange, time.monotonic() + seconds)
             driver.set_timer()
         await self._done(exchange)
         exchange.result()
@@ -311,8 +317,9 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         That is at most the request's two timeouts and a little more, or `timeout` milliseconds if these are
         less. Raises `RequestTimeout`, or `ConnectionEnded` when the server is gone.
         """
+        seconds = seconds_of(timeout)
         self._attach()
-        return await self._wait(self.core.find(message_id), timeout)
+        return await self._wait(self.core.find(message_id), seconds)
 
     async def async_execute(
         self,
@@ -326,16 +333,18 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         **contexts: Unpack[Contexts],
     ) -> ResponseMessage | None:
         """`async_send_request` and `async_recv_response`; None at once if the request is one-way."""
+        seconds = seconds_of(timeout)
         exchange = await self._post(
             self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts)
         )
-        return None if exchange is None else await self._wait(exchange, timeout)
+        return None if exchange is None else await self._wait(exchange, seconds)
 
     async def async_send_exit(self, timeout: float | None = None) -> ResponseMessage:
         """Ask the server to end, and wait until it has served what it received before."""
+        seconds = seconds_of(timeout)
         exchange = await self._post(self._exit_message())
         assert exchange is not None
-        return await self._wait(exchange, timeout)
+        return await self._wait(exchange, seconds)
 
     async def _post(self, message: RequestMessage) -> Exchange | None:
         if self._wants_handshake or self._handshaking is not None:
@@ -344,9 +353,9 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         self._after_sending()
         return exchange
 
-    async def _wait(self, exchange: Exchange, timeout: float | None) -> ResponseMessage:
-        self._limited(exchange, timeout)
-        if timeout is not None and self._driver is not None:
+    async def _wait(self, exchange: Exchange, seconds: float | None) -> ResponseMessage:
+        self._limited(exchange, seconds)
+        if seconds is not None and self._driver is not None:
             self._driver.set_timer()
         try:
             await self._done(exchange)

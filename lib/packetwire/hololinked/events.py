@@ -25,6 +25,7 @@ from packetwire.hololinked.sockets import (
     receive_frames,
     send_frames,
 )
+from packetwire.hololinked.timelimits import seconds_of
 from packetwire.streams.wakeup import Wakeup
 from packetwire.streams.zmqsockets import events_now
 
@@ -235,8 +236,9 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
 
         If asked for, an interrupt raises `BreakLoop` instead.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout / 1000
-        if not self._receiving.acquire(timeout=-1 if timeout is None else _lock_seconds(timeout)):
+        seconds = seconds_of(timeout)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        if not self._receiving.acquire(timeout=-1 if seconds is None else max(0.0, seconds)):
             return None
         try:
             while True:
@@ -309,11 +311,12 @@ class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
 
         If asked for, an interrupt raises `BreakLoop` instead.
         """
+        seconds = seconds_of(timeout)
         driver = self._attach()
         self.subscribe()
         await driver.turn_of_others()
         try:
-            async with asyncio.timeout(None if timeout is None else timeout / 1000) as limit:
+            async with asyncio.timeout(seconds) as limit:
                 while (event := self._next_event()) is None:
                     if self._has_more:
                         await asyncio.sleep(0)
@@ -367,7 +370,3 @@ class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
     async def __aenter__(self) -> AsyncEventConsumer:
         self.subscribe()
         return await super().__aenter__()
-
-
-def _lock_seconds(milliseconds: float) -> float:
-    return min(max(0.0, milliseconds / 1000), threading.TIMEOUT_MAX)

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Unpack
 
 import zmq
@@ -254,10 +255,12 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
                 if outcome is not None:
                     task = tasks.create_task(self._finish(request, outcome))
                     under_way.add(task)
-                    task.add_done_callback(end)
+                    task.add_done_callback(partial(end, outcome))
 
-        def end(task: asyncio.Task[None]) -> None:
+        def end(outcome: Awaitable[Any], task: asyncio.Task[None]) -> None:
             under_way.discard(task)
+            if inspect.iscoroutine(outcome):
+                outcome.close()  # a task that is cancelled before its first step has not begun it
             driver.poke()
 
         async with asyncio.TaskGroup() as tasks:

@@ -20,6 +20,7 @@ from typing import Any, Protocol, Self, SupportsIndex, cast, runtime_checkable
 
 import zmq
 
+from packetwire.core.timelimits import time_limit
 from packetwire.riaps.attachments import (
     Address,
     Attachment,
@@ -226,11 +227,11 @@ class GroupPort:
 
     def set_send_timeout(self, seconds: float | None) -> None:
         """Set the limit in **seconds**, as the reference has it here; None for none."""
-        self._exchange.limits.send_timeout = FOREVER if seconds is None else checked_limit(int(seconds * 1000))
+        self._exchange.limits.send_timeout = _milliseconds(seconds)
 
     def set_recv_timeout(self, seconds: float | None) -> None:
         """Set the limit in **seconds**, as the reference has it here; None for none."""
-        self._exchange.limits.recv_timeout = FOREVER if seconds is None else checked_limit(int(seconds * 1000))
+        self._exchange.limits.recv_timeout = _milliseconds(seconds)
 
     @property
     def exchange(self) -> Exchange:
@@ -564,6 +565,11 @@ def checked_limit(milliseconds: int) -> int:
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, int) or milliseconds < FOREVER:
         raise OperationError(f"a time limit is a whole number of milliseconds, or -1, got {milliseconds!r}")
     return milliseconds
+
+
+def _milliseconds(seconds: float | None) -> int:
+    limit = time_limit(seconds, "a time limit")
+    return FOREVER if limit is None else checked_limit(int(limit * 1000))
 
 
 def _seconds(milliseconds: int) -> float | None:

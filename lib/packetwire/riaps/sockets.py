@@ -18,9 +18,11 @@ import zmq
 from packetwire.riaps.errors import PortError
 from packetwire.riaps.links import Links, ZmqSocket
 from packetwire.riaps.waiting import Waiting
+from packetwire.streams.fds import check_descriptors_left
 from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.owned import disown, set_owner
 from packetwire.zmq.reading import MessageReader
+from packetwire.zmq.sockets import HEADROOM
 
 ZmqContext = zmq.Context[ZmqSocket]
 
@@ -190,9 +192,12 @@ def _sent(socket: ZmqSocket, frame: bytes, *, more: bool) -> bool:
 def make_socket(context: ZmqContext | None, kind: int, max_frame: int) -> ZmqSocket:
     """A socket for a port, neither bound nor connected."""
     try:
+        check_descriptors_left(HEADROOM)
         socket: ZmqSocket = uninterrupted((context or zmq.Context.instance()).socket, kind, zmq.Socket)
     except zmq.ZMQError as error:
         raise port_error("a port cannot have a socket", error) from error
+    except OSError as error:
+        raise PortError(f"a port cannot have a socket: {error.strerror}", error.errno or 0) from error
     socket.sndhwm = socket.rcvhwm = QUEUE_LIMIT
     socket.maxmsgsize = SUBSCRIPTION_LIMIT if kind == zmq.PUB else max(TAKEN_FACTOR * max_frame, DEFAULT_MAX_FRAME)
     socket.linger = _milliseconds(LINGER_SECONDS)

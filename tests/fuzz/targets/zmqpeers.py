@@ -8,7 +8,8 @@ from random import Random
 
 from packetwire.streams import zmqpeers
 from packetwire.streams.bytestream import Buffers
-from packetwire.streams.zmqpeers import Identity, Link, Peers, PeerStream
+from packetwire.streams.zmqpeers import Identity, Peers, PeerStream
+from packetwire.zmq.links import Link
 
 from ..frames import pack, unpack
 from ..mutators import frames_mutator, octets_mutator
