@@ -11,7 +11,8 @@ its worker ends in the caller's timeout; one that is `idempotent` is sent again 
 answer comes first counts. Lost links are made again by ZMQ.
 
 Strategy. One thread owns the socket and does nothing but pass messages: what is to be sent waits in a bounded
-queue, and a wake-up tells of it, so that callers and handlers never touch the socket.
+queue, and a wake-up tells of it, so that callers and handlers never touch the socket. When the program ends the
+context, that thread lets go of the socket, and requests without an answer end with that for a reason.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ from packetwire.streams.zmqsockets import (
     be_curve_client,
     events_now,
 )
+from packetwire.zmq.messages import Discarding
+from packetwire.zmq.sockets import context_ended, os_error, owned_socket
 
 __all__ = ["PacketClient", "PacketWorker"]
 
@@ -74,8 +77,12 @@ MAX_PENDING = 1024
 """Requests of a client without an answer."""
 DEFAULT_WORKER_HANDLERS = 4
 """Handlers of a worker that run at a time."""
+MAX_FRAMES = 64
+"""Frames of a message: a packet, and the way back through proxies."""
 CLOSE_LINGER = 1.0
 """Seconds for what was sent to leave, after the close."""
+STOP_SECONDS = 5.0
+"""Seconds for the thread of the socket to end."""
 DRAIN_SECONDS = 5.0
 """Seconds for a worker's handlers to finish, when it is closed."""
 
@@ -87,7 +94,8 @@ class _Post:
     """A DEALER and the thread that owns it.
 
     Called there: `receive` with each message, as long as there is `room`; and `tick` each time that the thread
-    wakes up, which returns the seconds until it wants to be called again.
+    wakes up, which returns the seconds until it wants to be called again. `lost` is called if the socket is lost,
+    because the program has ended its context.
     """
 
     def __init__(
@@ -98,17 +106,26 @@ class _Post:
         receive: Callable[[Message], None],
         room: Callable[[], bool] = lambda: True,
         tick: Callable[[], float | None] = lambda: None,
+        lost: Callable[[Exception], None],
         queue: int,
         curve: CurveClient | None,
         context: ZmqContext | None,
     ) -> None:
+        self._endpoint = endpoint
         self._receive = receive
         self._has_room = room
         self._tick = tick
+        self._lost = lost
         self._outbox: deque[Message] = deque()
         self._stopping = False
+        self._taken: OSError | None = None
         self._wakeup = Wakeup()
-        self._socket = (context or zmq.Context.instance()).socket(zmq.DEALER)
+        try:
+            self._socket = owned_socket(context or zmq.Context.instance(), zmq.DEALER)
+        except BaseException:
+            self._wakeup.close()
+            raise
+        self._rest = Discarding(self._socket)
         try:
             self._socket.linger = int(CLOSE_LINGER * 1000)
             self._socket.sndhwm = self._socket.rcvhwm = queue
@@ -118,19 +135,15 @@ class _Post:
             if curve is not None:
                 be_curve_client(self._socket, curve)
             self._socket.connect(endpoint)
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._thread.start()  # which fails if the system has no more threads
         except BaseException as error:
-            self._socket.close(0)
+            self._socket.let_go(0)
             self._wakeup.close()
             if isinstance(error, zmq.ZMQError):
-                raise OSError(error.errno, f"{endpoint}: {error.strerror}") from error
+                raise os_error(error, endpoint) from error
             raise
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        try:
-            self._thread.start()
-        except BaseException:  # the system has no more threads
-            self._socket.close(0)
-            self._wakeup.close()
-            raise
+        self._socket.keeper = self._socket_taken
 
     def send(self, message: Message) -> None:
         """Have it sent. From any thread."""
@@ -146,15 +159,37 @@ class _Post:
         self._stopping = True
         self._wakeup.set()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
+
+    def _socket_taken(self) -> None:
+        """In whatever thread destroys the context."""
+        self._taken = context_ended()
+        self._wakeup.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(CLOSE_LINGER)
 
     def _run(self) -> None:
+        try:
+            self._pass_until_stopped()
+        except Exception as error:
+            reason = os_error(error) if isinstance(error, zmq.ZMQError) else error
+            if reason is not error:
+                reason.__cause__ = error
+            self._socket.let_go()
+            self._lost(reason)
+        finally:
+            self._socket.let_go()
+            self._wakeup.close()
+
+    def _pass_until_stopped(self) -> None:
         poller = select.poll()
         poller.register(self._socket.fileno(), select.POLLIN)
         poller.register(self._wakeup.fileno(), select.POLLIN)
         give_up_at: float | None = None
         while True:
             self._wakeup.clear()
+            if self._taken is not None:
+                raise self._taken
             pause = self._tick()
             if self._pass_messages():
                 pause = 0.0
@@ -162,11 +197,9 @@ class _Post:
                 give_up_at = give_up_at or time.monotonic() + CLOSE_LINGER
                 left = give_up_at - time.monotonic()
                 if not self._outbox or left <= 0:
-                    break
+                    return
                 pause = left if pause is None else min(pause, left)
             poller.poll(None if pause is None else pause * 1000)
-        self._socket.close()
-        self._wakeup.close()
 
     def _pass_messages(self) -> bool:
         """Send and receive what can be; whether there is more, of which the descriptor would not tell."""
@@ -177,10 +210,28 @@ class _Post:
                 self._outbox.popleft()
         except zmq.Again:
             pass
+        if not self._rest.is_done:
+            self._rest.go_on()
+            return True
         if events_now(sock) & POLLIN and self._has_room():
-            self._receive(sock.recv_multipart(NOBLOCK))
+            message = self._next_message()
+            if message is not None:
+                self._receive(message)
             return True
         return bool(self._outbox) and bool(events_now(sock) & POLLOUT)
+
+    def _next_message(self) -> Message | None:
+        """The frames of the next message, None if there are too many: of these the rest is thrown away."""
+        frame = self._socket.recv(NOBLOCK, copy=False)
+        frames = [frame.bytes]
+        while frame.more:
+            if len(frames) == MAX_FRAMES:
+                self._rest.begin()
+                logger.warning("%s: a message with more than %d frames was dropped", self._endpoint, MAX_FRAMES)
+                return None
+            frame = self._socket.recv(NOBLOCK, copy=False)
+            frames.append(frame.bytes)
+        return frames
 
 
 def _packet_of(message: Message, endpoint: str) -> Packet | None:
@@ -246,6 +297,7 @@ class PacketClient(_Closing):
         self._pending: dict[int, _Pending] = {}
         self._due: list[tuple[float, int]] = []
         self._closed = False
+        self._lost: Exception | None = None
         self.late_responses = 0
         """Responses whose caller had given up, or had another one already."""
         self._post = _Post(
@@ -253,6 +305,7 @@ class PacketClient(_Closing):
             name=f"packetwire-client-{endpoint}",
             receive=self._receive,
             tick=self._see_to_deadlines,
+            lost=self._socket_lost,
             queue=max_pending,
             curve=curve,
             context=context,
@@ -297,7 +350,7 @@ class PacketClient(_Closing):
                     f"{self.endpoint}: {self._max_pending} requests are without an answer, no room for one more"
                 )
             if self._closed:
-                raise ConnectionEnded(f"{self.endpoint}: this client is closed")
+                raise ConnectionEnded(f"{self.endpoint}: this client is closed") from self._lost
             if rq_type < 0:
                 raise LocalProtocolError(f"rq_type must be 0 or more, got {rq_type}")
             check_channel(channel)
@@ -315,15 +368,25 @@ class PacketClient(_Closing):
 
     def close(self) -> None:
         """End it: requests without an answer get `ConnectionEnded`. A second call does nothing."""
+        self._end("this client was closed")
+        self._post.stop()
+
+    def _end(self, why: object, cause: Exception | None = None) -> None:
         with self._room:
             if self._closed:
                 return
             self._closed = True
             lost, self._pending = self._pending, {}
             self._room.notify_all()
-        self._post.stop()
         for pending in lost.values():
-            _settle(pending.future, error=ConnectionEnded(f"{self.endpoint}: this client was closed"))
+            reason = ConnectionEnded(f"{self.endpoint}: {why}")
+            reason.__cause__ = cause
+            _settle(pending.future, error=reason)
+
+    def _socket_lost(self, error: Exception) -> None:
+        """In the thread of the socket: nothing will come any more."""
+        self._lost = error
+        self._end(error, error)
 
     # in the thread of the socket
 
@@ -423,6 +486,7 @@ class PacketWorker(_Closing):
             name=f"packetwire-worker-{endpoint}",
             receive=self._receive,
             room=self._has_room,
+            lost=self._socket_lost,
             queue=handlers,
             curve=curve,
             context=context,
@@ -459,6 +523,14 @@ class PacketWorker(_Closing):
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _socket_lost(self, error: Exception) -> None:
+        """In the thread of the socket: nothing can be received or answered any more."""
+        logger.error("%s: this worker has ended: %s", self.endpoint, error)
+        with self._change:
+            self._closing = self._closed = True
+            self._change.notify_all()
+        self._over.set()
 
     def _receive(self, message: Message) -> None:
         """In the thread of the socket."""

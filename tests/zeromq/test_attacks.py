@@ -38,6 +38,7 @@ from .conftest import WAIT, RawDealer, accepted, echo, endpoint_of, open_fds, re
 pytestmark = pytest.mark.timeout(120)
 
 ROUTER, PAIR = "zmq+router:tcp://127.0.0.1:*", "zmq+pair:tcp://127.0.0.1:*"
+FBSP = "tcp://127.0.0.1:*"
 QUICK = 5.0
 """Seconds that no call of an innocent client takes, also on a machine that has much else to do."""
 
@@ -55,11 +56,13 @@ QUICK = 5.0
         (silent_identities, 365),
     ],
 )
-@pytest.mark.parametrize(("kind", "endpoint"), [("serve", ROUTER), ("aserve", ROUTER), ("serve", PAIR)])
+@pytest.mark.parametrize(
+    ("kind", "endpoint"), [("serve", ROUTER), ("aserve", ROUTER), ("serve", PAIR), ("fbsp", FBSP)]
+)
 def test_the_victim_survives_and_serves_the_others(kind: str, endpoint: str, attack: Any, count: int) -> None:
     with Victim(kind, endpoint) as victim:
         opens = attack is not silent_identities  # which take all places
-        outcome = run(victim, attack, count, with_innocent=endpoint is ROUTER, opens=opens)
+        outcome = run(victim, attack, count, with_innocent=endpoint is not PAIR, opens=opens)
         assert outcome.after is not None
         assert outcome.served_after
         assert outcome.after.memory < outcome.before.memory + (64 << 20)

@@ -37,6 +37,7 @@ class _FBSP(Protocol):
 
     OID: ClassVar[str] = "1.3.6.1.4.1.53446.1.3.1"
     UID: ClassVar[uuid.UUID] = uuid.uuid5(uuid.NAMESPACE_OID, OID)
+    max_frames: ClassVar[int] = MAX_FRAMES
     MESSAGE_MAP: ClassVar[dict[MsgType, type[FBSPMessage]]] = MESSAGE_MAP
 
     def __init__(

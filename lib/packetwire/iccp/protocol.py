@@ -44,6 +44,7 @@ class _ICCP(Protocol):
 
     OID: ClassVar[str] = "1.3.6.1.4.1.53446.1.1.0.1.1"
     UID: ClassVar[uuid.UUID] = uuid.uuid5(uuid.NAMESPACE_OID, OID)
+    max_frames: ClassVar[int] = MAX_FRAMES
 
     def __init__(
         self, *, session_type: type[Session] = Session, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE

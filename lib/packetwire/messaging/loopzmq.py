@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import suppress
+from typing import Any
 
 from packetwire.messaging.channel import Session
 from packetwire.messaging.looped import LoopChannel
 from packetwire.messaging.zmq import (
     LONGEST_SLEEP,
+    THREAD_WAIT,
     DealerChannel,
     PairChannel,
     RouterChannel,
     ZmqChannel,
     descriptor_of,
 )
+from packetwire.zmq.sockets import OwnedSocket
 
 
 class LoopZmqChannel(LoopChannel, ZmqChannel):
@@ -22,15 +27,66 @@ class LoopZmqChannel(LoopChannel, ZmqChannel):
     _loop: asyncio.AbstractEventLoop | None = None
     _timer: asyncio.TimerHandle | None = None
     _pump_due = False
+    _polled: list[int]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._polled = []
+        super().__init__(*args, **kwargs)
 
     def start(self) -> None:
         """Deliver messages in the running loop."""
         if self._loop is not None:
             return
         self._loop = asyncio.get_running_loop()
-        for fd in self._descriptors():
+        if self.closed:
+            return
+        self._polled = self._descriptors()
+        for fd in self._polled:
             self._loop.add_reader(fd, self._ready, fd)
         self._tick()
+
+    def _watch_monitor(self, monitor: OwnedSocket) -> None:
+        super()._watch_monitor(monitor)
+        if self._loop is not None:
+            self._polled.append(self._monitor_fd)
+            self._loop.add_reader(self._monitor_fd, self._ready, self._monitor_fd)
+
+    def _sockets_taken(self) -> None:
+        """As for threads, but in the loop, which polls the sockets, and whose tasks are to be told.
+
+        A loop that does not answer has nobody to tell.
+        """
+        loop = self._loop
+        if loop is None or loop.is_closed() or not loop.is_running() or self._runs_here(loop):
+            super()._sockets_taken()
+            return
+        done = threading.Event()
+
+        def take() -> None:
+            try:
+                super(LoopZmqChannel, self)._sockets_taken()
+            finally:
+                done.set()
+
+        with suppress(RuntimeError):  # it was closed just now
+            loop.call_soon_threadsafe(take)
+            done.wait(THREAD_WAIT)
+
+    @staticmethod
+    def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+        try:
+            return asyncio.get_running_loop() is loop
+        except RuntimeError:
+            return False
+
+    def _let_go_of_sockets(self) -> None:
+        polled, self._polled = self._polled, []
+        if self._loop is not None and not self._loop.is_closed():
+            for fd in polled:
+                self._loop.remove_reader(fd)
+            if self._timer is not None:
+                self._timer.cancel()
+        super()._let_go_of_sockets()
 
     def _descriptors(self) -> list[int]:
         fds = [descriptor_of(self._socket)]
@@ -50,6 +106,8 @@ class LoopZmqChannel(LoopChannel, ZmqChannel):
 
     def _tick(self) -> None:
         assert self._loop is not None
+        if self.closed:
+            return
         self._timer = self._loop.call_later(LONGEST_SLEEP, self._tick)
         self._pump()
 
@@ -71,14 +129,6 @@ class LoopZmqChannel(LoopChannel, ZmqChannel):
     async def drain(self, session: Session | None) -> None:
         route = b"" if session is None or session.routing_id is None else session.routing_id
         await self.wait_for(lambda: self._unsent_octets.get(route, 0) <= self.max_unsent)
-
-    def close(self) -> None:
-        if self._loop is not None and not self.closed and not self._loop.is_closed():
-            for fd in self._descriptors():
-                self._loop.remove_reader(fd)
-            if self._timer is not None:
-                self._timer.cancel()
-        super().close()
 
 
 def _never() -> bool:

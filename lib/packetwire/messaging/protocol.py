@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from packetwire.errors import ProtocolError
 from packetwire.messaging.channel import Channel, Session
@@ -13,6 +13,9 @@ from packetwire.messaging.errors import InvalidMessageError, StopError, as_excep
 from packetwire.messaging.events import eventsocket
 from packetwire.messaging.message import Message, RoutingID, SimpleMessage, TZMQMessage
 from packetwire.messaging.sentinels import INVALID
+
+MAX_FRAMES: Final = 65536
+"""Frames of a message, if a protocol does not say otherwise."""
 
 logger = logging.getLogger("packetwire")
 
@@ -32,6 +35,8 @@ class Protocol:
     """The same as a UUID."""
     REVISION: ClassVar[int] = 1
     """The version of the protocol."""
+    max_frames: ClassVar[int] = MAX_FRAMES
+    """Frames of a message: of one with more the rest is thrown away unread, and it is refused."""
 
     def __init__(self, *, session_type: type[Session] = Session) -> None:
         self._session_type = session_type

@@ -5,6 +5,10 @@ at once, and a message is sent by the thread that has it, without a switch. Wait
 lock, on the socket's descriptor. That one announces changes only once, so whoever sends looks whether it
 has taken an announcement away from the reader, and wakes it. The reader is a thread that waits for an
 answer; while there is none, the channel's own thread reads, if it was started.
+
+What a peer sends is bounded by the number of frames of a message, whose rest is thrown away in slices, and by the
+number of messages in a row that are none: then its link is cut. If the program ends the context, the sockets are
+let go of at once and all sessions are lost, with that for a reason.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ except ModuleNotFoundError as error:
     raise extra_missing("butler", error) from error
 
 from packetwire.messaging.channel import Session
-from packetwire.messaging.errors import ChannelError
+from packetwire.messaging.errors import ChannelError, InvalidMessageError
 from packetwire.messaging.message import RoutingID
 from packetwire.messaging.protocol import Protocol
 from packetwire.messaging.sentinels import TIMEOUT
@@ -36,7 +40,11 @@ from packetwire.messaging.shared import NOBODY, SharedChannel, deadline_of, left
 from packetwire.streams.wakeup import Wakeup
 from packetwire.streams.zmqsockets import be_pair_server
 from packetwire.threaded.spinning import Spin
+from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.exposure import warn_if_exposed
+from packetwire.zmq.links import Link, Links
+from packetwire.zmq.messages import SLICE, Discarding
+from packetwire.zmq.sockets import OwnedSocket, close_monitored, context_ended, is_ended, open_monitor, owned_socket
 
 __all__ = ["DealerChannel", "PairChannel", "RouterChannel", "ZmqChannel"]
 
@@ -58,6 +66,10 @@ DEFAULT_SPIN: Final = 0.0
 because ZMQ's own threads need the processor meanwhile."""
 FRAME_OVERHEAD: Final = 100
 """Octets that each frame counts in addition while it waits, about what Python needs for one."""
+MAX_WASTED: Final = 150_000
+"""Frames from one peer of a Router that are no message, with no message in between; then its link is cut."""
+REFUSAL_WEIGHT: Final = 150
+"""Frames as which a message counts there that is refused, however few it has: it is answered, too."""
 STANDBY: Final = 0.005
 """Seconds without a thread that reads for itself, after which the channel's own thread reads again."""
 BATCH: Final = 64
@@ -69,6 +81,11 @@ THREAD_WAIT: Final = 5.0
 # plain numbers, because a flag calculates in ten times the time
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 _NOBLOCK, _NOBLOCK_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+
+MAX_ROUTES: Final = 4096
+"""Peers of a Router that sent what is no message, of which it remembers how much."""
+_REFUSED: Final[list[bytes]] = []
+"""In place of a message that has too many frames, or has not come to its end, or is from a link that was cut."""
 
 _EVENT = struct.Struct("=HI")
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENOTCONN)
@@ -119,22 +136,48 @@ class ZmqChannel(SharedChannel):
         self._next_look = time.monotonic() + LONGEST_SLEEP
         self._leads = self._callers = 0
         self._parked = False
+        self._disposed = False
+        self._failure: ChannelError | None = None
+        """Why the sockets are gone, if not by `close`."""
         self._announced = False  # the socket has news
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self._socket: zmq.Socket[Any] = (context or zmq.Context.instance()).socket(self.socket_type)
-        self._set_options(routing_id, heartbeat)
-        self._wakeup = Wakeup()
-        self._monitor = None if self.has_many_peers else self._open_monitor()
+        self._socket: OwnedSocket = owned_socket(context or zmq.Context.instance(), self.socket_type)
+        self._monitor: OwnedSocket | None = None
+        self._links: Links | None = None
+        self._rest = Discarding(self._socket)
+        self._rest_of: tuple[RoutingID, Link] = (b"", None)
+        self._partial: list[bytes] = []
+        self._last_frame = zmq.Frame()
+        self._was_refused = False
+        self._wasted: dict[RoutingID, int] = {}
+        self._muted: dict[RoutingID, Link] = {}
+        """Peers whose link was cut, and what may still come over it."""
+        try:
+            self._set_options(routing_id, heartbeat)
+            if not self.has_many_peers:
+                self._monitor = self._open_monitor()
+            self._wakeup = Wakeup()
+        except BaseException:
+            close_monitored(self._socket, self._monitor, 0)
+            raise
         self._poll = select.poll()
         self._poll.register(descriptor_of(self._socket), select.POLLIN)
         self._wakeup_fd = self._wakeup.fileno()
         self._poll.register(self._wakeup_fd, select.POLLIN)
         self._spin = Spin(self._poll.poll, spin)
-        self._monitor_fd = -1 if self._monitor is None else descriptor_of(self._monitor)
-        self._monitor_ready = self._monitor is not None
+        self._monitor_fd = -1
+        self._monitor_ready = False
+        self._socket.keeper = self._sockets_taken
         if self._monitor is not None:
-            self._poll.register(self._monitor_fd, select.POLLIN)
+            self._watch_monitor(self._monitor)
+
+    def _watch_monitor(self, monitor: OwnedSocket) -> None:
+        self._monitor = monitor
+        self._monitor_fd = descriptor_of(monitor)
+        self._monitor_ready = True
+        self._poll.register(self._monitor_fd, select.POLLIN)
+        monitor.keeper = self._sockets_taken
 
     def _set_options(self, routing_id: RoutingID | None, heartbeat: float | None) -> None:
         socket = self._socket
@@ -151,11 +194,34 @@ class ZmqChannel(SharedChannel):
         if self.has_many_peers:
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
 
-    def _open_monitor(self) -> zmq.Socket[Any]:
-        monitor: zmq.Socket[Any] = self._socket.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-        )
-        return monitor
+    def _open_monitor(self) -> OwnedSocket:
+        return open_monitor(self._socket, zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+
+    # the end of the context
+
+    def _sockets_taken(self) -> None:
+        """In whatever thread destroys the context."""
+        with self.lock:
+            self._lose_sockets(context_ended())
+        self._wakeup.set()
+
+    def _lose_sockets(self, error: Exception) -> None:
+        """With the lock held: the sockets are of no use any more, and all sessions are lost."""
+        if self.closed:
+            return
+        self._failure = ChannelError("the program has ended the ZMQ context of this channel")
+        self._failure.__cause__ = error
+        self.closed = True
+        self._let_go_of_sockets()
+        for session in list(self.sessions.values()):
+            self.lose_session(session, self._failure)
+        self._unsent.clear()
+        self._unsent_octets.clear()
+        self._wakeup.set()
+        self.notify()
+
+    def _let_go_of_sockets(self) -> None:
+        close_monitored(self._socket, self._monitor, int(self._linger * 1000))
 
     # addresses
 
@@ -164,6 +230,9 @@ class ZmqChannel(SharedChannel):
         with self.lock:
             if self.socket_type == zmq.PAIR:
                 be_pair_server(self._socket)
+            if self.has_many_peers and self._links is None and not address.startswith("inproc:"):
+                self._links = Links(self._socket, _note_refused)
+                self._watch_monitor(self._links.monitor)
             self._socket.bind(address)
             warn_if_exposed(address, with_curve=False)
             self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -220,7 +289,13 @@ class ZmqChannel(SharedChannel):
         self._wakeup.set()
 
     def _has_input(self) -> bool:
-        return bool(int(self._socket.getsockopt(_EVENTS)) & _POLLIN)
+        try:
+            return bool(int(self._socket.getsockopt(_EVENTS)) & _POLLIN)
+        except zmq.ZMQError as error:
+            if not is_ended(error):
+                raise
+            self._lose_sockets(error)
+            return False
 
     def _try_send(self, route: RoutingID, zmsg: list[bytes]) -> int:
         socket = self._socket
@@ -231,6 +306,9 @@ class ZmqChannel(SharedChannel):
                 socket.send(frame, _NOBLOCK_MORE)
             socket.send(zmsg[-1], _NOBLOCK)
         except zmq.ZMQError as error:
+            if is_ended(error):
+                self._lose_sockets(error)
+                return errno.ENOTCONN
             return error.errno or errno.EIO
         return 0
 
@@ -316,7 +394,7 @@ class ZmqChannel(SharedChannel):
         finally:
             self._leave_reading()
         if self.closed and not result:
-            raise ChannelError("the channel is closed")
+            raise ChannelError("the channel is closed") from self._failure
         return result[0] if result else TIMEOUT
 
     def wait_until(
@@ -397,11 +475,18 @@ class ZmqChannel(SharedChannel):
     def _deliver_some(self, done: Callable[[], bool], results: list[Any] | None) -> bool:
         """With the lock held: deliver messages; whether there may be more."""
         for _ in range(BATCH):
+            if not self._rest.is_done:
+                self._discard_rest()
+                return True
             frames = self._next_frames()
             if frames is None:
                 return False
+            if frames is _REFUSED:
+                return True
             route = frames.pop(0) if self.has_many_peers else b""
+            self._was_refused = False
             result = self.deliver(route, frames)
+            self._count_waste(route, REFUSAL_WEIGHT + len(frames) if self._was_refused else 0)
             if route in self.sessions and self.has_many_peers:
                 self._heard[route] = time.monotonic()
             if results is not None:
@@ -411,7 +496,7 @@ class ZmqChannel(SharedChannel):
         return True
 
     def _next_frames(self) -> list[bytes] | None:
-        """With the lock held: the next message, if there is one.
+        """With the lock held: the next message, if there is one, or `_REFUSED`.
 
         Asked first if it was not announced, because an exception takes several times as long.
         """
@@ -419,9 +504,93 @@ class ZmqChannel(SharedChannel):
         if not announced and not self._has_input():
             return None
         try:
-            return self._socket.recv_multipart(_NOBLOCK)
+            return self._receive_frames()
         except zmq.Again:
             return None  # what was announced was something else
+        except zmq.ZMQError as error:
+            if not is_ended(error):
+                raise
+            self._lose_sockets(error)
+            return None
+
+    def _receive_frames(self) -> list[bytes]:
+        """The next message, or `_REFUSED` if that is none, or has not been read to its end yet."""
+        recv, frames = self._socket.recv, self._partial
+        for _ in range(SLICE):
+            frame = recv(_NOBLOCK, copy=False)
+            frames.append(frame.bytes)
+            if not frame.more:
+                self._partial = []
+                return self._unless_muted(frames, frame)
+        if len(frames) > self.protocol.max_frames:
+            self._partial = []
+            self._rest.begin()
+            self._refuse_message(frames, frame)
+        return _REFUSED
+
+    def _unless_muted(self, frames: list[bytes], last: zmq.Frame) -> list[bytes]:
+        self._last_frame = last
+        if self._muted and self._link_of(last) == self._muted.get(frames[0]):
+            return _REFUSED
+        return frames
+
+    # messages that are none
+
+    def _refuse(self, session: Session, error: InvalidMessageError) -> None:
+        self._was_refused = True
+        super()._refuse(session, error)
+
+    def _link_of(self, frame: zmq.Frame) -> Link:
+        return None if self._links is None else self._links.of(frame)
+
+    def _refuse_message(self, frames: list[bytes], last: zmq.Frame) -> None:
+        """These are the first frames of a message that has too many."""
+        link = self._link_of(last)
+        count = len(frames)
+        route = frames.pop(0) if self.has_many_peers else b""
+        self._rest_of = route, link
+        if link is None or self._muted.get(route) != link:
+            session = self.sessions.get(route) or self._stranger(route)
+            text = f"a message has at most {self.protocol.max_frames} frames"
+            error = InvalidMessageError(text, "too-many-frames")
+            try:
+                self.protocol.convert_msg(frames)
+            except InvalidMessageError as its_own:
+                error = its_own
+            self._refuse(session, error)
+            self._count_waste(route, REFUSAL_WEIGHT + count, link)
+
+    def _discard_rest(self) -> None:
+        """With the lock held: throw away the next frames of a message that has too many."""
+        before = self._rest.count
+        try:
+            self._rest.go_on()
+        except zmq.ZMQError as error:
+            if not is_ended(error):
+                raise
+            self._rest.is_done = True
+            self._lose_sockets(error)
+        route, link = self._rest_of
+        self._count_waste(route, self._rest.count - before, link)
+
+    def _count_waste(self, route: RoutingID, frames: int, link: Link = None) -> None:
+        """Frames of a peer were no message; 0: it sent one. A peer that sends too many has its link cut."""
+        if not frames:
+            if self._wasted:
+                self._wasted.pop(route, None)
+            return
+        wasted = self._wasted[route] = self._wasted.pop(route, 0) + frames
+        if len(self._wasted) > MAX_ROUTES:
+            del self._wasted[next(iter(self._wasted))]
+        if wasted > MAX_WASTED and self._links is not None and route not in self._muted:
+            self._cut(route, link or self._link_of(self._last_frame))
+
+    def _cut(self, route: RoutingID, link: Link) -> None:
+        assert self._links is not None
+        if self._links.cut(link):
+            self._muted[route] = link
+            self._wasted.pop(route, None)
+            logger.warning("%s: a link is cut: the peer sent only what is no message", self.address)
 
     def _await_change(self, timeout: float) -> None:
         """Without the lock: sleep until the socket, or somebody here, has something new."""
@@ -440,13 +609,14 @@ class ZmqChannel(SharedChannel):
         if self._link_ended:
             self._lose_link()
         self._lose_unreachable()
-        while self._monitor is not None and self._monitor_ready:
+        if self._monitor_ready and not self.closed:
             try:
-                frames = self._monitor.recv_multipart(_NOBLOCK)
-            except zmq.Again:
-                self._monitor_ready = False
-            else:
-                self._note_link(_EVENT.unpack(frames[0])[0])
+                self._watch_links()
+            except zmq.ZMQError as error:
+                if not is_ended(error):
+                    raise
+                self._lose_sockets(error)
+                return
         if not self.has_many_peers or self.idle_limit is None:
             return
         now = time.monotonic()
@@ -457,6 +627,22 @@ class ZmqChannel(SharedChannel):
             if now - self._heard.setdefault(route, now) >= self.idle_limit:
                 self._heard[route] = now
                 self.protocol.probe(self, session)
+
+    def _watch_links(self) -> None:
+        self._monitor_ready = False
+        if self._links is not None:
+            self._links.watch()
+            lost = self._links.take_lost()
+            for route in [one for one, link in self._muted.items() if link in lost]:
+                del self._muted[route]
+            return
+        assert self._monitor is not None
+        while True:
+            try:
+                frames = self._monitor.recv_multipart(_NOBLOCK)
+            except zmq.Again:
+                return
+            self._note_link(_EVENT.unpack(frames[0])[0])
 
     def _note_link(self, event: int) -> None:
         self.linked = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -470,8 +656,12 @@ class ZmqChannel(SharedChannel):
         """What was sent must not go to whoever is found at the address next, so there is no reconnection."""
         self._link_ended = False
         if self._address is not None:
-            self._socket.disconnect(self._address)
-            self._address = None
+            address, self._address = self._address, None
+            try:
+                uninterrupted(self._socket.disconnect, address)
+            except zmq.ZMQError as error:
+                if is_ended(error):
+                    self._lose_sockets(error)
         for session in list(self.sessions.values()):
             self.lose_session(session, ChannelError("the link to the peer has ended"))
         self._forget_unsent(b"")
@@ -479,9 +669,11 @@ class ZmqChannel(SharedChannel):
     def close(self) -> None:
         """Close the socket; sessions that are left are lost. A second call does nothing."""
         with self.lock:
-            if self.closed:
+            if self._disposed:
                 return
-            self._send_postponed()
+            self._disposed = True
+            if not self.closed:
+                self._send_postponed()
             self.closed = True
             self.notify()
         self._stop.set()
@@ -490,15 +682,16 @@ class ZmqChannel(SharedChannel):
             self._thread.join(THREAD_WAIT)
         with self.lock:
             for session in list(self.sessions.values()):
-                self.lose_session(session, ChannelError("the channel was closed"))
+                self.lose_session(session, self._failure or ChannelError("the channel was closed"))
             while self._reader not in (NOBODY, get_ident()):
                 self._wakeup.set()
                 self._sleep(STANDBY)
-            if self._monitor is not None:
-                self._socket.disable_monitor()
-                self._monitor.close(0)
-            self._socket.close(int(self._linger * 1000))
+            self._let_go_of_sockets()
             self._wakeup.close()
+
+
+def _note_refused(event: int, value: int) -> None:
+    """Of a peer that is not let in: without keys there is nothing to say about it."""
 
 
 def _weight(zmsg: list[bytes]) -> int:
