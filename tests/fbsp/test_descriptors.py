@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import uuid
 from importlib.resources import files
 from typing import Any
@@ -53,7 +55,7 @@ def type_name(field: Any, message: Any) -> str:
 
 def declared_in_the_set() -> set[tuple[str, str, str, int]]:
     (file,) = descriptor_pb2.FileDescriptorSet.FromString(COMPILED).file
-    assert (file.package, file.syntax) == (PACKAGE, "proto3")
+    assert (file.name, file.package, file.syntax) == ("packetwire/messaging/butler.proto", PACKAGE, "proto3")
     fields = {
         (message.name, type_name(field, message), field.name, field.number)
         for message in file.message_type
@@ -69,6 +71,40 @@ def declared_in_the_source() -> set[tuple[str, str, str, int]]:
         for kind, field, number in re.findall(r"^ *((?:[\w.<>]+,? )*)(\w+) = (\d+);$", body, re.MULTILINE):
             found.add((name, kind.strip(), field, int(number)))
     return found
+
+
+ANOTHER = """
+import sys
+from google.protobuf import descriptor_pb2, descriptor_pool
+
+def register(path, package):
+    file = descriptor_pb2.FileDescriptorProto(name=path, package=package, syntax="proto3")
+    message = file.message_type.add(name="PeerIdentification")
+    message.field.add(name="other", number=1, type=9, label=1)
+    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
+
+def use_ours():
+    from packetwire.messaging.protobuf import create_message
+    peer = create_message("firebird.butler.PeerIdentification")
+    peer.host = "here"
+    assert create_message("firebird.butler.PeerIdentification", peer.SerializeToString()).host == "here"
+
+if sys.argv[1] == "behind":
+    use_ours()
+for path in "butler.proto", "messaging/butler.proto", "firebird/butler/butler.proto":
+    register(path, "somebody." + path.replace("/", "_").replace(".", "_"))
+use_ours()
+print("both work")
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("order", ["before", "behind"])
+def test_another_file_of_that_name_in_the_process(order: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ANOTHER, order], check=False, capture_output=True, text=True, timeout=50
+    )
+    assert (done.stdout, done.stderr) == ("both work\n", "")
 
 
 def test_the_compiled_set_is_that_of_the_source() -> None:

@@ -1,9 +1,10 @@
 """Protobuf: the messages of `butler.proto`, out of its compiled descriptor set. Only this module imports protobuf.
 
 Strategy: the set is loaded into the default pool, because what an `Any` holds is only found there. No
-generated code is involved, so no version of protobuf is asked for beyond what it itself can read. Compile with
+generated code is involved, so no version of protobuf is asked for beyond what it itself can read. The pool knows a
+file by its path, of which a process can have only one: so that has our package in front. Compile in `lib` with
 
-    protoc --descriptor_set_out=butler.binpb butler.proto
+    protoc --descriptor_set_out=packetwire/messaging/butler.binpb packetwire/messaging/butler.proto
 """
 
 from __future__ import annotations
