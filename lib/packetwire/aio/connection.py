@@ -14,6 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from packetwire.aio.belonging import check_loop, running_loop
 from packetwire.aio.capturing import CapturedTransport
 from packetwire.aio.driver import Driver
 from packetwire.aio.opening import AsyncRecvSend, open_transport
@@ -119,6 +120,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
             self._opening = asyncio.Lock()  # the former one may belong to another loop
         async with self._opening:
             if self._opens:
+                self._open_driver()
                 self._opens += 1
             else:
                 await self._start()
@@ -170,11 +172,13 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         seconds = seconds_of(self.close_timeout if timeout is None else timeout)
         if self._opens == 0:
             return
+        driver = self._driver
+        assert driver is not None
+        if not driver.is_gone:
+            check_loop(self, driver.loop, driver.thread)
         self._opens -= 1
         if self._opens:
             return
-        driver = self._driver
-        assert driver is not None
         async with self._opening:
             try:
                 await driver.close(seconds)
@@ -209,7 +213,17 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
     async def join_recv(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received: servers await this. False at the timeout."""
         limit = time_limit(timeout)
-        return await self._driver.join_receive(limit) if self._driver else True
+        driver = self._driver
+        if driver is None:
+            return True
+        if not driver.is_gone:
+            check_loop(self, driver.loop, driver.thread)
+        return await driver.join_receive(limit)
+
+    def _open_driver(self) -> Driver:
+        driver = super()._open_driver()
+        check_loop(self, driver.loop, driver.thread)
+        return driver
 
     def send_erq(self) -> None:
         """Announce that this side sends no more requests, behind those that wait for room."""
@@ -238,7 +252,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         dropped. Raises as the call of a `PacketConnection` does.
         """
         driver = self._driver
-        if driver is None or not self._opens:
+        if driver is None or not self._opens or driver.loop is not running_loop():
             driver = self._open_driver()
         limit = None if timeout is None else time_limit(timeout)
         future = driver.loop.create_future()

@@ -19,6 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Container, Sequence
 from contextlib import suppress
+from threading import get_ident
 
 from packetwire.aio.answering import Answering
 from packetwire.aio.loops import guard_loop
@@ -76,6 +77,7 @@ class Driver:
         self.trailing_octets = b""
         """What came behind the peer's EOF and could not be given back, after `close`."""
         self.loop = asyncio.get_running_loop()
+        self.thread = get_ident()
         self._forked = False
 
         self._waiting: OrderedDict[RequestFuture, _Arguments] = OrderedDict()  # requests without room
@@ -206,6 +208,11 @@ class Driver:
             engine.abandon(NOT_DONE.decode())
         self.end()
         await self._await(lambda: self._dead or not (self.receiving or engine.unsent_octets), deadline)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has let go of everything."""
+        return self._torn_down
 
     @property
     def receiving(self) -> bool:

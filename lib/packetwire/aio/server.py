@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,6 +29,7 @@ from packetwire.addresses import (
     parse_address,
 )
 from packetwire.admission import Admission, check_places, is_exhaustion, name_of, origin_of
+from packetwire.aio.belonging import check_loop
 from packetwire.aio.blocking import NoThread, in_thread, to_the_end_in_thread
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.aio.loops import guard_loop
@@ -136,6 +138,7 @@ class AsyncServer:
         self._drain_timeout = drain_timeout
         self._ssl_context = ssl_context
         self._loop = asyncio.get_running_loop()
+        self._thread = get_ident()
         self._sessions: set[_Session] = set()
         self._stop_deadline: float | None = None
         self._change = asyncio.Event()
@@ -174,6 +177,7 @@ class AsyncServer:
         finish; handlers can make calls to their clients meanwhile. A client that has got its replies is told that
         this is the end. Who is left when the time is over is cut off, and gets a `ConnectionEnded` that says so.
         """
+        check_loop(f"the server at {self.address}", self._loop, self._thread)
         drain = self._drain_timeout if drain_timeout is None else seconds_of(drain_timeout, "drain_timeout")
         deadline = self._loop.time() + drain
         if self._stop_deadline is None or deadline < self._stop_deadline:
