@@ -79,8 +79,9 @@ class PacketConnection(ConnectionFace[Driver]):
     - `handlers`: how many handlers run at once, each in a thread; one that waits for a call of its own on
       this connection is not counted. "inline": in the thread that reads, one at a time. `inline`: the
       request types for which that is so.
-    - `max_packet_size`: octets of a packet, both ways. `max_outstanding`: requests of ours without an answer,
-      at which `submit` waits; `max_unsent`: octets not written, past which `submit` waits.
+    - `max_packet_size`: octets of a packet, both ways, its fields included: a payload of 36 fewer always fits.
+      `max_outstanding`: requests of ours without an answer, at which `submit` waits; `max_unsent`: octets not
+      written, past which `submit` waits.
     - `on_event(event)` sees every event in wire order, in the thread that reads; see `take`.
     - `trace_log(format, *args)` is told of every packet; `capture`, a `packetwire.capture.CaptureWriter`, records
       all octets, for `packetwire dump`.

@@ -22,9 +22,12 @@ from packetwire.core.engine import (
     DEFAULT_MAX_INBOUND,
     DEFAULT_MAX_OUTSTANDING,
     DEFAULT_MAX_REFUSALS,
+    MAX_FIELDS,
+    MAX_REQUEST_FLAGS,
+    MAX_RQ_TYPE,
     ConnectionEngine,
 )
-from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, encode_varint
+from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, MAX_UINT, encode_varint
 
 from .golden import decode
 from .wire import request, response, sent_packets
@@ -263,6 +266,20 @@ def test_comparing_a_large_packet_costs_nothing() -> None:
     assert packet != EOF_PACKET
     with allocating_at_most(1000):
         assert packet != EOF_PACKET
+
+
+@pytest.mark.parametrize("limit", [50, 127, 128, 16_384, 1 << 20])
+def test_a_payload_that_is_shorter_by_all_fields_always_fits(limit: int) -> None:
+    engine = ConnectionEngine(max_packet_size=limit)
+    engine._next_tags[MAX_UINT] = MAX_UINT
+    longest = {"rq_type": MAX_RQ_TYPE, "flags": MAX_REQUEST_FLAGS, "channel": MAX_UINT}
+    text = "the others its tag, flags and type, which count too, exceeds max_packet_size="
+    with pytest.raises(LocalProtocolError, match=text):
+        engine.request(payload=bytes(limit - MAX_FIELDS + 1), **longest)
+    assert engine.request(payload=bytes(limit - MAX_FIELDS), **longest) == MAX_UINT
+    with pytest.raises(LocalProtocolError, match=text):
+        engine.request(1, payload=bytes(limit - 2))
+    assert engine.request(1, payload=bytes(limit - 3)) == 2
 
 
 def test_many_channels_of_the_peer_leave_nothing() -> None:

@@ -22,6 +22,7 @@ from packetwire.core.packets import (
     FLAG_REQUEST,
     MAX_HEAD_OCTETS,
     MAX_UINT,
+    MAX_VARINT_OCTETS,
     BytesLike,
     Packet,
     PacketDecoder,
@@ -56,6 +57,9 @@ DEFAULT_MAX_REFUSALS = 10_000
 MAX_REQUEST_FLAGS = MAX_UINT >> 2
 MAX_RESPONSE_FLAGS = MAX_UINT >> 3
 MAX_RQ_TYPE = MAX_UINT - 1
+
+MAX_FIELDS = MAX_HEAD_OCTETS - MAX_VARINT_OCTETS
+"""Octets of a packet that are neither its length field nor payload, at most; mostly there are 3 or 4."""
 
 JOIN_LIMIT = 16384
 """Up to this size a payload is copied behind its head; above, both are sent as they are."""
@@ -105,7 +109,8 @@ class ConnectionEngine:
     `max_outstanding`: our requests without an answer. `max_inbound`, `max_inbound_octets`: the peer's
     requests, and the octets of their payloads, whose reply is not written yet; past either a request is
     refused with an answer. `max_refusals`: refusals that the peer has not taken; past it the connection
-    ends. `max_packet_size`: octets of a packet after its length field, both ways. `half_close`: the end of the
+    ends. `max_packet_size`: octets of a packet after its length field, both ways: its fields
+    and its payload, which can always have `MAX_FIELDS` fewer. `half_close`: the end of the
     stream between two packets says what ERQ and EOF say.
     """
 
@@ -486,8 +491,8 @@ class ConnectionEngine:
         size, _ = decode_varint(head, 0, len(head))  # the length field itself does not count
         if size > self.max_packet_size:
             raise LocalProtocolError(
-                f"a packet of {size} octets, {len(payload)} of them payload, "
-                f"exceeds max_packet_size={self.max_packet_size}"
+                f"a packet of {size} octets, {len(payload)} of them payload, the others its tag, flags and type, "
+                f"which count too, exceeds max_packet_size={self.max_packet_size}"
             )
 
     def _fitting(self, text: bytes) -> bytes:
