@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 
@@ -174,3 +175,30 @@ def test_a_server(tmp_path):
             assert not await server.wait(0)
 
     asyncio.run(main())
+
+
+def test_in_a_fork_it_is_over(tmp_path):
+    """Which is said there, whatever loop runs."""
+    told = tmp_path / "told"
+
+    async def main():
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            async with (
+                AsyncPacketConnection(theirs, request_handler=upper),
+                AsyncPacketConnection(ours) as conn,
+            ):
+                pid = os.fork()
+                if pid == 0:
+                    asyncio.events._set_running_loop(None)
+                    try:
+                        asyncio.run(conn(0))
+                    except BaseException as error:
+                        told.write_text(f"{type(error).__name__}: {error}")
+                    os._exit(0)
+                await asyncio.to_thread(os.waitpid, pid, 0)
+                assert (await conn(0, b"abc"))[2] == b"ABC"
+
+    asyncio.run(main())
+    assert told.read_text().startswith("ConnectionEnded: ")
+    assert "this is a fork" in told.read_text()

@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from packetwire.aio.belonging import check_loop, running_loop
+from packetwire.aio.belonging import running_loop
 from packetwire.aio.capturing import CapturedTransport
 from packetwire.aio.driver import Driver
 from packetwire.aio.opening import AsyncRecvSend, open_transport
@@ -175,7 +175,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         driver = self._driver
         assert driver is not None
         if not driver.is_gone:
-            check_loop(self, driver.loop, driver.thread)
+            driver.check_loop(self)
         self._opens -= 1
         if self._opens:
             return
@@ -217,12 +217,12 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         if driver is None:
             return True
         if not driver.is_gone:
-            check_loop(self, driver.loop, driver.thread)
+            driver.check_loop(self)
         return await driver.join_receive(limit)
 
     def _open_driver(self) -> Driver:
         driver = super()._open_driver()
-        check_loop(self, driver.loop, driver.thread)
+        driver.check_loop(self)
         return driver
 
     def send_erq(self) -> None:

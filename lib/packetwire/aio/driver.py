@@ -22,6 +22,7 @@ from contextlib import suppress
 from threading import get_ident
 
 from packetwire.aio.answering import Answering
+from packetwire.aio.belonging import check_loop
 from packetwire.aio.loops import guard_loop
 from packetwire.aio.request import RequestFuture, deliver, refuse
 from packetwire.aio.transport import Transport
@@ -211,8 +212,13 @@ class Driver:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has let go of everything."""
-        return self._torn_down
+        """Whether it has let go of everything, or belongs to the process that this one is a fork of."""
+        return self._torn_down or self._forked
+
+    def check_loop(self, conn: object) -> None:
+        """Raise `LocalProtocolError` unless `conn` may be used here. In a fork it is over: others say so."""
+        if not self._forked:
+            check_loop(conn, self.loop, self.thread)
 
     @property
     def receiving(self) -> bool:
