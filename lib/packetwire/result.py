@@ -165,6 +165,8 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
             timeout = None
         if not self.done:
             self._wait(timeout)
+        elif timeout is not None:
+            time_limit(timeout)  # a mistake is told however quick the peer was
         if self.response is not None and self._decode is None:
             return self.response
         result, exc_info = self._collect()
