@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import pytest
@@ -16,17 +16,20 @@ import zmq
 
 from packetwire import PacketConnection
 from packetwire.streams import zmqpeers, zmqrouter
+from packetwire.streams.curve import CurveServer, curve_keys
 from packetwire.streams.zmq import open_dealer, open_pair
 from packetwire.streams.zmqrouter import ZmqListener
 from packetwire.zmq.links import Links
 from packetwire.zmq.messages import Discarding
 from packetwire.zmq.sockets import close_monitored, owned_socket
-from tools.attacks.rawzmtp import RawPeer, frame
+from tools.attacks.rawzmtp import RawPeer, frame, ready
 from tools.attacks.victim import ROOT, Victim
 from tools.attacks.zmtp import (
     EMPTY,
     EMPTY_MORE,
     empty_frames,
+    frames_of_a_stranger,
+    heartbeats_and_reset,
     messages_of_empty_frames,
     run,
     silent_identities,
@@ -72,6 +75,35 @@ def test_the_victim_survives_and_serves_the_others(kind: str, endpoint: str, att
             assert (outcome.report.failed, outcome.report.openings_failed, outcome.report.error) == (0, 0, "")
             assert outcome.report.worst_call < QUICK
     assert victim.status == 0
+
+
+@pytest.mark.parametrize("attack", [frames_of_a_stranger, heartbeats_and_reset])
+def test_with_keys_no_frame_of_a_stranger_gets_in(attack: Any) -> None:
+    """The only thing that helps against messages without an end, and against faults of libzmq."""
+
+    def attacking(endpoint: str, kind: bytes, count: int) -> None:
+        with suppress(OSError):  # the victim hangs up
+            attack(endpoint, kind, count)
+
+    with Victim("curve", "tcp://127.0.0.1:*") as victim:
+        outcome = run(victim, attacking, 200)
+        assert outcome.after is not None
+        assert outcome.after.peak_memory < outcome.before.peak_memory + (8 << 20)
+        assert outcome.served_after
+        assert outcome.report is not None
+        assert (outcome.report.failed, outcome.report.openings_failed, outcome.report.error) == (0, 0, "")
+    assert victim.status == 0
+
+
+@pytest.mark.parametrize("mechanism", [b"NULL", b"PLAIN", b"CURVE"])
+def test_a_stranger_is_hung_up_on_before_its_frames_count(
+    listening: Callable[..., ZmqListener], linked_endpoint: str, mechanism: bytes
+) -> None:
+    listener = listening(linked_endpoint, curve=CurveServer(curve_keys()[1], [curve_keys()[0]]))
+    with RawPeer(listener.endpoint, mechanism=mechanism, shakes_hands=False) as peer:
+        peer.send(ready(b"DEALER") + EMPTY + frame(b"x") + EMPTY_MORE * 1000)
+        assert peer.is_closed(WAIT)
+    assert not readable(listener, 0)
 
 
 # descriptors

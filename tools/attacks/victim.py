@@ -233,6 +233,39 @@ def _connect(address: str) -> Iterator[Call]:
         yield lambda seconds: conn(0, b"innocent", timeout=seconds)
 
 
+def _keys(name: str) -> tuple[bytes, bytes]:
+    """A pair of CURVE keys that each process here makes alike: (public, secret)."""
+    import zmq
+    from zmq.utils import z85
+
+    secret: bytes = z85.encode(name.ljust(32).encode())
+    return zmq.curve_public(secret), secret
+
+
+@contextmanager
+def _serve_curve(endpoint: str) -> Iterator[str]:
+    from packetwire import PacketConnection, serve
+    from packetwire.addresses import ZmqRouterAddress
+    from packetwire.streams.curve import CurveServer
+
+    keys = CurveServer(_keys("server")[1], [_keys("client")[0]])
+    address = ZmqRouterAddress(endpoint, curve=keys)
+    with serve(address, lambda stream: PacketConnection(stream, request_handler=echo)) as server:
+        yield str(server.address)
+
+
+@contextmanager
+def _connect_curve(address: str) -> Iterator[Call]:
+    from packetwire import PacketConnection, connect_to
+    from packetwire.addresses import ZmqDealerAddress
+    from packetwire.streams.curve import CurveClient
+
+    keys = CurveClient(_keys("server")[0], *_keys("client"))
+    target = ZmqDealerAddress(address.removeprefix("zmq+router:"), curve=keys)
+    with PacketConnection(connect_to(target, timeout=PATIENCE), close_timeout=1.0) as conn:
+        yield lambda seconds: conn(0, b"innocent", timeout=seconds)
+
+
 def _fbsp_names() -> tuple[Any, Any]:
     import uuid
 
@@ -276,11 +309,13 @@ def _connect_fbsp(address: str) -> Iterator[Call]:
 SERVED: dict[str, Callable[[str], AbstractContextManager[str]]] = {
     "serve": _serve,
     "aserve": _aserve,
+    "curve": _serve_curve,
     "fbsp": _serve_fbsp,
 }
 ASKED: dict[str, Callable[[str], AbstractContextManager[Call]]] = {
     "serve": _connect,
     "aserve": _connect,
+    "curve": _connect_curve,
     "fbsp": _connect_fbsp,
 }
 

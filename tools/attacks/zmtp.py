@@ -7,13 +7,15 @@ sends and in time. `run` has one go on beside an innocent client and tells what 
 from __future__ import annotations
 
 import argparse
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from tools.attacks.rawzmtp import RawPeer, frame
+from tools.attacks.rawzmtp import COMMAND, PING, RawPeer, frame, ready
 from tools.attacks.victim import Innocent, Report, Usage, Victim
 
 EMPTY, EMPTY_MORE = frame(), frame(more=True)
@@ -72,6 +74,28 @@ def endless_message(endpoint: str, kind: bytes, count: int, size: int = 1) -> No
         time.sleep(LULL)
 
 
+def frames_of_a_stranger(endpoint: str, kind: bytes, count: int) -> None:
+    """Frames of a message without an end, by who does not shake hands as the victim wants it, in several ways."""
+    piece = frame(bytes(200), more=True) * (CHUNK // 202)
+    for mechanism in (b"NULL", b"PLAIN", b"CURVE"):
+        with RawPeer(endpoint, kind, mechanism=mechanism, shakes_hands=False) as peer:
+            peer.send(ready(kind))
+            for _ in range(count):
+                if not peer.send(piece):
+                    break
+
+
+def heartbeats_and_reset(endpoint: str, kind: bytes, count: int) -> None:
+    """Frames with heartbeats between them, faster than they are read, and then no orderly end of the link."""
+    ping = frame(PING + b"\0\0", flags=COMMAND)
+    for number in range(count):
+        with RawPeer(endpoint, kind) as peer:
+            peer.socket.settimeout(1.0)
+            peer.send(EMPTY + (frame(b"x") * 100 + ping) * 2000)
+            time.sleep(LULL * number / count)
+            peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 def silent_identities(endpoint: str, kind: bytes, count: int) -> None:
     """So many links, each with one stream that was begun, and nothing else."""
     with ExitStack() as opened:
@@ -105,6 +129,8 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
     "an endless message of 4 million frames": (endless_message, 4_000_000),
     "365 silent identities": (silent_identities, 365),
     "365 silent links": (half_greetings, 365),
+    "1,000 chunks of frames of a stranger": (frames_of_a_stranger, 1000),
+    "20 resets behind heartbeats": (heartbeats_and_reset, 20),
 }
 KINDS = {
     "zmq+router:": b"DEALER",
@@ -115,6 +141,7 @@ TARGETS = [
     ("serve", "zmq+pair:tcp://127.0.0.1:*"),
     ("aserve", "zmq+router:tcp://127.0.0.1:*"),
     ("fbsp", "tcp://127.0.0.1:*"),
+    ("curve", "tcp://127.0.0.1:*"),
 ]
 
 
@@ -168,7 +195,11 @@ def main(args: Sequence[str] | None = None) -> None:
                 continue
             print(f"{kind} {endpoint}: {name}", flush=True)
             with Victim(kind, endpoint) as victim:
-                outcome = run(victim, attack, count, with_innocent="pair" not in endpoint)
+                try:
+                    outcome = run(victim, attack, count, with_innocent="pair" not in endpoint)
+                except OSError as error:
+                    print(f"  the attack came to nothing, or the victim is gone: {error}")
+                    continue
                 print(f"  before:   {outcome.before}\n  then:     {outcome.worst or 'it is gone'}")
                 print(f"  after:    {outcome.after or 'it is gone'}")
                 print(f"  innocent: {outcome.report}\n  a new client is served: {outcome.served_after}", flush=True)
