@@ -21,7 +21,7 @@ from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, ERQ_PACKET, BytesLike
 from packetwire.core.requests import Responder
 from packetwire.core.timelimits import seconds_of, time_limit
-from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout
+from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout, about_request
 from packetwire.face import (
     ABANDON_TIMEOUT,
     DEFAULT_CLOSE_TIMEOUT,
@@ -337,11 +337,13 @@ class PacketConnection(ConnectionFace[Driver]):
         window: int = 64,
         channel: int = 0,
         timeout: float | None = None,
+        return_exceptions: bool = False,
     ) -> Iterator[Response]:
         """Ask many, up to `window` at a time, yield the responses in the order of the requests.
 
         A request is an rq_type, (rq_type, payload) or (rq_type, flags, payload). `timeout` limits the wait
-        for each response.
+        for each response. An exception that a request raises ends the iteration, and has the request as
+        `request`; with `return_exceptions` it is yielded in place of the response, and the others go on.
         """
         time_limit(timeout)  # a mistake is told here, not at the first response
         return pipelined(
@@ -349,6 +351,7 @@ class PacketConnection(ConnectionFace[Driver]):
             requests,
             window,
             timeout,
+            return_exceptions,
         )
 
     def take(self, event: RequestReceived) -> Responder:
@@ -361,7 +364,11 @@ class PacketConnection(ConnectionFace[Driver]):
 
 
 def pipelined(
-    submit: Callable[[Any], Any], requests: Iterable[Any], window: int, timeout: float | None
+    submit: Callable[[Any], Any],
+    requests: Iterable[Any],
+    window: int,
+    timeout: float | None,
+    return_exceptions: bool = False,
 ) -> Iterator[Any]:
     """Submit `requests`, up to `window` ahead of the results, and yield these in order.
 
@@ -369,22 +376,61 @@ def pipelined(
     """
     if window < 1:
         raise LocalProtocolError(f"window must be 1 or more, got {window}")
-    return _pipeline(submit, requests, window, timeout)
+    return _pipeline(submit, requests, window, timeout, return_exceptions)
 
 
 def _pipeline(
-    submit: Callable[[Any], Any], requests: Iterable[Any], window: int, timeout: float | None
+    submit: Callable[[Any], Any],
+    requests: Iterable[Any],
+    window: int,
+    timeout: float | None,
+    return_exceptions: bool,
 ) -> Iterator[Any]:
-    under_way: deque[Any] = deque()
+    under_way: deque[_Mapped] = deque()
     try:
-        for request in requests:
+        for number, request in enumerate(requests):
             if len(under_way) >= window:
-                yield under_way[0](timeout=timeout)
+                yield under_way[0].collected(timeout, return_exceptions)
                 under_way.popleft()
-            under_way.append(submit(request))
+            under_way.append(_Mapped(number, request, submit, return_exceptions))
         while under_way:
-            yield under_way[0](timeout=timeout)
+            yield under_way[0].collected(timeout, return_exceptions)
             under_way.popleft()
     finally:
-        for result in under_way:
-            result.cancel()
+        for mapped in under_way:
+            mapped.cancel()
+
+
+class _Mapped:
+    """One request of a `map`: its result, or why there is none."""
+
+    def __init__(self, number: int, request: Any, submit: Callable[[Any], Any], return_exceptions: bool) -> None:
+        self._number = number
+        self._request = request
+        self._result: Any = None
+        self._error: Exception | None = None
+        try:
+            self._result = submit(request)
+        except Exception as error:
+            about_request(error, number, request)
+            if not return_exceptions:
+                raise
+            self._error = error
+
+    def collected(self, timeout: float | None, return_exceptions: bool) -> Any:
+        """What is yielded for it; raises what came instead, unless that is to be yielded."""
+        if self._error is not None:
+            return self._error
+        try:
+            return self._result(timeout=timeout)
+        except Exception as error:
+            about_request(error, self._number, self._request)
+            if not return_exceptions:
+                raise
+            self.cancel()
+            return error
+
+    def cancel(self) -> None:
+        """Give the request up, if it is under way."""
+        if self._result is not None:
+            self._result.cancel()

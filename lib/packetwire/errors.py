@@ -20,6 +20,7 @@ original cause, so that no two threads ever raise the same object.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 __all__ = [
@@ -42,7 +43,12 @@ TEXT_LIMIT = 2000
 
 
 class PacketwireError(Exception):
-    """The base of all exceptions of this package."""
+    """The base of all exceptions of this package.
+
+    `request` is what `map` or `conn_map` was given for the request that it is about, if one of these raised it.
+    """
+
+    request: Any = None
 
 
 class ProtocolError(PacketwireError):
@@ -166,6 +172,15 @@ def ended_by(cause: BaseException, text: str) -> ConnectionEnded:
     ended = ConnectionEnded(text)
     ended.__cause__ = cause
     return ended
+
+
+def about_request(error: Exception, number: int, request: Any) -> None:
+    """Note on an exception out of a `map` which of the requests it is about."""
+    with suppress(AttributeError):  # an exception of the user's may take none
+        error.request = request  # type: ignore[attr-defined]
+    rq_type = request[0] if isinstance(request, tuple) and request else request
+    what = f"rq_type {rq_type}" if isinstance(rq_type, int) else type(request).__name__
+    error.add_note(f"this is about request {number} of the map, counted from 0: {what}")
 
 
 def extra_missing(extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from packetwire.connection import PacketConnection, pipelined
 from packetwire.core.requests import BaseRequest, HasRequestMap
@@ -99,6 +99,7 @@ class HasPacketConnection(HasRequestMap):
             raise RequestFailed(flags, payload, type(rq).__name__)
         return rq.decode_response_payload(flags, payload)
 
+    @overload
     def conn_map(
         self,
         requests: Iterable[BaseRequest[ResponseT]],
@@ -106,10 +107,33 @@ class HasPacketConnection(HasRequestMap):
         window: int = 64,
         channel: int = 0,
         timeout: float | None = None,
-    ) -> Iterator[ResponseT]:
+        return_exceptions: Literal[False] = False,
+    ) -> Iterator[ResponseT]: ...
+
+    @overload
+    def conn_map(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+        return_exceptions: bool,
+    ) -> Iterator[ResponseT | Exception]: ...
+
+    def conn_map(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[ResponseT | Exception]:
         """Run many requests, up to `window` at a time, yield their decoded responses in order.
 
-        Raises as `conn_do_remote` does, at the request that failed.
+        Raises as `conn_do_remote` does, at the request that failed, which is the exception's `request`; with
+        `return_exceptions` the exception is yielded in place of the response, and the others go on.
         """
 
         time_limit(timeout)  # a mistake is told here, not at the first response
@@ -117,7 +141,7 @@ class HasPacketConnection(HasRequestMap):
         def submit(rq: BaseRequest[ResponseT]) -> _Decoded:
             return _Decoded(rq, self.conn_submit(rq, channel=channel, timeout=timeout))
 
-        return pipelined(submit, requests, window, timeout)
+        return pipelined(submit, requests, window, timeout, return_exceptions)
 
 
 class _Decoded:

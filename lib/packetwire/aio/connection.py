@@ -25,7 +25,7 @@ from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
 from packetwire.core.requests import Responder
 from packetwire.core.timelimits import seconds_of, time_limit
-from packetwire.errors import ConnectionEnded, LocalProtocolError
+from packetwire.errors import ConnectionEnded, LocalProtocolError, about_request
 from packetwire.face import (
     ABANDON_TIMEOUT,
     DEFAULT_CLOSE_TIMEOUT,
@@ -336,11 +336,13 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         window: int = 64,
         channel: int = 0,
         timeout: float | None = None,
+        return_exceptions: bool = False,
     ) -> AsyncGenerator[Response]:
         """Ask many, up to `window` at a time, yield the responses in the order of the requests.
 
         A request is an rq_type, (rq_type, payload) or (rq_type, flags, payload). `timeout` limits the wait
-        for each response.
+        for each response. An exception that a request raises ends the iteration, and has the request as
+        `request`; with `return_exceptions` it is yielded in place of the response, and the others go on.
         """
         time_limit(timeout)  # a mistake is told here, not at the first response
         return pipelined(
@@ -348,6 +350,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
             lambda request: self.submit(*request_arguments(request), channel=channel, timeout=timeout),
             requests,
             window,
+            return_exceptions=return_exceptions,
         )
 
     def take(self, event: RequestReceived) -> Responder:
@@ -360,29 +363,60 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
 
 
 def pipelined(
-    conn: AsyncPacketConnection, submit: Callable[[Any], RequestFuture], requests: Iterable[Any], window: int
+    conn: AsyncPacketConnection,
+    submit: Callable[[Any], RequestFuture],
+    requests: Iterable[Any],
+    window: int,
+    decode: Callable[[Any, Response], Any] | None = None,
+    return_exceptions: bool = False,
 ) -> AsyncGenerator[Any]:
     """Submit `requests`, up to `window` ahead of the responses, and yield these in order.
 
-    If the iteration is left early, the requests under way are cancelled when it is closed.
+    If `decode(request, response)` is given, what it makes of them is yielded. If the iteration is left early, the
+    requests under way are cancelled when it is closed.
     """
     if window < 1:
         raise LocalProtocolError(f"window must be 1 or more, got {window}")
-    return _pipeline(conn, submit, requests, window)
+    return _pipeline(conn, submit, requests, window, decode, return_exceptions)
 
 
 async def _pipeline(
-    conn: AsyncPacketConnection, submit: Callable[[Any], RequestFuture], requests: Iterable[Any], window: int
+    conn: AsyncPacketConnection,
+    submit: Callable[[Any], RequestFuture],
+    requests: Iterable[Any],
+    window: int,
+    decode: Callable[[Any, Response], Any] | None,
+    return_exceptions: bool,
 ) -> AsyncGenerator[Any]:
-    under_way: deque[RequestFuture] = deque()
+    under_way: deque[tuple[int, Any, RequestFuture | Exception]] = deque()
+
+    async def collected(number: int, request: Any, future: RequestFuture | Exception) -> Any:
+        try:
+            if isinstance(future, Exception):
+                raise future
+            response = await future
+            return response if decode is None else decode(request, response)
+        except Exception as error:
+            about_request(error, number, request)
+            if not return_exceptions:
+                raise
+            return error
+
     try:
-        for request in requests:
+        for number, request in enumerate(requests):
             if len(under_way) >= window:
-                yield await under_way.popleft()
-            await conn.drain()
-            under_way.append(submit(request))
+                yield await collected(*under_way.popleft())
+            try:
+                await conn.drain()
+                under_way.append((number, request, submit(request)))
+            except Exception as error:
+                if not return_exceptions:
+                    about_request(error, number, request)
+                    raise
+                under_way.append((number, request, error))
         while under_way:
-            yield await under_way.popleft()
+            yield await collected(*under_way.popleft())
     finally:
-        for future in under_way:
-            future.cancel()
+        for _, _, future in under_way:
+            if not isinstance(future, Exception):
+                future.cancel()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import aclosing
 from inspect import iscoroutinefunction
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 from packetwire.aio.connection import AsyncPacketConnection, pipelined
 from packetwire.aio.opening import AsyncRecvSend
@@ -86,6 +84,7 @@ class AsyncHasPacketConnection(HasRequestMap):
             )
         return _decoded(rq, response)
 
+    @overload
     def conn_map(
         self,
         requests: Iterable[BaseRequest[ResponseT]],
@@ -93,19 +92,40 @@ class AsyncHasPacketConnection(HasRequestMap):
         window: int = 64,
         channel: int = 0,
         timeout: float | None = None,
-    ) -> AsyncGenerator[ResponseT]:
+        return_exceptions: Literal[False] = False,
+    ) -> AsyncGenerator[ResponseT]: ...
+
+    @overload
+    def conn_map(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+        return_exceptions: bool,
+    ) -> AsyncGenerator[ResponseT | Exception]: ...
+
+    def conn_map(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+    ) -> AsyncGenerator[Any]:
         """Run many requests, up to `window` at a time, yield their decoded responses in order.
 
-        Raises as `conn_do_remote` does, at the request that failed.
+        Raises as `conn_do_remote` does, at the request that failed, which is the exception's `request`; with
+        `return_exceptions` the exception is yielded in place of the response, and the others go on.
         """
         time_limit(timeout)  # a mistake is told here, not at the first response
-        asked: deque[BaseRequest[ResponseT]] = deque()
 
         def submit(rq: BaseRequest[ResponseT]) -> RequestFuture:
-            asked.append(rq)
             return self.conn_submit(rq, channel=channel, timeout=timeout)
 
-        return _decoded_in_order(asked, pipelined(self.conn, submit, requests, window))
+        return pipelined(self.conn, submit, requests, window, _decoded, return_exceptions)
 
 
 def _runs_in_the_loop(rq_class: type[BaseRequest[Any]]) -> bool:
@@ -117,11 +137,3 @@ def _decoded(rq: BaseRequest[ResponseT], response: Response) -> ResponseT:
     if not ok:
         raise RequestFailed(flags, payload, type(rq).__name__)
     return rq.decode_response_payload(flags, payload)
-
-
-async def _decoded_in_order(
-    asked: deque[BaseRequest[ResponseT]], responses: AsyncGenerator[Response]
-) -> AsyncGenerator[ResponseT]:
-    async with aclosing(responses):
-        async for response in responses:
-            yield _decoded(asked.popleft(), response)

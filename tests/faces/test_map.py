@@ -1,0 +1,131 @@
+"""Many requests at a time, some of which fail."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from packetwire import (
+    AsyncHasPacketConnection,
+    BaseRequest,
+    ConnectionEnded,
+    HasPacketConnection,
+    LocalProtocolError,
+    RequestFailed,
+    RequestTimeout,
+    Responder,
+)
+
+pytestmark = pytest.mark.timeout(60)
+
+NEVER = 9
+
+
+def handler(rq_type, flags, payload):
+    if rq_type == NEVER:
+        return Responder()
+    if payload == b"bad":
+        raise ValueError("bad")
+    return payload.upper()
+
+
+class Shout(BaseRequest):
+    def __init__(self, text):
+        self.text = text
+
+    @classmethod
+    def from_bytes(cls, bs):
+        return cls(bs)
+
+    def __bytes__(self):
+        return self.text
+
+    def decode_response_payload(self, flags, payload):
+        if payload == b"UNDECODABLE":
+            raise KeyError("undecodable")
+        return payload
+
+
+def collected(ends, make):
+    """All that is yielded, and what was raised in the end."""
+    found = []
+
+    async def collect():
+        try:
+            async for each in make():
+                found.append(each)
+        except Exception as error:
+            return error
+
+    if hasattr(ends.face, "loop"):
+        return found, ends.do(collect)
+    try:
+        found.extend(make())
+    except Exception as error:
+        return found, error
+    return found, None
+
+
+@pytest.mark.parametrize("window", [1, 3, 64])
+def test_the_exception_says_which_request_it_is_about(ends, window):
+    conn = ends.open()
+    ends.asker(request_handler=handler, close_timeout=0.1)
+    requests = [(0, b"a"), (0, b"b"), (NEVER, b"c"), (0, b"d")]
+    found, error = collected(ends, lambda: conn.map(requests, window=window, timeout=0.2))
+    assert found == [(True, 0, b"A"), (True, 0, b"B")]
+    assert isinstance(error, RequestTimeout)
+    assert error.request == (NEVER, b"c")
+    assert error.__notes__ == ["this is about request 2 of the map, counted from 0: rq_type 9"]
+    assert conn.outstanding == 0
+
+
+@pytest.mark.parametrize("window", [1, 3, 64])
+def test_exceptions_can_be_yielded_in_place(ends, window):
+    conn = ends.open()
+    ends.asker(request_handler=handler, close_timeout=0.1)
+    requests = [(0, b"a"), (NEVER, b"b"), (-1, b"c"), "text", (0, b"d"), (0, b"bad")]
+    found, error = collected(ends, lambda: conn.map(requests, window=window, timeout=0.2, return_exceptions=True))
+    assert error is None
+    assert [type(each) for each in found] == [tuple, RequestTimeout, LocalProtocolError, TypeError, tuple, tuple]
+    assert [each.request for each in found[1:4]] == requests[1:4]
+    assert found[4] == (True, 0, b"D")
+    assert found[5][0] is False, "a response that is not ok is a response"
+    assert conn.outstanding == 0
+
+
+def test_the_connection_ends_meanwhile(ends):
+    conn = ends.open()
+    peer = ends.peer()
+    requests = iter([0, 1, 2])
+
+    def some():
+        for number in requests:
+            if number == 2:
+                peer.sock.shutdown(socket.SHUT_RDWR)
+            yield number
+
+    found, error = collected(ends, lambda: conn.map(some(), return_exceptions=True))
+    assert error is None
+    assert [isinstance(each, ConnectionEnded) for each in found] == [True] * 3
+    assert [each.request for each in found] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+def test_requests_as_classes(ends, return_exceptions):
+    service_class = AsyncHasPacketConnection if hasattr(ends.face, "loop") else HasPacketConnection
+    service = service_class(ends._sockets[0], rq_type_map={0: Shout})
+    ends.conn = service.conn
+    ends.open()
+    ends.asker(request_handler=handler)
+    requests = [Shout(b"a"), Shout(b"bad"), Shout(b"undecodable"), Shout(b"b")]
+    found, error = collected(ends, lambda: service.conn_map(requests, return_exceptions=return_exceptions))
+    if return_exceptions:
+        assert (found[0], found[3], error) == (b"A", b"B", None)
+        assert [type(each) for each in found[1:3]] == [RequestFailed, KeyError]
+        assert [each.request for each in found[1:3]] == requests[1:3]
+    else:
+        assert found == [b"A"]
+        assert isinstance(error, RequestFailed)
+        assert error.request is requests[1]
+        assert error.__notes__ == ["this is about request 1 of the map, counted from 0: Shout"]
