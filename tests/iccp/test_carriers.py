@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from packetwire import PacketConnection
+from packetwire import AsyncPacketConnection, PacketConnection
 from packetwire.iccp import ICCPComponent, ICCPController, ICCPMessage, InvalidMessageError, MsgType, Outcome
+from packetwire.iccp.aiorequests import LoopICCPPacketChannel
 from packetwire.iccp.config import config_proto
 from packetwire.iccp.requests import ICCPPacketChannel
 from packetwire.messaging import INVALID, StopError
+from packetwire.messaging.loopzmq import LoopDealerChannel, LoopPairChannel, LoopRouterChannel
 from packetwire.messaging.zmq import DealerChannel, PairChannel, RouterChannel
 
 from .fake import PEER, make
@@ -47,7 +50,20 @@ class Ends:
     def say(self, msg: Any) -> Any:
         """What the controller receives of a message of the component."""
         assert self.below.send(msg, self.session) == 0
+        return self.receive()
+
+    def receive(self) -> Any:
+        """What the controller makes of the next message."""
         return self.above.receive(WAIT * 1000)
+
+    def wait(self, done: Callable[[], bool]) -> bool:
+        """Wait for something at the component."""
+        return bool(self.below.wait_until(done, WAIT))
+
+    def close(self, end: Any) -> None:
+        """Close one end, from its own side."""
+        connection = getattr(end, "connection", None)
+        (end if connection is None else connection).close()
 
     def tell(self, msg: Any) -> None:
         assert self.above.send(msg, self.above.session) == 0
@@ -55,13 +71,70 @@ class Ends:
     def say_raw(self, frames: list[bytes]) -> Any:
         """What the controller makes of frames that the component's protocol would not send."""
         assert self.below._transmit(frames, self.session) == 0
-        return self.above.receive(WAIT * 1000)
+        return self.receive()
 
     def tell_raw(self, frames: list[bytes]) -> Exception | None:
         """Why the component stops when it gets such frames."""
         assert self.above._transmit(frames, self.above.session) == 0
-        assert self.below.wait_until(lambda: len(self.stopped) == 1, WAIT)
+        assert self.wait(lambda: len(self.stopped) == 1)
         return self.stopped[0]
+
+
+class LoopEnds(Ends):
+    """Both in one event loop, which runs while a test waits for something."""
+
+    def __init__(self, opened: ExitStack) -> None:
+        super().__init__()
+        self.runner = opened.enter_context(asyncio.Runner())
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(coroutine)
+
+    def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        async def call() -> Any:
+            return function(*args, **options)
+
+        return self.run(call())
+
+    def receive(self) -> Any:
+        assert self.run(self.above.wait_for(lambda: bool(self.above.results), WAIT))
+        return self.above.results.pop(0)
+
+    def wait(self, done: Callable[[], bool]) -> bool:
+        return bool(self.run(self.below.wait_for(done, WAIT)))
+
+    def close(self, end: Any) -> None:
+        connection = getattr(end, "connection", None)
+        if connection is None:
+            self.call(end.close)
+        else:
+            self.run(connection.close())
+
+
+class Kept:
+    """Mixed into the channel of a controller: keeps what `receive` would return."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.results: list[Any] = []
+
+    def deliver(self, routing_id: bytes, zmsg: Any) -> Any:
+        result = super().deliver(routing_id, zmsg)  # type: ignore[misc]
+        self.results.append(result)
+        self.notify()  # type: ignore[attr-defined]
+        return result
+
+
+class KeptPair(Kept, LoopPairChannel):
+    pass
+
+
+class KeptRouter(Kept, LoopRouterChannel):
+    pass
+
+
+class KeptPackets(Kept, LoopICCPPacketChannel):
+    pass
 
 
 def zmq(below: Any, above: Any) -> Callable[[Ends, ExitStack, Any], None]:
@@ -87,15 +160,60 @@ def packets(ends: Ends, opened: ExitStack, directory: Any) -> None:
     ends.session = ends.below.connect()
 
 
-@pytest.fixture(
-    params=[zmq(PairChannel, PairChannel), zmq(DealerChannel, RouterChannel), packets],
-    ids=["pair", "router and dealer", "packets"],
-)
+def loop_zmq(below: Any, above: Any) -> Callable[[LoopEnds, ExitStack, Any], None]:
+    def connect(ends: LoopEnds, opened: ExitStack, directory: Any) -> None:
+        ends.above = above(ends.controller, linger=0)
+        ends.below = below(ends.component, linger=0)
+        opened.callback(lambda: ends.call(ends.above.close))
+        opened.callback(lambda: ends.call(ends.below.close))
+        ends.session = ends.below.connect(ends.above.bind(f"ipc://{directory}/control"))
+        ends.call(ends.above.start)
+        ends.call(ends.below.start)
+        assert ends.run(ends.below.wait_for(lambda: ends.below.linked, WAIT))
+
+    return connect
+
+
+def loop_packets(ends: LoopEnds, opened: ExitStack, directory: Any) -> None:
+    ours, theirs = socket.socketpair()
+    opened.enter_context(ours)
+    opened.enter_context(theirs)
+    above, below = AsyncPacketConnection(ours), AsyncPacketConnection(theirs)
+    ends.above = ends.call(KeptPackets, ends.controller, above)
+    ends.below = ends.call(LoopICCPPacketChannel, ends.component, below)
+    for connection in (above, below):
+        ends.run(connection.open())
+    opened.callback(lambda: ends.run(close_all(above, below)))
+    ends.session = ends.below.connect()
+
+
+async def close_all(*connections: AsyncPacketConnection) -> None:
+    await asyncio.gather(*(each.close() for each in connections))
+
+
+THREADS = {
+    "pair": zmq(PairChannel, PairChannel),
+    "router and dealer": zmq(DealerChannel, RouterChannel),
+    "packets": packets,
+}
+LOOP = {
+    "aio pair": loop_zmq(LoopPairChannel, KeptPair),
+    "aio router and dealer": loop_zmq(LoopDealerChannel, KeptRouter),
+    "aio packets": loop_packets,
+}
+
+
+@pytest.fixture(params=[*THREADS, *LOOP])
 def ends(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Ends]:
-    ends = Ends()
     with ExitStack() as opened:
-        request.param(ends, opened, tmp_path)
-        yield ends
+        if request.param in LOOP:
+            in_loop = LoopEnds(opened)
+            LOOP[request.param](in_loop, opened, tmp_path)
+            yield in_loop
+        else:
+            ends = Ends()
+            THREADS[request.param](ends, opened, tmp_path)
+            yield ends
 
 
 @pytest.fixture
@@ -110,13 +228,13 @@ def test_a_whole_life(ends: Ends) -> None:
     assert (ready.peer, ready.endpoints) == (PEER, {"service": ["tcp://127.0.0.1:1"]})
     assert ends.controller.is_ready(ends.above.session)
     ends.tell(ends.controller.request_config_msg({"name": "x"}))
-    assert ends.above.receive(WAIT * 1000).msg_type is MsgType.OK
+    assert ends.receive().msg_type is MsgType.OK
     ends.tell(ends.controller.request_config_msg({"name": "wrong"}))
-    error = ends.above.receive(WAIT * 1000)
+    error = ends.receive()
     assert (error.msg_type, error.error) == (MsgType.ERROR, "no such thing")
     assert ends.configs == ["x", "wrong"]
     ends.tell(ends.controller.stop_msg())
-    assert ends.below.wait_until(lambda: ends.stopped == [None], WAIT)
+    assert ends.wait(lambda: ends.stopped == [None])
     finished = ends.say(ends.component.finished_msg(Outcome.OK, ["one", "two"]))
     assert (finished.outcome, finished.details) == (Outcome.OK, ["one", "two"])
     assert ends.refused == []
@@ -185,7 +303,7 @@ def test_4_garbage_stops_who_received_it(ready: Ends, frames: list[bytes]) -> No
 def test_5_a_configuration_without_its_code_is_taken(ready: Ends) -> None:
     config = config_proto({"name": "x"}).SerializeToString()
     assert ready.above._transmit([b"\x00\x02", config], ready.above.session) == 0
-    assert ready.above.receive(WAIT * 1000).msg_type is MsgType.OK
+    assert ready.receive().msg_type is MsgType.OK
     assert ready.configs == ["x"]
     assert ready.stopped == []
 
@@ -198,14 +316,89 @@ def test_6_stop_is_no_error(ready: Ends) -> None:
 
 def test_each_learns_that_the_other_is_gone(ready: Ends) -> None:
     ends = ready
-    connection = getattr(ends.above, "connection", None)
-    if connection is not None:
-        connection.close()
-    else:
-        ends.above.close()
-    assert ends.below.wait_until(lambda: len(ends.stopped) == 1, WAIT)
+    ends.close(ends.above)
+    assert ends.wait(lambda: len(ends.stopped) == 1)
     assert ends.stopped[0] is not None
     assert ends.below.sessions == {}
+
+
+@pytest.mark.parametrize("closes", ["component", "channel", "controller"])
+def test_6_a_component_is_told_to_stop_once(ready: Ends, closes: str) -> None:
+    """STOP, FINISHED, and then the end, whoever begins with that."""
+    ends = ready
+    assert ends.tell_raw(ends.controller.stop_msg().as_zmsg()) is None
+    assert ends.say(ends.component.finished_msg(Outcome.OK)).msg_type is MsgType.FINISHED
+    if closes == "channel":
+        ends.below.close()
+    else:
+        ends.close(ends.below if closes == "component" else ends.above)
+        assert ends.wait(lambda: not ends.below.sessions) or ends.below.sessions == {}
+    assert ends.stopped == [None]
+    assert ends.refused == []
+
+
+def test_6_what_crosses_finished_is_dropped(ready: Ends) -> None:
+    ends = ready
+    assert ends.say(ends.component.finished_msg(Outcome.OK)).msg_type is MsgType.FINISHED
+    ends.tell(ends.controller.request_config_msg({"name": "late"}))
+    ends.tell(ends.controller.stop_msg())
+    assert ends.above._transmit([b"garbage"], ends.above.session) == 0
+    ends.close(ends.above)
+    assert ends.wait(lambda: not ends.below.sessions)
+    assert (ends.configs, ends.stopped) == ([], [])
+
+
+def test_6_a_controller_that_leaves_after_stop_says_nothing_new(ready: Ends) -> None:
+    ends = ready
+    assert ends.tell_raw(ends.controller.stop_msg().as_zmsg()) is None
+    ends.tell(ends.controller.stop_msg())
+    ends.close(ends.above)
+    assert ends.wait(lambda: not ends.below.sessions)
+    assert ends.stopped == [None]
+
+
+def test_4_an_event_that_fails_is_logged_and_called_once(ready: Ends, caplog: pytest.LogCaptureFixture) -> None:
+    ends = ready
+    stopped: list[Exception | None] = []
+
+    def fail(exc: Exception | None) -> None:
+        stopped.append(exc)
+        raise ZeroDivisionError
+
+    ends.component.on_stop_component = fail
+    ends.tell(ends.controller.stop_msg())
+    assert ends.wait(lambda: bool(stopped))
+    assert ends.say(ends.component.finished_msg(Outcome.OK)).msg_type is MsgType.FINISHED
+    assert stopped == [None]
+    assert "on_stop_component failed" in caplog.text
+
+
+def test_5_a_configuration_that_ends_the_thread_is_refused(ready: Ends) -> None:
+    ends = ready
+
+    def leave(config: Any) -> None:
+        raise SystemExit("no such thing")
+
+    ends.component.on_config_request = leave
+    ends.tell(ends.controller.request_config_msg({"name": "x"}))
+    answer = ends.receive()
+    assert (answer.msg_type, answer.error) == (MsgType.ERROR, "no such thing")
+    assert ends.stopped == []
+
+
+@pytest.mark.parametrize("hook", ["initialize_session", "accept_new_session", "message_factory", "before_handling"])
+def test_4_a_hook_of_the_controller_that_fails_stops_it(ends: Ends, hook: str) -> None:
+    def fail(*args: Any) -> Any:
+        raise ZeroDivisionError
+
+    former = getattr(ends.controller, hook)
+    ready = ends.component.ready_msg(PEER, {})
+    setattr(ends.controller, hook, fail)
+    assert ends.say(ready) is INVALID
+    (refused,) = ends.refused
+    assert ZeroDivisionError in (type(refused), type(refused.__cause__))
+    assert ends.above.sessions == {}
+    setattr(ends.controller, hook, former)
 
 
 # what only a packet stream can carry

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakSet
 
 from packetwire.error_text import ERROR_TEXT_LIMIT
 from packetwire.errors import LocalProtocolError
 from packetwire.iccp.messages import ICCPMessage, MsgType, Outcome
-from packetwire.iccp.protocol import _ICCP, DEFAULT_MAX_MESSAGE_SIZE, TRANSITIONS
+from packetwire.iccp.protocol import _ICCP, DEFAULT_MAX_MESSAGE_SIZE, TRANSITIONS, Phase
 from packetwire.iccp.refusals import violation
 from packetwire.messaging.channel import Channel, Session
 from packetwire.messaging.descriptors import PeerDescriptor
@@ -36,6 +38,7 @@ class ICCPComponent(_ICCP):
     ) -> None:
         super().__init__(session_type=session_type, max_message_size=max_message_size)
         self.with_traceback = with_traceback
+        self._stopping: WeakSet[Session] = WeakSet()  # sessions whose component was told to stop
         self.handlers.update(
             {
                 MsgType.READY: self.wrong_message,
@@ -63,26 +66,50 @@ class ICCPComponent(_ICCP):
         assert msg.msg_type is not None
         self._phases[session] = TRANSITIONS[self.phase_of(session), msg.msg_type]
 
+    def session_discarded(self, channel: Channel, session: Session) -> None:
+        self._stopping.discard(session)
+        super().session_discarded(channel, session)
+
+    def handle_msg(self, channel: Channel, session: Session, msg: Message) -> Any:
+        """Handle a message, unless FINISHED was said: what crosses that on the way comes too late."""
+        return None if self._is_finished(session) else super().handle_msg(channel, session, msg)
+
     def wrong_message(self, channel: Channel, session: Session, msg: ICCPMessage) -> None:
         """Refuse a message that a controller does not send."""
         raise violation("wrong-side", peer="controller", name=msg)
 
     def handle_invalid_msg(self, channel: Channel, session: Session, exc: InvalidMessageError) -> None:
         """What is no message stops the component."""
-        self.on_stop_component(exc)
+        self._stop(session, exc)
         super().handle_invalid_msg(channel, session, exc)
 
     def handle_exception(self, channel: Channel, session: Session, msg: Message, exc: Exception) -> None:
         """What breaks the rules, or cannot be handled, stops the component."""
-        self.on_stop_component(exc)
+        self._stop(session, exc)
         super().handle_exception(channel, session, msg, exc)
 
     def handle_session_lost(self, channel: Channel, session: Session, exc: Exception | None) -> None:
-        self.on_stop_component(exc or StopError("the controller is gone"))
+        """Without its controller the component stops, if it does not do that already."""
+        if session not in self._stopping:
+            self._stop(session, exc or StopError("the controller is gone"))
 
     def handle_stop(self, channel: Channel, session: Session, msg: ICCPMessage) -> None:
-        """The controller asks to stop."""
-        self.on_stop_component(None)
+        """The controller asks to stop; once is enough."""
+        if session not in self._stopping:
+            self._stop(session, None)
+
+    def _stop(self, session: Session, exc: Exception | None) -> None:
+        """Have the component stop; what its event raises is logged, because it would only stop it again."""
+        if self._is_finished(session):
+            return
+        self._stopping.add(session)
+        try:
+            self.on_stop_component(exc)
+        except Exception:
+            logger.exception("on_stop_component failed")
+
+    def _is_finished(self, session: Session) -> bool:
+        return self.phase_of(session) is Phase.FINISHED
 
     def handle_request(self, channel: Channel, session: Session, msg: ICCPMessage) -> None:
         """The controller configures the component: answered OK, or ERROR with the handler's exception."""
@@ -134,7 +161,10 @@ class ICCPComponent(_ICCP):
 
     @eventsocket
     def on_stop_component(self, exc: Exception | None = None) -> None:
-        """Called when the component should stop: the controller asks for it, or `exc` is the reason."""
+        """Called when the component should stop: the controller asks for it, or `exc` is the reason.
+
+        Once it was called, only a message that breaks the rules calls it again; after FINISHED nothing does.
+        """
 
     @eventsocket
     def on_config_request(self, config: ProtoMessage) -> None:
