@@ -188,6 +188,21 @@ def test_silent_peers_are_probed_and_found_to_be_gone(opened: ExitStack) -> None
     assert len(protocol.lost) == len(server.sessions) == 1
 
 
+def test_a_probe_that_fails_is_not_the_matter_of_who_receives(
+    opened: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    protocol, server = channel(opened, RouterChannel, idle_limit=0.001)
+    peer = raw(opened, zmq.DEALER)
+    peer.connect(server.bind("tcp://127.0.0.1:*"))
+    peer.send(b"x")
+    assert server.receive(WAIT * 1000) == [b"x"]
+    protocol.probe = lambda channel, session: 1 / 0
+    while "the probe of a silent peer failed" not in caplog.text:
+        server._next_look = 0.0
+        assert server.receive(1) is TIMEOUT
+    assert len(server.sessions) == 1
+
+
 def test_a_service_that_vanished_is_lost(opened: ExitStack, tmp_path: Any) -> None:
     for address in ("tcp://127.0.0.1:*", f"ipc://{tmp_path}/socket"):
         protocol, client = channel(opened, DealerChannel)

@@ -8,6 +8,7 @@ reader*: it delivers messages, and must not wait, because nothing would arrive m
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 import time
 from abc import abstractmethod
@@ -21,6 +22,8 @@ from packetwire.errors import LimitExceeded, LocalProtocolError
 from packetwire.messaging.channel import Channel, Session
 from packetwire.messaging.message import Message, RoutingID, TZMQMessage
 from packetwire.messaging.protocol import Protocol
+
+logger = logging.getLogger("packetwire")
 
 ROOM_CHECK: Final = 0.05
 """Seconds between two looks for room to send, where the carrier does not tell of it."""
@@ -134,6 +137,13 @@ class SharedChannel(Channel):
         with self.lock:
             if session.routing_id is not None and self.sessions.get(session.routing_id) is session:
                 super().lose_session(session, exc)
+
+    def probe(self, session: Session) -> None:
+        """Have the protocol find out whether a silent peer is there."""
+        try:
+            self.protocol.probe(self, session)
+        except Exception:
+            logger.exception("the probe of a silent peer failed")
 
     def notify(self) -> None:
         """With the lock held: something has changed."""

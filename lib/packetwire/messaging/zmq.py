@@ -626,7 +626,7 @@ class ZmqChannel(SharedChannel):
         for route, session in list(self.sessions.items()):
             if now - self._heard.setdefault(route, now) >= self.idle_limit:
                 self._heard[route] = now
-                self.protocol.probe(self, session)
+                self.probe(session)
 
     def _watch_links(self) -> None:
         self._monitor_ready = False
