@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
+from packetwire.core.budget import Budget
 from packetwire.core.channels import Channels, Receiver, RequestHandler
 from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, ConnectionEngine
 from packetwire.core.events import Event
@@ -98,6 +99,8 @@ class ConnectionFace(Generic[DriverT]):
         self._driver: DriverT | None = None
         self._opens = 0
         self._was_open = False
+        self._budget: Budget | None = None
+        """The bound for all connections of the server that this one belongs to, if any."""
 
     def __str__(self) -> str:
         return f"{type(self).__name__}[{self.name}]"
@@ -138,7 +141,7 @@ class ConnectionFace(Generic[DriverT]):
         return cls(start, name if name is not None else argv[0], **connection)
 
     def _make_engine(self) -> ConnectionEngine:
-        return ConnectionEngine(
+        engine = ConnectionEngine(
             accepts_requests=self.request_handler is not None,
             max_packet_size=self.max_packet_size,
             max_outstanding=self.max_outstanding,
@@ -146,6 +149,8 @@ class ConnectionFace(Generic[DriverT]):
             channels=self._channels,
             observed=self.on_event is not None,
         )
+        engine.budget = self._budget
+        return engine
 
     def _check_half_close(self, stream_half_closes: bool) -> None:
         """Raises `LocalProtocolError` if this stream is not one whose end can stand for EOF."""

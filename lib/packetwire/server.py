@@ -34,9 +34,11 @@ from packetwire.addresses import (
 )
 from packetwire.admission import Admission, check_places, is_exhaustion, name_of, origin_of
 from packetwire.connection import PacketConnection
+from packetwire.core.budget import STALL_SECONDS, Budget
 from packetwire.core.timelimits import seconds_of, time_limit
-from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed
+from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, PeerClosed, ended_by
 from packetwire.listeners import OPEN_SOCKET_MODE, SOCKET_MODE, Acceptor, Listener, check_listenable, listen
+from packetwire.memory import default_max_memory, give_back
 from packetwire.service import HasPacketConnection
 from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream
@@ -60,6 +62,8 @@ ABANDON_TIMEOUT = 1.0
 """The same when the block of a `with` was left by an exception."""
 CUT_SECONDS = 2.0
 """Seconds for sessions to end that were cut off."""
+LOOK_SECONDS = 0.1
+"""Seconds between two looks at who holds how much, while that is too much."""
 PAUSE_SECONDS = 0.5
 """Seconds without accepting, when there is no place or the system ran out of something."""
 
@@ -76,6 +80,7 @@ def serve(
     ssl_context: SSLContext | None = None,
     max_per_address: int | None = None,
     allow_uids: Iterable[int] | None = None,
+    max_memory: int | None = None,
 ) -> Server:
     """Serve at `address`; returns as soon as clients can connect.
 
@@ -100,6 +105,11 @@ def serve(
     Whoever reaches a `tcp:` address can connect; a Unix socket is its owner's, or with `allow_uids` for the users
     with these numbers, which the system tells of whoever connects.
 
+    `max_memory` is a bound for the bytes that all connections hold together: requests without a reply, replies that
+    are not written, packets that are arriving. Past it, those that hold most begin nothing more; whoever of them
+    takes no byte for 30 seconds is ended. By default it is 1 GiB, or a quarter of what this process may use, if
+    that is less.
+
     Raises `LocalProtocolError` for what is no such address, OSError if it can't be served on.
     """
     if isinstance(address, str):
@@ -108,6 +118,7 @@ def serve(
     check_factory(factory)
     check_places("max_connections", max_connections)
     check_places("max_per_address", max_per_address, optional=True)
+    check_places("max_memory", max_memory, optional=True)
     drain_timeout = seconds_of(drain_timeout, "drain_timeout")
     check_context(address, ssl_context)
     uids = users_of(address, allow_uids)
@@ -126,7 +137,23 @@ def serve(
         ssl_context=ssl_context,
         max_per_address=max_per_address,
         allow_uids=uids,
+        max_memory=max_memory,
     )
+
+
+def see_to_budget(budget: Budget, admission: Admission[Any]) -> None:
+    """While connections are held: end those that take nothing, and let go on who may."""
+    if not budget.is_pressed:
+        return
+    for debtor in budget.look(time.monotonic()):
+        text = (
+            f"its client has taken nothing for {STALL_SECONDS:g} s of {debtor.owed_bytes} octets, and all clients "
+            f"together hold more than max_memory={budget.limit}"
+        )
+        admission.warn("memory", "%s: its connection was ended: %s", getattr(debtor, "name", "a client"), text)
+        debtor.abort(ended_by(LimitExceeded(text), text))
+    for debtor in budget.debtors:
+        debtor.resume()
 
 
 def users_of(address: Address, allow_uids: Iterable[int] | None) -> frozenset[int] | None:
@@ -177,6 +204,7 @@ class Server:
         ssl_context: SSLContext | None = None,
         max_per_address: int | None = None,
         allow_uids: frozenset[int] | None = None,
+        max_memory: int | None = None,
     ) -> None:
         """`client` is there from the beginning; without listening sockets it is the only one."""
         self.address = listener.address
@@ -188,6 +216,9 @@ class Server:
         self._sessions: set[_Session] = set()
         self._over: deque[_Session] = deque()
         self._wakeup = Wakeup()
+        self._budget = Budget(
+            default_max_memory() if max_memory is None else max_memory, max_connections, self._wakeup.set
+        )
         self._stop_lock = threading.Lock()
         self._stop_deadline: float | None = None
         self._paused_until: float | None = None
@@ -278,9 +309,15 @@ class Server:
             poller.register(sock.fileno(), select.POLLIN)
         until = paused or deadline
         left = None if until is None else max(0.0, until - time.monotonic()) * 1000
+        if self._budget.is_pressed:
+            left = LOOK_SECONDS * 1000 if left is None else min(left, LOOK_SECONDS * 1000)
         ready = {fd for fd, _ in poller.poll(left)}
         self._wakeup.clear()
         over = self._forget_sessions()
+        see_to_budget(self._budget, self._admission)
+        if over and not self._budget.is_pressed and self._budget.was_used:
+            self._budget.was_used = False
+            give_back()
         if over:
             self._admission.freed()
         if over or (paused and time.monotonic() >= paused):
@@ -321,7 +358,13 @@ class Server:
 
     def _start_session(self, stream: socket.socket | ByteStream) -> None:
         session = _Session(
-            stream, self._factory, self.address, self._session_over, self._ssl_context, self._admission
+            stream,
+            self._factory,
+            self.address,
+            self._session_over,
+            self._ssl_context,
+            self._admission,
+            self._budget,
         )
         self._sessions.add(session)
         try:
@@ -371,6 +414,7 @@ class _Session:
         on_over: Callable[[_Session], None],
         ssl_context: SSLContext | None,
         admission: Admission[_Session],
+        budget: Budget,
     ) -> None:
         self.failure: BaseException | None = None
         self.name = name_of(stream)
@@ -378,6 +422,7 @@ class _Session:
         self.came = time.monotonic()
         self.asked_to_leave: float | None = None
         self._admission = admission
+        self._budget = budget
         self._stream = stream
         self._factory = factory
         self._address = address
@@ -428,6 +473,7 @@ class _Session:
     def _serve_client(self, stream: socket.socket | ByteStream) -> None:
         service = self._factory(stream)
         self._conn = conn = connection_of(service)
+        conn._budget = self._budget
         with service:
             if self._ending:
                 _announce_end(conn)

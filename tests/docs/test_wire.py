@@ -9,7 +9,7 @@ import pytest
 from packetwire import Packet, PacketConnection, RequestReceived, errors
 from packetwire.capture import HEADER, MAX_RECORD, CaptureDecoder, Kind
 from packetwire.core import engine as bounds
-from packetwire.core.engine import NOT_BEGUN, NOT_DONE, ConnectionEngine
+from packetwire.core.engine import NOT_BEGUN, NOT_DONE, TOO_MUCH_FOR_ALL, ConnectionEngine
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, MAX_UINT, decode_varint, encode_varint
 from packetwire.core.refusals import REFUSALS
 from packetwire.core.requests import response_parts
@@ -147,6 +147,7 @@ def test_the_texts_of_refusals() -> None:
         refusal(few, request(2), request(3)).replace("1 wait", f"{bounds.DEFAULT_MAX_INBOUND} wait"),
         refusal(little, request(2, b"abc"), request(3, b"d")).replace("3 octets", f"{octets} octets"),
         overdue(max_inbound_octets=3).replace("4 octets", f"{octets + 1} octets"),
+        TOO_MUCH_FOR_ALL.decode(),
         NOT_BEGUN.decode(),
         NOT_DONE.decode(),
     ]

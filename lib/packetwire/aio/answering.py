@@ -105,7 +105,7 @@ class Answering:
         elif not self._runs_in_loop(event):
             assert self._workers is not None
             self._workers.add(event)
-        elif self._held or self._begun >= TASKS_AT_ONCE or self._engine.unsent_octets > self._max_unsent:
+        elif self._held or self._begun >= TASKS_AT_ONCE or self._holds(0):
             self._held.append(event)
         else:
             self._run_handler(event)
@@ -146,7 +146,7 @@ class Answering:
 
     def _holds(self, octets: int) -> bool:
         """Whether no further handler shall start, with `octets` of replies on their way to the engine."""
-        return self._engine.unsent_octets + octets > self._max_unsent
+        return self._engine.is_held(self._max_unsent, octets)
 
     def _run_receiver(self, event: Event, receiver: Receiver) -> None:
         """Call what is attached to a channel, and answer if `event` is a request."""

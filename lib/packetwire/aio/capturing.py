@@ -37,6 +37,10 @@ class CapturedTransport:
     def half_closes(self) -> bool:
         return self._inner.half_closes
 
+    @property
+    def bytes_written(self) -> int:
+        return self._inner.bytes_written
+
     def start(self, receiver: Receiver) -> None:
         self._inner.start(_CapturedReceiver(receiver, self._connection))
 

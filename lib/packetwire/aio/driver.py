@@ -120,6 +120,8 @@ class Driver:
         """Begin to read. If nobody closes it, that is done when the loop shuts down."""
         forking.register(self)
         guard_loop(self.loop)
+        if self.engine.budget is not None:
+            self.engine.budget.add(self)
         self._life = self._live()
         await anext(self._life)
         self.transport.start(self)
@@ -150,6 +152,25 @@ class Driver:
     def is_settled(self) -> bool:
         """Whether neither end owes a response to the other, and all is written."""
         return self.engine.is_settled and not self._waiting
+
+    @property
+    def owed_bytes(self) -> int:
+        """Bytes that are held for the peer."""
+        return self.engine.owed_bytes
+
+    @property
+    def waits_for_peer(self) -> bool:
+        """Whether only the peer can change that."""
+        return self.engine.waits_for_peer
+
+    @property
+    def bytes_written(self) -> int:
+        """All that was ever written to the peer."""
+        return self.transport.bytes_written
+
+    def resume(self) -> None:
+        """Handlers that were held may be started now."""
+        self._changed()
 
     def abort(self, cause: ConnectionEnded) -> None:
         """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
@@ -245,6 +266,8 @@ class Driver:
             self.transport.stop()
             await self._answering.stop()
         finally:
+            if self.engine.budget is not None:
+                self.engine.budget.discard(self)
             self.trailing_octets = await self.transport.close(self.engine.trailing_octets)
 
     def after_fork(self) -> None:

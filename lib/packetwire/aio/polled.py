@@ -71,6 +71,10 @@ class PolledTransport:
     def hint(self) -> str:
         return self.stream.hint()
 
+    @property
+    def bytes_written(self) -> int:
+        return self.stream.bytes_written
+
     # reading
 
     def _readable(self) -> None:

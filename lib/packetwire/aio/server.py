@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -34,18 +35,22 @@ from packetwire.aio.blocking import NoThread, in_thread, to_the_end_in_thread
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.aio.loops import guard_loop
 from packetwire.aio.service import AsyncHasPacketConnection
+from packetwire.core.budget import Budget
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, PeerClosed
 from packetwire.listeners import Acceptor, Listener, check_listenable, listen
+from packetwire.memory import default_max_memory, give_back
 from packetwire.server import (
     ABANDON_TIMEOUT,
     CUT_SECONDS,
     DEFAULT_DRAIN,
     DEFAULT_MAX_CONNECTIONS,
+    LOOK_SECONDS,
     PAUSE_SECONDS,
     check_context,
     check_factory,
     mode_for,
+    see_to_budget,
     users_of,
 )
 from packetwire.streams import forking
@@ -73,6 +78,7 @@ async def aserve(
     ssl_context: SSLContext | None = None,
     max_per_address: int | None = None,
     allow_uids: Iterable[int] | None = None,
+    max_memory: int | None = None,
 ) -> AsyncServer:
     """Serve at `address`, in the running loop; returns as soon as clients can connect.
 
@@ -88,6 +94,7 @@ async def aserve(
     check_factory(factory)
     check_places("max_connections", max_connections)
     check_places("max_per_address", max_per_address, optional=True)
+    check_places("max_memory", max_memory, optional=True)
     drain_timeout = seconds_of(drain_timeout, "drain_timeout")
     check_context(address, ssl_context)
     uids = users_of(address, allow_uids)
@@ -109,6 +116,7 @@ async def aserve(
         ssl_context=ssl_context,
         max_per_address=max_per_address,
         allow_uids=uids,
+        max_memory=max_memory,
     )
 
 
@@ -129,6 +137,7 @@ class AsyncServer:
         ssl_context: SSLContext | None = None,
         max_per_address: int | None = None,
         allow_uids: frozenset[int] | None = None,
+        max_memory: int | None = None,
     ) -> None:
         """`client` is there from the beginning; without listening sockets it is the only one."""
         self.address = listener.address
@@ -142,6 +151,11 @@ class AsyncServer:
         self._sessions: set[_Session] = set()
         self._stop_deadline: float | None = None
         self._change = asyncio.Event()
+        self._budget = Budget(
+            default_max_memory() if max_memory is None else max_memory, max_connections, self._is_pressed
+        )
+        self._looking: asyncio.TimerHandle | None = None
+        self._giving_back: threading.Thread | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._admission: Admission[_Session] = Admission(
             listener,
@@ -245,7 +259,7 @@ class AsyncServer:
     # sessions
 
     def _start_session(self, stream: socket.socket | ByteStream) -> None:
-        session = _Session(stream, self._factory, self.address, self._ssl_context, self._admission)
+        session = _Session(stream, self._factory, self.address, self._ssl_context, self._admission, self._budget)
         self._sessions.add(session)
         session.task.add_done_callback(lambda _: self._session_over(session))
 
@@ -257,12 +271,38 @@ class AsyncServer:
         self._sessions.discard(session)
         self._change.set()
         self._admission.freed()
+        if not self._budget.is_pressed and self._budget.was_used:
+            self._give_back()
         if not self._listener.sockets and self._stop_deadline is None:
             self.failure = session.failure
         if is_exhaustion(session.failure):
             self._admission.ran_out(session.failure)
         elif self._stop_deadline is None:
             self._go_on()
+
+    # memory
+
+    def _is_pressed(self) -> None:
+        """From any thread: connections are held."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._look)
+
+    def _look(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        see_to_budget(self._budget, self._admission)
+        if self._budget.is_pressed and self._sessions:
+            self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _give_back(self) -> None:
+        """Not in the loop: it may take a moment."""
+        self._budget.was_used = False
+        with suppress(RuntimeError):  # the system has no more threads
+            self._giving_back = threading.Thread(
+                target=give_back, name=f"packetwire-{self.address}-memory", daemon=True
+            )
+            self._giving_back.start()
 
     # the end
 
@@ -282,6 +322,10 @@ class AsyncServer:
             else:
                 self._listener.close()
         await self._drain()
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._giving_back is not None:
+            self._giving_back.join()  # that takes a moment at most
 
     async def _wait_for_change(self, deadline: float | None) -> None:
         self._change.clear()
@@ -322,6 +366,7 @@ class _Session:
         address: Address,
         ssl_context: SSLContext | None,
         admission: Admission[_Session],
+        budget: Budget,
     ) -> None:
         self.failure: BaseException | None = None
         self.name = name_of(stream)
@@ -329,6 +374,7 @@ class _Session:
         self.came = time.monotonic()
         self.asked_to_leave: float | None = None
         self._admission = admission
+        self._budget = budget
         self._stream = stream
         self._factory = factory
         self._address = address
@@ -380,6 +426,7 @@ class _Session:
     async def _serve_client(self, stream: socket.socket | ByteStream) -> None:
         service = self._factory(stream)
         self._conn = conn = _connection_of(service)
+        conn._budget = self._budget
         async with service:
             if self._ending:
                 _announce_end(conn)

@@ -36,6 +36,7 @@ class StreamPairTransport:
         self._loop = asyncio.get_running_loop()
         self._reading = False
         self._read_task: asyncio.Task[None] | None = None
+        self._given = 0
         self._drain_task: asyncio.Task[None] | None = None
 
     def start(self, receiver: Receiver) -> None:
@@ -85,11 +86,17 @@ class StreamPairTransport:
 
     # writing
 
+    @property
+    def bytes_written(self) -> int:
+        return self._given - int(self._transport.get_write_buffer_size())
+
     def write(self, buffers: Sequence[bytes]) -> bool:
         if self._transport.is_closing():
             self._receiver.write_failed(ConnectionResetError("the StreamWriter is closed"))
             return True
-        self._writer.write(b"".join(buffers))
+        octets = b"".join(buffers)
+        self._given += len(octets)
+        self._writer.write(octets)
         if not self._transport.get_write_buffer_size():
             return True
         self._drain_task = self._loop.create_task(self._drain(), name=f"{self._name}-writer")

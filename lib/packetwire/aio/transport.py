@@ -66,6 +66,11 @@ class Transport(Protocol):
         """What is known of an other end that says nothing; mostly ""."""
         ...
 
+    @property
+    def bytes_written(self) -> int:
+        """All that was ever written, to the system or to what writes."""
+        ...
+
     def start(self, receiver: Receiver) -> None:
         """Begin to read."""
         ...

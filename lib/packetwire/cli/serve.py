@@ -11,7 +11,7 @@ from typing import Any
 
 from packetwire.cli import curve
 from packetwire.cli.addressing import address, seconds
-from packetwire.cli.arguments import add_admission_options, check_admission_options, whole_number
+from packetwire.cli.arguments import add_admission_options, check_admission_options, size, whole_number
 from packetwire.cli.failure import EXIT_FAILED, CommandFailed
 from packetwire.cli.named import MakeService, described, find_service
 from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
@@ -61,6 +61,12 @@ def add_parser(commands: Any) -> None:
     )
     add_admission_options(parser)
     parser.add_argument(
+        "--max-memory",
+        type=size(1, 1 << 62, "from 1"),
+        metavar="SIZE",
+        help="what all connections may hold together (default: 1GiB, or a quarter of the memory if that is less)",
+    )
+    parser.add_argument(
         "--handlers",
         type=handlers,
         metavar="N",
@@ -107,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         "max_connections": args.max_connections,
         "max_per_address": args.max_per_address,
         "allow_uids": args.allow_uid,
+        "max_memory": args.max_memory,
         "drain_timeout": args.drain,
     }
     with (

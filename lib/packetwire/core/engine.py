@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
+from packetwire.core.budget import Budget
 from packetwire.core.events import Event, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.packets import (
     DEFAULT_MAX_PACKET_SIZE,
@@ -69,6 +70,7 @@ MAX_TAILS = 256
 
 NO_HANDLER = b"no request handler"
 REQUESTS_ENDED = b"requests no longer allowed"
+TOO_MUCH_FOR_ALL = b"too much to do: all clients together wait for too many octets"
 NOT_DONE = b"the connection was closed before this request was done"
 NOT_BEGUN = b"the peer is ending the connection, this request was not begun"
 ENDINGS = (NOT_DONE, NOT_BEGUN)
@@ -162,6 +164,8 @@ class ConnectionEngine:
         self._unsent: list[bytes] = []
         self._unsent_replies = self._unsent_refusals = 0  # of these, in _unsent
         self._batch_octets = self._batch_replies = self._batch_refusals = 0  # taken and not reported yet
+        self.budget: Budget | None = None
+        """The bound for all connections of a server."""
         self._ending = False  # EOF follows as soon as every reply owed is on its way
         self._winding_down = False  # the same, with ERQ, as soon as nothing that was begun is left
         self._not_begun: dict[_RequestKey, None] = {}  # of _inbound, those that came since then
@@ -192,9 +196,32 @@ class ConnectionEngine:
     @property
     def overdue(self) -> bytes:
         """The text of a refusal, if too much is unsent for another reply to be made; else empty."""
+        if self.budget is not None and self.unsent_octets and self.budget.holds(self.owed_bytes):
+            return TOO_MUCH_FOR_ALL
         if self.unsent_octets <= self.max_inbound_octets:
             return b""
         return b"too much to do: %d octets wait to be written" % self.unsent_octets
+
+    @property
+    def owed_bytes(self) -> int:
+        """Bytes of requests without a reply, of what is not written, and of the packet that is arriving."""
+        return self._inbound_octets + self.unsent_octets + self._decoder.bytes_kept
+
+    def is_held(self, max_unsent: int, more: int = 0) -> bool:
+        """Whether no handler is to be started: this connection, or all of its server, hold too much.
+
+        `more` are bytes of replies that are on their way here.
+        """
+        unsent = self.unsent_octets + more
+        # with nothing unsent a handler makes room: its request is done with, and the peer takes the reply
+        if unsent and self.budget is not None and self.budget.holds(self.owed_bytes + more):
+            return True
+        return unsent > max_unsent
+
+    @property
+    def waits_for_peer(self) -> bool:
+        """Whether the peer has to take something, or to send the rest of something large."""
+        return self.unsent_octets > 0 or self._decoder.bytes_kept > JOIN_LIMIT
 
     @property
     def is_settled(self) -> bool:
@@ -289,6 +316,8 @@ class ConnectionEngine:
         if self.send_failure is not None:
             self._inbound_octets -= self._inbound.pop(key)
             return False
+        if ok and self.budget is not None and self.unsent_octets and self.budget.is_exhausted(self.owed_bytes):
+            ok, flags, payload = False, 0, self._fitting(TOO_MUCH_FOR_ALL)
         usual = ok and not flags and not channel
         tail = _OK_TAIL if usual else head_tail(channel, flags << 3 | (4 if ok else 0), None)
         head = packet_head(tag, tail, len(payload))
@@ -516,6 +545,8 @@ class ConnectionEngine:
             self._refuse(packet, b"too many requests: %d wait for their reply" % self.max_inbound)
         elif self._inbound_octets + len(payload) > self.max_inbound_octets and inbound:
             self._refuse(packet, b"too much to do: %d octets wait for their reply" % self._inbound_octets)
+        elif self.budget is not None and self.budget.holds(self._inbound_octets + len(payload)):
+            self._refuse(packet, TOO_MUCH_FOR_ALL)
         elif self.ours is not Half.ENDED:
             # also when nothing can be written any more: what the peer asked before it went is not lost
             inbound[key] = len(payload)
@@ -565,6 +596,15 @@ class ConnectionEngine:
         if head is not None and not head.is_request and not self._was_used(head.channel, head.tag):
             quoted = self._decoder.partial
             raise refuse("response-never-asked", quoted, tag=head.tag, channel=head.channel)
+        if (
+            self.budget is not None
+            and head is not None
+            and head.is_request
+            and head.rq_type
+            and self.budget.holds(self._inbound_octets + self._decoder.bytes_kept)
+        ):
+            self._decoder.skip()
+            self._refuse(head, TOO_MUCH_FOR_ALL)
 
     def _refuse(self, packet: Packet, text: bytes) -> None:
         if not self._may_answer:

@@ -346,6 +346,19 @@ class PacketDecoder:
         self._chunks_size = 0
         self.needed = 0
         """The octets that the packet that has begun has in all; 0 while that is not known."""
+        self._is_skipping = False
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of the packet that has begun."""
+        return 1 if self._is_skipping else len(self._partial) + self._chunks_size
+
+    def skip(self) -> None:
+        """Drop the packet that has begun, whose head is there, with all that is still to come of it."""
+        self._is_skipping = True
+        self._chunks = []
+        self._chunks_size += len(self._partial) - 1
+        del self._partial[1:]  # something is left, as a packet has begun
 
     @property
     def octets_wanted(self) -> int:
@@ -364,7 +377,7 @@ class PacketDecoder:
 
     def incomplete_head(self) -> Packet | None:
         """The fields of the packet that has begun, without payload; None until they have all arrived."""
-        if not self.needed:
+        if not self.needed or self._is_skipping:
             return None
         start = bytes(self._partial[:MAX_HEAD_OCTETS])
         _, body = decode_varint(start, 0, len(start))
@@ -422,6 +435,11 @@ class PacketDecoder:
             self._collect(octets)
             return b""
         last = octets[:missing] if len(octets) > missing else octets
+        if self._is_skipping:
+            self._is_skipping, self._chunks_size = False, 0
+            self.octets_decoded += self.needed
+            self._partial, self.needed = bytearray(), 0
+            return octets[missing:]
         if self._chunks:
             packet = self._join(last)
         else:
@@ -436,6 +454,9 @@ class PacketDecoder:
 
     def _collect(self, octets: bytes) -> None:
         """Keep octets of the packet that has begun, in few pieces even if they come one by one."""
+        if self._is_skipping:
+            self._chunks_size += len(octets)
+            return
         if not self._chunks and (len(self._partial) < MAX_HEAD_OCTETS or len(octets) < CHUNK_SIZE):
             self._partial += octets
             return

@@ -79,6 +79,8 @@ class ByteStream:
         self.try_write = writer.try_write
         self.leading_octets = b""
         """Octets that were taken from the stream before and come first."""
+        self.bytes_written = 0
+        """All that `write_batch` ever wrote."""
         self._on_close = on_close
 
     @property
@@ -101,6 +103,7 @@ class ByteStream:
         if len(batch) > 1 and sum(map(len, batch)) <= JOIN_LIMIT:
             batch = (b"".join(batch),)
         taken = self.try_write(batch)
+        self.bytes_written += taken
         if taken == len(batch[0]) and len(batch) == 1:
             return ()
         # what was not taken now will hardly be taken at once

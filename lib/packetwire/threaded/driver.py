@@ -164,6 +164,8 @@ class Driver:
     def start(self) -> None:
         """Begin to read."""
         forking.register(self)
+        if self.engine.budget is not None:
+            self.engine.budget.add(self)
         self.stream.start(self._expect_end)
         leading, self.stream.leading_octets = self.stream.leading_octets, b""
         self._reader = get_ident()
@@ -203,6 +205,26 @@ class Driver:
     def is_settled(self) -> bool:
         """Whether neither end owes a response to the other, and all is written."""
         return self.engine.is_settled
+
+    @property
+    def owed_bytes(self) -> int:
+        """Bytes that are held for the peer."""
+        return self.engine.owed_bytes
+
+    @property
+    def waits_for_peer(self) -> bool:
+        """Whether only the peer can change that."""
+        return self.engine.waits_for_peer
+
+    @property
+    def bytes_written(self) -> int:
+        """All that was ever written to the peer."""
+        return self.stream.bytes_written
+
+    def resume(self) -> None:
+        """Handlers that were held may be started now. From any thread."""
+        if self._jobs:
+            self._call_worker()
 
     def abort(self, cause: ConnectionEnded) -> None:
         """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
@@ -297,6 +319,8 @@ class Driver:
         finally:
             self.stream.end_write()
             self.stream.close()
+            if self.engine.budget is not None:
+                self.engine.budget.discard(self)
 
     def _stop_threads(self) -> None:
         self._fail(ConnectionEnded(f"{self.name}: this side closed the connection"))
@@ -649,7 +673,7 @@ class Driver:
             (self._all_inline or (self._inline and not event.channel and event.rq_type in self._inline))
             and not self._jobs
             and not (self._all_inline and self._workers.running)  # no second one beside one that had to wait
-            and self.engine.unsent_octets <= self._max_unsent
+            and not self.engine.is_held(self._max_unsent)
         ):
             self._handled_inline += 1
             self._run_handler(event)

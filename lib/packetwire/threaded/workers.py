@@ -147,7 +147,7 @@ class Workers:
             if (
                 not self.jobs
                 or self.running >= self._limit
-                or self._engine.unsent_octets > self._max_unsent
+                or self._engine.is_held(self._max_unsent)
                 or self.stopping
             ):
                 return None
@@ -178,7 +178,7 @@ class Workers:
 
     def _following_job(self) -> RequestReceived | None:
         """The next request for a thread that has a slot, and keeps it."""
-        if self._engine.unsent_octets > self._max_unsent or self.running > self._limit or self.stopping:
+        if self._engine.is_held(self._max_unsent) or self.running > self._limit or self.stopping:
             return None
         try:
             event = self.jobs.popleft()
