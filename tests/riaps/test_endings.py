@@ -183,6 +183,27 @@ def test_signals_do_not_disturb_it(make: Make, monkeypatch: pytest.MonkeyPatch, 
     assert set(interrupted) == {"socket", "bind", "connect", "disconnect", "monitor", "disable_monitor"}
 
 
+def test_an_address_is_free_though_signals_come(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for ZMQ to let go of it is not cut short by a signal, after which pyzmq's poll returns too early."""
+    poll, early = zmq.Socket.poll, []
+
+    def interrupted(self: Any, timeout: int | None = None, flags: int = zmq.POLLIN) -> int:
+        if len(early) % 3:
+            return int(poll(self, timeout, flags))
+        early.append(timeout)
+        return 0
+
+    monkeypatch.setattr(zmq.Socket, "poll", interrupted)
+    for kind in (GroupPubPort, GroupAnsPort):
+        port = make(kind)
+        address = address_of(port)
+        for _ in range(20):
+            early.clear()
+            port.reset()
+            assert address_of(port) == address
+            assert early
+
+
 # who can connect
 
 

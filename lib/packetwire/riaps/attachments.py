@@ -6,7 +6,9 @@ All three have the same few methods, so a port need not know which one it has.
 from __future__ import annotations
 
 import errno
+import math
 import operator
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, SupportsIndex
@@ -87,7 +89,7 @@ class Binding:
             try:
                 disown(socket)
                 socket.close()
-                monitor.poll(int(UNBIND_WAIT * 1000))
+                _await_news(monitor, time.monotonic() + UNBIND_WAIT)
             finally:
                 disown(monitor)
                 monitor.close(0)
@@ -208,6 +210,12 @@ class LeaderConnection:
             return f"{where} does not read: the queue is full"
         reason = self.links.failure
         return f"there is no link to {where}" + (f": {reason}" if reason else "")
+
+
+def _await_news(monitor: ZmqSocket, deadline: float) -> None:
+    # after a signal, poll may return too early: it reckons with whole seconds then
+    while (left := deadline - time.monotonic()) > 0 and not monitor.poll(math.ceil(left * 1000)):
+        pass
 
 
 def _connect(socket: ZmqSocket, address: Address, server_key: bytes | None) -> None:
