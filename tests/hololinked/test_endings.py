@@ -11,7 +11,7 @@ import resource
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from socket import socketpair
+from socket import create_connection, socketpair
 from typing import Any
 
 import pytest
@@ -669,3 +669,25 @@ def test_no_descriptors_are_left(left: int) -> None:
                 make()
     assert len(os.listdir("/dev/fd")) == opened
     context.term()
+
+
+@pytest.mark.parametrize("clients", [None, []], ids=["anybody with the key", "nobody"])
+def test_a_stranger_gets_no_frame_in_where_there_are_keys(clients: Any) -> None:
+    """Neither a plain peer, nor one that sends frames right behind a greeting: its link is dropped."""
+    with RunningServer("tcp://127.0.0.1:*", curve=CurveServer(curve_keys()[1], clients)) as server:
+        host, port = server.address.removeprefix("tcp://").split(":")
+        with create_connection((host, int(port)), WAIT) as stranger, suppress(ConnectionError):
+            stranger.sendall(b"\xff" + bytes(8) + b"\x7f\3\1NULL" + bytes(48))
+            stranger.sendall(b"\4\x1a\5READY\x0bSocket-Type\0\0\0\6DEALER" + b"\1\0" * 10_000)
+            while stranger.recv(1000):
+                pass  # its greeting, and then the end
+        asked = zmq.Context.instance().socket(zmq.DEALER)
+        asked.linger = 0
+        monitor = asked.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+        asked.connect(server.address)
+        asked.send_multipart([b"", b"{}", b"", b""])
+        assert monitor.poll(WAIT * 1000)
+        asked.disable_monitor()
+        monitor.close(0)
+        asked.close()
+        assert server.in_loop(lambda: server.server.core.refused) == server.asked == 0

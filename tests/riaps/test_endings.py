@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import resource
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -83,13 +84,13 @@ def test_the_context_ends_while_somebody_waits(kind: Any, face: int, end: str) -
 def test_the_context_ends_while_nobody_waits(kind: Any, end: str) -> None:
     context = zmq.Context()
     port = made(kind, context)
-    socket = (port.ans if kind is Group else port).getSocket()
+    raw = (port.ans if kind is Group else port).getSocket()
     ending = Running(ENDS[end], context)
     if end == "destroy":
         ending.result()  # it does not wait for anybody
     with suppress(zmq.ZMQError):
         while True:
-            socket.get(zmq.EVENTS)
+            raw.get(zmq.EVENTS)
     with pytest.raises(PortError):
         while True:  # a publisher sends until it hears of it
             send_or_receive(port)
@@ -229,8 +230,8 @@ def test_a_port_that_strangers_can_reach_is_warned_about(
 def test_messages_of_many_frames(make: Make, face: str) -> None:
     """Each is refused as soon as it is seen to be too long; its frames are never all there at once."""
     ans, dealer, other = make(GroupAnsPort), make(zmq.DEALER), make(zmq.DEALER)
-    for socket in (dealer, other):
-        connect(socket, address_of(ans))
+    for peer in (dealer, other):
+        connect(peer, address_of(ans))
     for _ in range(3):
         dealer.send_multipart([b""] * 100_000)
     dealer.send_multipart([b"mtl", b"behind"])
@@ -338,3 +339,15 @@ def test_no_descriptors_are_left(make: Make, kind: Any, left: int) -> None:
         with pytest.raises(PortError, match="Too many open files"):
             GroupSubPort("another", SPEC).setupSocket()
     port.setupSocket()
+
+
+@pytest.mark.parametrize("kind", [GroupPubPort, GroupAnsPort])
+def test_a_stranger_gets_no_frame_in_where_there_are_keys(make: Make, kind: Any) -> None:
+    """One that sends frames right behind its greeting has its link dropped."""
+    port = make(kind, keys=GroupKeys.shared(*zmq.curve_keypair()))
+    with socket.create_connection(address_of(port), WAIT) as stranger, suppress(ConnectionError):
+        stranger.sendall(b"\xff" + bytes(8) + b"\x7f\3\1NULL" + bytes(48))
+        stranger.sendall(b"\4\x1a\5READY\x0bSocket-Type\0\0\0\6DEALER" + b"\1\0" * 10_000)
+        while stranger.recv(1000):
+            pass  # its greeting, and then the end
+    assert not port.getSocket().poll(0)
