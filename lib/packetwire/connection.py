@@ -174,6 +174,7 @@ class PacketConnection(ConnectionFace[Driver]):
         return self
 
     def _start(self) -> None:
+        self._supplied.check()
         stream = open_stream(self.recv_send)
         try:
             self._check_half_close(stream.half_closes)

@@ -12,6 +12,7 @@ from packetwire.core.events import Event
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
 from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ConnectionEnded, LocalProtocolError
+from packetwire.streams.ownership import SuppliedAtFirst
 
 if TYPE_CHECKING:
     from packetwire.capture import CaptureWriter
@@ -80,6 +81,7 @@ class ConnectionFace(Generic[DriverT]):
             if value < 1:
                 raise LocalProtocolError(f"{what} must be 1 or more, got {value!r}")
         self.recv_send = recv_send
+        self._supplied = SuppliedAtFirst(recv_send)
         self.name = name
         self.request_handler = request_handler
         self.trace_log = trace_log

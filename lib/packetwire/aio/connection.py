@@ -128,6 +128,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
 
     async def _start(self) -> None:
         leading = b"" if callable(self.recv_send) else self.trailing_octets
+        self._supplied.check()
         transport = await open_transport(self.recv_send, self.name, leading)
         try:
             self._check_half_close(transport.half_closes)

@@ -12,7 +12,9 @@ import os
 import select
 import stat
 
+from packetwire.streams.brokenpipe import sigpipe_kills, without_sigpipe
 from packetwire.streams.bytestream import Buffers
+from packetwire.streams.ownership import Supplied
 
 READ_SIZE = 65536
 MAX_BUFFERS = 256
@@ -41,10 +43,11 @@ def check_descriptors_left(number: int) -> None:
 
 
 class FdReader:
-    """Reads a descriptor; closes it only if `owned`."""
+    """Reads a descriptor; closes it only if `owned`, and looks whether it is still there if it is `supplied`."""
 
-    def __init__(self, fd: int, *, owned: bool = False) -> None:
+    def __init__(self, fd: int, *, owned: bool = False, supplied: Supplied | None = None) -> None:
         self._fd = fd
+        self._supplied = supplied
         self._owned = owned
         self._nowait = _RWF_NOWAIT is not None and hasattr(os, "preadv")
         self._buffer = bytearray(READ_SIZE)
@@ -54,6 +57,8 @@ class FdReader:
         return self._fd
 
     def try_read(self, size: int) -> bytes | None:
+        if self._supplied is not None:
+            self._supplied.before_read()
         try:
             if self._nowait:
                 return self._read_nowait(size)
@@ -89,12 +94,14 @@ class FdReader:
 
 
 class FdWriter:
-    """Writes a descriptor; closes it only if `owned`."""
+    """Writes a descriptor; closes it only if `owned`, and looks whether it is still there if it is `supplied`."""
 
     events = select.POLLOUT
 
-    def __init__(self, fd: int, *, owned: bool = False) -> None:
+    def __init__(self, fd: int, *, owned: bool = False, supplied: Supplied | None = None) -> None:
         self._fd = fd
+        self._supplied = supplied
+        self._sigpipe_kills = sigpipe_kills()
         self._owned = owned
         # a regular file can answer a write that may not wait by EAGAIN for ever
         self._nowait = _RWF_NOWAIT is not None and hasattr(os, "pwritev") and not stat.S_ISREG(os.fstat(fd).st_mode)
@@ -103,6 +110,13 @@ class FdWriter:
         return self._fd
 
     def try_write(self, buffers: Buffers) -> int:
+        if self._supplied is not None:
+            self._supplied.before_write()
+        if self._sigpipe_kills:
+            return without_sigpipe(lambda: self._try_write(buffers))
+        return self._try_write(buffers)
+
+    def _try_write(self, buffers: Buffers) -> int:
         try:
             if self._nowait:
                 return self._write_nowait(buffers)
@@ -119,7 +133,7 @@ class FdWriter:
             if error.errno not in _NOWAIT_UNSUPPORTED:
                 raise
             self._nowait = False
-            return self.try_write(buffers)
+            return self._try_write(buffers)
 
     def end(self) -> None:
         self.close()

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
+from packetwire.streams.brokenpipe import hold_sigpipe_back
 from packetwire.streams.bytestream import Buffers
 from packetwire.streams.fds import READ_SIZE
 from packetwire.streams.wakeup import Wakeup
@@ -165,6 +166,7 @@ class _Pump:
             return None
 
     def _run(self) -> None:
+        hold_sigpipe_back()
         while (order := self._next_order()) is not None:
             outcome: tuple[Any, BaseException | None]
             try:

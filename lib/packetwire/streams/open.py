@@ -22,6 +22,7 @@ from packetwire.streams.files import (
     ReadableFile,
     SendableFile,
 )
+from packetwire.streams.ownership import Supplied
 from packetwire.streams.sockets import SocketReader, SocketWriter
 
 if TYPE_CHECKING:
@@ -89,18 +90,20 @@ def _pair(recv: Any, send: Any, on_close: Callable[[], object] | None = None) ->
     return ByteStream(open_reader(recv), open_writer(send), on_close)
 
 
-def open_reader(recv: PacketConnectionRecv) -> ReadHalf:
-    """The half that reads from `recv`."""
+def open_reader(recv: PacketConnectionRecv, *, ours: bool = False) -> ReadHalf:
+    """The half that reads from `recv`; a number that is `ours` cannot become another file's."""
     if isinstance(recv, socket.socket):
-        return SocketReader(_stream_socket_fd(recv, "recv"))
+        fd = _stream_socket_fd(recv, "recv")
+        return SocketReader(fd, supplied=Supplied(fd, recv))
     if isinstance(recv, int):
         mode = _mode(recv, "recv")
+        supplied = None if ours else Supplied(recv)
         if stat.S_ISSOCK(mode):
-            return SocketReader(recv)
+            return SocketReader(recv, supplied=supplied)
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             # a poll says nothing about it
             return PumpReader(FileSource(open(recv, "rb", buffering=0, closefd=False)))
-        return FdReader(recv)
+        return FdReader(recv, supplied=supplied)
     if _is_cornu_copy_buffer(recv):
         return PumpReader(BufferSource(recv))
     _check_binary(recv, "recv")
@@ -114,12 +117,15 @@ def open_reader(recv: PacketConnectionRecv) -> ReadHalf:
     )
 
 
-def open_writer(send: PacketConnectionSend) -> WriteHalf:
-    """The half that writes to `send`."""
+def open_writer(send: PacketConnectionSend, *, ours: bool = False) -> WriteHalf:
+    """The half that writes to `send`; a number that is `ours` cannot become another file's."""
     if isinstance(send, socket.socket):
-        return SocketWriter(_stream_socket_fd(send, "send"))
+        fd = _stream_socket_fd(send, "send")
+        return SocketWriter(fd, supplied=Supplied(fd, send))
     if isinstance(send, int):
-        return SocketWriter(send) if stat.S_ISSOCK(_mode(send, "send")) else FdWriter(send)
+        mode = _mode(send, "send")
+        supplied = None if ours else Supplied(send)
+        return (SocketWriter if stat.S_ISSOCK(mode) else FdWriter)(send, supplied=supplied)
     _check_binary(send, "send")
     if callable(getattr(send, "write", None)) and callable(getattr(send, "flush", None)):
         return PumpWriter(send)
@@ -165,7 +171,9 @@ def _open_popen(process: Popen[bytes]) -> ByteStream:
     if process.stdin is None or process.stdout is None:
         raise LocalProtocolError(f"Popen {process.args!r} needs stdin=PIPE and stdout=PIPE")
     process.stdin.flush()
-    reader, writer = FdReader(process.stdout.fileno()), FdWriter(process.stdin.fileno())
+    reading, writing = process.stdout.fileno(), process.stdin.fileno()
+    reader = FdReader(reading, supplied=Supplied(reading, process.stdout))
+    writer = FdWriter(writing, supplied=Supplied(writing, process.stdin))
     stream = ProcessStream(process, reader, writer, owned=False)
     stream.leading_octets = _buffered_octets(process.stdout)
     return stream

@@ -14,8 +14,10 @@ import socket
 from functools import partial
 
 from packetwire.streams import forking
+from packetwire.streams.brokenpipe import sigpipe_kills, without_sigpipe
 from packetwire.streams.bytestream import Buffers
 from packetwire.streams.fds import MAX_BUFFERS, READ_SIZE
+from packetwire.streams.ownership import Supplied
 
 _DONTWAIT = socket.MSG_DONTWAIT
 _SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
@@ -78,10 +80,11 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
 
 
 class SocketReader:
-    """Reads a stream socket by its descriptor, which stays its owner's."""
+    """Reads a stream socket by its descriptor, which stays its owner's; `supplied` if that is its user."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, supplied: Supplied | None = None) -> None:
         self._fd = fd
+        self._supplied = supplied
         self._socket = _alias(fd)
         self._recv_into = self._socket.recv_into
         self._buffer = bytearray(READ_SIZE)
@@ -91,6 +94,8 @@ class SocketReader:
         return self._fd
 
     def try_read(self, size: int) -> bytes | None:
+        if self._supplied is not None:
+            self._supplied.before_read()
         try:
             if size > READ_SIZE:
                 return self._socket.recv(size, _DONTWAIT)  # one copy less, which counts for large ones only
@@ -117,8 +122,10 @@ class SocketWriter:
 
     events = select.POLLOUT
 
-    def __init__(self, fd: int, *, shutdown: bool = False) -> None:
+    def __init__(self, fd: int, *, shutdown: bool = False, supplied: Supplied | None = None) -> None:
         self._fd = fd
+        self._supplied = supplied
+        self._sigpipe_kills = not hasattr(socket, "MSG_NOSIGNAL") and sigpipe_kills()
         self._shutdown = shutdown
         self._socket = _alias(fd)
         self._delays = _stop_delays(self._socket)
@@ -127,6 +134,13 @@ class SocketWriter:
         return self._fd
 
     def try_write(self, buffers: Buffers) -> int:
+        if self._supplied is not None:
+            self._supplied.before_write()
+        if self._sigpipe_kills:
+            return without_sigpipe(lambda: self._try_write(buffers))
+        return self._try_write(buffers)
+
+    def _try_write(self, buffers: Buffers) -> int:
         try:
             if len(buffers) == 1:
                 return self._socket.send(buffers[0], _SEND_FLAGS)
@@ -142,7 +156,7 @@ class SocketWriter:
                 pass  # the peer may be gone already, which ends this direction just as well
 
     def close(self) -> None:
-        if self._delays:
+        if self._delays and (self._supplied is None or self._supplied.is_intact):
             self._delays = False
             try:
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)

@@ -60,7 +60,7 @@ def stdio() -> ByteStream:
         _lead_elsewhere()
         if sys.stdout is not None:
             sys.stdout.flush()  # what was printed before, and is still held, must not come between the packets
-        stream = ByteStream(open_reader(received.fd), open_writer(sent.fd), close)
+        stream = ByteStream(open_reader(received.fd, ours=True), open_writer(sent.fd, ours=True), close)
         stream.leading_octets = _read_ahead()
     except BaseException:
         close()
