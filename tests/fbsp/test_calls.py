@@ -80,6 +80,7 @@ class Sample(Service):
         self.waiting = threading.Semaphore(0)
         self.stopped = threading.Semaphore(0)
         self.go_on = threading.Event()
+        self.item: Any = b"more"
         self.upload_timeout: float | None = WAIT
         self.ended: list[Any] = []
         self.running = self.most = 0
@@ -113,7 +114,7 @@ class Sample(Service):
     def endless(self, request: Request) -> Any:
         try:
             while True:
-                yield b"more"
+                yield self.item
         finally:
             self.stopped.release()
 
@@ -648,6 +649,27 @@ def test_more_data_than_may_be_kept(serving: Serving, connect: Callable[..., Ser
         list(call)
     assert caught.value.code is ErrorCode.INSUFFICIENT_STORAGE
     assert client.call(Calls.ECHO, timeout=WAIT) == []
+
+
+@pytest.mark.parametrize("carrier", ["on_zmq", "on_packets"])
+def test_empty_data_takes_room_too(opened: ExitStack, tmp_path: Path, carrier: str) -> None:
+    """Of which there could be any amount, if only the bytes in it were counted."""
+    serving = Serving(opened, f"ipc://{tmp_path}/service", max_upload=1000)
+    client = getattr(serving, carrier)(max_buffered=1000)
+    serving.service.item = []
+    call = client.start(Calls.ENDLESS)
+    assert serving.service.stopped.acquire(timeout=WAIT)
+    with pytest.raises(ServiceError, match="more than 1000 bytes of DATA wait") as caught:
+        list(call.stream(WAIT))
+    assert caught.value.code is ErrorCode.INSUFFICIENT_STORAGE
+    call = client.start(Calls.WAIT, more=True)
+    assert serving.service.waiting.acquire(timeout=WAIT)
+    for _ in range(11):
+        call.send(more=True)
+    with pytest.raises(ServiceError) as caught:
+        call.result(WAIT)
+    assert caught.value.code is ErrorCode.PAYLOAD_TOO_LARGE
+    serving.service.go_on.set()
 
 
 def test_an_upload_that_nobody_takes(opened: ExitStack, tmp_path: Any) -> None:

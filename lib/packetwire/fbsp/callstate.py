@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from packetwire.errors import ConnectionEnded, RequestTimeout
 from packetwire.fbsp.constants import ErrorCode, MsgFlag, MsgType, State
-from packetwire.fbsp.frames import Frame, frame_of
+from packetwire.fbsp.frames import Frame, frame_of, weight_of
 from packetwire.fbsp.messages import APIMessage, DataMessage, ErrorMessage, FBSPMessage, StateMessage
 from packetwire.messaging.descriptors import ButlerInterface
 from packetwire.messaging.errors import ClientError
@@ -46,7 +46,7 @@ class CallState:
         self.over = False
         """Whether nothing more is to come."""
         self.buffered = 0
-        """Octets of DATA that have not been taken yet."""
+        """Bytes of DATA that have not been taken yet, each frame and message counting some more."""
         self._client = client
         self._on_state = on_state
         self._data: deque[DataMessage] = deque()
@@ -89,7 +89,7 @@ class CallState:
             self._check_streamed()
             return None
         msg = self._data.popleft()
-        self.buffered -= sum(map(len, msg.data))
+        self.buffered -= weight_of(msg.data)
         return msg
 
     def check(self) -> None:
@@ -165,7 +165,7 @@ class CallState:
                 except Exception:  # the call goes on: STATE is still acknowledged, and may be its end
                     logger.exception("%r: on_state failed", self.api_code)
         elif isinstance(msg, DataMessage):
-            self.buffered += sum(map(len, msg.data))
+            self.buffered += weight_of(msg.data)
             self._data.append(msg)
 
     def _refuse_stream(self) -> None:

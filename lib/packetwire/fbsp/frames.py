@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 from packetwire.core.packets import BytesLike
 
 Frame = BytesLike | str
+
+FRAME_OVERHEAD: Final = 100
+"""Bytes that each frame of a message that waits counts in addition, about what Python needs for one."""
 
 
 def frames_of(result: Any) -> list[bytes]:
@@ -18,6 +22,11 @@ def frames_of(result: Any) -> list[bytes]:
     if isinstance(result, list | tuple):
         return [frame_of(each) for each in result]
     return [frame_of(result)]
+
+
+def weight_of(data: Sequence[bytes]) -> int:
+    """Bytes that a message with these data frames takes while it waits, one without any included."""
+    return sum(map(len, data)) + FRAME_OVERHEAD * (1 + len(data))
 
 
 def frame_of(value: Any) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 
 from packetwire.fbsp.constants import ErrorCode, MsgFlag, State
-from packetwire.fbsp.frames import frames_of
+from packetwire.fbsp.frames import frames_of, weight_of
 from packetwire.fbsp.identity import this_peer
 from packetwire.fbsp.messages import APIMessage, CancelMessage, DataMessage, FBSPMessage
 from packetwire.fbsp.refusals import violation
@@ -129,12 +129,12 @@ class RequestState:
         self._has_uploaded = True
         assert self._uploads is not None
         msg = self._uploads.popleft()
-        self._upload_octets -= sum(map(len, msg.data))
+        self._upload_octets -= weight_of(msg.data)
         return msg
 
     def take_upload(self, msg: DataMessage, limit: int) -> None:
         """DATA has come for the request."""
-        self._upload_octets += sum(map(len, msg.data))
+        self._upload_octets += weight_of(msg.data)
         if self._upload_octets > limit:
             raise StopError(f"more than {limit} octets of DATA wait", code=ErrorCode.PAYLOAD_TOO_LARGE)
         if self._uploads is None:
