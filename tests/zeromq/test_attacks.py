@@ -30,11 +30,13 @@ from tools.attacks.zmtp import (
     empty_frames,
     frames_of_a_stranger,
     heartbeats_and_reset,
+    is_served,
     messages_of_empty_frames,
     run,
     silent_identities,
     streams_with_bytes,
 )
+from tools.attacks.zmtp import endpoint_of as endpoint_of_victim
 
 from .conftest import WAIT, RawDealer, accepted, echo, endpoint_of, open_fds, read_all, readable
 
@@ -157,6 +159,17 @@ def test_who_waits_can_be_told_without_descriptors(
         assert listener.turn_away()
         assert not listener.turn_away()
         assert [raw.receive() for _ in range(3)] == [b"", zmqpeers.THE_END, b""]
+
+
+@pytest.mark.parametrize(("kind", "endpoint"), [("serve", "zmq+router:ipc://{}/s"), ("fbsp", "ipc://{}/s")])
+def test_more_links_than_descriptors_do_not_end_the_process(kind: str, endpoint: str, tmp_path: Any) -> None:
+    """libzmq aborts at an ipc endpoint that has no descriptor for who comes."""
+    with Victim(kind, endpoint.format(tmp_path), descriptors=64) as victim:
+        silent_identities(endpoint_of_victim(victim.address), b"DEALER", 100, pause=0.02)
+        assert victim.is_alive
+        assert victim.usage_at_rest(30).descriptors <= 30
+        assert is_served(victim)
+    assert victim.status == 0
 
 
 # places

@@ -96,15 +96,18 @@ def heartbeats_and_reset(endpoint: str, kind: bytes, count: int) -> None:
             peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def silent_identities(endpoint: str, kind: bytes, count: int) -> None:
-    """So many links, each with one stream that was begun, and nothing else."""
+def silent_identities(endpoint: str, kind: bytes, count: int, pause: float = 0.0) -> None:
+    """So many links, each with one stream that was begun, and nothing else; `pause` seconds between them."""
     with ExitStack() as opened:
         for number in range(count):
             try:
                 peer = opened.enter_context(RawPeer(endpoint, kind, identity=b"silent %d" % number))
             except OSError:
+                if pause:
+                    continue
                 break  # the victim has no more descriptors
             peer.send(EMPTY)
+            time.sleep(pause)
         time.sleep(LULL)
 
 

@@ -119,6 +119,7 @@ class LoopZmqChannel(LoopChannel, ZmqChannel):
         with self.lock:
             self._parked = False
             if self._deliver_some(_never, None):
+                self._look_at_links()
                 self._rouse()
                 return
             if self._unsent:

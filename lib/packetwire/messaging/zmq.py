@@ -231,7 +231,7 @@ class ZmqChannel(SharedChannel):
             if self.socket_type == zmq.PAIR:
                 be_pair_server(self._socket)
             if self.has_many_peers and self._links is None and not address.startswith("inproc:"):
-                self._links = Links(self._socket, _note_refused)
+                self._links = Links(self._socket, _note_refused, endpoint=address)
                 self._watch_monitor(self._links.monitor)
             self._socket.bind(address)
             warn_if_exposed(address, with_curve=False)
@@ -460,6 +460,7 @@ class ZmqChannel(SharedChannel):
                 if done() or self.closed:
                     return
                 if self._deliver_some(done, results):
+                    self._look_at_links()
                     continue
                 if self._unsent:
                     self._send_postponed()
@@ -487,6 +488,8 @@ class ZmqChannel(SharedChannel):
             self._was_refused = False
             result = self.deliver(route, frames)
             self._count_waste(route, REFUSAL_WEIGHT + len(frames) if self._was_refused else 0)
+            if self._was_refused:
+                self._look_at_links()
             if route in self.sessions and self.has_many_peers:
                 self._heard[route] = time.monotonic()
             if results is not None:
@@ -609,14 +612,8 @@ class ZmqChannel(SharedChannel):
         if self._link_ended:
             self._lose_link()
         self._lose_unreachable()
-        if self._monitor_ready and not self.closed:
-            try:
-                self._watch_links()
-            except zmq.ZMQError as error:
-                if not is_ended(error):
-                    raise
-                self._lose_sockets(error)
-                return
+        if self._monitor_ready:
+            self._look_at_links()
         if not self.has_many_peers or self.idle_limit is None:
             return
         now = time.monotonic()
@@ -627,6 +624,16 @@ class ZmqChannel(SharedChannel):
             if now - self._heard.setdefault(route, now) >= self.idle_limit:
                 self._heard[route] = now
                 self.probe(session)
+
+    def _look_at_links(self) -> None:
+        """Also while there is much to read: who comes must not use up all descriptors meanwhile."""
+        if self._monitor is not None and not self.closed:
+            try:
+                self._watch_links()
+            except zmq.ZMQError as error:
+                if not is_ended(error):
+                    raise
+                self._lose_sockets(error)
 
     def _watch_links(self) -> None:
         self._monitor_ready = False

@@ -188,7 +188,7 @@ class ZmqListener:
             if curve is not None and curve.clients is not None:
                 self._gatekeeper = Gatekeeper(self._context, curve)
             if not endpoint.startswith("inproc:"):
-                self._links = Links(sock, self._note_refused)
+                self._links = Links(sock, self._note_refused, endpoint=endpoint)
             if listening is not None:
                 sock.setsockopt(zmq.USE_FD, listening.fileno())
             sock.bind(endpoint)

@@ -8,16 +8,20 @@ had its end told before it was closed; one that was not is what the duplicate st
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
+from packetwire.streams.fds import check_descriptors_left
 from packetwire.zmq.sockets import OwnedSocket, open_monitor
+
+logger = logging.getLogger("packetwire")
 
 Link = tuple[int, int] | None
 """The number of a link's descriptor, and how often it was used; None where there is no such thing (inproc)."""
@@ -28,21 +32,38 @@ HANDSHAKE_FAILURES = (
 PEER_EVENTS = zmq.EVENT_ACCEPTED | HANDSHAKE_FAILURES | zmq.EVENT_DISCONNECTED
 """What the monitor of a listening socket tells."""
 
+IPC_RESERVE = 32
+"""Descriptors that are left when a peer is let in at an ipc endpoint."""
+
+_EVENT = struct.Struct("=HI")
 _POLLIN, _NOBLOCK, _EVENTS = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.EVENTS)
 
 
 def events_of(monitor: zmq.Socket[Any]) -> Iterator[tuple[int, int]]:
     """What a monitor has to tell now: (event, value)."""
     while int(monitor.get(_EVENTS)) & _POLLIN:
-        told = parse_monitor_message(monitor.recv_multipart(_NOBLOCK))
-        yield told["event"], told["value"]
+        # pyzmq would make an enum of the value, too, which takes longer than all the rest
+        yield _EVENT.unpack(monitor.recv_multipart(_NOBLOCK)[0])
+
+
+def _are_left(descriptors: int) -> bool:
+    try:
+        check_descriptors_left(descriptors)
+    except OSError:
+        return False
+    return True
 
 
 class Links:
     """The links of a socket that is bound. For one thread at a time."""
 
-    def __init__(self, sock: OwnedSocket, on_refused: Callable[[int, int], object]) -> None:
-        """`on_refused(event, value)` is called for each peer whose handshake failed."""
+    def __init__(self, sock: OwnedSocket, on_refused: Callable[[int, int], object], *, endpoint: str = "") -> None:
+        """`on_refused(event, value)` is called for each peer whose handshake failed.
+
+        At an ipc `endpoint` a peer that comes while there are few descriptors left has its link cut at once: if
+        there are none, libzmq aborts the process there, where for tcp it has peers wait.
+        """
+        self._must_have_left = IPC_RESERVE if endpoint.startswith("ipc:") else 0
         self.monitor = open_monitor(sock, PEER_EVENTS)
         self._on_refused = on_refused
         self._uses: dict[int, int] = {}
@@ -51,14 +72,20 @@ class Links:
 
     def watch(self) -> None:
         """Take note of what has happened."""
+        surplus: list[Link] = []
         for event, value in events_of(self.monitor):
             if event == zmq.EVENT_ACCEPTED:
                 self._uses[value] = self._uses.get(value, 0) + 1
+                if self._must_have_left and not _are_left(self._must_have_left):
+                    surplus.append(self._current(value))
             elif event == zmq.EVENT_DISCONNECTED:
                 self._gone[value] = self._uses.get(value, 0)
                 self._lost.append(self._current(value))
             else:
                 self._on_refused(event, value)
+        for link in surplus:
+            if self.cut(link):
+                logger.warning("a ZMQ peer was not let in: there are few descriptors left")
 
     @property
     def has_lost(self) -> bool:
