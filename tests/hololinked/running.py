@@ -63,6 +63,9 @@ class RunningServer:
     def fail(self, request: RequestMessage, value: Any) -> Any:
         raise ValueError(value)
 
+    def fail_long(self, request: RequestMessage, value: Any) -> Any:
+        raise OverflowError(value)
+
     def invalid(self, request: RequestMessage, value: Any) -> None:
         self.server.handle_invalid_message(request, TypeError(value))
 

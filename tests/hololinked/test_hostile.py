@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 import zmq
 
 from packetwire.hololinked import RequestMessage, ResponseMessage, SerializableData, ServerExecutionContext
+from packetwire.hololinked.clientcore import ClientCore
+from packetwire.hololinked.eventcore import ConsumerCore
 
 from .conftest import AsyncAsker, SyncAsker
 from .running import SERVER_ID, WAIT, RunningServer
@@ -127,6 +130,37 @@ def test_times_of_zero(server: RunningServer, hostile: RawClient, name: str) -> 
         assert (response.type, response.payload.deserialize(), server.asked) == ("TIMEOUT", told, asked)
     hostile.send(*GOOD)
     assert hostile.receive().result() == 5
+
+
+def test_failing_operations_do_not_fill_the_log(
+    server: RunningServer, hostile: RawClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first of a kind are logged with their tracebacks, then their number."""
+    for number in range(300):
+        hostile.send(*request("fail", f"for the {number}th time"))
+        assert hostile.receive().type == "EXCEPTION"
+        hostile.send(*request("unserializable"))
+        assert hostile.receive().type == "EXCEPTION"
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len([record for record in told if record.exc_info]) == 6
+    assert 6 < len(told) < 12
+    assert "operations go on failing and are counted from here on" in caplog.text
+    assert "100 more operations failed" in caplog.text
+    hostile.send(*request("what nobody knows " + "x" * 10_000))
+    assert hostile.receive().type == "EXCEPTION"
+    hostile.send(*request("fail_long", "y" * 100_000))
+    assert hostile.receive().type == "EXCEPTION"
+    assert len(caplog.text) < 200_000
+    assert caplog.text.count("y") < 20_000
+
+
+def test_what_is_dropped_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    client, consumer = ClientCore("c", "s"), ConsumerCore("c", "e")
+    for _ in range(100):
+        client.receive([b"", b"?"], 0)
+        consumer.accept([b"e", b"?"])
+    assert (client.dropped, consumer.dropped) == (100, 100)
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 2
 
 
 def test_messages_of_a_hundred_thousand_frames(server: RunningServer, hostile: RawClient) -> None:

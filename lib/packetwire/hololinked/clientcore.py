@@ -210,7 +210,9 @@ class ClientCore:
 
     def _refuse(self, error: InvalidMessage, now: float) -> None:
         self.dropped += 1
-        logger.warning("%s: a message of %s is dropped: %s", self.client_id, self.server_id, error)
+        # the server must not fill the log
+        level = logging.WARNING if self.dropped == 1 else logging.DEBUG
+        logger.log(level, "%s: a message of %s is dropped: %s", self.client_id, self.server_id, error)
         exchange = self._exchanges.get(error.message_id)
         if exchange is not None and not exchange.done:
             self._finish(exchange, error=error, now=now)

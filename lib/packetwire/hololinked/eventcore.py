@@ -64,14 +64,18 @@ class ConsumerCore:
                 raise InvalidMessage(f"a message has at most {self.max_message_size} octets, this one {size}")
             event = EventMessage(frames)
         except InvalidMessage as error:
-            self.dropped += 1
-            logger.warning("%s: a message is dropped: %s", self.consumer_id, error)
+            self._drop("a message is dropped", error)
             return None
         if event.address != event.event_id.encode(errors="replace"):
-            self.dropped += 1
-            logger.warning("%s: an event under another's topic is dropped", self.consumer_id)
+            self._drop("an event under another's topic is dropped", event.event_id[:100])
             return None
         return event if self.event_id in ("", event.event_id) else None
+
+    def _drop(self, what: str, why: object) -> None:
+        self.dropped += 1
+        # a publisher must not fill the log
+        level = logging.WARNING if self.dropped == 1 else logging.DEBUG
+        logger.log(level, "%s: %s: %s", self.consumer_id, what, why)
 
     def take_interrupt(self) -> bool:
         """Whether there was one; there is none then."""

@@ -6,14 +6,17 @@ import asyncio
 import inspect
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, Final, Unpack
 
 import zmq
 
+from packetwire.core.faults import FaultCounter, Worth
 from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError
+from packetwire.faults import TRACEBACK_SHOWN
 from packetwire.hololinked.bases import BATCH, BaseAsyncZMQ, BaseZMQServer, SocketOptions, ZmqContext
 from packetwire.hololinked.constants import (
     DEFAULT_MAX_CLIENTS,
@@ -39,6 +42,8 @@ from packetwire.hololinked.servercore import ServerCore
 from packetwire.hololinked.sockets import descriptor_of, pollable, receive_frames
 
 Handler = Callable[[RequestMessage], Any]
+SHOWN: Final = 500
+"""Characters of an operation's name in a line of the log."""
 
 
 class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
@@ -80,6 +85,7 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
         )
         super().__init__(id, logger, core)
         self.poll_timeout = poll_timeout
+        self._faults = FaultCounter()
         self._stop_poll = False
         self._turning = False
         self._begin: Callable[[], None] | None = None
@@ -312,7 +318,7 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
         except ConnectionEnded:
             pass  # whoever serves is told
         except (PayloadError, LimitExceeded) as error:
-            self.logger.warning("%s: what %s returned cannot be sent", self.id, request.operation, exc_info=True)
+            self._log_failure("what %s returned cannot be sent", request.operation, error)
             with suppress(ConnectionEnded):
                 self.handle_error_message(request, error)
 
@@ -323,8 +329,24 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
             if isinstance(error, PayloadError):
                 self.handle_invalid_message(request, error)
                 return
-            self.logger.warning("%s: %s failed", self.id, request.qualified_operation, exc_info=error)
+            self._log_failure("%s failed", request.qualified_operation, error)
             self.handle_error_message(request, error)
+
+    def _log_failure(self, what: str, operation: str | None, error: Exception) -> None:
+        """The first of each kind with their traceback, then how many there were: that is for clients to decide."""
+        counted = self._faults.add(error)
+        shown = (operation or "")[:SHOWN]
+        if counted.worth is Worth.SINGLE:
+            whole = "".join(traceback.format_exception(error))
+            if len(whole) <= TRACEBACK_SHOWN:
+                self.logger.warning("%s: " + what, self.id, shown, exc_info=error)
+            else:  # a client may have a say in it
+                half = TRACEBACK_SHOWN // 2
+                self.logger.warning("%s: " + what + "\n%s\n…\n%s", self.id, shown, whole[:half], whole[-half:])
+        elif counted.worth is Worth.FIRST_COUNTED:
+            self.logger.warning("%s: operations go on failing and are counted from here on: %s", self.id, shown)
+        elif counted.worth is Worth.ROUND:
+            self.logger.warning("%s: %d more operations failed, at last %s", self.id, counted.number, shown)
 
     # the end
 
