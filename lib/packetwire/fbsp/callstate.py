@@ -5,19 +5,25 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from packetwire.errors import ConnectionEnded, RequestTimeout
+from packetwire.fbsp.client import FBSPClient
 from packetwire.fbsp.constants import ErrorCode, MsgFlag, MsgType, State
 from packetwire.fbsp.frames import Frame, frame_of, weight_of
 from packetwire.fbsp.messages import APIMessage, DataMessage, ErrorMessage, FBSPMessage, StateMessage
 from packetwire.messaging.descriptors import ButlerInterface
 from packetwire.messaging.errors import ClientError
 
-if TYPE_CHECKING:
-    from packetwire.fbsp.calls import CallBook
-
 logger = logging.getLogger("packetwire")
+
+
+class Asker(Protocol):
+    """What a call needs of the client that makes it."""
+
+    @property
+    def protocol(self) -> FBSPClient:
+        """The client's side of FBSP."""
 
 
 class CallState:
@@ -25,7 +31,7 @@ class CallState:
 
     def __init__(
         self,
-        client: CallBook[Any, Any],
+        client: Asker,
         api_code: ButlerInterface,
         token: bytes,
         on_state: Callable[[State], object] | None = None,
