@@ -7,6 +7,7 @@ a `Driver`, one per opening, so that a connection can be opened again.
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
 from collections import deque
@@ -219,6 +220,9 @@ class PacketConnection(ConnectionFace[Driver]):
         `ConnectionEnded`. Closing a closed connection does nothing.
         """
         seconds = seconds_of(self.close_timeout if timeout is None else timeout)
+        if sys.is_finalizing():
+            self._let_go_at_exit()
+            return
         with self._lock:
             if self._opens == 0:
                 return
@@ -229,6 +233,17 @@ class PacketConnection(ConnectionFace[Driver]):
         assert driver is not None
         with self._opening:
             self.trailing_octets = driver.close(seconds)
+
+    def _let_go_at_exit(self) -> None:
+        """Python ends, and runs no other thread any more: let go of the stream, and wait for nobody but a child."""
+        opens, self._opens = self._opens, 0
+        if opens and self._driver is not None:
+            forking.forget_threads()
+            stream = self._driver.stream
+            try:
+                stream.end_write()
+            finally:
+                stream.close()
 
     def __enter__(self) -> Self:
         return self.open()

@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -264,6 +265,10 @@ class Server:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, at most `timeout` seconds: whether it has. Not to be called by a handler."""
+        if sys.is_finalizing():  # Python ends, and the thread does not run any more
+            forking.forget_threads()
+            self._listener.close()
+            return True
         self._thread.join(time_limit(timeout))
         return not self._thread.is_alive()
 

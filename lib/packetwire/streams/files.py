@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import io
 import select
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
+from packetwire.streams import forking
 from packetwire.streams.brokenpipe import hold_sigpipe_back
 from packetwire.streams.bytestream import Buffers
 from packetwire.streams.fds import READ_SIZE
@@ -142,6 +144,16 @@ class _Pump:
         self._thread: threading.Thread | None = None
         self.done = Wakeup()
         self.stop_wakeup = Wakeup()
+        forking.register(self)
+
+    def replace_locks(self) -> None:
+        """Another thread may have held the lock, and does not exist or run any more."""
+        self._change = threading.Condition()
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the thread is the parent's, and so is what it reads or writes."""
+        self.replace_locks()
+        self._stopped = True
 
     def exchange(self, order: Any) -> Any:
         """What the last order came to, or None; then `order` is begun, unless another is being done.
@@ -193,7 +205,7 @@ class _Pump:
             self._stopped = True
             self._change.notify()
         self.stop_wakeup.set()
-        if self._thread is not None:
+        if self._thread is not None and not sys.is_finalizing():
             self._thread.join(join_seconds)  # it closes the descriptors itself, whenever it ends
         else:
             self._close()

@@ -141,6 +141,16 @@ def close_socket(sock: socket.socket) -> None:
         sock.close()
 
 
+def forget_threads() -> None:
+    """Python ends: other threads do not run any more, so their locks are never given back, and are replaced."""
+    global _opening
+    _opening = threading.RLock()
+    for opened in [*_first.values(), *_others.values()]:
+        replace_locks = getattr(opened, "replace_locks", None)
+        if replace_locks is not None:
+            replace_locks()
+
+
 # the hooks
 
 

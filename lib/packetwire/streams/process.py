@@ -12,6 +12,7 @@ import select
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -192,7 +193,7 @@ class ProcessStream(ByteStream):
             if self._owned:
                 self._kill_child()
             self._stop.set()
-            if self._monitor.ident is not None:
+            if self._monitor.ident is not None and not sys.is_finalizing():
                 self._monitor.join(MONITOR_WAIT)
             super().close()
             if self._owned:

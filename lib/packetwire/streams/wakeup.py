@@ -54,9 +54,13 @@ class Wakeup:
             for fd in fds:
                 os.close(fd)
 
-    def after_fork(self) -> None:
-        """In the child of a fork: another thread may have held the lock, and does not exist here."""
+    def replace_locks(self) -> None:
+        """Another thread may have held the lock, and does not exist or run any more."""
         self._lock = threading.Lock()
+
+    def after_fork(self) -> None:
+        """In the child of a fork."""
+        self.replace_locks()
         fds, self._read_fd, self._write_fd = {self._read_fd, self._write_fd}, -1, -1
         for fd in fds:
             forking.close_copy(fd)
