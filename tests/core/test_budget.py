@@ -175,3 +175,16 @@ def test_a_packet_that_is_skipped_leaves_nothing() -> None:
     (packet,) = decoder.feed(request(3))
     assert isinstance(packet, Packet)
     assert packet.tag == 3
+
+
+def test_what_is_attached_is_not_called_for_one_that_holds_too_much_of_all() -> None:
+    engine = ConnectionEngine()
+    engine.budget, _ = budget(Debtor(200), most=100)
+    engine.receive(request(2) + request(3, payload=b"abc"))
+    assert engine.overdue == b"", "nothing waits to be written"
+    engine.respond(0, 2, True, 0, b"x")
+    assert engine.owed_bytes == 3 + 4
+    assert engine.overdue == TOO_MUCH_FOR_ALL
+    engine.data_to_send()
+    engine.data_sent()
+    assert engine.overdue == b""

@@ -25,6 +25,7 @@ SUSPENDED = 3.0
 
 EXPECTED = (
     "request %d on channel %d (rq_type %d) failed",
+    "request %d on channel %d (rq_type %d) is wrong",
     "requests go on failing and are counted from here on",
     "%d more requests failed",
     "closed after %.1f s with %d requests unanswered",

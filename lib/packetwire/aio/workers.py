@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
+from types import CoroutineType
 from typing import Any
 
 from packetwire.core.events import RequestReceived
@@ -118,10 +119,13 @@ class Workers:
         with self._lock:
             self._stopping = True
             self._jobs.clear()
-            self._done.clear()
+            dropped, self._done = self._done, []
             leaving = self._threads - self._in_handler
             for _ in self._threads:
                 self._calls.put(None)
+        for _, result, _ in dropped:
+            if isinstance(result, CoroutineType):
+                result.close()  # a plain handler may return one, which nobody awaits any more
         for thread in leaving:
             thread.join(JOIN_SECONDS)
 
