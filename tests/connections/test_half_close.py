@@ -423,3 +423,29 @@ def test_handlers_do_not_run_on_for_a_peer_that_closed_both_directions(tmp_path:
         with connected(at) as peer:
             peer.sendall(ASKED)
         assert {cancelled.get() for _ in range(REQUESTS)} == set(ANSWERED.values())
+
+
+@pytest.mark.parametrize("half_close", [False, True])
+def test_over_a_pair_of_asyncios_streams(half_close: bool) -> None:
+    handlers = Handlers()
+
+    async def main() -> None:
+        over = asyncio.Event()
+
+        async def serve_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            settings = {"half_close": half_close, "close_timeout": LIMIT}
+            conn = AsyncPacketConnection((reader, writer), request_handler=handlers.worker, **settings)  # type: ignore[arg-type]
+            async with conn:
+                await conn.join()
+                assert type(conn.ended) is PeerClosed
+                handlers.gate.set()
+            writer.close()
+            over.set()
+
+        async with await asyncio.start_server(serve_client, "127.0.0.1", 0) as server:
+            with socket.create_connection(server.sockets[0].getsockname()) as peer:
+                ask_and_end(peer, ASKED)
+                check_answers(await asyncio.to_thread(read_to_the_end, peer))
+            await over.wait()
+
+    asyncio.run(main())
