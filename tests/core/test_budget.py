@@ -179,8 +179,8 @@ def test_a_packet_that_is_skipped_leaves_nothing() -> None:
 
 def test_what_is_attached_is_not_called_for_one_that_holds_too_much_of_all() -> None:
     engine = ConnectionEngine()
-    engine.budget, _ = budget(Debtor(200), most=100)
     engine.receive(request(2) + request(3, payload=b"abc"))
+    engine.budget, _ = budget(Debtor(200), most=100)
     assert engine.overdue == b"", "nothing waits to be written"
     engine.respond(0, 2, True, 0, b"x")
     assert engine.owed_bytes == 3 + 4

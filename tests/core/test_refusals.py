@@ -237,7 +237,9 @@ def test_requests_that_are_refused_with_an_answer(matter: str, ask: Packet) -> N
 def test_every_refusing_answer_is_in_the_table() -> None:
     tree = ast.parse((CORE / "engine.py").read_text())
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
-    assert sum(call.func.attr == "_refuse" for call in calls) == len(ANSWERED)
+    refusals = [ast.unparse(call.args[1]) for call in calls if ast.unparse(call.func) == "self._refuse"]
+    # what all connections of a server hold together is tried in test_budget
+    assert len([text for text in refusals if text != "TOO_MUCH_FOR_ALL"]) == len(ANSWERED)
 
 
 @pytest.mark.parametrize("size", [4, 10, 50, 60])
