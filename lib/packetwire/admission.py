@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import select
 import socket
 import time
 from collections.abc import Callable, Collection
@@ -265,6 +266,18 @@ def name_of(client: Any) -> str:
             host, port, *_ = client.getpeername()
             return f"client [{host}]:{port}" if ":" in host else f"client {host}:{port}"
     return "client"
+
+
+def has_unread(client: Any) -> bool:
+    """Whether something has come from it that nobody has had the time to read."""
+    if not isinstance(client, socket.socket):
+        return False
+    poller = select.poll()
+    try:
+        poller.register(client.fileno(), select.POLLIN)
+    except ValueError:
+        return False  # closed meanwhile
+    return bool(poller.poll(0))
 
 
 def origin_of(client: Any) -> str | None:

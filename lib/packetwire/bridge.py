@@ -33,7 +33,7 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
-from packetwire.admission import Admission, Client, check_places, origin_of
+from packetwire.admission import Admission, Client, check_places, has_unread, origin_of
 from packetwire.capture import CapturedConnection, CaptureWriter
 from packetwire.errors import ConnectionEnded, LocalProtocolError
 from packetwire.listeners import Acceptor, Listener, listen
@@ -328,7 +328,9 @@ class _Session:
     def is_settled(self) -> bool:
         """Whether it looks as if nothing were owed: the last octet came from the far end, a while ago."""
         relay = self._relay
-        if relay is None or relay.last_back is None or relay.last_back < (relay.last_forth or 0.0):
+        if relay is None or self.last_packet is None:
+            return not has_unread(self._client)
+        if relay.last_back is None or relay.last_back < (relay.last_forth or 0.0):
             return False
         return time.monotonic() - relay.last_back > IDLE_SECONDS
 

@@ -33,7 +33,7 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
-from packetwire.admission import Admission, check_places, is_exhaustion, name_of, origin_of
+from packetwire.admission import Admission, check_places, has_unread, is_exhaustion, name_of, origin_of
 from packetwire.connection import PacketConnection
 from packetwire.core.budget import STALL_SECONDS, Budget
 from packetwire.core.timelimits import seconds_of, time_limit
@@ -65,6 +65,8 @@ CUT_SECONDS = 2.0
 """Seconds for sessions to end that were cut off."""
 LOOK_SECONDS = 0.1
 """Seconds between two looks at who holds how much, while that is too much."""
+GIVE_BACK_SECONDS = 0.5
+"""Seconds after the end of a client that held much until memory is given back to the system."""
 PAUSE_SECONDS = 0.5
 """Seconds without accepting, when there is no place or the system ran out of something."""
 
@@ -220,6 +222,7 @@ class Server:
         self._budget = Budget(
             default_max_memory() if max_memory is None else max_memory, max_connections, self._wakeup.set
         )
+        self._give_back_at: float | None = None
         self._stop_lock = threading.Lock()
         self._stop_deadline: float | None = None
         self._paused_until: float | None = None
@@ -314,15 +317,13 @@ class Server:
             poller.register(sock.fileno(), select.POLLIN)
         until = paused or deadline
         left = None if until is None else max(0.0, until - time.monotonic()) * 1000
-        if self._budget.is_pressed:
+        if self._budget.is_pressed or self._give_back_at is not None:
             left = LOOK_SECONDS * 1000 if left is None else min(left, LOOK_SECONDS * 1000)
         ready = {fd for fd, _ in poller.poll(left)}
         self._wakeup.clear()
         over = self._forget_sessions()
         see_to_budget(self._budget, self._admission)
-        if over and not self._budget.is_pressed and self._budget.was_used:
-            self._budget.was_used = False
-            give_back()
+        self._give_back_in_time(over)
         if over:
             self._admission.freed()
         if over or (paused and time.monotonic() >= paused):
@@ -333,6 +334,15 @@ class Server:
         for sock in sockets:
             if self._paused_until is None and sock.fileno() in ready:
                 self._admit(sock)
+
+    def _give_back_in_time(self, over: list[_Session]) -> None:
+        """Give memory back, a moment after the last of those who held much has gone."""
+        if over and self._budget.was_used:
+            self._give_back_at = time.monotonic() + GIVE_BACK_SECONDS
+        elif self._give_back_at is not None and time.monotonic() >= self._give_back_at:
+            self._give_back_at = None
+            self._budget.was_used = False
+            give_back()
 
     def _forget_sessions(self) -> list[_Session]:
         """Let go of the sessions that are over; returns them."""
@@ -495,7 +505,7 @@ class _Session:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is owed to it, or by it."""
-        return self._conn is None or self._conn._is_settled
+        return (self._conn is None or self._conn._is_settled) and not has_unread(self._stream)
 
     def give_way(self, cause: ConnectionEnded) -> None:
         """End it now for somebody new. From any thread; does not wait."""

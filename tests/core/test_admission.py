@@ -27,6 +27,7 @@ IDLE = Client("idle", last_packet=8.0)
 IDLE_FOR_LONG = Client("idle for long", last_packet=3.0)
 JUST_USED = Client("just used", last_packet=10.0 - GRACE / 2)
 BUSY = Client("busy", last_packet=2.0, is_settled=False)
+UNREAD = Client("not read yet", is_settled=False)
 LEAVING = Client("leaving", asked_to_leave=9.9)
 LEAVING_IDLE = Client("leaving and idle", last_packet=1.0, asked_to_leave=9.9)
 
@@ -39,6 +40,8 @@ LEAVING_IDLE = Client("leaving and idle", last_packet=1.0, asked_to_leave=9.9)
         ([SILENT, SILENT_FOR_LONG], SILENT_FOR_LONG),
         ([IDLE_FOR_LONG, SILENT, BUSY], SILENT),
         ([JUST_COME], None),
+        ([UNREAD], None),
+        ([UNREAD, SILENT], SILENT),
         ([JUST_COME, IDLE], IDLE),
         ([IDLE, IDLE_FOR_LONG, BUSY], IDLE_FOR_LONG),
         ([JUST_USED, BUSY], None),

@@ -181,7 +181,16 @@ Call = Callable[[float], object]
 """Makes one small call, with a time limit in seconds."""
 
 
+ECHO, LARGE, RAISE = range(3)
+LARGE_REPLY = 4 << 20
+
+
 def echo(rq_type: int, flags: int, payload: bytes) -> tuple[int, bytes]:
+    """The same, or a large reply, or an exception, as is asked for."""
+    if rq_type == LARGE:
+        return flags, bytes(LARGE_REPLY)
+    if rq_type == RAISE:
+        raise ValueError("it was asked for")
     return flags, payload
 
 
@@ -203,7 +212,7 @@ def _aserve(endpoint: str) -> Iterator[str]:
     started, over = threading.Event(), threading.Event()
 
     async def answer(rq_type: int, flags: int, payload: bytes) -> tuple[int, bytes]:
-        return flags, payload
+        return echo(rq_type, flags, payload)
 
     async def main() -> None:
         async with await aserve(

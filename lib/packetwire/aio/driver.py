@@ -266,9 +266,10 @@ class Driver:
             self.transport.stop()
             await self._answering.stop()
         finally:
+            self.trailing_octets = await self.transport.close(self.engine.trailing_octets)
+            self.engine.let_go()
             if self.engine.budget is not None:
                 self.engine.budget.discard(self)
-            self.trailing_octets = await self.transport.close(self.engine.trailing_octets)
 
     def after_fork(self) -> None:
         """In the child of a fork: the connection, and the loop's selector, belong to the parent."""

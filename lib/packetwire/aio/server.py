@@ -29,7 +29,7 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
-from packetwire.admission import Admission, check_places, is_exhaustion, name_of, origin_of
+from packetwire.admission import Admission, check_places, has_unread, is_exhaustion, name_of, origin_of
 from packetwire.aio.belonging import check_loop
 from packetwire.aio.blocking import NoThread, in_thread, to_the_end_in_thread
 from packetwire.aio.connection import AsyncPacketConnection
@@ -45,6 +45,7 @@ from packetwire.server import (
     CUT_SECONDS,
     DEFAULT_DRAIN,
     DEFAULT_MAX_CONNECTIONS,
+    GIVE_BACK_SECONDS,
     LOOK_SECONDS,
     PAUSE_SECONDS,
     check_context,
@@ -156,6 +157,7 @@ class AsyncServer:
         )
         self._looking: asyncio.TimerHandle | None = None
         self._giving_back: threading.Thread | None = None
+        self._give_back_timer: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
         self._admission: Admission[_Session] = Admission(
             listener,
@@ -271,8 +273,10 @@ class AsyncServer:
         self._sessions.discard(session)
         self._change.set()
         self._admission.freed()
-        if not self._budget.is_pressed and self._budget.was_used:
-            self._give_back()
+        if self._budget.was_used:
+            if self._give_back_timer is not None:
+                self._give_back_timer.cancel()
+            self._give_back_timer = self._loop.call_later(GIVE_BACK_SECONDS, self._give_back)
         if not self._listener.sockets and self._stop_deadline is None:
             self.failure = session.failure
         if is_exhaustion(session.failure):
@@ -324,6 +328,8 @@ class AsyncServer:
         await self._drain()
         if self._looking is not None:
             self._looking.cancel()
+        if self._give_back_timer is not None:
+            self._give_back_timer.cancel()
         if self._giving_back is not None:
             self._giving_back.join()  # that takes a moment at most
 
@@ -443,7 +449,7 @@ class _Session:
     @property
     def is_settled(self) -> bool:
         """Whether nothing is owed to it, or by it."""
-        return self._conn is None or self._conn._is_settled
+        return (self._conn is None or self._conn._is_settled) and not has_unread(self._stream)
 
     def give_way(self, cause: ConnectionEnded) -> None:
         """End it now for somebody new."""

@@ -32,7 +32,7 @@ class Occupant(Protocol):
 
     @property
     def is_settled(self) -> bool:
-        """Whether no response is owed to it, or by it, and nothing is left to be written."""
+        """Whether no response is owed to it, or by it, and nothing is left to be written, or to be read."""
         ...
 
     @property
@@ -90,7 +90,7 @@ def is_leaving(occupant: Occupant, now: float, patience: float) -> bool:
 def who_gives_way(occupants: Collection[OccupantT], now: float) -> OccupantT | None:
     """Who is to give up a place, or None if none of them can be asked for that."""
     there = [one for one in occupants if one.asked_to_leave is None]
-    silent = [one for one in there if one.last_packet is None and now - one.came > GRACE]
+    silent = [one for one in there if one.last_packet is None and one.is_settled and now - one.came > GRACE]
     if silent:
         return min(silent, key=lambda one: one.came)
     idle = [

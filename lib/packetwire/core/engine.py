@@ -218,6 +218,10 @@ class ConnectionEngine:
             return True
         return unsent > max_unsent
 
+    def let_go(self) -> None:
+        """The connection is closed: keep nothing of a packet that had begun, as it may be large."""
+        self._decoder.drop()
+
     @property
     def waits_for_peer(self) -> bool:
         """Whether the peer has to take something, or to send the rest of something large."""

@@ -353,6 +353,11 @@ class PacketDecoder:
         """Bytes of the packet that has begun."""
         return 1 if self._is_skipping else len(self._partial) + self._chunks_size
 
+    def drop(self) -> None:
+        """Nothing more is decoded, nor asked for what has begun: keep nothing of it."""
+        self._partial, self._chunks = bytearray(), []
+        self._chunks_size = self.needed = 0
+
     def skip(self) -> None:
         """Drop the packet that has begun, whose head is there, with all that is still to come of it."""
         self._is_skipping = True

@@ -319,6 +319,7 @@ class Driver:
         finally:
             self.stream.end_write()
             self.stream.close()
+            self.engine.let_go()
             if self.engine.budget is not None:
                 self.engine.budget.discard(self)
 

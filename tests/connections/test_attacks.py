@@ -1,0 +1,53 @@
+"""Attacks by plain sockets, in short: they cost a bounded amount, and the others are served meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tools.attacks.packets import (
+    PLACES,
+    clients_that_do_not_read,
+    half_packets,
+    idle_clients,
+    oversize_packets,
+    packets_without_an_end,
+    requests_that_raise,
+    served_once,
+)
+from tools.attacks.victim import Victim
+from tools.attacks.zmtp import Attack, run
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.long]
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("kind", ["serve", "aserve"])
+@pytest.mark.parametrize(
+    ("attack", "count", "memory"),
+    [
+        (idle_clients, PLACES, 64),
+        (half_packets, PLACES, 64),
+        (served_once, PLACES, 64),
+        (clients_that_do_not_read, 5, 300),
+        (packets_without_an_end, 3, 300),
+        (requests_that_raise, 2_000, 64),
+        (oversize_packets, 100, 64),
+    ],
+)
+def test_the_victim_survives_and_serves_the_others(
+    kind: str, attack: Attack, count: int, memory: int, tmp_path: Path
+) -> None:
+    with Victim(kind, f"unix:{tmp_path}/victim") as victim:
+        outcome = run(victim, attack, count)
+        assert outcome.served_after
+        assert outcome.worst is not None
+        assert outcome.worst.memory < outcome.before.memory + memory * MIB
+        assert outcome.after is not None
+        assert outcome.after.descriptors < outcome.before.descriptors + 16
+        assert outcome.report is not None
+        assert outcome.report.failed == 0, outcome.report.error
+        assert outcome.report.calls
+    assert victim.status == 0
