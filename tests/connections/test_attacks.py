@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tools.attacks.packets import (
     PLACES,
+    clients_that_ask_for_much,
     clients_that_do_not_read,
     half_packets,
     idle_clients,
@@ -31,7 +33,8 @@ MIB = 1 << 20
         (idle_clients, PLACES, 64),
         (half_packets, PLACES, 64),
         (served_once, PLACES, 64),
-        (clients_that_do_not_read, 5, 300),
+        (partial(clients_that_do_not_read, requests=40), 5, 300),
+        (clients_that_ask_for_much, 5, 200),
         (packets_without_an_end, 3, 300),
         (requests_that_raise, 2_000, 64),
         (oversize_packets, 100, 64),

@@ -72,10 +72,21 @@ def was_ended(sock: socket.socket) -> bool:
     return False
 
 
-def clients_that_do_not_read(address: str, _: bytes, count: int, requests: int = 400) -> None:
-    """So many that ask for large replies, all the time, and take none of them."""
+def clients_that_do_not_read(address: str, _: bytes, count: int, requests: int = 300) -> None:
+    """So many that send a megabyte with each request, get it back, and take nothing."""
     with ExitStack() as opened:
-        asking = b"".join(request(tag, LARGE) for tag in range(2, 2 + requests))
+        for _client in range(count):
+            sock = opened.enter_context(connect(address))
+            sock.settimeout(LIMIT)
+            for tag in range(2, 2 + requests):
+                sock.sendall(request(tag, ECHO, b"x" * (1 << 20)))
+        time.sleep(STAY)
+
+
+def clients_that_ask_for_much(address: str, _: bytes, count: int) -> None:
+    """So many that send small requests for large replies, and take none of them."""
+    with ExitStack() as opened:
+        asking = b"".join(request(tag, LARGE) for tag in range(2, 1002))
         for _client in range(count):
             sock = opened.enter_context(connect(address))
             sock.settimeout(LIMIT)
@@ -123,6 +134,7 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
     "128 clients with half a packet": (half_packets, PLACES),
     "128 clients that were served once": (served_once, PLACES),
     "five clients that do not read": (clients_that_do_not_read, 5),
+    "100 clients that ask for much and do not read": (clients_that_ask_for_much, 100),
     "40 packets of 60 MiB without an end": (packets_without_an_end, 40),
     "a flood of 20,000 requests that raise": (requests_that_raise, 20_000),
     "500 packets that are too large": (oversize_packets, 500),

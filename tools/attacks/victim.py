@@ -188,7 +188,7 @@ LARGE_REPLY = 4 << 20
 def echo(rq_type: int, flags: int, payload: bytes) -> tuple[int, bytes]:
     """The same, or a large reply, or an exception, as is asked for."""
     if rq_type == LARGE:
-        return flags, bytes(LARGE_REPLY)
+        return flags, b"x" * LARGE_REPLY
     if rq_type == RAISE:
         raise ValueError("it was asked for")
     return flags, payload
