@@ -34,7 +34,7 @@ MIB = 1 << 20
         (half_packets, PLACES, 64),
         (served_once, PLACES, 64),
         (partial(clients_that_do_not_read, requests=40), 5, 300),
-        (clients_that_ask_for_much, 5, 200),
+        (clients_that_ask_for_much, 5, 800),
         (packets_without_an_end, 3, 300),
         (requests_that_raise, 2_000, 64),
         (oversize_packets, 100, 64),
