@@ -43,7 +43,7 @@ MESSAGES = RaisedIn(
         "Fields.__getitem__",  # a field that there is not, asked for by the user
         "ResponseMessage.result",  # what a message says that is right
         *("RequestMessage.craft_with_message_type", "ResponseMessage.craft_for_route"),  # what is made here
-        *("EventMessage.craft_from_arguments", "identity_octets", "_context"),
+        *("EventMessage.craft_from_arguments", "identity_octets", "_context", "_check_times"),
     ],
 )
 PAYLOADS = RaisedIn(
