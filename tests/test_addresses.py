@@ -359,11 +359,11 @@ def fill_up(address: str, waiting: ExitStack) -> None:
 def test_a_machine_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def create_connection(address: tuple[str, int], timeout: float) -> socket.socket:
-        asked.append((address, timeout))
+    def connect(sock: socket.socket, address: tuple[str, int]) -> None:
+        asked.append((address, sock.gettimeout()))
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(socket, "create_connection", create_connection)
+    monkeypatch.setattr(socket.socket, "connect", connect)
     with pytest.raises(TimeoutError, match=r"tcp:192\.0\.2\.1:7: timed out"):
         connect_to("tcp:192.0.2.1:7", timeout=0.25)()
     assert asked == [(("192.0.2.1", 7), 0.25)]
