@@ -638,3 +638,17 @@ def test_after_a_broken_rule_only_eof_is_sent() -> None:
     assert (engine.ours, engine.theirs) == (Half.ENDED, Half.ENDED)
     assert engine.receive(request(4)) == engine.receive_eof() == engine.fail(ConnectionEnded("x")) == []
     assert engine.trailing_octets == b""
+
+
+def test_what_is_settled_and_how_far_the_peer_has_come() -> None:
+    engine = ConnectionEngine()
+    assert engine.is_settled
+    assert engine.octets_decoded == 0
+    octets = request(2)
+    engine.receive(octets + octets[:2])
+    assert engine.octets_decoded == len(octets)
+    assert not engine.is_settled
+    engine.respond(0, 2, True)
+    assert not engine.is_settled
+    sent(engine)
+    assert engine.is_settled
