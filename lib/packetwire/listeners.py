@@ -33,6 +33,7 @@ from packetwire.addresses import (
     ZmqRouterAddress,
     forms,
     naming,
+    parse_address,
 )
 from packetwire.errors import LocalProtocolError
 from packetwire.streams import forking
@@ -93,7 +94,17 @@ class Listener:
         for sock in sockets:
             if isinstance(sock, socket.socket):
                 sock.setblocking(False)  # a client may be gone again between the poll and the accept
+        self._process = os.getpid()
+        self._is_inherited = False
         forking.register(self)
+
+    def inherit(self) -> None:
+        """Have forks keep the sockets, so that they can accept, too. Raises `LocalProtocolError` for ZMQ."""
+        if not all(isinstance(sock, socket.socket) for sock in self.sockets):
+            raise LocalProtocolError(f"{self.address}: a fork cannot use a ZMQ socket of its parent")
+        self._is_inherited = True
+        for sock in self.sockets:
+            forking.keep(sock)
 
     def close(self) -> None:
         """Accept no more. A second call does nothing."""
@@ -106,7 +117,8 @@ class Listener:
 
     def after_fork(self) -> None:
         """In the child of a fork: the parent accepts, and removes its file."""
-        self.sockets = []
+        if not self._is_inherited:
+            self.sockets = []
 
 
 class FileListener(Listener):
@@ -119,23 +131,40 @@ class FileListener(Listener):
 
     def close(self) -> None:
         # the file first: while the socket exists its number is no other file's
-        if self.sockets:
+        if self.sockets and self._process == os.getpid():
             with suppress(OSError):
                 if _identity(self._path) == self._file:
                     os.unlink(self._path)
         super().close()
 
 
-def listen(
-    address: UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress, *, mode: int = SOCKET_MODE
-) -> Listener:
-    """Listen on `address`; `mode` is that of a Unix socket's file. Raises OSError, which names the address."""
+def listen(address: str | Address, *, mode: int = SOCKET_MODE, inherit: bool = False) -> Listener:
+    """Listen on `address`; `mode` is that of a Unix socket's file. Raises OSError, which names the address.
+
+    With `inherit` the processes that are forked later can serve there: each calls `serve` with the listener. A file
+    is removed by the process that has made it.
+    """
+    if isinstance(address, str):
+        address = parse_address(address)
+    if not isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
+        raise LocalProtocolError(f"{address} is not listened at: expected {forms(LISTENING_KINDS)}")
     try:
-        if isinstance(address, UnixAddress):
-            return _listen_unix(address, mode)
-        return _listen_tcp(address) if isinstance(address, TcpAddress) else _listen_zmq(address)
+        listener = _listen_at(address, mode)
     except OSError as error:
         raise naming(address, error) from error
+    if inherit:
+        try:
+            listener.inherit()
+        except BaseException:
+            listener.close()
+            raise
+    return listener
+
+
+def _listen_at(address: UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress, mode: int) -> Listener:
+    if isinstance(address, UnixAddress):
+        return _listen_unix(address, mode)
+    return _listen_tcp(address) if isinstance(address, TcpAddress) else _listen_zmq(address)
 
 
 def check_listenable(address: Address) -> None:

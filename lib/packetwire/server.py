@@ -75,7 +75,7 @@ ServiceFactory = Callable[[PacketConnectionRecvSend], Service]
 
 
 def serve(
-    address: str | Address,
+    address: str | Address | Listener,
     factory: ServiceFactory,
     *,
     max_connections: int = DEFAULT_MAX_CONNECTIONS,
@@ -113,9 +113,15 @@ def serve(
     takes no byte for 30 seconds is ended. By default it is 1 GiB, or a quarter of what this process may use, if
     that is less.
 
+    Instead of an address it can be a listener that `packetwire.listeners.listen` has made, and that is closed with
+    the server: with `inherit=True` there, several processes that are forked later serve at one address.
+
     Raises `LocalProtocolError` for what is no such address, OSError if it can't be served on.
     """
-    if isinstance(address, str):
+    given = address if isinstance(address, Listener) else None
+    if isinstance(address, Listener):
+        address = address.address
+    elif isinstance(address, str):
         address = parse_address(address)
     check_listenable(address)
     check_factory(factory)
@@ -126,7 +132,9 @@ def serve(
     check_context(address, ssl_context)
     uids = users_of(address, allow_uids)
     stdio: ByteStream | None = None
-    if isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
+    if given is not None:
+        listener = given
+    elif isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
         listener = listen(address, mode=mode_for(uids))
     else:
         stdio = StdioAddress().open(0)

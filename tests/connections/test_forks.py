@@ -17,9 +17,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from packetwire import ConnectionEnded, PacketConnection, child, connect_to, serve
+from packetwire import ConnectionEnded, LocalProtocolError, PacketConnection, child, connect_to, serve
 from packetwire.capture import CaptureWriter
 from packetwire.core.events import StreamEnded
+from packetwire.listeners import listen
 from packetwire.streams import forking
 from packetwire.streams.wakeup import Wakeup
 
@@ -552,3 +553,50 @@ def test_one_that_cannot_be_let_go_of_does_not_keep_the_others():
     )
     assert done.returncode == 0
     assert b"no way" in done.stderr
+
+
+WORKER = """
+from packetwire.listeners import listen
+listener = listen(address, inherit=True)
+if pid := os.fork():
+    print(listener.address, pid, flush=True)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    print("still listening", flush=True)
+    os.read(alive, 1)
+    listener.close()
+elif kind == "threads":
+    def factory(stream):
+        return PacketConnection(stream, request_handler=lambda *rq: str(os.getpid()))
+    with serve(listener, factory) as server:
+        signal.signal(signal.SIGTERM, lambda *_: server.stop())
+        server.wait()
+    os._exit(0)
+else:
+    async def main():
+        def factory(stream):
+            return AsyncPacketConnection(stream, request_handler=lambda *rq: str(os.getpid()), handlers="inline")
+        async with await aserve(listener, factory) as server:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+            await server.wait()
+    asyncio.run(main())
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("place", ["unix", "tcp"], indirect=True)
+@pytest.mark.parametrize("kind", ["threads", "asyncio"])
+def test_a_listener_that_forks_keep(place, kind, tmp_path):
+    with program(f"kind = {kind!r}\n" + WORKER, place) as process:
+        address, pid = process.stdout.readline().decode().split()
+        with PacketConnection(connect_to(address)) as conn:
+            assert conn(1)[2].decode() == pid
+        os.kill(int(pid), signal.SIGTERM)
+        assert process.stdout.readline() == b"still listening\n"
+        PacketConnection(connect_to(address), close_timeout=0).open().close()  # it is let wait
+
+
+def test_a_zmq_socket_is_not_for_forks():
+    with pytest.raises(LocalProtocolError, match="a fork cannot use a ZMQ socket"):
+        listen("zmq+router:tcp://127.0.0.1:*", inherit=True)
+    with pytest.raises(LocalProtocolError, match="is not listened at"):
+        listen("stdio:", inherit=True)

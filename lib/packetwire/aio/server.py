@@ -71,7 +71,7 @@ AsyncServiceFactory = Callable[[PacketConnectionRecvSend], AsyncService]
 
 
 async def aserve(
-    address: str | Address,
+    address: str | Address | Listener,
     factory: AsyncServiceFactory,
     *,
     max_connections: int = DEFAULT_MAX_CONNECTIONS,
@@ -89,7 +89,10 @@ async def aserve(
     `factory(recv_send)` makes an `AsyncHasPacketConnection` or an `AsyncPacketConnection` for each client; it
     is opened in a task of that client's, and closed when the client has ended. For the rest see `serve`.
     """
-    if isinstance(address, str):
+    given = address if isinstance(address, Listener) else None
+    if isinstance(address, Listener):
+        address = address.address
+    elif isinstance(address, str):
         address = parse_address(address)
     check_listenable(address)
     check_factory(factory)
@@ -100,7 +103,9 @@ async def aserve(
     check_context(address, ssl_context)
     uids = users_of(address, allow_uids)
     stdio: ByteStream | None = None
-    if isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
+    if given is not None:
+        listener = given
+    elif isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
         place = address
         listener = await in_thread(
             lambda: listen(place, mode=mode_for(uids)), f"packetwire-{address}-listen", Listener.close
