@@ -294,8 +294,6 @@ def origin_of(client: Any) -> str | None:
 
 
 def _host_of(client: Any) -> str:
-    if isinstance(client, PeerStream):
-        return str(getattr(client, "peer_address", ""))
     if isinstance(client, socket.socket) and client.family in (socket.AF_INET, socket.AF_INET6):
         return str(client.getpeername()[0])
     return ""

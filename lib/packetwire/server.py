@@ -103,7 +103,7 @@ def serve(
     completed a packet, the oldest first, else who has been idle for longest with nothing owed in either direction.
     If all have something to do, and none leaves within half a second, those that wait are turned away. Both are
     told that the connection has ended. `max_per_address` is a bound for the clients from one IP address, or from
-    one IPv6 network of 64 bits.
+    one IPv6 network of 64 bits; Unix sockets and ZMQ streams have none.
 
     Whoever reaches a `tcp:` address can connect; a Unix socket is its owner's, or with `allow_uids` for the users
     with these numbers, which the system tells of whoever connects.
