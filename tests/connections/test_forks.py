@@ -483,6 +483,58 @@ def test_no_lock_is_waited_for_in_a_fork(tmp_path):
             thread.join()
 
 
+@contextmanager
+def held(locks):
+    """Another thread holds all of them."""
+    holding, release = threading.Event(), threading.Event()
+
+    def hold():
+        mine = [lock for lock in locks if lock.acquire(timeout=5)]
+        holding.set()
+        release.wait(50)
+        for lock in mine:
+            lock.release()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert holding.wait(30)
+        yield
+    finally:
+        release.set()
+        thread.join()
+
+
+def test_no_lock_of_tls_or_of_files_is_waited_for_in_a_fork(certificate):
+    server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_context.load_cert_chain(certificate.certfile, certificate.keyfile)
+    client_context = ssl.create_default_context(cafile=certificate.certfile)
+    (read_fd, write_fd), (other_read_fd, other_write_fd) = os.pipe(), os.pipe()
+    with (
+        serve("tls:127.0.0.1:0", PacketConnection, ssl_context=server_context) as server,
+        PacketConnection(connect_to(server.address, ssl_context=client_context)) as tls,
+        open(read_fd, "rb") as recv,
+        open(other_write_fd, "wb") as send,
+        PacketConnection((recv, send), close_timeout=0.1) as files,
+    ):
+        files.submit(1)
+        streams = [conn._driver.stream for conn in (tls, files)]
+
+        def check():
+            for stream in streams:
+                stream.end_write()
+                stream.close()
+
+        locks = locks_of([tls, files])
+        assert len(locks) > 8
+        with held(locks):
+            assert in_a_fork(check) == "None"
+        assert not tls(1)[0]
+        os.close(write_fd)
+        assert os.read(other_read_fd, 100)
+    os.close(other_read_fd)
+
+
 def blocked(conn):
     """A request whose answer has not been read when it is returned: it is too large for that."""
     return conn.submit(1, 0, bytes(8 << 20))

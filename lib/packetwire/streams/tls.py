@@ -33,6 +33,7 @@ from typing import Any
 
 from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed, StreamTruncated
+from packetwire.streams import forking
 from packetwire.streams.bytestream import Buffers, ByteStream, ReadHalf, WriteHalf
 from packetwire.streams.fds import READ_SIZE
 from packetwire.streams.open import PacketConnectionRecvSend, open_stream
@@ -270,12 +271,17 @@ class _Records:
 
     def __init__(self, context: ssl.SSLContext, server_side: bool, server_name: str | None) -> None:
         self._from_peer, self._to_peer = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._lock = threading.Lock()  # guards the SSL object and both BIOs
+        self.after_fork()
+        forking.register(self)
         self.ssl_object = context.wrap_bio(self._from_peer, self._to_peer, server_side, server_name)
         self.closed_by_peer = False
         """Whether close_notify has come."""
         self.failure: ssl.SSLError | None = None
         """Why nothing more can be decrypted."""
+
+    def after_fork(self) -> None:
+        """In the child of a fork: another thread may have held the lock, and does not exist here."""
+        self._lock = threading.Lock()  # guards the SSL object and both BIOs
 
     def shake_hands(self, octets: bytes) -> bool:
         """Go on with what came; whether the handshake is done. Raises `ssl.SSLError`."""
@@ -332,8 +338,13 @@ class _Outgoing:
     def __init__(self, records: _Records, writer: WriteHalf) -> None:
         self._records = records
         self._writer = writer
-        self._lock = threading.Lock()
+        self.after_fork()
+        forking.register(self)
         self._unsent = memoryview(b"")
+
+    def after_fork(self) -> None:
+        """In the child of a fork: another thread may have held the lock, and does not exist here."""
+        self._lock = threading.Lock()
 
     def flush(self) -> bool:
         """Pass on what there is, as far as that goes without waiting; whether that was all. Raises OSError."""
