@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -334,6 +335,32 @@ def test_a_pair_survives_those_who_come_while_it_has_a_peer(user: str) -> None:
         cwd=ROOT,
     )
     assert (ended.returncode, ended.stdout) == (0, "alive\n")
+
+
+def test_what_a_peer_that_is_gone_has_sent_does_not_keep_others_waiting(
+    listening: Callable[..., ZmqListener], linked_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing of it is lost, though nobody reads it yet."""
+    monkeypatch.setattr(zmqrouter, "STALL_LIMIT", 1000.0)
+    monkeypatch.setattr(zmqpeers, "QUEUE_LIMIT", 1 << 16)
+    listener = listening(linked_endpoint)
+    sent = bytes(8 * 65536)
+    with RawPeer(listener.endpoint) as peer:
+        peer.send(EMPTY)
+        deaf = accepted(listener)
+        assert peer.receive_frame() == (0, b""), "what it has not read would have the system reset the link"
+        peer.send(frame(bytes(65536)) * 8)
+        while not deaf.incoming.is_full:
+            assert readable(deaf.read_fd)
+        peer.socket.shutdown(socket.SHUT_RDWR)
+    with (
+        closing(deaf),
+        PacketConnection(lambda: open_dealer(listener.endpoint)) as client,
+        PacketConnection(accepted(listener), request_handler=echo),
+    ):
+        assert client(1, b"served", timeout=WAIT) == (True, 0, b"served")
+        assert read_all(deaf) == sent
+        assert deaf.is_cut_off
 
 
 # cutting a link

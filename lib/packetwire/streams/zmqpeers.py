@@ -16,6 +16,7 @@ bounds them must not be the number of files that this process may open.
 from __future__ import annotations
 
 import errno
+import math
 import select
 import threading
 import time
@@ -96,6 +97,7 @@ class Incoming:
         self._lock = threading.Lock()  # guards what follows
         self._frames: deque[bytes | memoryview] = deque()
         self._size = 0
+        self._limit: float = QUEUE_LIMIT
         self._is_full = False
         self._ended = False
         self._error: OSError | None = None
@@ -167,6 +169,12 @@ class Incoming:
         """Nothing more can be read."""
         return self._ended and not self._frames
 
+    def lift_limit(self) -> None:
+        """Keep whatever comes: the peer is gone, so that is little."""
+        with self._lock:
+            self._limit = math.inf
+            self._is_full = False
+
     def put(self, octets: bytes) -> bool:
         """Octets came; whether there should come no more before some are read."""
         with self._lock:
@@ -180,7 +188,7 @@ class Incoming:
                 self._waiting.kept += len(octets)
             self._frames.append(octets)
             self._size += len(octets)
-            self._is_full = self._size > QUEUE_LIMIT
+            self._is_full = self._size > self._limit
             if not self._is_receiving:
                 self._show(True)
             return self._is_full
@@ -215,7 +223,7 @@ class Incoming:
             finally:
                 self._show(bool(self._frames) or self._ended or self._look_due)
             was_full = self._is_full
-            self._is_full = self._size > QUEUE_LIMIT and not self._ended
+            self._is_full = self._size > self._limit and not self._ended
             is_drained = was_full and not self._is_full
         if is_drained:
             self._drained()
@@ -435,6 +443,11 @@ class Peers:
         peer = self._peers.get(identity)
         if peer is not None:
             peer.wasted = 0
+
+    def link_of(self, identity: Identity) -> Link:
+        """The link that the peer came over."""
+        peer = self._peers.get(identity)
+        return None if peer is None else peer.link
 
     def stream_of(self, identity: Identity) -> PeerStream | None:
         """The stream that the peer writes to."""

@@ -72,7 +72,7 @@ from packetwire.streams.zmqsockets import (
     pieces,
 )
 from packetwire.zmq.exposure import warn_if_exposed
-from packetwire.zmq.links import Link, Links
+from packetwire.zmq.links import Link, Links, has_hung_up
 from packetwire.zmq.messages import Discarding
 from packetwire.zmq.sockets import close_monitored, context_ended, is_ended, os_error
 
@@ -94,6 +94,8 @@ FAVOURITE_AFTER = 8
 """Messages in a row from one peer after which its connection receives."""
 STALL_LIMIT = 5.0
 """Seconds that a stream whose connection does not read may keep the others waiting."""
+STALL_INTERVAL = 0.05
+"""Seconds between two looks whether it still does."""
 IDLE_CHECKS = 4
 """Times to look for idle streams while one may be idle."""
 JOIN_SECONDS = 2 * LINGER
@@ -468,7 +470,7 @@ class ZmqListener:
         has_more = False
         if not stalled and (self._favourite is None or (self._links is not None and self._links.has_lost)):
             has_more = self._receive()
-        if not has_more:
+        if not has_more and self._stalled_since is None:  # all that came over the lost links was received
             self._end_lost_streams()
             self._choose_favourite()
         self._retry(now)
@@ -480,7 +482,7 @@ class ZmqListener:
         if self._blocked or self._farewells or self._favourite is not None:
             return RETRY_SECONDS
         if self._stalled_since is not None:
-            return STALL_LIMIT / 10
+            return STALL_INTERVAL
         return None if self._idle_limit is None or not self._streams else self._idle_limit / IDLE_CHECKS
 
     def _note_refused(self, event: int, value: int) -> None:
@@ -620,10 +622,17 @@ class ZmqListener:
                 self._streams.discard(stream)
 
     def _is_stalled(self, now: float) -> bool:
-        """Whether a stream is full, so that nothing can be received; one that stays so is ended."""
+        """Whether a stream is full, so that nothing can be received; one that stays so is ended.
+
+        What a peer that is gone has sent is received at once: libzmq does not let go of its link before, and the
+        next heartbeat over that fails an assertion, which ends the process.
+        """
         since = self._stalled_since
         if since is None:
             return False
+        for stream in self._streams:
+            if stream.incoming.is_full and self._is_gone(self._peers.link_of(stream.identity)):
+                stream.incoming.lift_limit()
         full = [stream for stream in self._streams if stream.incoming.is_full]
         if full and now - since < STALL_LIMIT:
             return True
@@ -632,6 +641,9 @@ class ZmqListener:
             text = f"nobody read what this peer sent for {STALL_LIMIT:g} s, and others had to wait for that"
             self._peers.break_off(stream.identity, OSError(errno.ENOBUFS, text))
         return False
+
+    def _is_gone(self, link: Link) -> bool:
+        return self._links is not None and (self._links.is_gone(link) or has_hung_up(link))
 
     def _retry(self, now: float) -> None:
         for stream in self._blocked:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -44,6 +45,18 @@ def events_of(monitor: zmq.Socket[Any]) -> Iterator[tuple[int, int]]:
     while int(monitor.get(_EVENTS)) & _POLLIN:
         # pyzmq would make an enum of the value, too, which takes longer than all the rest
         yield _EVENT.unpack(monitor.recv_multipart(_NOBLOCK)[0])
+
+
+def has_hung_up(link: Link) -> bool:
+    """Whether the other side of a link is gone, though there may still be something to receive.
+
+    If the link is gone as well, that is said of whatever has its number now.
+    """
+    if link is None:
+        return False
+    poller = select.poll()
+    poller.register(link[0], 0)
+    return any(events & (select.POLLHUP | select.POLLERR) for _, events in poller.poll(0))
 
 
 def _are_left(descriptors: int) -> bool:
