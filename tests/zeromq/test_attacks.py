@@ -363,6 +363,27 @@ def test_what_a_peer_that_is_gone_has_sent_does_not_keep_others_waiting(
         assert deaf.is_cut_off
 
 
+def test_who_gets_the_number_of_an_offender_that_is_gone_is_not_cut_off(
+    listening: Callable[..., ZmqListener], linked_endpoint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the offender sent is read when its link is gone already, and the number of that is another peer's."""
+    listener = listening(linked_endpoint)
+    before = len(open_fds())
+    with listener._lock:
+        with RawPeer(listener.endpoint) as offender:
+            offender.send(EMPTY_MORE * 3000 + EMPTY)
+        while len(open_fds()) > before:
+            pass  # until ZMQ has read all, and let go of the link
+        heir = RawPeer(listener.endpoint)
+    with heir:
+        heir.send(EMPTY)
+        assert heir.receive_frame() == (0, b"")
+        accepted(listener).close()
+        heir.send(EMPTY + EMPTY)
+        assert heir.receive_frame() == (0, b""), "it is not cut off"
+    assert "a link is" not in caplog.text
+
+
 # cutting a link
 
 

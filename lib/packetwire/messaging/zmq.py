@@ -146,11 +146,14 @@ class ZmqChannel(SharedChannel):
         self._monitor: OwnedSocket | None = None
         self._links: Links | None = None
         self._rest = Discarding(self._socket)
-        self._rest_of: tuple[RoutingID, Link] = (b"", None)
+        self._rest_of: RoutingID = b""
         self._partial: list[bytes] = []
         self._last_frame = zmq.Frame()
         self._was_refused = False
         self._wasted: dict[RoutingID, int] = {}
+        self._sent_to: RoutingID | None = None
+        self._sure: dict[RoutingID, Link] = {}
+        """The links of peers that sent what is no message, as far as they are known for sure."""
         self._muted: dict[RoutingID, Link] = {}
         """Peers whose link was cut, and what may still come over it."""
         try:
@@ -310,6 +313,7 @@ class ZmqChannel(SharedChannel):
                 self._lose_sockets(error)
                 return errno.ENOTCONN
             return error.errno or errno.EIO
+        self._sent_to = route
         return 0
 
     def _postpone(self, route: RoutingID, zmsg: list[bytes]) -> int:
@@ -541,7 +545,18 @@ class ZmqChannel(SharedChannel):
 
     def _refuse(self, session: Session, error: InvalidMessageError) -> None:
         self._was_refused = True
+        route = session.routing_id or b""
+        if self._links is None or route in self._sure or route not in self._wasted:
+            super()._refuse(session, error)
+            return
+        # the number in its frame may be another peer's by now; but who can be answered still has its link
+        self._links.watch()
+        link = self._links.of(self._last_frame)
+        self._has_input()  # and ZMQ takes note of who is gone
+        self._sent_to = None
         super()._refuse(session, error)
+        if self._sent_to == route and not self._links.is_gone(link):
+            self._sure[route] = link
 
     def _link_of(self, frame: zmq.Frame) -> Link:
         return None if self._links is None else self._links.of(frame)
@@ -551,7 +566,8 @@ class ZmqChannel(SharedChannel):
         link = self._link_of(last)
         count = len(frames)
         route = frames.pop(0) if self.has_many_peers else b""
-        self._rest_of = route, link
+        self._last_frame = last
+        self._rest_of = route
         if link is None or self._muted.get(route) != link:
             session = self.sessions.get(route) or self._stranger(route)
             text = f"a message has at most {self.protocol.max_frames} frames"
@@ -561,7 +577,7 @@ class ZmqChannel(SharedChannel):
             except InvalidMessageError as its_own:
                 error = its_own
             self._refuse(session, error)
-            self._count_waste(route, REFUSAL_WEIGHT + count, link)
+            self._count_waste(route, REFUSAL_WEIGHT + count)
 
     def _discard_rest(self) -> None:
         """With the lock held: throw away the next frames of a message that has too many."""
@@ -573,10 +589,9 @@ class ZmqChannel(SharedChannel):
                 raise
             self._rest.is_done = True
             self._lose_sockets(error)
-        route, link = self._rest_of
-        self._count_waste(route, self._rest.count - before, link)
+        self._count_waste(self._rest_of, self._rest.count - before)
 
-    def _count_waste(self, route: RoutingID, frames: int, link: Link = None) -> None:
+    def _count_waste(self, route: RoutingID, frames: int) -> None:
         """Frames of a peer were no message; 0: it sent one. A peer that sends too many has its link cut."""
         if not frames:
             if self._wasted:
@@ -585,8 +600,8 @@ class ZmqChannel(SharedChannel):
         wasted = self._wasted[route] = self._wasted.pop(route, 0) + frames
         if len(self._wasted) > MAX_ROUTES:
             del self._wasted[next(iter(self._wasted))]
-        if wasted > MAX_WASTED and self._links is not None and route not in self._muted:
-            self._cut(route, link or self._link_of(self._last_frame))
+        if wasted > MAX_WASTED and route in self._sure and route not in self._muted:
+            self._cut(route, self._sure[route])
 
     def _cut(self, route: RoutingID, link: Link) -> None:
         assert self._links is not None
@@ -640,8 +655,9 @@ class ZmqChannel(SharedChannel):
         if self._links is not None:
             self._links.watch()
             lost = self._links.take_lost()
-            for route in [one for one, link in self._muted.items() if link in lost]:
-                del self._muted[route]
+            for known in self._muted, self._sure:
+                for route in [one for one, link in known.items() if link in lost]:
+                    del known[route]
             return
         assert self._monitor is not None
         while True:

@@ -150,6 +150,8 @@ class ZmqListener:
         self._waiting_octets = WaitingOctets()
         self._rest = Discarding(sock)
         self._rest_of: tuple[Identity, Link] = (b"", None)
+        self._sure: dict[Identity, Link] = {}
+        """The links of peers that have begun no stream."""
         self._muted: dict[Identity, Link] = {}
         """Peers whose link was cut, and what may still come over it."""
         self._refused, self._next_refusal = 0, 0.0
@@ -529,12 +531,29 @@ class ZmqListener:
             self._peers.receive_boundary(identity)
         else:
             self._peers.arrive(identity, link)
-        self._waste(identity, link, 1)
+        self._waste(identity, self._peers.link_of(identity), 1)
+
+    def _sure_link(self, identity: Identity, frame: zmq.Frame) -> Link:
+        """The link of a peer, None if that is not sure: the number in the frame may be another peer's by now.
+
+        Who can be sent something still has the link that it had when the frame was sent, as in `_greet`.
+        """
+        link = self._peers.link_of(identity) or self._sure.get(identity)
+        if link is None and self._links is not None:
+            self._links.watch()
+            link = self._links.of(frame)
+            if not self._greet(identity, link):
+                return None
+            with suppress(BrokenPipeError):
+                for told in THE_END, BOUNDARY:
+                    self._send_frame(identity, told)
+            self._sure[identity] = link
+        return link
 
     def _refuse_message(self, identity: Identity, frame: zmq.Frame) -> None:
         """What came is no frame of a stream: the first of several, or one that is too long."""
         self._peers.break_off(identity, no_stream())
-        link = self._link_of(frame)
+        link = self._sure_link(identity, frame)
         if frame.more:
             self._rest.begin()
             self._rest_of = identity, link
@@ -609,8 +628,9 @@ class ZmqListener:
         links = self._links.take_lost()
         for link in links:
             self._peers.lose_link(link)
-        for identity in [one for one, link in self._muted.items() if link in links]:
-            del self._muted[identity]
+        for known in self._muted, self._sure:
+            for identity in [one for one, link in known.items() if link in links]:
+                del known[identity]
         # nobody need accept who has gone and said nothing
         self._forget_superseded(list(self._waiting))
 
