@@ -409,7 +409,7 @@ def test_the_end_of_standard_input_ends_stdio(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
-def test_without_standard_streams_stdio_ends_at_once(folder: Path, closed: str) -> None:
+def test_without_standard_streams_stdio_says_so_at_once(folder: Path, closed: str) -> None:
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", *PACKETWIRE, "serve", "--quiet", "store:REQUESTS", "stdio:"],
         capture_output=True,
@@ -418,8 +418,10 @@ def test_without_standard_streams_stdio_ends_at_once(folder: Path, closed: str) 
         cwd=folder,
         timeout=LIMIT,
     )
-    assert (done.returncode, done.stdout) == (0, "")
-    assert not set(done.stderr.splitlines()) - PRINTED
+    assert (done.returncode, done.stdout) == (1, "")
+    said = "" if "2>&-" in closed else "packetwire: standard input is closed: "
+    assert [line for line in done.stderr.splitlines() if line not in PRINTED and not line.startswith(said)] == []
+    assert said in done.stderr
 
 
 def test_sigterm_ends_stdio(start: Start, folder: Path) -> None:

@@ -26,7 +26,11 @@ RAISED = RaisedIn(
     addresses,
     without=[
         *("UnixAddress.open", "TcpAddress.connect", "ZmqRouterAddress.open", "connect_to"),  # connecting
-        *("ZmqDealerAddress.__post_init__", "_for_client"),  # what is no part of the text
+        *(
+            "TcpAddress.__post_init__",
+            "ZmqDealerAddress.__post_init__",
+            "_for_client",
+        ),  # what is no part of the text
     ],
 )
 NO_WORDS = "shlex: no words"
