@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -417,10 +418,16 @@ def test_without_another_value_it_is_two_minutes() -> None:
     assert str(TcpAddress("host", 1, 5.0)) == "tcp:host:1"
 
 
-@pytest.mark.parametrize("seconds", [0, 0.5, -1, float("nan"), float("inf"), 1e7])
-def test_a_user_timeout_that_makes_no_sense(seconds: float) -> None:
+@pytest.mark.parametrize("seconds", [0, 0.5, -1, float("nan"), Decimal("NaN"), float("inf"), 1e7])
+def test_a_user_timeout_that_makes_no_sense(seconds: Any) -> None:
     with pytest.raises(LocalProtocolError, match="user_timeout must be from 1 to 1000000 seconds, or None"):
         TcpAddress("host", 1, seconds)
+
+
+@pytest.mark.parametrize("value", ["5", b"5", [], 1j])
+def test_a_user_timeout_that_is_no_number(value: Any) -> None:
+    with pytest.raises(TypeError, match="user_timeout must be a number of seconds, got "):
+        TcpAddress("host", 1, value)
 
 
 @pytest.mark.parametrize("face", ["threads", "asyncio"])

@@ -269,7 +269,7 @@ class TcpAddress:
     scheme: ClassVar[str] = "tcp"
 
     def __post_init__(self) -> None:
-        if self.user_timeout is not None and not 1 <= self.user_timeout <= MAX_USER_TIMEOUT:
+        if self.user_timeout is not None and not _is_user_timeout(self.user_timeout):
             raise LocalProtocolError(
                 f"user_timeout must be from 1 to {MAX_USER_TIMEOUT:.0f} seconds, or None, got {self.user_timeout!r}"
             )
@@ -340,6 +340,14 @@ class TlsAddress(TcpAddress):
         except BaseException:
             sock.close()
             raise
+
+
+def _is_user_timeout(value: Any) -> bool:
+    """Whether it is within the bounds. Raises TypeError for what is no number."""
+    try:
+        return 1 <= seconds_of(value, "user_timeout") <= MAX_USER_TIMEOUT
+    except LocalProtocolError:  # NaN
+        return False
 
 
 def keep_alive(sock: socket.socket, user_timeout: float | None = DEFAULT_USER_TIMEOUT) -> None:

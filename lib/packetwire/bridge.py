@@ -35,7 +35,7 @@ from packetwire.addresses import (
 )
 from packetwire.admission import Admission, Client, check_places, has_unread, origin_of
 from packetwire.capture import CapturedConnection, CaptureWriter
-from packetwire.errors import ConnectionEnded, LocalProtocolError
+from packetwire.errors import ConnectionEnded, LocalProtocolError, PacketwireError
 from packetwire.listeners import Acceptor, Listener, listen
 from packetwire.relay import Relay
 from packetwire.server import mode_for, users_of
@@ -346,7 +346,7 @@ class _Session:
         try:
             with ExitStack() as opened:
                 self._connect_and_relay(opened)
-        except (OSError, ConnectionEnded) as error:
+        except (OSError, PacketwireError) as error:
             self.failure = error
         except Exception as error:
             self.failure = error

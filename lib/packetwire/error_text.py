@@ -13,7 +13,7 @@ ERROR_TEXT_LIMIT = 16384
 def error_text(error: BaseException, detail: str) -> bytes:
     """The payload of the failed response, by `detail`: "none", "message" or "traceback"."""
     if isinstance(error, RequestError):
-        text = error.text
+        text = _told(error)
     elif detail == "none":
         return b"the request failed"
     elif detail == "traceback":
@@ -21,3 +21,11 @@ def error_text(error: BaseException, detail: str) -> bytes:
     else:
         text = "".join(traceback.format_exception_only(error)).rstrip()
     return text[:ERROR_TEXT_LIMIT].encode("utf-8", errors="replace")
+
+
+def _told(error: RequestError) -> str:
+    """The text of a `RequestError`, which may be no str, or missing where a subclass does not call `__init__`."""
+    try:
+        return str(getattr(error, "text", error))
+    except Exception:  # of the text's own __str__: the peer is answered all the same
+        return "the request failed"

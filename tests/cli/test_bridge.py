@@ -574,3 +574,12 @@ def test_an_address_in_use(service: str, unix: Callable[[str], str]) -> None:
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"packetwire: {service}: another server is serving there\n"
+
+
+@pytest.mark.parametrize("closed", [0, 1])
+def test_standard_input_or_output_that_is_closed(closed: int) -> None:
+    argv = ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *PACKETWIRE, "bridge", "stdio:", "exec:cat"]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=50)
+    name = ("standard input", "standard output")[closed]
+    assert done.returncode == 1
+    assert re.fullmatch(rf"packetwire: {name}.* closed: .*\n", done.stderr), done.stderr

@@ -119,15 +119,19 @@ def test_a_pipe_of_the_users_popen(tmp_path):
 
 BROKEN = """
 import asyncio, os, signal, sys
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 from packetwire import AsyncPacketConnection, ConnectionEnded, PacketConnection
-kind = sys.argv[1]
+kind, when = sys.argv[1:]
+def asked_for(moment):
+    if moment == when:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+asked_for("before")
 def made():
     (read, write), (other, _) = os.pipe(), os.pipe()
     os.close(read)
     return (other, open(write, "wb") if kind == "file" else write)
 async def over_asyncio():
     async with AsyncPacketConnection(made(), close_timeout=0.1) as conn:
+        asked_for("while it is open")
         await conn(1)
 try:
     if kind == "asyncio":
@@ -135,9 +139,11 @@ try:
     elif kind == "child":
         with PacketConnection.spawn(["true"], close_timeout=0.1) as conn:
             conn.process.wait()
+            asked_for("while it is open")
             conn(1)
     else:
         with PacketConnection(made(), close_timeout=0.1) as conn:
+            asked_for("while it is open")
             conn(1)
 except ConnectionEnded:
     assert signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL
@@ -147,10 +153,11 @@ except ConnectionEnded:
 """
 
 
+@pytest.mark.parametrize("when", ["before", "while it is open"])
 @pytest.mark.parametrize("kind", ["descriptor", "file", "asyncio", "child"])
-def test_a_pipe_that_nobody_reads_does_not_kill_the_program(kind):
+def test_a_pipe_that_nobody_reads_does_not_kill_the_program(kind, when):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(BROKEN), kind], check=False, capture_output=True, timeout=50
+        [sys.executable, "-c", textwrap.dedent(BROKEN), kind, when], check=False, capture_output=True, timeout=50
     )
     assert done.returncode == 5, (done.returncode, done.stderr)
     assert done.returncode != -signal.SIGPIPE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -36,6 +37,9 @@ def test_what_is_over_long_ago(value: Any) -> None:
 def test_nan(check: Any) -> None:
     with pytest.raises(LocalProtocolError, match="drain must be a number of seconds, got nan"):
         check(math.nan, "drain")
+    for nan in "NaN", "sNaN":
+        with pytest.raises(LocalProtocolError, match=f"drain must be a number of seconds, got .*{nan}"):
+            check(Decimal(nan), "drain")
 
 
 @pytest.mark.parametrize("value", ["5", b"5", [5], object(), 1j])

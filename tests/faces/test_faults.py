@@ -102,6 +102,39 @@ def test_a_receiver_can_raise_it_too(ends, caplog):
     assert logged(caplog) == []
 
 
+class Unfinished(RequestError):
+    def __init__(self, number):
+        self.number = number  # and forgets super().__init__
+
+    def __str__(self):
+        return f"number {self.number}"
+
+
+class Unspeakable:
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("handlers", [4, "inline"])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RequestError(KeyError("key 5")), b"'key 5'"),
+        (RequestError(404), b"404"),
+        (RequestError(None), b"None"),
+        (Unfinished(7), b"number 7"),
+        (RequestError(Unspeakable()), b"the request failed"),
+    ],
+)
+def test_a_text_that_is_no_str_is_made_one(ends, caplog, handlers, error, told):
+    def handler(rq_type, flags, payload):
+        raise error
+
+    ends.open(request_handler=handler, handlers=handlers)
+    assert ends.asker()(0, timeout=20) == (False, 0, told)
+    assert logged(caplog) == []
+
+
 def test_a_very_long_text_is_cut(ends):
     def handler(rq_type, flags, payload):
         raise RequestError("x" * 100_000)

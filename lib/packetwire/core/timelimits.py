@@ -27,6 +27,8 @@ def seconds_of(value: Any, name: str = "timeout") -> float:
         seconds = float(value)
     except OverflowError:  # an int beyond any float
         seconds = math.inf if value > 0 else -math.inf
+    except ValueError:  # a Decimal that is a signaling NaN
+        seconds = math.nan
     if math.isnan(seconds):
         raise LocalProtocolError(f"{name} must be a number of seconds, got {value!r}")
     return max(-LONGEST, min(seconds, LONGEST))

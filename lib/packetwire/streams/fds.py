@@ -101,7 +101,6 @@ class FdWriter:
     def __init__(self, fd: int, *, owned: bool = False, supplied: Supplied | None = None) -> None:
         self._fd = fd
         self._supplied = supplied
-        self._sigpipe_kills = sigpipe_kills()
         self._owned = owned
         # a regular file can answer a write that may not wait by EAGAIN for ever
         self._nowait = _RWF_NOWAIT is not None and hasattr(os, "pwritev") and not stat.S_ISREG(os.fstat(fd).st_mode)
@@ -112,7 +111,7 @@ class FdWriter:
     def try_write(self, buffers: Buffers) -> int:
         if self._supplied is not None:
             self._supplied.before_write()
-        if self._sigpipe_kills:
+        if sigpipe_kills():  # the program may have asked for that since
             return without_sigpipe(lambda: self._try_write(buffers))
         return self._try_write(buffers)
 

@@ -20,7 +20,8 @@ from packetwire.streams.fds import MAX_BUFFERS, READ_SIZE
 from packetwire.streams.ownership import Supplied
 
 _DONTWAIT = socket.MSG_DONTWAIT
-_SEND_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+_SEND_FLAGS = socket.MSG_DONTWAIT | _NOSIGNAL
 
 
 class _Aliases(set[socket.socket]):
@@ -125,7 +126,6 @@ class SocketWriter:
     def __init__(self, fd: int, *, shutdown: bool = False, supplied: Supplied | None = None) -> None:
         self._fd = fd
         self._supplied = supplied
-        self._sigpipe_kills = not hasattr(socket, "MSG_NOSIGNAL") and sigpipe_kills()
         self._shutdown = shutdown
         self._socket = _alias(fd)
         self._delays = _stop_delays(self._socket)
@@ -136,7 +136,7 @@ class SocketWriter:
     def try_write(self, buffers: Buffers) -> int:
         if self._supplied is not None:
             self._supplied.before_write()
-        if self._sigpipe_kills:
+        if not _NOSIGNAL and sigpipe_kills():
             return without_sigpipe(lambda: self._try_write(buffers))
         return self._try_write(buffers)
 
