@@ -313,6 +313,9 @@ class _Session:
         self._stopped = True  # first: the session looks at it when there is a relay
         if self._relay is not None:
             self._relay.stop()
+        elif isinstance(self._client, socket.socket):
+            with suppress(OSError):  # it shakes hands, or is gone already
+                self._client.shutdown(socket.SHUT_RDWR)
 
     @property
     def last_packet(self) -> float | None:
@@ -338,16 +341,14 @@ class _Session:
         """End it for somebody new. From any thread; does not wait."""
         self.asked_to_leave = time.monotonic()
         self.stop()
-        if self._relay is None and isinstance(self._client, socket.socket):
-            with suppress(OSError):  # it shakes hands, or is gone already
-                self._client.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
         try:
             with ExitStack() as opened:
                 self._connect_and_relay(opened)
         except (OSError, PacketwireError) as error:
-            self.failure = error
+            if not self._stopped:
+                self.failure = error
         except Exception as error:
             self.failure = error
             logger.exception("%s: the relay failed", self.name)

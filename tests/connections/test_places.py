@@ -438,6 +438,28 @@ def test_silent_clients_of_a_bridge_keep_nobody_out(path: str, caplog: pytest.Lo
     assert "gives its place to a new client" in caplog.text
 
 
+def test_a_bridge_that_stops_waits_for_no_tls_handshake(
+    path: str, tmp_path: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from packetwire.streams.tls import server_context
+
+    from .certificates import make_certificate
+
+    made = make_certificate(tmp_path, "server")
+    monkeypatch.setattr("packetwire.bridge.END_SECONDS", LIMIT)
+    context = server_context(made.certfile, made.keyfile)
+    with Bridge("tls:127.0.0.1:0", f"unix:{path}", ssl_context_a=context) as bridge:
+        thread = threading.Thread(target=bridge.run)
+        thread.start()
+        with raw_client(str(bridge.address).replace("tls:", "tcp:")) as silent:
+            wait_until(lambda: bridge.clients)
+            bridge.stop()
+            assert read_all(silent) == b""
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+    assert caplog.text == ""
+
+
 def test_clients_of_a_bridge_that_are_not_answered_give_way_after_a_while(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,25 @@ def test_a_request_that_an_ending_peer_gives_up_is_lost_with_the_connection(text
 
 
 @pytest.mark.parametrize(
+    "answers",
+    [
+        response(2, 0, NOT_BEGUN) + response(3, 0, NOT_DONE),
+        response(3, 0, NOT_DONE) + response(2, 0, NOT_BEGUN),
+        response(2, 0, NOT_BEGUN),
+    ],
+    ids=["not begun first", "not done first", "one has no answer"],
+)
+def test_a_request_that_may_have_begun_is_not_said_not_to_have(answers: bytes) -> None:
+    engine = ConnectionEngine()
+    engine.request(1, waiter="not begun")
+    engine.request(1, waiter="begun")
+    *_, end = engine.receive(ERQ + answers + EOF)
+    assert isinstance(end, StreamEnded)
+    assert set(end.lost) == {"not begun", "begun"}
+    assert str(end.cause).endswith(NOT_DONE.decode())
+
+
+@pytest.mark.parametrize(
     "stream",
     [
         response(2, 0, NOT_DONE),

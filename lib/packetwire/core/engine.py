@@ -169,7 +169,7 @@ class ConnectionEngine:
         self._ending = False  # EOF follows as soon as every reply owed is on its way
         self._winding_down = False  # the same, with ERQ, as soon as nothing that was begun is left
         self._not_begun: dict[_RequestKey, None] = {}  # of _inbound, those that came since then
-        self._given_up = b""  # how the peer answered the first of our requests that it will never do
+        self._given_up: dict[_RequestKey, bytes] = {}  # how the peer answered what it will never do
 
     # what there is to know
 
@@ -584,7 +584,7 @@ class ConnectionEngine:
         """Whether the peer, which has announced its end, answers only that it will not do this request."""
         if packet.flags or packet.payload not in ENDINGS:
             return False
-        self._given_up = self._given_up or packet.payload
+        self._given_up[packet.tag if packet.channel == 0 else (packet.channel, packet.tag)] = packet.payload
         return True
 
     def _was_used(self, channel: int, tag: int) -> bool:
@@ -621,8 +621,14 @@ class ConnectionEngine:
         self._send(packet_head(packet.tag, head_tail(packet.channel, 0, None), len(text)), text)
 
     def _why(self) -> str:
-        """Behind the text of the peer's end: what it said of requests that it gave up."""
-        return f" with requests under way: {self._given_up.decode()}" if self._given_up else ""
+        """Behind the text of the peer's end: what it said of requests that it gave up.
+
+        All who wait are told the same, so that a request was not begun only if that is so for each of them.
+        """
+        if not self._given_up:
+            return ""
+        not_begun = all(self._given_up.get(key) == NOT_BEGUN for key in self.waiters)
+        return f" with requests under way: {(NOT_BEGUN if not_begun else NOT_DONE).decode()}"
 
     def _put_off(self, key: _RequestKey) -> None:
         """A request came that is not begun any more."""
