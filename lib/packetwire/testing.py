@@ -30,6 +30,7 @@ from typing import Any, Self
 
 from packetwire.connection import PacketConnection
 from packetwire.errors import LocalProtocolError
+from packetwire.streams import forking
 from packetwire.streams.open import PacketConnectionRecvSend
 from packetwire.streams.wakeup import Wakeup
 
@@ -231,6 +232,14 @@ class Direction:
         self._released = False
         self._sender_ended = False
         self._note()
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: another thread may have held the locks."""
+        self._passing = threading.Lock()
+        reached, self.reached = self.reached, threading.Event()
+        if reached.is_set():
+            self.reached.set()
 
     @property
     def passed(self) -> int:

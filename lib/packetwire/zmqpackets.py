@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, cast
 
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import (
@@ -52,6 +52,7 @@ from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike, Packet
 from packetwire.core.requests import Outcome, subscribe
 from packetwire.error_text import error_text
 from packetwire.faults import FaultLog
+from packetwire.streams import forking
 from packetwire.streams.curve import CurveClient
 from packetwire.streams.wakeup import Wakeup
 from packetwire.streams.zmqsockets import (
@@ -63,7 +64,7 @@ from packetwire.streams.zmqsockets import (
     events_now,
 )
 from packetwire.zmq.messages import Discarding
-from packetwire.zmq.sockets import context_ended, os_error, owned_socket
+from packetwire.zmq.sockets import context_ended, leave_to_parent, os_error, owned_socket
 
 __all__ = ["PacketClient", "PacketWorker"]
 
@@ -144,6 +145,11 @@ class _Post:
                 raise os_error(error, endpoint) from error
             raise
         self._socket.keeper = self._socket_taken
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the socket and its thread are the parent's."""
+        leave_to_parent(self._socket)
+        self._stopping = True
 
     def send(self, message: Message) -> None:
         """Have it sent. From any thread."""
@@ -293,8 +299,11 @@ class PacketClient(_Closing):
         self._attempts = attempts
         self._max_pending = max_pending
         self._room = threading.Condition()  # guards what follows
+        self._forked = False
         self._tags = itertools.count(2)
         self._pending: dict[int, _Pending] = {}
+        self._settling: set[Future[Response]] = set()
+        """Those that are not pending any more, and whose waiters have not been told yet."""
         self._due: list[tuple[float, int]] = []
         self._closed = False
         self._lost: Exception | None = None
@@ -310,6 +319,18 @@ class PacketClient(_Closing):
             curve=curve,
             context=context,
         )
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the client is the parent's, and so are the responses that it waits for."""
+        if self._forked:
+            return
+        self._forked = True
+        reason = ConnectionEnded(forking.of_parent(f"the client of {self.endpoint}"))
+        self._room = cast(Any, forking.ParentsLock(reason.for_waiter))
+        for future in [*self._settling, *(pending.future for pending in self._pending.values())]:
+            forking.fail_future(future, reason.for_waiter())
+        self._post.after_fork()
 
     def __call__(
         self,
@@ -368,6 +389,8 @@ class PacketClient(_Closing):
 
     def close(self) -> None:
         """End it: requests without an answer get `ConnectionEnded`. A second call does nothing."""
+        if self._forked:
+            return
         self._end("this client was closed")
         self._post.stop()
 
@@ -377,11 +400,25 @@ class PacketClient(_Closing):
                 return
             self._closed = True
             lost, self._pending = self._pending, {}
+            self._settling.update(pending.future for pending in lost.values())
             self._room.notify_all()
         for pending in lost.values():
             reason = ConnectionEnded(f"{self.endpoint}: {why}")
             reason.__cause__ = cause
-            _settle(pending.future, error=reason)
+            self._settle(pending.future, error=reason)
+
+    def _settle(
+        self, future: Future[Response], response: Response | None = None, *, error: Exception | None = None
+    ) -> None:
+        try:
+            if not future.set_running_or_notify_cancel():
+                return  # the caller has given up
+            if error is not None:
+                future.set_exception(error)
+            elif response is not None:
+                future.set_result(response)
+        finally:
+            self._settling.discard(future)
 
     def _socket_lost(self, error: Exception) -> None:
         """In the thread of the socket: nothing will come any more."""
@@ -399,8 +436,9 @@ class PacketClient(_Closing):
             if pending is None:
                 self.late_responses += 1
                 return
+            self._settling.add(pending.future)
             self._room.notify()
-        _settle(pending.future, (bool(packet.flags & 1), packet.flags >> 1, packet.payload))
+        self._settle(pending.future, (bool(packet.flags & 1), packet.flags >> 1, packet.payload))
 
     def _see_to_deadlines(self) -> float | None:
         """Send again or give up what is due; seconds until the next is."""
@@ -420,28 +458,19 @@ class PacketClient(_Closing):
                     heapq.heappush(self._due, (_next_due(pending, now), tag))
                     again = pending.packet
                 else:
+                    self._settling.add(pending.future)
                     del self._pending[tag]
                     self._room.notify()
                     again = None
             if again is not None:
                 self._post.send([again])
             else:
-                _settle(
-                    pending.future, error=RequestTimeout(f"{self.endpoint}: no response in time to request {tag}")
-                )
+                late = RequestTimeout(f"{self.endpoint}: no response in time to request {tag}")
+                self._settle(pending.future, error=late)
 
 
 def _next_due(pending: _Pending, now: float) -> float:
     return pending.deadline if pending.retry_after is None else min(pending.deadline, now + pending.retry_after)
-
-
-def _settle(future: Future[Response], response: Response | None = None, *, error: Exception | None = None) -> None:
-    if not future.set_running_or_notify_cancel():
-        return  # the caller has given up
-    if error is not None:
-        future.set_exception(error)
-    elif response is not None:
-        future.set_result(response)
 
 
 class PacketWorker(_Closing):
@@ -491,6 +520,7 @@ class PacketWorker(_Closing):
             curve=curve,
             context=context,
         )
+        forking.register(self)
         try:
             for thread in self._threads:
                 thread.start()
@@ -498,6 +528,15 @@ class PacketWorker(_Closing):
             self._threads = [thread for thread in self._threads if thread.ident is not None]
             self.close(0)
             raise
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the worker is the parent's; here it has ended."""
+        self._change = threading.Condition()
+        self._closing = self._closed = True
+        self._jobs.clear()
+        self._over = threading.Event()
+        self._over.set()
+        self._post.after_fork()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until it is closed; false at the timeout."""

@@ -417,7 +417,7 @@ def test_the_numbers_are_not_closed_again_in_a_fork(tmp_path):
 
 
 def is_ours(one):
-    return type(one).__module__.startswith("packetwire") and not isinstance(one, type | BaseException)
+    return (type(one).__module__ or "").startswith("packetwire") and not isinstance(one, type | BaseException)
 
 
 def locks_of(found):

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+from packetwire.errors import ConnectionEnded
+from packetwire.streams import forking
+
 ResultT = TypeVar("ResultT")
 
 
@@ -76,10 +79,17 @@ class Work(Generic[ResultT]):
         self._failure: BaseException | None = None
         self.finished: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        forking.register(self)
         try:
             self._thread.start()
         except RuntimeError as error:
             raise NoThread(f"{name}: {error}") from error
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the thread is the parent's."""
+        self._lock = threading.Lock()
+        if not self._results and self._failure is None:
+            self._failure = ConnectionEnded(forking.of_parent(self._name))
 
     def _run(self) -> None:
         try:

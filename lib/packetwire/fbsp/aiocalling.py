@@ -24,6 +24,7 @@ from packetwire.fbsp.frames import Frame
 from packetwire.messaging.descriptors import ButlerInterface
 from packetwire.messaging.looped import LoopChannel, Watchers
 from packetwire.messaging.shared import deadline_of, left_until
+from packetwire.streams import forking
 
 if TYPE_CHECKING:
     from packetwire.aio.connection import AsyncPacketConnection
@@ -131,6 +132,11 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
         super().__init__(channel, AsyncCall, **client)
         self._open_session = open_session
         self._close_carrier = close_carrier
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the client is the parent's."""
+        self.leave(ConnectionEnded(forking.of_parent(f"this {type(self).__name__}")))
 
     @classmethod
     def connect(cls, address: str, *, channel: dict[str, Any] | None = None, **client: Any) -> Self:
@@ -229,6 +235,7 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
 
     async def ping(self, timeout: float | None = None) -> float:
         """Seconds that a NOOP and its acknowledgement took."""
+        self.live_session()
         loop = asyncio.get_running_loop()
         time_limit(timeout)
         began = loop.time()

@@ -141,7 +141,10 @@ class AsyncService(OperationBook[AsyncRequest]):
 
         A packet connection stays open: its owner closes that. There are no new sessions on it.
         """
-        for channel in [*self._channels, *self._on_connections]:
+        channels = [*self._channels, *self._on_connections]
+        if any(channel.forked for channel in channels):
+            return
+        for channel in channels:
             self.protocol.close(channel)
             channel.close()
         self._cancel_all()

@@ -23,6 +23,7 @@ from packetwire.fbsp.frames import Frame
 from packetwire.fbsp.requests import FBSPPacketChannel
 from packetwire.messaging.descriptors import ButlerInterface
 from packetwire.messaging.shared import SharedChannel, deadline_of, left_until
+from packetwire.streams import forking
 
 if TYPE_CHECKING:
     from packetwire.messaging.packets import Connection
@@ -123,6 +124,11 @@ class ServiceClient(CallBook[Call, SharedChannel]):
         super().__init__(channel, Call, **client)
         self._open_session = open_session
         self._close_carrier: Callable[[], object] = self.channel.close
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the client is the parent's."""
+        self.leave(ConnectionEnded(forking.of_parent(f"this {type(self).__name__}")))
 
     @classmethod
     def connect(cls, address: str, *, channel: dict[str, Any] | None = None, **client: Any) -> Self:

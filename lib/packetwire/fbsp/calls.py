@@ -117,6 +117,13 @@ class CallBook(Generic[CallT, ChannelT]):
         self._refusal: ErrorMessage | None = None
         self._numbers = itertools.count(1)
 
+    def leave(self, reason: ConnectionEnded) -> None:
+        """The session is another process's, and so are its calls: nothing is sent, and nobody is told."""
+        self.session = None
+        self.ended = self.ended or reason
+        for call in self._calls.values():
+            call.fail(self.ended)
+
     @property
     def service(self) -> AgentDescriptor:
         """Which program the service is."""

@@ -34,6 +34,7 @@ from packetwire.fbsp.workers import Workers
 from packetwire.messaging.channel import Channel
 from packetwire.messaging.errors import StopError, is_for_program
 from packetwire.messaging.shared import SharedChannel
+from packetwire.streams import forking
 
 if TYPE_CHECKING:
     from packetwire.messaging.packets import Connection
@@ -51,6 +52,11 @@ class Request(RequestState):
     def __init__(self, change: threading.Condition, *request: Any) -> None:
         super().__init__(*request)
         self._change = change  # that of the service: few of its requests have uploads
+
+    def after_fork(self, change: threading.Condition) -> None:
+        """In the child of a fork: the client is the parent's."""
+        self._change = change
+        self.cancelled = True
 
     def uploads(self, timeout: float | None = None) -> Iterator[list[bytes]]:
         """The frames of each DATA message that the client sends for the request, up to one without MORE.
@@ -97,6 +103,16 @@ class Service(OperationBook[Request]):
         self._workers = Workers(threads, f"{(service.get('agent') or self.agent).name} service")
         self._channels: list[SharedChannel] = []
         self._on_connections: WeakSet[SharedChannel] = WeakSet()
+        self._forked = False
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the service is the parent's."""
+        self._forked = True
+        self._change = threading.Condition()
+        for requests in self._requests.values():
+            for request in requests.values():
+                request.after_fork(self._change)
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +153,8 @@ class Service(OperationBook[Request]):
 
         A packet connection stays open: its owner closes that. There are no new sessions on it.
         """
+        if self._forked:
+            return
         for channel in [*self._channels, *self._on_connections]:
             self.protocol.close(channel)
             channel.close()

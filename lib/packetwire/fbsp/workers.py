@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from packetwire.streams import forking
+
 logger = logging.getLogger("packetwire")
 
 DEFAULT_MAX_WAITING: Final = 65536
@@ -33,6 +35,14 @@ class Workers:
         self._threads: set[threading.Thread] = set()
         self._idle = 0
         self._closed = False
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the threads are the parent's."""
+        self._change = threading.Condition()
+        self._threads.clear()
+        self._jobs.clear()
+        self._closed = True
 
     def submit(self, job: Job) -> bool:
         """Have a job run; false if too many wait already, or after `close`."""

@@ -52,6 +52,7 @@ from packetwire.hololinked.sockets import (
     set_options,
 )
 from packetwire.hololinked.timelimits import seconds_of
+from packetwire.streams import forking
 from packetwire.streams.curve import CurveClient, CurveServer
 from packetwire.streams.fds import check_descriptors_left
 from packetwire.streams.zmqsockets import (
@@ -63,7 +64,7 @@ from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.exposure import warn_if_exposed
 from packetwire.zmq.owned import disown, set_owner
 from packetwire.zmq.reading import MessageReader
-from packetwire.zmq.sockets import HEADROOM
+from packetwire.zmq.sockets import HEADROOM, leave_to_parent
 
 ZmqContext = zmq.Context[Any]
 
@@ -103,6 +104,26 @@ class BaseZMQ:
         """Why the socket cannot be used any more, unless that is `exit`."""
         self._gatekeeper: GatekeeperThread | None = None
         self._has_own_context = False
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the socket is the parent's, and nothing of ZMQ is used here."""
+        self._replace_locks()
+        if self._plain is None and self.socket is None:
+            return
+        self._ended = self._ended or ConnectionEnded(forking.of_parent(self.id))
+        leave_to_parent(self.socket, self._plain, self.context)
+        if self._gatekeeper is not None:
+            self._gatekeeper.after_fork()
+        self.socket = self.context = self._plain = self._reader = self._gatekeeper = None
+        self._has_own_context = False
+        self._tell(self._ended)
+
+    def _replace_locks(self) -> None:
+        """In a fork: another thread may have held them."""
+
+    def _tell(self, reason: ConnectionEnded) -> None:
+        """All who wait that it has ended."""
 
     @classmethod
     def get_socket(
@@ -334,6 +355,12 @@ class BaseAsyncZMQ(BaseZMQ):
         self._open_socket()  # it may have ended in the turn that this began with
         return self._driver
 
+    def after_fork(self) -> None:
+        if self._driver is not None:
+            self._driver.after_fork()
+        with suppress(RuntimeError):  # in a thread beside the loop, which does not go on here
+            super().after_fork()
+
     def _close(self, reason: ConnectionEnded) -> None:
         if self._driver is not None:
             self._driver.detach()
@@ -439,6 +466,8 @@ class Contexts(TypedDict, total=False):
 class BaseZMQClient(BaseZMQ):
     """What a client asks; who waits for the answer and how is left to its subclasses."""
 
+    _monitor: PlainSocket | None = None
+
     def __init__(
         self,
         id: str,  # noqa: A002
@@ -451,7 +480,6 @@ class BaseZMQClient(BaseZMQ):
         super().__init__(id, logger)
         self.server_id = server_id
         self.core = ClientCore(id, server_id, max_message_size=max_message_size, max_outstanding=max_outstanding)
-        self._monitor: PlainSocket | None = None
         self._link_lost = False
         self._heard_at = -math.inf
 
@@ -485,6 +513,14 @@ class BaseZMQClient(BaseZMQ):
                     uninterrupted(self._plain.disable_monitor)
             monitor.close(0)
         super()._close(reason)
+        self._tell(reason)
+
+    def after_fork(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        leave_to_parent(monitor)
+        super().after_fork()
+
+    def _tell(self, reason: ConnectionEnded) -> None:
         self.core.lose(reason.for_waiter, time.monotonic(), handshake=True)
 
     def handled_default_message_types(self, response_message: ResponseMessage) -> bool:

@@ -63,13 +63,12 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         max_outstanding: int = DEFAULT_MAX_OUTSTANDING,
         **options: Unpack[SocketOptions],
     ) -> None:
+        self._replace_locks()
         super().__init__(
             id, server_id, logger=logger, max_message_size=max_message_size, max_outstanding=max_outstanding
         )
         seconds_of(handshake_timeout, "handshake_timeout")
         self.poll_timeout = poll_timeout
-        self._lock = threading.Lock()  # guards the core and the socket
-        self._changed = threading.Condition(self._lock)
         self._reading = False
         """Whether a thread is the one that reads, and wakes the others."""
         self._wakeup = Wakeup()
@@ -88,6 +87,14 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         except BaseException:
             self.exit()
             raise
+
+    def _replace_locks(self) -> None:
+        self._lock = threading.Lock()  # guards the core and the socket
+        self._changed = threading.Condition(self._lock)
+
+    def after_fork(self) -> None:
+        self._reading = False
+        super().after_fork()
 
     def handshake(self, timeout: float | None = DEFAULT_HANDSHAKE_TIMEOUT) -> None:
         """Wait for the server, at most `timeout` milliseconds. Raises `HandshakeFailed`."""

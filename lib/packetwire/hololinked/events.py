@@ -57,11 +57,11 @@ class EventPublisher(BaseSyncZMQ):
         max_events: int = DEFAULT_MAX_EVENTS,
         **options: Unpack[SocketOptions],
     ) -> None:
+        self._replace_locks()
         super().__init__(id, logger)
         self.core = PublisherCore(id, max_message_size=max_message_size)
         self.losses = 0
         """Times that a consumer began to lose events."""
-        self._lock = threading.Lock()
         self.create_socket(
             node_type="server",
             context=context,
@@ -71,6 +71,9 @@ class EventPublisher(BaseSyncZMQ):
             queue=max_events,
             **options,
         )
+
+    def _replace_locks(self) -> None:
+        self._lock = threading.Lock()
 
     @property
     def event_ids(self) -> set[str]:
@@ -221,13 +224,16 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
         context: ZmqContext | None = None,
         **options: Any,
     ) -> None:
-        self._lock = threading.Lock()  # guards the socket; held by whoever receives, but not while it sleeps
-        self._receiving = threading.Lock()
+        self._replace_locks()
         super().__init__(id, event_unique_identifier, access_point, context, **options)
         self._wakeup = Wakeup()
         self._poll = select.poll()
         self._poll.register(self._wakeup.fileno(), select.POLLIN)
         self._poll.register(descriptor_of(self._open_socket()), select.POLLIN)
+
+    def _replace_locks(self) -> None:
+        self._lock = threading.Lock()  # guards the socket; held by whoever receives, but not while it sleeps
+        self._receiving = threading.Lock()
 
     def receive(
         self, timeout: float | None = 1000, raise_interrupt_as_exception: bool = False
@@ -363,6 +369,9 @@ class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
 
     def _close(self, reason: ConnectionEnded) -> None:
         super()._close(reason)
+        self._tell(reason)
+
+    def _tell(self, reason: ConnectionEnded) -> None:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(reason.for_waiter())

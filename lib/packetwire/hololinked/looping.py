@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from packetwire.aio.loops import guard_loop
 from packetwire.errors import ConnectionEnded
 
 OTHERS_TURN: Final = 32
@@ -47,6 +48,7 @@ class LoopDriver:
         if loop is not self._loop:
             self.detach()
             self._loop = loop
+            guard_loop(loop)
             loop.add_reader(self._fd, self._run)
             for fd, look in self._others.items():
                 loop.add_reader(fd, self._look, look)
@@ -74,6 +76,10 @@ class LoopDriver:
             call()
         else:
             done.wait(CLOSE_WAIT)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the descriptors are the parent's, and so is what the loop polls."""
+        self._loop = self._timer = self._soon = None
 
     def detach(self) -> None:
         """Work no more."""

@@ -359,6 +359,9 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
 
     def _close(self, reason: ConnectionEnded) -> None:
         super()._close(reason)
+        self._tell(reason)
+
+    def _tell(self, reason: ConnectionEnded) -> None:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(reason.for_waiter())

@@ -33,6 +33,7 @@ from packetwire.streams.zmqsockets import (
 )
 from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.reading import MessageReader
+from packetwire.zmq.sockets import leave_to_parent
 
 logger = logging.getLogger("packetwire")
 
@@ -233,6 +234,10 @@ class GatekeeperThread:
                 poller.poll()
         except zmq.ZMQError:
             self._gatekeeper.close()  # the context has ended, or waits to, and for this
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the socket and its thread are the parent's."""
+        leave_to_parent(self._gatekeeper.socket)
 
     def close(self) -> None:
         """Nobody is let in any more."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -39,11 +40,11 @@ class Awaited(Generic[T]):
 
     async def result(self, timeout: float | None = None, late: str = "") -> T:
         """What it comes to, as `result_of`."""
-        try:
-            async with asyncio.timeout(time_limit(timeout)):
-                await self._done.wait()
-        except TimeoutError:
-            pass  # as always, what counts is whether it is done
+        limit = time_limit(timeout)
+        if not self._future.done():  # in a fork of a loop there is nobody to wake it up
+            with suppress(TimeoutError):  # as always, what counts is whether it is done
+                async with asyncio.timeout(limit):
+                    await self._done.wait()
         return result_now(self._future, timeout, late)
 
 
@@ -61,8 +62,9 @@ class AsyncStartedComponent(LiveComponent):
 
     async def configure(self, config: Any = None, timeout: float | None = DEFAULT_CONFIGURE_TIMEOUT) -> None:
         """Give it a configuration, as `StartedComponent.configure`."""
-        # to send may have to wait for a component that does not read
-        answer = await asyncio.to_thread(self._life.begin_configure, config)
+        begin = self._life.begin_configure
+        # to send may have to wait for a component that does not read, but not for one that has ended
+        answer = begin(config) if self.state is State.ENDED else await asyncio.to_thread(begin, config)
         await Awaited(answer).result(timeout, f"{self} did not answer CONFIGURE")
 
     async def wait(self, timeout: float | None = None) -> Finished:

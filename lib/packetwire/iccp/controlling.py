@@ -9,12 +9,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 from packetwire.core.timelimits import time_limit
-from packetwire.errors import LimitExceeded, LocalProtocolError, RequestTimeout
+from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RequestTimeout
 from packetwire.iccp.life import Finished, Life, State, TimeLimits, anew
 from packetwire.messaging.descriptors import PeerDescriptor
+from packetwire.streams import forking
 
 DEFAULT_CONFIGURE_TIMEOUT: Final = 10.0
 """Seconds for a component to answer CONFIGURE."""
@@ -114,6 +115,16 @@ class Controller:
         self._components: list[StartedComponent] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._forked = False
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the components are the parent's."""
+        if self._forked:
+            return
+        self._forked = True
+        reason = ConnectionEnded(forking.of_parent("this controller"))
+        self._lock = cast(Any, forking.ParentsLock(reason.for_waiter))
 
     def __enter__(self) -> Self:
         return self
@@ -172,6 +183,8 @@ class Controller:
 
     def begin(self, argv: Sequence[str], **options: Any) -> Life:
         """Begin a component's life, for any face."""
+        with self._lock:
+            pass  # in a fork that says so
         life = Life(argv, self.limits, **options)
         with self._lock:
             if self._closed:
@@ -185,6 +198,8 @@ class Controller:
 
     def begin_close(self) -> list[Life]:
         """Start no more, and have those that live end, all at a time; returns these."""
+        if self._forked:
+            return []
         with self._lock:
             self._closed = True
             lives = list(self._lives)

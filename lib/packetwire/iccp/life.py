@@ -38,6 +38,7 @@ from packetwire.iccp.requests import ICCPPacketChannel
 from packetwire.messaging.channel import Channel, Session
 from packetwire.messaging.descriptors import PeerDescriptor
 from packetwire.messaging.packets import PEER
+from packetwire.streams import forking
 from packetwire.streams.process import ProcessStream, child
 
 logger = logging.getLogger("packetwire")
@@ -143,6 +144,14 @@ class Life:
         self._session = self._channel.create_session(PEER)
         self._channel.patience = limits.stop
         self._thread = threading.Thread(target=self._live, name=f"packetwire-component-{self.name}", daemon=True)
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the component is the parent's."""
+        reason = ConnectionEnded(forking.of_parent(str(self)))
+        futures: list[Future[Any]] = [self.ready, self.ended, *self._answers]
+        for future in futures:
+            forking.fail_future(future, reason.for_waiter())
 
     def __str__(self) -> str:
         process = self.process

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from packetwire.connection import PacketConnection
 from packetwire.core.timelimits import time_limit
+from packetwire.errors import ConnectionEnded
 from packetwire.iccp.component import ICCPComponent
 from packetwire.iccp.config import Config
 from packetwire.iccp.messages import Outcome
@@ -24,6 +25,7 @@ from packetwire.iccp.requests import ICCPPacketChannel
 from packetwire.messaging.channel import Channel, Session
 from packetwire.messaging.descriptors import PeerDescriptor
 from packetwire.messaging.protobuf import ProtoMessage
+from packetwire.streams import forking
 from packetwire.streams.open import PacketConnectionRecvSend
 
 logger = logging.getLogger("packetwire")
@@ -51,6 +53,15 @@ class Control:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._waiting: list[Callable[[], object]] = []
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the controller is the parent's. Here it is time to stop."""
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._stop.set()
+        self._waiting = []
+        self.reason = self.reason or ConnectionEnded(forking.of_parent("the connection to the controller"))
 
     @property
     def stopping(self) -> bool:
@@ -194,6 +205,8 @@ class _Run:
 
     def _say_finished(self, outcome: Outcome, details: BaseException | Sequence[str] | None) -> None:
         self._on_stop_component = None  # what it would be told from now on, it has done
+        if self._channel.forked:
+            return  # that is the parent's to say
         msg = self._protocol.finished_msg(outcome, details)
         frames = msg.as_zmsg()
         if len(frames) > MAX_FRAMES or sum(map(len, frames)) > self._protocol.max_message_size:
@@ -243,6 +256,12 @@ class Termination:
         self._has_come = self._raises = self._is_over = self._is_ours = False
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the timer is the parent's."""
+        self._lock = threading.Lock()
+        self._timer = None
 
     def __enter__(self) -> Self:
         in_main_thread = threading.current_thread() is threading.main_thread()

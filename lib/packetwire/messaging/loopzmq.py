@@ -7,6 +7,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from packetwire.aio.loops import guard_loop
 from packetwire.messaging.channel import Session
 from packetwire.messaging.looped import LoopChannel
 from packetwire.messaging.zmq import (
@@ -33,11 +34,17 @@ class LoopZmqChannel(LoopChannel, ZmqChannel):
         self._polled = []
         super().__init__(*args, **kwargs)
 
+    def after_fork(self) -> None:
+        super().after_fork()
+        self._loop = None
+        self._polled = []
+
     def start(self) -> None:
         """Deliver messages in the running loop."""
         if self._loop is not None:
             return
         self._loop = asyncio.get_running_loop()
+        guard_loop(self._loop)
         if self.closed:
             return
         self._polled = self._descriptors()

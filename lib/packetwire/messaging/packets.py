@@ -144,6 +144,8 @@ class PacketChannel(SharedChannel):
 
     def close(self) -> None:
         """Lose the session, if there is one. The connection stays as it is."""
+        if self.forked:
+            return
         with self.lock:
             self.closed = True
             for session in list(self.sessions.values()):

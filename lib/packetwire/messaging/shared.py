@@ -15,13 +15,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Hashable
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 from packetwire.core.timelimits import time_limit
-from packetwire.errors import LimitExceeded, LocalProtocolError
+from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError
 from packetwire.messaging.channel import Channel, Session
 from packetwire.messaging.message import Message, RoutingID, TZMQMessage
 from packetwire.messaging.protocol import Protocol
+from packetwire.streams import forking
 
 logger = logging.getLogger("packetwire")
 
@@ -50,6 +51,18 @@ class SharedChannel(Channel):
         self._reader = NOBODY
         self.closed = False
         self.patience = DEFAULT_PATIENCE
+        self.forked = False
+        """Whether this is a fork of the process that opened it."""
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the channel is the parent's. Whoever uses it here gets a `ConnectionEnded`."""
+        if self.forked:
+            return
+        self.closed = self.forked = True
+        reason = ConnectionEnded(forking.of_parent(f"this {type(self).__name__}"))
+        self.lock = cast(Any, forking.ParentsLock(reason.for_waiter))
+        self._arrival = threading.Condition(self.lock)
 
     def __enter__(self) -> Self:
         return self

@@ -44,7 +44,15 @@ from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.exposure import warn_if_exposed
 from packetwire.zmq.links import Link, Links
 from packetwire.zmq.messages import SLICE, Discarding
-from packetwire.zmq.sockets import OwnedSocket, close_monitored, context_ended, is_ended, open_monitor, owned_socket
+from packetwire.zmq.sockets import (
+    OwnedSocket,
+    close_monitored,
+    context_ended,
+    is_ended,
+    leave_to_parent,
+    open_monitor,
+    owned_socket,
+)
 
 __all__ = ["DealerChannel", "PairChannel", "RouterChannel", "ZmqChannel"]
 
@@ -119,6 +127,7 @@ class ZmqChannel(SharedChannel):
         linger: float = DEFAULT_LINGER,
         spin: float = DEFAULT_SPIN,
     ) -> None:
+        self._opened = False
         super().__init__(protocol, session_type=session_type)
         self.max_unsent = max_unsent
         self.idle_limit = idle_limit
@@ -174,6 +183,16 @@ class ZmqChannel(SharedChannel):
         self._socket.keeper = self._sockets_taken
         if self._monitor is not None:
             self._watch_monitor(self._monitor)
+        self._opened = True
+
+    def after_fork(self) -> None:
+        super().after_fork()
+        if self._opened:
+            leave_to_parent(self._socket, self._monitor)
+            self._disposed = True
+            self._thread = None
+            self._stop = threading.Event()
+            self._stop.set()
 
     def _watch_monitor(self, monitor: OwnedSocket) -> None:
         self._monitor = monitor
@@ -426,10 +445,13 @@ class ZmqChannel(SharedChannel):
                 finally:
                     self._leave_reading()
         finally:
-            with self.lock:
-                self._callers -= 1
+            if not self.forked:
+                with self.lock:
+                    self._callers -= 1
 
     def _leave_reading(self) -> None:
+        if self.forked:
+            return
         with self.lock:
             self._reader = NOBODY
             self._parked = False
@@ -450,6 +472,8 @@ class ZmqChannel(SharedChannel):
             try:
                 self._read_until(lambda: self._callers > 0, None)
             except Exception:
+                if self.forked:
+                    return  # by a handler, and this is the fork
                 logger.exception("%s: reading failed", type(self).__name__)
                 self._stop.wait(STANDBY)
             finally:
@@ -691,6 +715,8 @@ class ZmqChannel(SharedChannel):
 
     def close(self) -> None:
         """Close the socket; sessions that are left are lost. A second call does nothing."""
+        if self.forked:
+            return
         with self.lock:
             if self._disposed:
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
+from packetwire.aio.loops import guard_loop
 from packetwire.riaps.attachments import Address
 from packetwire.riaps.group import DEFAULT_ANSWER_TIMEOUT, Group
 from packetwire.riaps.messages import MTL, BytesLike, GroupMessage
@@ -22,10 +23,11 @@ T = TypeVar("T")
 
 async def finish_in_loop(steps: Steps[T]) -> T:
     """Take all steps, in the running event loop."""
-    loop = asyncio.get_running_loop()
     try:
         while True:
             waiting = next(steps)
+            loop = asyncio.get_running_loop()
+            guard_loop(loop)
             ready = asyncio.Event()
             fd = waiting.fileno()
             loop.add_reader(fd, ready.set)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import ClassVar, Self
 
-from packetwire.errors import PacketwireError
+from packetwire.errors import ConnectionEnded, PacketwireError
 
 _ZMQ_NUMBERS = 156384712
 """Where ZMQ's own error numbers begin."""
@@ -40,3 +40,10 @@ class PortError(PacketwireError):
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
         return type(self), (self.args[0], self.errno)
+
+
+class PortOfParent(PortError, ConnectionEnded):
+    """The port was set up in another process, of which this one is a fork."""
+
+    def __init__(self, message: str, errno: int = errno.ENOTSOCK) -> None:
+        super().__init__(message, errno)

@@ -19,6 +19,7 @@ from packetwire.riaps.errors import PortError
 from packetwire.riaps.messages import MOST_FRAMES, BytesLike, GroupMessage, malformed
 from packetwire.riaps.sockets import PortSocket
 from packetwire.riaps.waiting import Steps, until
+from packetwire.streams import forking
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class Exchange:
         self.malformed = 0
         self._socket = socket
         self._attachment = attachment
+        self.after_fork()
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: another thread may have held the lock."""
         self._counting = threading.Lock()
 
     def try_receive(self) -> GroupMessage | None:

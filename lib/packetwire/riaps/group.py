@@ -53,6 +53,7 @@ from packetwire.riaps.ports import (
 )
 from packetwire.riaps.sockets import DEFAULT_MAX_FRAME, ZmqContext
 from packetwire.riaps.waiting import Steps, finish, until
+from packetwire.streams import forking
 
 logger = logging.getLogger("packetwire")
 
@@ -115,14 +116,20 @@ class Group:
         self._peer_timeout = checked_limit(peer_timeout)
         self._heard: dict[bytes, float] = {}
         self._pending: deque[GroupMessage] = deque()
-        self._reading = threading.RLock()
-        self._asking = threading.Lock()
+        self.after_fork()
+        forking.register(self)
         with ExitStack() as undo:
             for each in self._ports:
                 undo.callback(each.closeSocket)
                 each.setupSocket()
             self.set_members(members)
             undo.pop_all()
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the member is the parent's, and another thread may have held the locks."""
+        self._reading = threading.RLock()
+        self._asking = threading.Lock()
+        self._pending.clear()
 
     @property
     def _ports(self) -> tuple[GroupPort, ...]:

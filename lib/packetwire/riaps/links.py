@@ -16,6 +16,7 @@ import zmq
 
 from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.owned import disown, set_owner
+from packetwire.zmq.sockets import leave_to_parent
 
 ZmqSocket = zmq.Socket[bytes]
 
@@ -42,6 +43,10 @@ class Links:
     def set_owner(self, before_close: Callable[[], None]) -> None:
         """Have that method called before somebody else closes the monitor."""
         set_owner(self._monitor, before_close)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the monitor is the parent's, too."""
+        leave_to_parent(self._monitor)
 
     def fileno(self) -> int:
         """Readable when there is something new."""

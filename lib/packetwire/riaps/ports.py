@@ -114,12 +114,15 @@ class GroupPort:
 
         `owner` is told by its `replaceSocket`, if it has one, when another socket takes the place of this one.
         """
-        self.closeSocket()
+        with self._socket.lock:
+            self.closeSocket()
         self._owner = owner
         return self._attach()
 
     def closeSocket(self) -> None:
         """Close the socket. What was sent has a second to leave; who waits gets a PortError."""
+        if self._socket.forked:
+            return
         with self._socket.lock:
             self._release()
             self._attachment.forget()

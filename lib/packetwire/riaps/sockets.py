@@ -11,18 +11,19 @@ import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import zmq
 
-from packetwire.riaps.errors import PortError
+from packetwire.riaps.errors import PortError, PortOfParent
 from packetwire.riaps.links import Links, ZmqSocket
 from packetwire.riaps.waiting import Waiting
+from packetwire.streams import forking
 from packetwire.streams.fds import check_descriptors_left
 from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.owned import disown, set_owner
 from packetwire.zmq.reading import MessageReader
-from packetwire.zmq.sockets import HEADROOM
+from packetwire.zmq.sockets import HEADROOM, leave_to_parent
 
 ZmqContext = zmq.Context[ZmqSocket]
 
@@ -60,6 +61,22 @@ class PortSocket:
         self._lost = False
         """Whether somebody else has closed the socket."""
         self._waitings: set[Waiting] = set()
+        self.forked = False
+        """Whether this is a fork of the process that the port belongs to."""
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the socket is the parent's, and nothing of ZMQ is used here."""
+        if self.forked:
+            return
+        self.forked = True
+        text = forking.of_parent(self.name)
+        self.lock = cast(Any, forking.ParentsLock(lambda: PortOfParent(text)))
+        leave_to_parent(self._socket)
+        if self._links is not None:
+            self._links.after_fork()
+        self._socket = self._links = self._reader = None
+        self._waitings.clear()
 
     @property
     def raw(self) -> ZmqSocket | None:
@@ -156,6 +173,8 @@ class PortSocket:
             self._waitings.add(waiting)
 
     def end_wait(self, waiting: Waiting) -> None:
+        if self.forked:
+            return
         with self.lock:
             self._waitings.discard(waiting)
 

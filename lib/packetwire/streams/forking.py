@@ -22,7 +22,10 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 FORK_WAIT = 1.0
 """Seconds that a fork waits for other threads to open or close what they are about to."""
@@ -46,6 +49,8 @@ _others: _Registry = weakref.WeakValueDictionary()
 _files: _Registry = weakref.WeakValueDictionary()
 _opening = threading.RLock()
 _held = threading.local()
+_forking_process = 0
+"""The process that forked last: in a fork, its parent."""
 
 
 def opening() -> AbstractContextManager[object]:
@@ -151,10 +156,53 @@ def forget_threads() -> None:
             replace_locks()
 
 
+# for those who let go of more than descriptors
+
+
+def of_parent(what: str) -> str:
+    """In `after_fork`: what is said from then on to whoever uses `what`."""
+    return f"{what} was opened in process {_forking_process}; this is a fork"
+
+
+class ParentsLock:
+    """In a fork, in place of a lock of the parent's: whoever wants it gets the `error` instead."""
+
+    def __init__(self, error: Callable[[], Exception]) -> None:
+        self._error = error
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Never."""
+        raise self._error()
+
+    def release(self) -> None:
+        """For the thread that forked while it held the former lock."""
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+def fail_future(future: Future[Any], error: Exception) -> None:
+    """In the child of a fork: nobody there will say what comes of it.
+
+    Another thread may have held its lock. Its callbacks are not called: they are the user's.
+    """
+    inner: Any = future
+    inner._condition = threading.Condition()
+    inner._done_callbacks.clear()
+    inner._waiters.clear()
+    if not future.done():
+        future.set_exception(error)
+
+
 # the hooks
 
 
 def _before_fork() -> None:
+    global _forking_process
+    _forking_process = os.getpid()
     stack = _held.__dict__.setdefault("stack", [])
     lock = _opening
     stack.append(lock if lock.acquire(timeout=FORK_WAIT) else None)

@@ -229,6 +229,8 @@ class ProcessStream(ByteStream):
     def after_fork(self) -> None:
         """In the child of a fork: the process is the parent's."""
         self._closed = True
+        self._stderr_read = threading.Event()
+        self._stderr_read.set()
         if self._owned:
             cast(Any, self.process)._waitpid_lock = threading.Lock()
             self.process.poll()  # it is no child of ours, which the Popen is to know

@@ -30,6 +30,7 @@ try:
 except ModuleNotFoundError as error:
     raise extra_missing("zmq", error) from error
 
+from packetwire.streams import forking
 from packetwire.streams.bytestream import Buffers, ByteStream
 from packetwire.streams.curve import CurveClient
 from packetwire.streams.pollset import PollSet
@@ -50,7 +51,14 @@ from packetwire.streams.zmqsockets import (
     pieces,
 )
 from packetwire.zmq.links import events_of
-from packetwire.zmq.sockets import OwnedSocket, close_monitored, context_ended, open_monitor, os_error
+from packetwire.zmq.sockets import (
+    OwnedSocket,
+    close_monitored,
+    context_ended,
+    leave_to_parent,
+    open_monitor,
+    os_error,
+)
 
 CONNECT_TIMEOUT = 30.0
 """Seconds for a peer to be there and to shake hands."""
@@ -183,6 +191,16 @@ class _Link:
         sock.keeper = self._sockets_taken
         if monitor is not None:
             monitor.keeper = self._sockets_taken
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the link is the parent's, and nothing of ZMQ is used here."""
+        self._lock = threading.Lock()
+        if not self._is_gone:
+            leave_to_parent(self._socket, self._monitor)
+            self._fault = OSError(errno.ESHUTDOWN, forking.of_parent("this ZMQ stream"))
+        self._is_gone = self._peer_ended = self._we_ended = True
+        self._rest = None
 
     # the end of the context
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 from packetwire.errors import ConnectionEnded, StreamTruncated
+from packetwire.streams import forking
 from packetwire.streams.bytestream import Buffers, ByteStream
 from packetwire.streams.pollset import PollSet
 from packetwire.streams.wakeup import Wakeup
@@ -111,6 +112,16 @@ class Incoming:
         self._is_disposed = False
         self._waiting: WaitingOctets | None = None
 
+    def after_fork(self, error: OSError) -> None:
+        """In the child of a fork: nothing more comes."""
+        self._lock = threading.Lock()
+        self._frames.clear()
+        self._size = 0
+        self._ended = self._is_disposed = True
+        self._is_full = False
+        self._error = error
+        self._socket_fd = None
+
     def wait(self, waiting: WaitingOctets | None) -> None:
         """Nobody reads here yet: what comes is counted there; None: somebody does."""
         if self._waiting is not None:
@@ -122,7 +133,7 @@ class Incoming:
         with self._lock:
             if self._poll_set is None:
                 if self._is_disposed:
-                    raise OSError(errno.EBADF, "the stream is closed")
+                    raise self._error or OSError(errno.EBADF, "the stream is closed")
                 wakeup = Wakeup()
                 try:
                     self._poll_set = PollSet([wakeup.fileno()])
@@ -279,6 +290,11 @@ class Outgoing:
         self._is_shown = False
         self._is_closed = False
 
+    def after_fork(self) -> None:
+        """In the child of a fork: nothing more is sent."""
+        self._lock = threading.Lock()
+        self._is_closed = True
+
     def open(self) -> Wakeup:
         """Have a descriptor from now on. Raises OSError."""
         with self._lock:
@@ -334,6 +350,14 @@ class PeerStream(ByteStream):
         self.is_superseded = False
         self._sender = sender
         super().__init__(self.incoming, self.outgoing, self._let_go)
+        forking.register(self)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the stream is the parent's."""
+        self.incoming.after_fork(OSError(errno.ESHUTDOWN, forking.of_parent("this ZMQ stream")))
+        self.outgoing.after_fork()
+        self.may_send = False
+        self.is_superseded = True
 
     def open(self) -> None:
         """Have the descriptors that it is polled by. Raises OSError, and then it may be tried again."""

@@ -42,6 +42,7 @@ try:
 except ModuleNotFoundError as error:
     raise extra_missing("zmq", error) from error
 
+from packetwire.streams import forking
 from packetwire.streams.bytestream import Buffers
 from packetwire.streams.curve import CurveServer
 from packetwire.streams.wakeup import Wakeup
@@ -74,7 +75,7 @@ from packetwire.streams.zmqsockets import (
 from packetwire.zmq.exposure import warn_if_exposed
 from packetwire.zmq.links import Link, Links, has_hung_up
 from packetwire.zmq.messages import Discarding
-from packetwire.zmq.sockets import close_monitored, context_ended, is_ended, os_error
+from packetwire.zmq.sockets import close_monitored, context_ended, is_ended, leave_to_parent, os_error
 
 logger = logging.getLogger("packetwire")
 
@@ -163,12 +164,14 @@ class ZmqListener:
         self._in_a_row = 0
         self._received_by_favourite = False
         self._closed = False
+        self._is_of_parent = False
         self._accept_wakeup = Wakeup()
         self._wakeup = Wakeup()
         self._postman = threading.Thread(target=self._run, name=f"packetwire-{self.endpoint}", daemon=True)
         for owned in (sock, self._links and self._links.monitor, self._gatekeeper and self._gatekeeper.socket):
             if owned is not None:
                 owned.keeper = self._sockets_taken
+        forking.register(self)
         try:
             self._postman.start()
         except BaseException:
@@ -202,6 +205,22 @@ class ZmqListener:
             listening.detach()
         warn_if_exposed(endpoint, with_curve=curve is not None)
         self.endpoint = sock.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the socket and its streams are the parent's, and nothing of ZMQ is used here."""
+        self._lock = threading.Lock()
+        leave_to_parent(self._socket, self._context)
+        if self._links is not None:
+            leave_to_parent(self._links.monitor)
+        if self._gatekeeper is not None:
+            leave_to_parent(self._gatekeeper.socket)
+        self._is_of_parent = self._closed = True
+        if self._failure is None:
+            self._failure = OSError(errno.ESHUTDOWN, forking.of_parent(self.endpoint))
+        self._favourite = None
+        self._streams.clear()
+        self._waiting.clear()
+        self._waiting_of.clear()
 
     # for the server
 
@@ -381,6 +400,8 @@ class ZmqListener:
         self._wakeup.set()
 
     def released(self, stream: PeerStream) -> None:
+        if self._is_of_parent:
+            return
         with self._lock:
             if self._favourite is stream:
                 self._dismiss_favourite()

@@ -12,6 +12,7 @@ A descriptor of a socket must not be polled any more when the socket is closed: 
 from __future__ import annotations
 
 import errno
+import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,8 +20,10 @@ from typing import Any
 
 import zmq
 
+from packetwire.streams import forking
 from packetwire.streams.fds import check_descriptors_left
 from packetwire.zmq.calls import uninterrupted
+from packetwire.zmq.owned import disown
 
 Keeper = Callable[[], object]
 
@@ -28,6 +31,7 @@ HEADROOM = 16
 """Descriptors that have to be free for a socket: libzmq ends the process if its own threads can have none."""
 
 _ENDED = (int(zmq.ETERM), int(zmq.ENOTSOCK))
+_parents: list[object] = []
 
 
 class OwnedSocket(zmq.Socket[bytes]):
@@ -81,6 +85,31 @@ def close_monitored(sock: OwnedSocket, monitor: OwnedSocket | None, linger: int 
             uninterrupted(sock.monitor, None, 0)
         monitor.let_go(0)
     sock.let_go(linger)
+
+
+def leave_to_parent(*sockets: zmq.Socket[Any] | zmq.Context[Any] | None) -> None:
+    """In the child of a fork: nobody there uses these any more, or is told that they are closed.
+
+    libzmq cannot be used in a fork: what it shares with the parent are the descriptors by which its threads wake
+    each other up. So nothing is closed, not even by the garbage collector.
+    """
+    for socket in sockets:
+        if isinstance(socket, OwnedSocket):
+            socket.keeper = None
+        elif isinstance(socket, zmq.Socket):
+            disown(socket)
+    _parents.extend(sockets)
+
+
+class _ContextInstance:
+    """The lock of `zmq.Context.instance`, by which a fork gets a context of its own."""
+
+    def after_fork(self) -> None:
+        context: Any = zmq.Context
+        context._instance_lock = threading.Lock()
+
+
+_context_instance = forking.register(_ContextInstance())
 
 
 def is_ended(error: BaseException) -> bool:
