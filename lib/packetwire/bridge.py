@@ -391,7 +391,9 @@ def open_end(address: Address, ssl_context: SSLContext | None = None, server_nam
     """Connect. What comes of it passes the end of a direction on, as all of it is ours. Raises OSError."""
     made = connect_to(address, ssl_context=ssl_context, server_name=server_name)()
     if isinstance(address, StdioAddress):
-        return ByteStream(made.reader, _StdioWriter(made.writer), made.close)
+        stream = ByteStream(made.reader, _StdioWriter(made.writer), made.close)
+        stream.leading_octets = made.leading_octets
+        return stream
     if isinstance(made, tuple) and isinstance(made[0], socket.socket):
         return _socket_stream(made[0])
     return open_stream(lambda: made)

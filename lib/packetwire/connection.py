@@ -390,7 +390,7 @@ def pipelined(
 
     If the iteration is left early, the requests under way are cancelled.
     """
-    if window < 1:
+    if not window >= 1:  # nor NaN
         raise LocalProtocolError(f"window must be 1 or more, got {window}")
     return _pipeline(submit, requests, window, timeout, return_exceptions)
 

@@ -230,3 +230,14 @@ def test_another_thread_that_reads_is_told_of(monkeypatch):
         for thread in threading.enumerate():
             if thread.name == "packetwire-stdin":
                 thread.join(20)
+
+
+def test_a_bridge_passes_on_what_was_read_ahead():
+    code = """
+    import sys
+    from packetwire.bridge import Bridge
+    assert sys.stdin.buffer.readline() == b"first\\n"
+    Bridge("stdio:", "exec:cat").run()
+    """
+    done = subprocess.run(python(code), input=b"first\nsecond\n", capture_output=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout) == (0, b"second\n"), done.stderr

@@ -8,10 +8,12 @@ import pytest
 
 from packetwire import (
     AsyncHasPacketConnection,
+    AsyncPacketConnection,
     BaseRequest,
     ConnectionEnded,
     HasPacketConnection,
     LocalProtocolError,
+    PacketConnection,
     RequestFailed,
     RequestTimeout,
     Responder,
@@ -129,3 +131,11 @@ def test_requests_as_classes(ends, return_exceptions):
         assert isinstance(error, RequestFailed)
         assert error.request is requests[1]
         assert error.__notes__ == ["this is about request 1 of the map, counted from 0: Shout"]
+
+
+@pytest.mark.parametrize("window", [0, -1, float("nan")])
+@pytest.mark.parametrize("kind", [PacketConnection, AsyncPacketConnection])
+def test_a_window_that_makes_no_sense(kind, window):
+    conn = kind(lambda: None)
+    with pytest.raises(LocalProtocolError, match=f"window must be 1 or more, got {window}"):
+        conn.map([1], window=window)

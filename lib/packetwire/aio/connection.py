@@ -376,7 +376,7 @@ def pipelined(
     If `decode(request, response)` is given, what it makes of them is yielded. If the iteration is left early, the
     requests under way are cancelled when it is closed.
     """
-    if window < 1:
+    if not window >= 1:  # nor NaN
         raise LocalProtocolError(f"window must be 1 or more, got {window}")
     return _pipeline(conn, submit, requests, window, decode, return_exceptions)
 
