@@ -184,15 +184,16 @@ class PacketConnection(ConnectionFace[Driver]):
             self.trailing_octets = b""
             if self.capture is not None:
                 stream = self.capture.stream(stream, self.name)
+            handler, on_event, trace_log = self._weakly()
             driver = Driver(
                 self._make_engine(),
                 stream,
                 name=self.name,
-                handler=self.request_handler,
+                handler=handler,
                 handlers=self.handlers,
                 inline=self.inline,
-                on_event=self.on_event,
-                trace_log=self.trace_log,
+                on_event=on_event,
+                trace_log=trace_log,
                 error_detail=self.error_detail,
                 max_unsent=self.max_unsent,
                 spin=self.spin,

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from packetwire.core.budget import Budget
-from packetwire.core.channels import Channels, Receiver, RequestHandler
+from packetwire.core.channels import (
+    Channels,
+    PlainHandler,
+    Receiver,
+    RequestHandler,
+    WeakHandler,
+    WeakObserver,
+    bound_to_channel,
+)
 from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, ConnectionEngine
 from packetwire.core.events import Event
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
@@ -44,6 +54,14 @@ class ConnectionDriver(Protocol):
 
     def abort(self, cause: ConnectionEnded) -> None:
         """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
+        ...
+
+    def release(self, cause: ConnectionEnded) -> bool:
+        """Nobody has the connection any more: let go of everything, for that reason. False if that was done.
+
+        It is called by a finalizer, which may have interrupted any step of this driver, in any thread. So it waits
+        for nothing and takes no lock: it only has the work done, at once if that is possible, or soon.
+        """
         ...
 
 
@@ -94,7 +112,11 @@ class ConnectionFace(Generic[DriverT]):
         self.on_event = on_event
         self.close_timeout = seconds_of(close_timeout, "close_timeout")
         self.capture = capture
-        self._channels = Channels(channels)
+        # what drives the connection refers weakly to all that it calls: it is kept here
+        self._channel_handlers = Channels(channels).handlers
+        self._channels = Channels({channel: WeakHandler(each) for channel, each in self._channel_handlers.items()})
+        self._attached: dict[Receiver, Receiver] = {}
+        self._called: tuple[object, ...] = ()
         self.half_close = half_close
         self.trailing_octets = bytes(leading_octets)
         """What came behind the peer's EOF on the last opening: the next user of the stream needs it."""
@@ -109,6 +131,21 @@ class ConnectionFace(Generic[DriverT]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}[{self.name}]{id(self)}"
+
+    def __del__(
+        self,
+        _warn: Callable[..., None] = warnings.warn,
+        _is_finalizing: Callable[[], bool] = sys.is_finalizing,
+        _ended: type[ConnectionEnded] = ConnectionEnded,
+    ) -> None:
+        """Nobody has it any more: if it is open, let go of what it opened, then say so."""
+        driver = self.__dict__.get("_driver")  # none if it was never made, either
+        if driver is None or not self._opens:
+            return
+        self._opens = 0
+        # at the end of Python no thread or loop can do it any more, and the system does
+        if _is_finalizing() or driver.release(_ended(f"{self} was dropped without being closed")):
+            _warn(f"unclosed {self!r}", ResourceWarning, source=self)
 
     @classmethod
     def spawn(
@@ -141,6 +178,18 @@ class ConnectionFace(Generic[DriverT]):
             process_group=process_group,
         )
         return cls(start, name if name is not None else argv[0], **connection)
+
+    def _weakly(
+        self,
+    ) -> tuple[PlainHandler | None, Callable[[Event], object] | None, Callable[..., object] | None]:
+        """The `request_handler`, `on_event` and `trace_log` of one opening, for what must not keep us alive."""
+        handler = None if self.request_handler is None else bound_to_channel(self.request_handler, 0)
+        self._called = handler, self.on_event, self.trace_log
+        return (
+            None if handler is None else WeakHandler(handler),
+            None if self.on_event is None else WeakObserver(self.on_event),
+            None if self.trace_log is None else WeakObserver(self.trace_log),
+        )
 
     def _make_engine(self) -> ConnectionEngine:
         engine = ConnectionEngine(
@@ -175,11 +224,13 @@ class ConnectionFace(Generic[DriverT]):
         """
         if channel == 0 and self.request_handler is not None:
             raise LocalProtocolError("channel 0 is served by the request_handler already")
-        self._channels.attach(channel, receiver)
+        self._attached[self._channels.attach(channel, receiver, weakly=True)] = receiver
 
     def detach(self, channel: int) -> None:
         """Refuse the requests of a channel that was attached, from here on. Nothing if it was not."""
-        self._channels.detach(channel)
+        called = self._channels.detach(channel)
+        if called is not None:
+            self._attached.pop(called, None)
 
     def _open_driver(self) -> DriverT:
         driver = self._driver

@@ -29,7 +29,7 @@ class FaultLog:
         self._name = name
         self._counter = FaultCounter()
         self._summed_up = 0
-        self._warned: set[Any] = set()  # handlers
+        self._warned: set[int] = set()  # ids of handlers, which must not be kept alive
 
     def failed(self, channel: int, tag: int, rq_type: int, error: BaseException) -> None:
         """A request was not done, for `error`."""
@@ -84,11 +84,12 @@ class FaultLog:
         return response_parts(result)
 
     def _warn_of_bool(self, handler: Any, rq_type: int, value: bool) -> None:
-        handler = getattr(handler, "func", handler)  # of a partial
+        while hasattr(handler, "func"):  # of a partial, or what refers to it weakly
+            handler = handler.func
         classes = getattr(getattr(handler, "__self__", None), "conn_rq_class_by_type", {})
         if rq_type in classes:
             handler = classes[rq_type].fulfil
-        key = getattr(handler, "__func__", handler)
+        key = id(getattr(handler, "__func__", handler))
         if key in self._warned:
             return
         self._warned.add(key)

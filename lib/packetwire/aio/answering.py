@@ -18,7 +18,7 @@ from types import CoroutineType
 from typing import Any
 
 from packetwire.aio.workers import Workers
-from packetwire.core.channels import Channels, Receiver, Receiving, RequestHandler, bound_to_channel
+from packetwire.core.channels import Channels, Receiver, Receiving, RequestHandler, WeakHandler, bound_to_channel
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.requests import Outcome, subscribe
@@ -229,13 +229,23 @@ class Answering:
         """
         self._stopping = True
         self._held.clear()
+        self.stop_workers()
+        if tasks := self.cancel():
+            await asyncio.wait(tasks, timeout=STOP_SECONDS)
+
+    def stop_workers(self) -> None:
+        """Begin nothing more in threads. May be called in another thread than the loop's if that does not run."""
         if self._workers is not None:
             self._workers.stop()
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Cancel the handlers that are tasks, and return these."""
+        self._stopping = True
+        self._held.clear()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel("the connection was closed")
-        if tasks:
-            await asyncio.wait(tasks, timeout=STOP_SECONDS)
+        return tasks
 
     # answers
 
@@ -306,6 +316,6 @@ class Answering:
 
 def _is_async(handler: RequestHandler | None) -> bool:
     """Whether calling it makes a coroutine."""
-    while isinstance(handler, partial):
+    while isinstance(handler, partial | WeakHandler):
         handler = handler.func
     return iscoroutinefunction(handler) or iscoroutinefunction(type(handler).__call__)

@@ -49,6 +49,13 @@ class CapturedTransport:
             self._connection.record(Kind.FORTH, buffer)
         return self._inner.write(buffers)
 
+    def let_go(self) -> None:
+        self._connection.record(Kind.FORTH)
+        try:
+            self._inner.let_go()
+        finally:
+            self._connection.over()
+
     async def close(self, trailing: bytes) -> bytes:
         self._connection.record(Kind.FORTH)
         try:

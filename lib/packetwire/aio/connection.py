@@ -139,15 +139,16 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         if self.capture is not None:
             transport = CapturedTransport(transport, self.capture.begin(self.name))
         try:
+            handler, on_event, trace_log = self._weakly()
             driver = Driver(
                 self._make_engine(),
                 transport,
                 name=self.name,
-                handler=self.request_handler,
+                handler=handler,
                 handlers=self.handlers,
                 inline=self.inline,
-                on_event=self.on_event,
-                trace_log=self.trace_log,
+                on_event=on_event,
+                trace_log=trace_log,
                 error_detail=self.error_detail,
                 max_unsent=self.max_unsent,
                 channels=self._channels,
@@ -316,19 +317,9 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         timeout: float | None,
         limit: float,
     ) -> None:
-        why = partial(self._timeout_text, driver, request, rq_type, label, timeout)
+        # not a method of ours: the timer must not keep us alive
+        why = partial(_timeout_text, str(self), driver, request, rq_type, label, timeout)
         request.timer = driver.loop.call_later(limit, driver.time_out, request, why)
-
-    def _timeout_text(
-        self, driver: Driver, request: RequestFuture, rq_type: int, label: str | None, timeout: float | None
-    ) -> str:
-        what = f"request {request.tag}" + (f" ({label})" if label else "")
-        if request.channel:
-            what += f" on channel {request.channel}"
-        partial_octets = driver.engine.partial_octets
-        hint = f"; a packet has begun: {partial_octets[:100]!r}" if partial_octets else ""
-        hint += driver.transport.hint()
-        return f"{self}: no response to {what}, rq_type {rq_type}, within {timeout} s{hint}"
 
     def map(
         self,
@@ -361,6 +352,18 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         driver.take(event)
         responder.when_done(partial(driver.answer, without_payload(event)))
         return responder
+
+
+def _timeout_text(
+    conn: str, driver: Driver, request: RequestFuture, rq_type: int, label: str | None, timeout: float | None
+) -> str:
+    what = f"request {request.tag}" + (f" ({label})" if label else "")
+    if request.channel:
+        what += f" on channel {request.channel}"
+    partial_octets = driver.engine.partial_octets
+    hint = f"; a packet has begun: {partial_octets[:100]!r}" if partial_octets else ""
+    hint += driver.transport.hint()
+    return f"{conn}: no response to {what}, rq_type {rq_type}, within {timeout} s{hint}"
 
 
 def pipelined(

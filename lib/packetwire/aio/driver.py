@@ -34,6 +34,7 @@ from packetwire.core.requests import Outcome
 from packetwire.errors import ConnectionEnded, LimitExceeded, RequestTimeout, ended_by
 from packetwire.streams import forking
 from packetwire.streams.fds import READ_SIZE
+from packetwire.streams.finalizing import leave_to_thread
 from packetwire.threaded.driver import END_GRACE
 from packetwire.threaded.waiter import Response
 
@@ -102,6 +103,8 @@ class Driver:
         self._receivers = channels.receivers
 
         self._torn_down = False
+        self._let_go_of = False  # soon after that
+        self._gone: asyncio.Event | None = None  # for those who wait for it
         self._receiving = False  # what is to be sent leaves when the delivery is done
         self._flush_due = False
         self._writing = False  # the transport waits for room
@@ -177,6 +180,45 @@ class Driver:
         self.end()
         self._fail(cause)
 
+    def release(self, cause: ConnectionEnded) -> bool:
+        """As a finalizer: the loop shall let go of everything. If it does not run, a thread does."""
+        if self.is_gone:
+            return False
+        loop = self.loop
+        if not loop.is_closed() and (loop.is_running() or get_ident() != self.thread):
+            try:
+                loop.call_soon_threadsafe(self._release, cause)
+                return True
+            except RuntimeError:  # it has been closed just now
+                pass
+        self._release_without_loop(cause)
+        return True
+
+    def _release(self, cause: ConnectionEnded) -> None:
+        if not self.is_gone:
+            self.abort(cause)
+            self._closer = self.loop.create_task(self._let_go(), name=f"{self.name}-closer")
+
+    def _release_without_loop(self, cause: ConnectionEnded) -> None:
+        """In the loop's thread, or after its end: nothing else of this runs now."""
+        self._torn_down = True
+        for step in (
+            lambda: self.abort(cause),
+            self.transport.stop,
+            self._answering.cancel,
+            self._tell_gone,
+        ):
+            with suppress(RuntimeError):  # the loop is closed
+                step()
+        leave_to_thread(self._let_go_without_loop, f"{self.name}-closer")
+
+    def _let_go_without_loop(self) -> None:
+        try:
+            self._answering.stop_workers()
+        finally:
+            self.transport.let_go()
+            self._forget()
+
     async def join_receive(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received."""
         try:
@@ -208,7 +250,11 @@ class Driver:
             self.transport.hurry()
             raise
         finally:
-            await self._tear_down()
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        await self._tear_down()
+        with suppress(RuntimeError):  # the loop shuts down, and closes it at this moment
             await self._life.aclose()
 
     async def _end_in_order(self, timeout: float) -> None:
@@ -256,8 +302,11 @@ class Driver:
         return self.engine.send_failure is not None
 
     async def _tear_down(self) -> None:
-        """Let go of everything. A second call does nothing."""
+        """Let go of everything. A second call waits for the first."""
         if self._torn_down:
+            if not (self._let_go_of or self._forked):
+                self._gone = self._gone or asyncio.Event()
+                await self._gone.wait()
             return
         self._torn_down = True
         self._answering.sum_up()
@@ -266,10 +315,21 @@ class Driver:
             self.transport.stop()
             await self._answering.stop()
         finally:
-            self.trailing_octets = await self.transport.close(self.engine.trailing_octets)
-            self.engine.let_go()
-            if self.engine.budget is not None:
-                self.engine.budget.discard(self)
+            try:
+                self.trailing_octets = await self.transport.close(self.engine.trailing_octets)
+            finally:
+                self._forget()
+                self._tell_gone()
+
+    def _tell_gone(self) -> None:
+        self._let_go_of = True
+        if self._gone is not None:
+            self._gone.set()
+
+    def _forget(self) -> None:
+        self.engine.let_go()
+        if self.engine.budget is not None:
+            self.engine.budget.discard(self)
 
     def after_fork(self) -> None:
         """In the child of a fork: the connection, and the loop's selector, belong to the parent."""

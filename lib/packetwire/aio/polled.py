@@ -187,6 +187,9 @@ class PolledTransport:
         self._to_read = self._to_write = None
         self._rest = ()
 
+    def let_go(self) -> None:
+        self._let_go(b"")
+
     async def close(self, trailing: bytes) -> bytes:
         if not self._may_wait:
             return self._let_go(trailing)

@@ -124,6 +124,11 @@ class StreamPairTransport:
     def after_fork(self) -> None:
         self._reading = False  # the rest is asyncio's
 
+    def let_go(self) -> None:
+        if self._owned:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._transport.abort)
+
     async def close(self, trailing: bytes) -> bytes:
         with suppress(Exception):  # a transport that is closed may not know limits any more
             self._transport.set_write_buffer_limits(self._high, self._low)

@@ -95,6 +95,10 @@ class Transport(Protocol):
         """In the child of a fork: forget the loop's selector, which is the parent's, without a change of it."""
         ...
 
+    def let_go(self) -> None:
+        """After `stop`, where no loop runs: let go of the stream, in any thread. It may wait."""
+        ...
+
     async def close(self, trailing: bytes) -> bytes:
         """After `stop`: let go of the stream; returns what it cannot take back of the `trailing` octets."""
         ...

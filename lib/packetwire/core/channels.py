@@ -6,16 +6,17 @@ is attached: it gets all that happens on its channel, in the order of the wire, 
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Protocol, cast
 
-from packetwire.core.engine import check_channel
+from packetwire.core.engine import NOT_DONE, check_channel
 from packetwire.core.events import Event, RequestReceived, ResponseReceived
 from packetwire.core.requests import HandlerResult
-from packetwire.errors import LocalProtocolError
+from packetwire.errors import LocalProtocolError, RequestError
 
 PlainHandler = Callable[[int, int, bytes], HandlerResult]
 """Called with (rq_type, flags, payload)."""
@@ -31,6 +32,65 @@ RequestHandler = PlainHandler | ChannelHandler
 
 Receiver = Callable[[Event], HandlerResult]
 """What it returns for a `RequestReceived` is the answer, as a handler's; for other events it means nothing."""
+
+
+class Weak:
+    """Calls what a connection was given, and does not keep it alive.
+
+    What drives an open connection has nothing else of it: else a connection would never be collected whose handler
+    is a method of the object that has the connection, and nobody could see that it was dropped.
+    """
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function: Callable[[], Callable[..., Any] | None]
+        try:
+            self._function = weakref.ref(function)
+        except TypeError:  # an object of a class with __slots__, say: it is kept
+            self._function = lambda: function
+
+    @property
+    def func(self) -> Any:
+        """What is called; None if that is gone."""
+        return self._function()
+
+
+class WeakHandler(Weak):
+    """Calls a request handler."""
+
+    __slots__ = ()
+
+    def __call__(self, rq_type: int, flags: int, payload: bytes) -> HandlerResult:
+        handler = self._function()
+        if handler is None:
+            raise RequestError(NOT_DONE.decode())
+        return handler(rq_type, flags, payload)
+
+
+class WeakReceiver(Weak):
+    """Calls what is attached to a channel."""
+
+    __slots__ = ()
+
+    def __call__(self, event: Event) -> HandlerResult:
+        receiver = self._function()
+        if receiver is not None:
+            return receiver(event)
+        if isinstance(event, RequestReceived):
+            raise RequestError(NOT_DONE.decode())
+        return None
+
+
+class WeakObserver(Weak):
+    """Calls a function that sees everything and answers nothing."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any) -> None:
+        function = self._function()
+        if function is not None:
+            function(*args)
 
 
 CO_COROUTINE = 0x80
@@ -61,17 +121,23 @@ class Channels:
     def __bool__(self) -> bool:
         return bool(self.handlers or self.receivers)
 
-    def attach(self, channel: int, receiver: Receiver) -> None:
-        """Have `receiver` serve a channel; raises `LocalProtocolError` if that is reserved, or served already."""
+    def attach(self, channel: int, receiver: Receiver, *, weakly: bool = False) -> Receiver:
+        """Have `receiver` serve a channel; raises `LocalProtocolError` if that is reserved, or served already.
+
+        Returns what is called: itself, or a `WeakReceiver`.
+        """
         self._check(channel, receiver, "receiver")
         if getattr(_code_of(receiver), "co_flags", 0) & CO_COROUTINE:
             raise TypeError(f"a receiver is called for one event at a time and cannot be `async def`: {receiver!r}")
-        if channel in self.handlers or self.receivers.setdefault(channel, receiver) is not receiver:
-            raise LocalProtocolError(f"channel {channel} is served already")
+        if channel not in self.handlers:
+            called = self.receivers.setdefault(channel, WeakReceiver(receiver) if weakly else receiver)
+            if (called.func if isinstance(called, WeakReceiver) else called) is receiver:
+                return called
+        raise LocalProtocolError(f"channel {channel} is served already")
 
-    def detach(self, channel: int) -> None:
-        """The requests of a channel are refused from here on; nothing if nobody is attached to it."""
-        self.receivers.pop(channel, None)
+    def detach(self, channel: int) -> Receiver | None:
+        """The requests of a channel are refused from here on; returns what was called, None if nothing was."""
+        return self.receivers.pop(channel, None)
 
     def _check(self, channel: int, served_by: Any, what: str) -> None:
         check_channel(channel)

@@ -22,6 +22,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Container
+from functools import partial
 from threading import get_ident
 
 from packetwire.core.channels import Channels, RequestHandler
@@ -38,6 +39,7 @@ from packetwire.errors import (
 from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.fds import READ_SIZE
+from packetwire.streams.finalizing import leave_to_thread
 from packetwire.streams.wakeup import Wakeup
 from packetwire.threaded.answering import Answering, logger
 from packetwire.threaded.parking import Parked, open_parking
@@ -230,6 +232,21 @@ class Driver:
         """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
         self.end()
         self._fail(cause)
+
+    def release(self, cause: ConnectionEnded) -> bool:
+        """As a finalizer: have a thread let go of everything."""
+        if self._forked:
+            return False
+        try:
+            leave_to_thread(partial(self._let_go, cause), f"{self.name}-closer")
+        except RuntimeError:  # there are no more: a worker does it, when it ends
+            self._close_is_left = self._workers.stopping = True
+            self._parking.wake()
+        return True
+
+    def _let_go(self, cause: ConnectionEnded) -> None:
+        self.abort(cause)
+        self._tear_down()
 
     def join_receive(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received."""
