@@ -177,6 +177,7 @@ class PacketConnection(ConnectionFace[Driver]):
     def _start(self) -> None:
         self._supplied.check()
         stream = open_stream(self.recv_send)
+        self._closing = stream.weaken_close()
         try:
             self._check_half_close(stream.half_closes)
             if not callable(self.recv_send):

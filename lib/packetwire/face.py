@@ -22,6 +22,7 @@ from packetwire.core.events import Event
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
 from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ConnectionEnded, LocalProtocolError
+from packetwire.streams.bytestream import KeptClose
 from packetwire.streams.ownership import SuppliedAtFirst
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class ConnectionFace(Generic[DriverT]):
         self._channels = Channels({channel: WeakHandler(each) for channel, each in self._channel_handlers.items()})
         self._attached: dict[Receiver, Receiver] = {}
         self._called: tuple[object, ...] = ()
+        self._closing: KeptClose | None = None
         self.half_close = half_close
         self.trailing_octets = bytes(leading_octets)
         """What came behind the peer's EOF on the last opening: the next user of the stream needs it."""
@@ -139,7 +141,10 @@ class ConnectionFace(Generic[DriverT]):
         _ended: type[ConnectionEnded] = ConnectionEnded,
     ) -> None:
         """Nobody has it any more: if it is open, let go of what it opened, then say so."""
-        driver = self.__dict__.get("_driver")  # none if it was never made, either
+        kept = self.__dict__
+        if closing := kept.get("_closing"):
+            closing.hand_over()
+        driver = kept.get("_driver")  # none if it was never made, either
         if driver is None or not self._opens:
             return
         self._opens = 0

@@ -390,6 +390,74 @@ def test_a_service(face):
         until(before.is_back)
 
 
+def test_an_object_whose_methods_open_and_close_the_stream(face):
+    """Its method is called to close it, though nobody has the object."""
+    closed = threading.Event()
+    theirs: list[socket.socket] = []
+    before = Before()
+
+    class Owner:
+        conn: Any
+
+        def connect(self) -> Any:
+            self.sock, other = socket.socketpair()
+            theirs.append(other)
+            return self.sock, self.sock, self.close
+
+        def close(self) -> None:
+            self.sock.close()
+            closed.set()
+
+    owner = Owner()
+    owner.conn = face.make(owner.connect, "forgotten")
+    face.do(owner.conn.open)
+    gone = weakref.ref(owner)
+    with resource_warnings() as found:
+        del owner
+        gc.collect()
+    assert gone() is None
+    assert_named(found, "[forgotten]")
+    assert closed.wait(WATCHDOG)
+    theirs.pop().close()
+    until(before.is_back)
+
+
+@pytest.mark.parametrize("forget", [False, True])
+def test_a_handler_that_closes_its_connection(face, forget):
+    """A thread or task does it behind the handler; it calls what closes the stream, also if nobody waits for it."""
+    closed = threading.Event()
+    ours, theirs = socket.socketpair()
+
+    class Owner:
+        conn: Any
+
+        def connect(self) -> Any:
+            return ours, ours, self.close
+
+        def close(self) -> None:
+            ours.close()
+            closed.set()
+
+        def handler(self, rq_type: int, flags: int, payload: bytes) -> Any:
+            return self.conn.close()
+
+    owner = Owner()
+    owner.conn = face.make(owner.connect, "closing", request_handler=owner.handler, handlers=HANDLERS[type(face)])
+    face.do(owner.conn.open)
+    with theirs, resource_warnings() as found:
+        with PacketConnection(theirs, "peer") as peer:
+            result = peer.submit(1)
+            result.join()
+            if forget:
+                del owner
+                gc.collect()
+        assert closed.wait(WATCHDOG)
+    assert not found
+
+
+HANDLERS = {Threaded: 1, Looped: "inline"}
+
+
 def test_a_service_whose_handler_waits_is_kept_until_that_is_done(face):
     """The handler's thread has it."""
     ours, theirs = socket.socketpair()

@@ -18,6 +18,7 @@ from packetwire.aio.belonging import running_loop
 from packetwire.aio.capturing import CapturedTransport
 from packetwire.aio.driver import Driver
 from packetwire.aio.opening import AsyncRecvSend, open_transport
+from packetwire.aio.polled import PolledTransport
 from packetwire.aio.request import RequestFuture
 from packetwire.core.channels import RequestHandler
 from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING
@@ -130,6 +131,8 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         leading = b"" if callable(self.recv_send) else self.trailing_octets
         self._supplied.check()
         transport = await open_transport(self.recv_send, self.name, leading)
+        if isinstance(transport, PolledTransport):
+            self._closing = transport.stream.weaken_close()
         try:
             self._check_half_close(transport.half_closes)
         except LocalProtocolError:

@@ -8,10 +8,13 @@ connection are often of different kinds: two pipes, a socket and a file.
 from __future__ import annotations
 
 import select
+import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from packetwire.errors import ConnectionEnded
+from packetwire.streams.finalizing import leave_to_thread
 
 __all__ = ["ByteStream", "ReadHalf", "WriteHalf"]
 
@@ -140,6 +143,15 @@ class ByteStream:
     def hurry(self) -> None:
         """Someone is impatient: `close` shall wait for nobody."""
 
+    def weaken_close(self) -> KeptClose | None:
+        """Refer weakly to `on_close`: whoever calls this keeps it. None if there is none."""
+        on_close = self._on_close
+        if on_close is None or isinstance(on_close, WeakClose):
+            return None
+        kept = KeptClose(on_close)
+        self._on_close = kept.weak
+        return kept
+
     def close(self) -> None:
         """Close what was opened for this stream, and nothing else. A second call does nothing."""
         on_close, self._on_close = self._on_close, None
@@ -151,6 +163,59 @@ class ByteStream:
             finally:
                 if on_close is not None:
                     on_close()
+
+
+class KeptClose:
+    """What closes a stream, until it is called: it may be a method of an object that has the connection."""
+
+    def __init__(self, on_close: Callable[[], object]) -> None:
+        self.on_close: Callable[[], object] | None = on_close
+        self.weak = WeakClose(self)
+        """What the stream calls."""
+
+    def hand_over(self) -> None:
+        """As a finalizer: nobody keeps it here any more, but it is to be called."""
+        on_close = self.on_close
+        if on_close is not None:
+            self.weak.hold(on_close)
+
+
+class WeakClose:
+    """Calls what a `KeptClose` keeps, once.
+
+    The garbage collector clears weak references first and calls finalizers then. A call that comes in between is
+    made up for by the finalizer.
+    """
+
+    def __init__(self, kept: KeptClose) -> None:
+        self._kept = weakref.ref(kept)
+        self._held: Callable[[], object] | None = None
+        self._due = False
+        self._turn = [None]  # popped in one step, by whoever calls it
+
+    def __call__(self) -> None:
+        self._due = True
+        kept = self._kept()
+        on_close = self._held if kept is None else kept.on_close
+        if on_close is not None:
+            self._call(on_close)
+
+    def hold(self, on_close: Callable[[], object]) -> None:
+        """Call it all the same."""
+        self._held = on_close
+        if self._due:
+            leave_to_thread(partial(self._call, on_close), "packetwire-closer")
+
+    def _call(self, on_close: Callable[[], object]) -> None:
+        try:
+            self._turn.pop()
+        except IndexError:
+            return
+        self._held = None
+        kept = self._kept()
+        if kept is not None:
+            kept.on_close = None
+        on_close()
 
 
 def is_gone(fd: int) -> bool:
