@@ -19,6 +19,8 @@ from packetwire.streams.wakeup import Wakeup
 NOBODY = 0
 _THREAD = -1
 _CLOSED = -2
+JOIN_SECONDS = 5.0
+"""Seconds for the thread that polls, which never blocks, to see that it should end."""
 
 
 class Writing:
@@ -145,9 +147,11 @@ class Writing:
         while not self._stopping:
             poller = select.poll()
             poller.register(wakeup.fileno(), select.POLLIN)
-            if self._leftover:
-                poller.register(self._stream.write_fd, self._stream.write_events)
-            poller.poll()
+            fd = self._stream.write_fd if self._leftover else -1
+            if fd >= 0:
+                poller.register(fd, self._stream.write_events)
+            if fd >= 0 or not self._leftover:  # else the stream has been closed elsewhere: writing says why
+                poller.poll()
             wakeup.clear()
             if self._leftover and not self._stopping:
                 self._leftover = self._try_write(self._leftover)
@@ -178,7 +182,7 @@ class Writing:
             wakeup.set()
             self._started.wait()  # a thread that was not started yet cannot be joined
         if self._thread:
-            self._thread.join()
+            self._thread.join(JOIN_SECONDS)
 
     def after_fork(self, lock: threading.Lock) -> None:
         """In the child of a fork: the thread is the parent's, and so is the stream."""
