@@ -172,11 +172,7 @@ def test_a_decoder_that_fails_is_no_reason_to_show_nothing(
         raise RuntimeError("on\npurpose")
 
     monkeypatch.setitem(dump.DECODERS, "fail", fail)
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        assert main(["dump", str(path), "--decode", "fail", "--type", "7"]) == 0
-    finally:
-        signal.signal(signal.SIGINT, before)
+    assert main(["dump", str(path), "--decode", "fail", "--type", "7"]) == 0
     assert capsys.readouterr().out.count("not decoded: RuntimeError: on\\npurpose") == 2
 
 

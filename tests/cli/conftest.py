@@ -1,0 +1,16 @@
+"""What holds for all tests of the commands."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def what_ctrl_c_does() -> Iterator[None]:
+    """As it was before: a command that has ended ignores Ctrl-C, and some tests run one in this process."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
