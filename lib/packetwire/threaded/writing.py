@@ -19,7 +19,7 @@ from packetwire.streams.wakeup import Wakeup
 NOBODY = 0
 _THREAD = -1
 _CLOSED = -2
-JOIN_SECONDS = 5.0
+_JOIN_SECONDS = 5.0
 """Seconds for the thread that polls, which never blocks, to see that it should end."""
 
 
@@ -182,7 +182,7 @@ class Writing:
             wakeup.set()
             self._started.wait()  # a thread that was not started yet cannot be joined
         if self._thread:
-            self._thread.join(JOIN_SECONDS)
+            self._thread.join(_JOIN_SECONDS)
 
     def after_fork(self, lock: threading.Lock) -> None:
         """In the child of a fork: the thread is the parent's, and so is the stream."""
