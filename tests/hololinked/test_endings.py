@@ -547,6 +547,9 @@ def test_a_broker_that_strangers_can_reach_is_warned_about(
     assert all(f"{address}: whoever reaches this address" in text for text in warned)
 
 
+@pytest.mark.skipif(
+    zmq.pyzmq_version_info()[:2] == (26, 0), reason="its libzmq crashes in whoever makes a long subscription"
+)
 def test_publishing_takes_no_long_frames_in() -> None:
     """To a publisher come only subscriptions: who sends it something longer is disconnected."""
     context: Any = zmq.Context()
@@ -554,9 +557,9 @@ def test_publishing_takes_no_long_frames_in() -> None:
         assert publisher.socket is not None
         assert publisher.socket.maxmsgsize == 65536
         monitor = publisher.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        hostile = context.socket(zmq.XSUB)
+        hostile = context.socket(zmq.SUB)
         hostile.connect(publisher.socket_address)
-        hostile.send(b"\1" + bytes(100_000))
+        hostile.subscribe(bytes(100_000))
         assert monitor.poll(WAIT * 1000)
         publisher.socket.disable_monitor()
         monitor.close(0)

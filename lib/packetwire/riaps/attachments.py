@@ -82,7 +82,7 @@ class Binding:
         To unbind it before would not do: ZMQ then drops what the links, which it ends as well, have not sent.
         """
         endpoint, self._endpoint = self._endpoint, ""
-        if not endpoint:
+        if not endpoint or socket.closed:  # by `Context.destroy`, after which no socket may be made of that context
             return
         with suppress(zmq.ZMQError):  # of a context that was terminated: that has let go of it
             monitor = open_monitor(socket, zmq.EVENT_CLOSED)

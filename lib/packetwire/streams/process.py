@@ -203,13 +203,12 @@ class ProcessStream(ByteStream):
 
     def _end_child(self) -> None:
         """Close its pipes and see it go, with its group; it may have to be terminated."""
-        child = self._exit
-        # one that left by itself was given up then: what it left behind need not keep the end of it back for long
-        patience = min(self._exit_timeout, EXIT_WAIT) if child.look() else self._exit_timeout
         for pipe in (self.process.stdin, self.process.stdout):
             _close_pipe(pipe)
-        deadline = time.monotonic() + patience
-        if child.wait(patience) and child.wait_for_group(deadline - time.monotonic()):
+        child = self._exit
+        deadline = time.monotonic() + self._exit_timeout
+        # what it leaves behind need not keep its end back for long: it is asked to go by SIGTERM soon
+        if child.wait(self._exit_timeout) and child.wait_for_group(min(EXIT_WAIT, deadline - time.monotonic())):
             return
         if stopped := self.hint():
             logger.warning("%s", stopped.removeprefix("; "))
