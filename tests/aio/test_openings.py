@@ -93,6 +93,7 @@ def test_a_callable_is_called_at_each_opening_and_its_close_once(run, way):
                     assert (await conn(1, b"ab"))[2] == b"ba"
                 await peer.close()
                 await peer.open()
+            await peer.close(0)  # nobody is there to answer
 
     run(main)
     assert len(made) == len(closed) == 2
