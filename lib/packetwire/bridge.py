@@ -345,7 +345,12 @@ class _Session:
     def _run(self) -> None:
         try:
             with ExitStack() as opened:
-                self._connect_and_relay(opened)
+                try:
+                    self._connect_and_relay(opened)
+                except (OSError, PacketwireError) as error:
+                    # before the client sees its end: then somebody may stop the bridge
+                    if not self._stopped:
+                        self.failure = error
         except (OSError, PacketwireError) as error:
             if not self._stopped:
                 self.failure = error

@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from connections.certificates import make_certificate
 from packetwire import ConnectionEnded, PacketConnection, StreamTruncated, connect_to, serve
-from packetwire.bridge import Bridge
+from packetwire.bridge import Bridge, _Session
 from packetwire.capture import CaptureDecoder, CaptureWriter
+from packetwire.streams.bytestream import ByteStream
 
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 LIMIT = 30
@@ -401,6 +403,20 @@ def test_a_client_whose_far_end_cannot_be_reached_is_closed(unix: Callable[[str]
     lines = said.splitlines()
     assert len(lines) == 2
     assert all("nobody: No such file or directory" in line for line in lines)
+
+
+def test_a_failure_is_told_though_the_bridge_is_stopped_as_soon_as_the_client_sees_its_end() -> None:
+    class Stream(ByteStream):
+        def __init__(self) -> None:
+            super().__init__(Mock(), Mock(), session.stop)
+
+    def unreachable() -> ByteStream:
+        raise FileNotFoundError("nobody")
+
+    session = _Session("client 1", Stream, unreachable, None, lambda: None, None)
+    session.thread.start()
+    session.thread.join(LIMIT)
+    assert isinstance(session.failure, FileNotFoundError)
 
 
 def test_the_only_connection_that_cannot_be_made(unix: Callable[[str], str]) -> None:

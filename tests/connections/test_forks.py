@@ -348,6 +348,32 @@ def test_a_fork_of_an_event_loop_leaves_the_parents_connections_alone(place, cer
         assert output == b"untouched\n"
 
 
+FORK_WHILE_A_THREAD_CLOSES = """
+import threading
+async def main():
+    conn = await AsyncPacketConnection.spawn(["sleep", "60"], close_timeout=0.01, exit_timeout=60).open()
+    closing = asyncio.create_task(conn.close())
+    while not any(thread.name.endswith("-closer") for thread in threading.enumerate()):
+        await asyncio.sleep(0.01)
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        sys.exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    conn.process.kill()
+    await closing
+asyncio.run(main())
+print("untouched", flush=True)
+"""
+
+
+def test_a_fork_does_not_wait_for_a_thread_that_closes_for_the_parent():
+    with program(FORK_WHILE_A_THREAD_CLOSES) as process:
+        output = process.stdout.read()
+        assert process.wait(30) == 0
+        assert output == b"untouched\n"
+
+
 def in_a_fork(check):
     """Run `check` in a fork; it shall not raise, nor hang."""
     read_fd, write_fd = os.pipe()

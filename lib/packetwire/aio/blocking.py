@@ -90,6 +90,9 @@ class Work(Generic[ResultT]):
         self._lock = threading.Lock()
         if not self._results and self._failure is None:
             self._failure = ConnectionEnded(forking.of_parent(self._name))
+        # a loop that shuts down here waits for its tasks, and these for this
+        with suppress(RuntimeError):  # in a thread beside the loop, which does not go on here
+            self._finish()
 
     def _run(self) -> None:
         try:

@@ -42,6 +42,7 @@ class PolledTransport:
         self._to_write: _Watch | None = None
         self._rest: Buffers = ()
         self._reason: Work[ConnectionEnded | None] | None = None
+        self._forked = False
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -183,6 +184,7 @@ class PolledTransport:
         self.stream.hurry()
 
     def after_fork(self) -> None:
+        self._forked = True
         self._reading = False
         self._to_read = self._to_write = None
         self._rest = ()
@@ -199,6 +201,10 @@ class PolledTransport:
             logger.warning("%s: closed in the loop, in a hurry: %s", self._name, error)
             self.stream.hurry()
             return self._let_go(trailing)
+        except ConnectionEnded:
+            if not self._forked:
+                raise
+            return b""  # the thread that closes it is the parent's
 
     def _let_go(self, trailing: bytes) -> bytes:
         if self._reason is not None:
