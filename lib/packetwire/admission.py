@@ -15,7 +15,15 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeGuard, TypeVar
 
-from packetwire.core.admission import Answer, Occupant, Places, Repetitions, who_gives_way
+from packetwire.core.admission import (
+    Answer,
+    Occupant,
+    Places,
+    Repetitions,
+    is_leaving,
+    longest_silent,
+    who_gives_way,
+)
 from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RemoteProtocolError
 from packetwire.listeners import BACKLOG, Acceptor, Listener
 from packetwire.streams import forking
@@ -29,6 +37,8 @@ EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 LISTENER_BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
 RETRY_SECONDS = 0.05
 """Seconds until somebody who waits for a place asks again, if nobody leaves before."""
+LEAVING_SECONDS = 0.5
+"""Seconds for who was asked to leave to be gone, before the next one is asked."""
 IPV6_PREFIX = 64
 """Bits that make two IPv6 addresses one: whoever has a network has all of its addresses."""
 
@@ -152,7 +162,21 @@ class Admission(Generic[GuestT]):
         if not self._exhausted:
             self._exhausted = True
             logger.error("%s: clients have to wait: %s", self._listener.address, error)
-        self._pause()
+        if self._can_make_room(error):
+            self._ask_again(RETRY_SECONDS)
+        else:
+            self._pause()
+
+    def _can_make_room(self, error: Exception) -> bool:
+        """Whether somebody who has never completed a packet leaves, or may do so soon."""
+        now = time.monotonic()
+        if any(is_leaving(one, now, LEAVING_SECONDS) for one in self._guests):
+            return True
+        leaver = longest_silent(self._guests, now)
+        if leaver is not None:
+            self._ask_to_leave(leaver, f"the system has nothing left for others: {error}")
+            return True
+        return any(one.last_packet is None and one.asked_to_leave is None for one in self._guests)
 
     # who may not come in
 

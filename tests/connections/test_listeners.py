@@ -288,7 +288,7 @@ def test_a_client_waits_a_moment_for_one_that_leaves(
 
 # bad clients
 
-A_REQUEST = bytes(Packet(is_request=True, channel=0, tag=2, flags=0, rq_type=ECHO, payload=b"x" * 16384))
+A_REQUEST = bytes(Packet(is_request=True, channel=0, tag=2, flags=0, rq_type=ECHO + 1, payload=b"x" * 16384))
 
 BAD = {
     "silent": b"",
@@ -488,7 +488,9 @@ def test_with_all_descriptors_used_it_lives_on(path: str) -> None:
             assert process.stdout.readline() == "ready\n"
             with ExitStack() as idle:
                 for _ in range(50):
-                    idle.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+                    sock = idle.enter_context(socket.socket(socket.AF_UNIX))
+                    sock.connect(path)
+                    sock.sendall(A_REQUEST)  # whoever had said nothing would give way
                 assert not is_served(path, timeout=0.05)
             while not is_served(path, timeout=LIMIT):
                 pass  # it still lets go of those that left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -197,6 +198,25 @@ def test_whoever_owes_a_response_stays(face: str, address: str) -> None:
         with raw_client(server.address) as second:
             assert read_all(second) == ENDED
         assert is_open(slow)
+
+
+def test_silent_clients_keep_nobody_out_where_the_system_has_nothing_left(
+    face: str, address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check_descriptors_left(number: int) -> None:
+        if server.connections >= 4:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with serving(face, address, echo, {}) as server, ExitStack() as opened:
+        monkeypatch.setattr("packetwire.admission.check_descriptors_left", check_descriptors_left)
+        idle = opened.enter_context(answered(server.address))
+        silent = [opened.enter_context(raw_client(server.address)) for _ in range(3)]
+        wait_until(lambda: server.connections == 4)
+        for _ in range(3):
+            ask(server.address)
+        assert read_all(silent[0]) == ENDED, "the oldest one gave its place, and was told"
+        assert is_open(idle), "who was served may wait for something, as long as it likes"
+    assert "the system has nothing left for others: [Errno 24]" in caplog.text
 
 
 def test_a_flood_of_silent_clients_does_not_keep_a_new_one_out(face: str, address: str) -> None:

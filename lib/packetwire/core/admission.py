@@ -5,6 +5,9 @@ as long as it likes. When all are taken and somebody new waits, one gives its pl
 completed a packet, the oldest first, but none that has only just come; else the one that has been idle for longest,
 owes no response and is owed none. One at a time leaves, and the next is asked when that one is gone, or hangs. Only
 where all have something to do the new one is turned away, after a while.
+
+Where the system has nothing left for somebody new, descriptors mostly, those that have never completed a packet
+leave as well: they may be what it went to. Nobody else does, as something else of the program may have it.
 """
 
 from __future__ import annotations
@@ -89,16 +92,26 @@ def is_leaving(occupant: Occupant, now: float, patience: float) -> bool:
 
 def who_gives_way(occupants: Collection[OccupantT], now: float) -> OccupantT | None:
     """Who is to give up a place, or None if none of them can be asked for that."""
+    silent = longest_silent(occupants, now)
+    if silent is not None:
+        return silent
     there = [one for one in occupants if one.asked_to_leave is None]
-    silent = [one for one in there if one.last_packet is None and one.is_settled and now - one.came > GRACE]
-    if silent:
-        return min(silent, key=lambda one: one.came)
     idle = [
         (one.last_packet, number)
         for number, one in enumerate(there)
         if one.last_packet is not None and one.is_settled and now - one.last_packet > GRACE
     ]
     return there[min(idle)[1]] if idle else None
+
+
+def longest_silent(occupants: Collection[OccupantT], now: float) -> OccupantT | None:
+    """Who has never completed a packet, and came first of these; None if all have, or have only just come."""
+    silent = [
+        one
+        for one in occupants
+        if one.asked_to_leave is None and one.last_packet is None and one.is_settled and now - one.came > GRACE
+    ]
+    return min(silent, key=lambda one: one.came, default=None)
 
 
 class Repetitions:

@@ -38,6 +38,9 @@ HEARTBEAT_TIMEOUT = 30.0
 """Seconds without a sign of life after which a tcp peer is gone."""
 KEEPALIVE_INTERVAL = 5
 """Seconds between two tries to reach a peer that does not answer, where there are no heartbeats."""
+BACKLOG = 1024
+"""Links that the system makes before ZMQ has taken note of them; ZMQ's own number is less. One too many comes again
+after a second."""
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds for a peer to shake hands, which it has to do again for each connection."""
 
@@ -70,6 +73,7 @@ def make_socket(context: ZmqContext, kind: int, endpoint: str) -> OwnedSocket:
     sock.linger = int(LINGER * 1000)
     sock.sndhwm = sock.rcvhwm = FRAME_LIMIT
     sock.maxmsgsize = MAX_FRAME_SIZE
+    sock.backlog = BACKLOG
     sock.handshake_ivl = int(HANDSHAKE_TIMEOUT * 1000)
     sock.reconnect_ivl = -1
     if "[" in endpoint:
