@@ -23,7 +23,7 @@ from packetwire.core.timelimits import time_limit
 from packetwire.errors import ConnectionEnded, RequestTimeout
 from packetwire.threaded.answering import logger
 from packetwire.threaded.driver import Driver
-from packetwire.threaded.waiter import RESPONSE, DecodeResponse, Waiter, outcome_of
+from packetwire.threaded.waiter import RESPONSE, DecodeResponse, Waiter, ending_of, outcome_of
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -99,6 +99,9 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
     # completion, by the reader of the connection
 
     def deliver(self, response: ResponseReceived) -> None:
+        if not response.ok and (cause := ending_of(response)) is not None:
+            self.fail(cause)
+            return
         self.response = response[RESPONSE]  # type: ignore[assignment]
         self.done = True
         if self.locks:

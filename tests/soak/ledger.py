@@ -16,7 +16,6 @@ from .behaviours import Ask, Response
 CLOSING_TEXTS = (
     b"requests no longer allowed",
     b"the connection was closed before this request was done",
-    b"the peer is ending the connection, this request was not begun",
     b"CancelledError: ",
 )
 """How a request is refused, or given up, by an end that closes; nested calls quote it."""

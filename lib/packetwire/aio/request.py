@@ -10,7 +10,7 @@ import asyncio
 from typing import Any, Protocol
 
 from packetwire.core.events import ResponseReceived
-from packetwire.threaded.waiter import RESPONSE, DecodeResponse, Response
+from packetwire.threaded.waiter import RESPONSE, DecodeResponse, Response, ending_of
 
 
 class Requester(Protocol):
@@ -77,7 +77,9 @@ def deliver(response: ResponseReceived) -> None:
     waiter = response.waiter
     if waiter.done():
         return
-    if type(waiter) is RequestFuture:
+    if not response.ok and (cause := ending_of(response)) is not None:
+        refuse(waiter, cause)
+    elif type(waiter) is RequestFuture:
         waiter.deliver(response)
     else:
         waiter.set_result(response[RESPONSE])

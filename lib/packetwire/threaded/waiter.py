@@ -11,8 +11,9 @@ from _thread import allocate_lock
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from packetwire.core.engine import NOT_BEGUN
 from packetwire.core.events import ResponseReceived
-from packetwire.errors import ConnectionEnded
+from packetwire.errors import ConnectionEnded, PeerClosed
 
 if TYPE_CHECKING:
     from threading import Lock
@@ -39,6 +40,9 @@ class Waiter:
 
     def deliver(self, response: ResponseReceived) -> None:
         """The response came."""
+        if not response.ok and (cause := ending_of(response)) is not None:
+            self.fail(cause)
+            return
         self.response = response[RESPONSE]  # type: ignore[assignment]
         self.done = True
         if self.locks:
@@ -66,6 +70,13 @@ class Waiter:
         if not self.done:
             lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
         return self.done
+
+
+def ending_of(response: ResponseReceived) -> PeerClosed | None:
+    """What a refusal means by which a peer that is about to end says that it does not begin this request."""
+    if response.payload == NOT_BEGUN and not (response.ok or response.flags):
+        return PeerClosed(NOT_BEGUN.decode())
+    return None
 
 
 def outcome_of(waiter: Waiter, decode_response: DecodeResponse | None) -> Response:
