@@ -38,7 +38,9 @@ LISTENER_BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
 RETRY_SECONDS = 0.05
 """Seconds until somebody who waits for a place asks again, if nobody leaves before."""
 LEAVING_SECONDS = 0.5
-"""Seconds for who was asked to leave to be gone, before the next one is asked."""
+"""Seconds for who was asked to leave to be gone, before others are asked."""
+LEAVING_AT_ONCE = 4
+"""Who are asked at a time: one has fewer descriptors than have to be free for another one."""
 IPV6_PREFIX = 64
 """Bits that make two IPv6 addresses one: whoever has a network has all of its addresses."""
 
@@ -170,13 +172,11 @@ class Admission(Generic[GuestT]):
     def _can_make_room(self, error: Exception) -> bool:
         """Whether somebody who has never completed a packet leaves, or may do so soon."""
         now = time.monotonic()
-        if any(is_leaving(one, now, LEAVING_SECONDS) for one in self._guests):
-            return True
-        leaver = longest_silent(self._guests, now)
-        if leaver is not None:
+        leaving = sum(is_leaving(one, now, LEAVING_SECONDS) for one in self._guests)
+        while leaving < LEAVING_AT_ONCE and (leaver := longest_silent(self._guests, now)) is not None:
             self._ask_to_leave(leaver, f"the system has nothing left for others: {error}")
-            return True
-        return any(one.last_packet is None and one.asked_to_leave is None for one in self._guests)
+            leaving += 1
+        return leaving > 0 or any(one.last_packet is None and one.asked_to_leave is None for one in self._guests)
 
     # who may not come in
 

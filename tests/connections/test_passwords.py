@@ -108,7 +108,7 @@ class AtTerminal:
                 stdout=subprocess.PIPE,
                 stderr=other,
                 start_new_session=True,
-                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
                 **settings,
             )
         finally:

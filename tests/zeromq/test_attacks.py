@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from typing import Any
@@ -125,6 +126,25 @@ def test_streams_that_wait_have_no_descriptors(listening: Callable[..., ZmqListe
             assert peer.receive_frame() == (0, b""), "its stream has begun"
         assert len(open_fds()) - before == 2 * 20, "a link has two ends, and both are here"
         for stream in [accepted(listener) for _ in range(21)]:
+            stream.close()
+
+
+def test_who_has_sent_something_is_accepted_before_those_that_say_nothing(
+    listening: Callable[..., ZmqListener], tmp_path: Any
+) -> None:
+    listener = listening(endpoint_of("ipc", tmp_path))
+    with ExitStack() as opened:
+        for name in b"silent", b"silent, too":
+            peer = opened.enter_context(RawPeer(listener.endpoint, identity=name))
+            peer.send(EMPTY)
+            assert peer.receive_frame() == (0, b""), "its stream has begun"
+        peer = opened.enter_context(RawPeer(listener.endpoint, identity=b"asking"))
+        peer.send(EMPTY + frame(b"a request"))
+        while not any(stream.incoming.has_octets for stream in list(listener._waiting)):
+            time.sleep(0.001)
+        streams = [accepted(listener) for _ in range(3)]
+        assert [stream.identity for stream in streams] == [b"asking", b"silent", b"silent, too"]
+        for stream in streams:
             stream.close()
 
 

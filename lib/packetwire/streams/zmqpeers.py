@@ -176,6 +176,11 @@ class Incoming:
         return self._is_full
 
     @property
+    def has_octets(self) -> bool:
+        """Whether there is something to read."""
+        return self._size > 0
+
+    @property
     def is_over(self) -> bool:
         """Nothing more can be read."""
         return self._ended and not self._frames

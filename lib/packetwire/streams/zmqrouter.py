@@ -254,8 +254,13 @@ class ZmqListener:
     def _next_waiting(self) -> PeerStream:
         if self._failure is not None:
             raise OSError(errno.EBADF, f"{self.endpoint}: {self._failure}") from self._failure
+        first = None
         for stream in self._waiting:
-            return stream
+            if stream.incoming.has_octets:  # there may be very many that begin streams and say nothing
+                return stream
+            first = first or stream
+        if first is not None:
+            return first
         self._accept_wakeup.clear()
         raise BlockingIOError(errno.EAGAIN, "nobody waits to be accepted")
 
