@@ -17,7 +17,7 @@ from packetwire import ConnectionEnded, LocalProtocolError, PacketConnection, Pe
 from packetwire.streams.zmq import open_dealer, open_pair
 from packetwire.streams.zmqrouter import ZmqListener
 
-from .conftest import RawDealer, accepted, echo, read_all, readable
+from .conftest import WAIT, RawDealer, accepted, echo, read_all, readable
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -145,6 +145,40 @@ def test_a_link_that_is_lost_ends_the_stream(
                 waiting(timeout=20)
     finally:
         router.close(0)
+
+
+def test_a_link_that_is_lost_before_anything_came(linked_endpoint: str) -> None:
+    router = zmq.Context.instance().socket(zmq.ROUTER)
+    try:
+        router.bind(linked_endpoint)
+        stream = open_dealer(router.getsockopt_string(zmq.LAST_ENDPOINT))
+        try:
+            router.close(0)
+            assert read_all(stream) == b""
+            assert stream.is_cut_off
+        finally:
+            stream.close()
+    finally:
+        router.close(0)
+
+
+def test_what_came_before_the_link_was_lost_is_read(
+    listening: Callable[..., ZmqListener], linked_endpoint: str, sockets: str
+) -> None:
+    listener = listening(linked_endpoint, pair=sockets == "pair-pair")
+    stream = OPEN[sockets](listener.endpoint)
+    try:
+        peer = accepted(listener)
+        for number in range(20):
+            assert peer.try_write([b"%02d" % number]) == 2
+        peer.end_write()
+        peer.close()
+        listener.close()
+        assert stream._link._monitor.poll(WAIT * 1000), "the link is lost"
+        assert read_all(stream) == b"".join(b"%02d" % number for number in range(20))
+        assert not stream.is_cut_off
+    finally:
+        stream.close()
 
 
 def test_nobody_is_there(tmp_path: Path) -> None:

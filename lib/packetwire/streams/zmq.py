@@ -21,6 +21,7 @@ import select
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ConnectionEnded, StreamTruncated, extra_missing
@@ -182,6 +183,7 @@ class _Link:
             raise
         try:
             sock.send(BOUNDARY, NOBLOCK)
+            self._is_lost()  # a monitor's descriptor tells of nothing until all before that was taken
             self._look()
         except BaseException:
             self.to_read.close()
@@ -223,7 +225,10 @@ class _Link:
             self._is_gone = True
             self.to_read.watch_no_sockets()
             self.room.watch_no_sockets()
-            close_monitored(self._socket, self._monitor)
+            with suppress(zmq.ZMQError):  # the context was ended
+                self._is_lost()
+            # what is unsent has nowhere to go then
+            close_monitored(self._socket, self._monitor, 0 if self._lost else None)
 
     def is_taken(self, seconds: float) -> bool:
         """Whether the peer has us for its peer: its first boundary came, which is waited for.
@@ -328,7 +333,7 @@ class _Link:
 
     def _raise_flags(self) -> None:
         """With the lock held, before it is let go."""
-        self.to_read.show(bool(self._events & POLLIN) or self._peer_ended or self._rest is not None)
+        self.to_read.show(bool(self._events & POLLIN) or self._peer_ended or self._lost or self._rest is not None)
         self.room.show(bool(self._events & POLLOUT) or self._peer_ended)
 
     def write(self, buffers: Buffers) -> int:

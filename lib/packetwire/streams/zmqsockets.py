@@ -36,6 +36,9 @@ LINGER = 1.0
 HEARTBEAT_INTERVAL = 10.0
 HEARTBEAT_TIMEOUT = 30.0
 """Seconds without a sign of life after which a tcp peer is gone."""
+NEVER_AGAIN = 1 << 30
+"""Milliseconds until a lost link is made anew: twelve days, when its stream is long over. ZMQ's own never (-1) has
+it throw away what came over the link and is not read yet."""
 KEEPALIVE_INTERVAL = 5
 """Seconds between two tries to reach a peer that does not answer, where there are no heartbeats."""
 BACKLOG = 1024
@@ -75,7 +78,7 @@ def make_socket(context: ZmqContext, kind: int, endpoint: str) -> OwnedSocket:
     sock.maxmsgsize = MAX_FRAME_SIZE
     sock.backlog = BACKLOG
     sock.handshake_ivl = int(HANDSHAKE_TIMEOUT * 1000)
-    sock.reconnect_ivl = -1
+    sock.reconnect_ivl = NEVER_AGAIN
     if "[" in endpoint:
         sock.ipv6 = True
     if endpoint.startswith("tcp:"):
