@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar
 
 from packetwire.core.admission import (
     Answer,
@@ -30,6 +30,13 @@ from packetwire.streams import forking
 from packetwire.streams.credentials import peer_uid
 from packetwire.streams.fds import check_descriptors_left
 from packetwire.streams.zmqpeers import THE_END, PeerStream
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from packetwire.core.budget import Budget
+    from packetwire.face import ConnectionFace
+    from packetwire.streams.bytestream import ByteStream
 
 logger = logging.getLogger("packetwire")
 
@@ -277,6 +284,59 @@ class Admission(Generic[GuestT]):
         reason = None if cause is None else cause.__cause__
         if isinstance(reason, LimitExceeded | RemoteProtocolError):
             self.warn(f"ended {type(reason)}", "%s: its connection was ended: %s", name, cause)
+
+
+ConnectionT = TypeVar("ConnectionT", bound="ConnectionFace[Any]")
+
+
+class ServedClient(Generic[ConnectionT]):
+    """A guest of a server, who has a connection. How that is served is up to the kinds of servers."""
+
+    def __init__(
+        self,
+        stream: socket.socket | ByteStream,
+        ssl_context: SSLContext | None,
+        admission: Admission[Any],
+        budget: Budget,
+    ) -> None:
+        self.failure: BaseException | None = None
+        self.name = name_of(stream)
+        self.origin = origin_of(stream)
+        self.came = time.monotonic()
+        self.asked_to_leave: float | None = None
+        self._admission = admission
+        self._budget = budget
+        self._stream = stream
+        self._ssl_context = ssl_context
+        self._conn: ConnectionT | None = None
+        self._ending = False
+
+    @property
+    def last_packet(self) -> float | None:
+        """When its last packet was complete; None if it has never completed one."""
+        return None if self._conn is None else self._conn._last_packet
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is owed to it, or by it."""
+        return (self._conn is None or self._conn._is_settled) and not has_unread(self._stream)
+
+    def give_way(self, cause: ConnectionEnded) -> None:
+        """End it now for somebody new. From any thread, if its connection may be used there; does not wait."""
+        self.asked_to_leave = time.monotonic()
+        self._ending = True
+        if self._conn is None or not self._conn._abort(cause):
+            if isinstance(self._stream, socket.socket) and self._ssl_context is None:
+                with suppress(OSError):  # it may be gone already
+                    self._stream.send(THE_END, socket.MSG_DONTWAIT)
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        if isinstance(self._stream, socket.socket):
+            with suppress(OSError):  # it may be gone already
+                self._stream.shutdown(socket.SHUT_RDWR)
+        elif isinstance(self._stream, PeerStream):
+            self._stream.hang_up()
 
 
 def name_of(client: Any) -> str:

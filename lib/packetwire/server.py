@@ -33,7 +33,7 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
-from packetwire.admission import Admission, check_places, has_unread, is_exhaustion, name_of, origin_of
+from packetwire.admission import Admission, ServedClient, check_places, is_exhaustion
 from packetwire.connection import PacketConnection
 from packetwire.core.budget import STALL_SECONDS, Budget
 from packetwire.core.timelimits import seconds_of, time_limit
@@ -46,7 +46,7 @@ from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.credentials import checked_uids
 from packetwire.streams.open import PacketConnectionRecvSend
 from packetwire.streams.wakeup import Wakeup
-from packetwire.streams.zmqpeers import THE_END, PeerStream
+from packetwire.streams.zmqpeers import THE_END
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -426,7 +426,7 @@ class Server:
             logger.error("%s: %d services do not return; they are left behind", self.address, len(self._sessions))
 
 
-class _Session:
+class _Session(ServedClient[PacketConnection]):
     """One client: its service, and the thread in which that is made, opened, awaited and closed."""
 
     def __init__(
@@ -439,21 +439,11 @@ class _Session:
         admission: Admission[_Session],
         budget: Budget,
     ) -> None:
-        self.failure: BaseException | None = None
-        self.name = name_of(stream)
-        self.origin = origin_of(stream)
-        self.came = time.monotonic()
-        self.asked_to_leave: float | None = None
-        self._admission = admission
-        self._budget = budget
-        self._stream = stream
+        super().__init__(stream, ssl_context, admission, budget)
         self._factory = factory
         self._address = address
         self._on_over = on_over
-        self._ssl_context = ssl_context
         self._shaking_hands = ssl_context is not None
-        self._conn: PacketConnection | None = None
-        self._ending = False
         self.thread = threading.Thread(target=self._run, name=f"packetwire-{address}-client", daemon=True)
 
     def _run(self) -> None:
@@ -505,26 +495,6 @@ class _Session:
                 self.failure = conn.ended
                 self._admission.ended(self.name, conn.ended)
 
-    @property
-    def last_packet(self) -> float | None:
-        """When its last packet was complete; None if it has never completed one."""
-        return None if self._conn is None else self._conn._last_packet
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing is owed to it, or by it."""
-        return (self._conn is None or self._conn._is_settled) and not has_unread(self._stream)
-
-    def give_way(self, cause: ConnectionEnded) -> None:
-        """End it now for somebody new. From any thread; does not wait."""
-        self.asked_to_leave = time.monotonic()
-        self._ending = True
-        if self._conn is None or not self._conn._abort(cause):
-            if isinstance(self._stream, socket.socket) and self._ssl_context is None:
-                with suppress(OSError):  # it may be gone already
-                    self._stream.send(THE_END, socket.MSG_DONTWAIT)
-            self._shut_down()
-
     def end(self) -> None:
         """Have the client told that this is the end, behind the replies that it is owed. From any thread."""
         self._ending = True  # first: the session looks at it when it has opened the connection
@@ -539,13 +509,6 @@ class _Session:
         while orderly and conn is not None and conn.is_open():
             conn.close(0)
         self._shut_down()
-
-    def _shut_down(self) -> None:
-        if isinstance(self._stream, socket.socket):
-            with suppress(OSError):  # it may be gone already
-                self._stream.shutdown(socket.SHUT_RDWR)
-        elif isinstance(self._stream, PeerStream):
-            self._stream.hang_up()
 
 
 def connection_of(service: Any) -> PacketConnection:

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import get_ident
@@ -29,7 +28,7 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
-from packetwire.admission import Admission, check_places, has_unread, is_exhaustion, name_of, origin_of
+from packetwire.admission import Admission, ServedClient, check_places, is_exhaustion
 from packetwire.aio.belonging import check_loop
 from packetwire.aio.blocking import NoThread, in_thread, to_the_end_in_thread
 from packetwire.aio.connection import AsyncPacketConnection
@@ -57,7 +56,7 @@ from packetwire.server import (
 from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import PacketConnectionRecvSend
-from packetwire.streams.zmqpeers import THE_END, PeerStream
+from packetwire.streams.zmqpeers import THE_END
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -367,7 +366,7 @@ class AsyncServer:
             logger.error("%s: %d services do not return; they are left behind", self.address, len(self._sessions))
 
 
-class _Session:
+class _Session(ServedClient[AsyncPacketConnection]):
     """One client: its service, and the task in which that is made, opened, awaited and closed."""
 
     def __init__(
@@ -379,19 +378,9 @@ class _Session:
         admission: Admission[_Session],
         budget: Budget,
     ) -> None:
-        self.failure: BaseException | None = None
-        self.name = name_of(stream)
-        self.origin = origin_of(stream)
-        self.came = time.monotonic()
-        self.asked_to_leave: float | None = None
-        self._admission = admission
-        self._budget = budget
-        self._stream = stream
+        super().__init__(stream, ssl_context, admission, budget)
         self._factory = factory
         self._address = address
-        self._ssl_context = ssl_context
-        self._conn: AsyncPacketConnection | None = None
-        self._ending = False
         self.cutter: asyncio.Task[None] | None = None
         """What cuts it off, if anything does."""
         self.task = asyncio.get_running_loop().create_task(self._run(), name=f"packetwire-{address}-client")
@@ -446,26 +435,6 @@ class _Session:
                 self.failure = conn.ended
                 self._admission.ended(self.name, conn.ended)
 
-    @property
-    def last_packet(self) -> float | None:
-        """When its last packet was complete; None if it has never completed one."""
-        return None if self._conn is None else self._conn._last_packet
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing is owed to it, or by it."""
-        return (self._conn is None or self._conn._is_settled) and not has_unread(self._stream)
-
-    def give_way(self, cause: ConnectionEnded) -> None:
-        """End it now for somebody new."""
-        self.asked_to_leave = time.monotonic()
-        self._ending = True
-        if self._conn is None or not self._conn._abort(cause):
-            if isinstance(self._stream, socket.socket) and self._ssl_context is None:
-                with suppress(OSError):  # it may be gone already
-                    self._stream.send(THE_END, socket.MSG_DONTWAIT)
-            self._shut_down()
-
     def end(self) -> None:
         """Have the client told that this is the end, behind the replies that it is owed."""
         self._ending = True  # the session looks at it when it has opened the connection
@@ -473,13 +442,6 @@ class _Session:
             _announce_end(self._conn)
         else:
             self._shut_down()  # it shakes hands, which nobody waits for any more
-
-    def _shut_down(self) -> None:
-        if isinstance(self._stream, socket.socket):
-            with suppress(OSError):  # it may be gone already
-                self._stream.shutdown(socket.SHUT_RDWR)
-        elif isinstance(self._stream, PeerStream):
-            self._stream.hang_up()
 
     def cut_off(self) -> None:
         """End it now; what is owed is refused first, which can take a moment."""
