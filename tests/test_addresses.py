@@ -418,7 +418,12 @@ def test_without_another_value_it_is_two_minutes() -> None:
     assert str(TcpAddress("host", 1, 5.0)) == "tcp:host:1"
 
 
-@pytest.mark.parametrize("seconds", [0, 0.5, -1, float("nan"), Decimal("NaN"), float("inf"), 1e7])
+def test_infinity_is_no_user_timeout() -> None:
+    for kind in TcpAddress, TlsAddress:
+        assert kind("host", 1, float("inf")) == kind("host", 1, None)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, -1, float("nan"), Decimal("NaN"), float("-inf"), 1e7])
 def test_a_user_timeout_that_makes_no_sense(seconds: Any) -> None:
     with pytest.raises(LocalProtocolError, match="user_timeout must be from 1 to 1000000 seconds, or None"):
         TcpAddress("host", 1, seconds)

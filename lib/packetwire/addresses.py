@@ -18,6 +18,7 @@ Each kind is one class and one line of `KINDS`.
 from __future__ import annotations
 
 import io
+import math
 import re
 import shlex
 import socket
@@ -263,12 +264,15 @@ class TcpAddress:
     port: int
     user_timeout: float | None = field(default=DEFAULT_USER_TIMEOUT, repr=False)
     """Seconds without an acknowledgement after which the system ends a connection, idle or busy, and so also one
-    whose other end lives but takes nothing for so long; None leaves that to the system. No part of the text."""
+    whose other end lives but takes nothing for so long; None, or infinity, leaves that to the system. It is no part
+    of the text."""
 
     form: ClassVar[str] = "tcp:HOST:PORT"
     scheme: ClassVar[str] = "tcp"
 
     def __post_init__(self) -> None:
+        if _is_infinite(self.user_timeout):
+            object.__setattr__(self, "user_timeout", None)
         if self.user_timeout is not None and not _is_user_timeout(self.user_timeout):
             raise LocalProtocolError(
                 f"user_timeout must be from 1 to {MAX_USER_TIMEOUT:.0f} seconds, or None, got {self.user_timeout!r}"
@@ -340,6 +344,10 @@ class TlsAddress(TcpAddress):
         except BaseException:
             sock.close()
             raise
+
+
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, float) and value == math.inf
 
 
 def _is_user_timeout(value: Any) -> bool:

@@ -9,7 +9,14 @@ import textwrap
 
 import pytest
 
-from packetwire import AsyncPacketConnection, ChildExited, PacketConnection, RequestTimeout, child
+from packetwire import (
+    AsyncPacketConnection,
+    ChildExited,
+    LocalProtocolError,
+    PacketConnection,
+    RequestTimeout,
+    child,
+)
 from packetwire.streams import process as processes
 
 pytestmark = pytest.mark.timeout(60)
@@ -94,6 +101,13 @@ def test_by_default_the_terminal_decides(monkeypatch, terminal, expected):
     for choice in (True, False):
         with PacketConnection.spawn(["cat"], close_timeout=0.1, process_group=choice) as conn:
             assert (os.getpgid(conn.process.pid) == conn.process.pid) is choice
+
+
+@pytest.mark.parametrize(("value", "error"), [("0", TypeError), (0.0, TypeError), (-2, LocalProtocolError)])
+@pytest.mark.parametrize("make", [child, PacketConnection.spawn, AsyncPacketConnection.spawn])
+def test_a_process_group_that_makes_no_sense(make, value, error):
+    with pytest.raises(error, match=f"process_group must be .*the number of a group, got .*{value}"):
+        make(["cat"], process_group=value)
 
 
 @pytest.mark.parametrize("ignored", [True, False], ids=["SIGCHLD ignored", "waited for by another"])

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from packetwire.core.timelimits import seconds_of
-from packetwire.errors import ChildExited, ConnectionEnded, PeerClosed
+from packetwire.errors import ChildExited, ConnectionEnded, LocalProtocolError, PeerClosed
 from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream, ReadHalf, WriteHalf
 from packetwire.streams.exits import REAP_WAIT, ChildExit
@@ -78,6 +78,7 @@ def child(
     if not argv:
         raise ValueError("argv is empty: there is no command to start")
     exit_timeout = seconds_of(exit_timeout, "exit_timeout")
+    _check_group(process_group)
 
     def start() -> ByteStream:
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen
@@ -95,6 +96,16 @@ def child(
         )
 
     return start
+
+
+def _check_group(process_group: Any) -> None:
+    if process_group is not None and not hasattr(process_group, "__index__"):
+        raise TypeError(
+            f"process_group must be True, False, None or the number of a group, got "
+            f"{type(process_group).__name__}: {process_group!r:.100}"
+        )
+    if process_group is not None and process_group < -1:  # which is none, for Popen
+        raise LocalProtocolError(f"process_group must be 0 or the number of a group, got {process_group!r}")
 
 
 def _group_option(process_group: bool | int | None, popen: Mapping[str, Any]) -> dict[str, int]:
