@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from packetwire.core.budget import Budget
-    from packetwire.face import ConnectionFace
     from packetwire.streams.bytestream import ByteStream
 
 logger = logging.getLogger("packetwire")
@@ -286,7 +285,19 @@ class Admission(Generic[GuestT]):
             self.warn(f"ended {type(reason)}", "%s: its connection was ended: %s", name, cause)
 
 
-ConnectionT = TypeVar("ConnectionT", bound="ConnectionFace[Any]")
+class ServedConnection(Protocol):
+    """What has to be known of the connection to a client."""
+
+    @property
+    def _last_packet(self) -> float | None: ...
+
+    @property
+    def _is_settled(self) -> bool: ...
+
+    def _abort(self, cause: ConnectionEnded) -> bool: ...
+
+
+ConnectionT = TypeVar("ConnectionT", bound=ServedConnection)
 
 
 class ServedClient(Generic[ConnectionT]):
