@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
+from packetwire.core.bounds import bound_of
 from packetwire.core.budget import Budget
 from packetwire.core.channels import (
     Channels,
@@ -96,9 +97,6 @@ class ConnectionFace(Generic[DriverT]):
             raise LocalProtocolError(f"handlers must be 1 or more, or 'inline', got {handlers!r}")
         if error_detail not in ERROR_DETAILS:
             raise LocalProtocolError(f"error_detail must be one of {ERROR_DETAILS}, got {error_detail!r}")
-        for what, value in ("max_packet_size", max_packet_size), ("max_outstanding", max_outstanding):
-            if value < 1:
-                raise LocalProtocolError(f"{what} must be 1 or more, got {value!r}")
         self.recv_send = recv_send
         self._supplied = SuppliedAtFirst(recv_send)
         self.name = name
@@ -106,9 +104,9 @@ class ConnectionFace(Generic[DriverT]):
         self.trace_log = trace_log
         self.handlers = handlers
         self.inline = inline
-        self.max_packet_size = max_packet_size
-        self.max_outstanding = max_outstanding
-        self.max_unsent = max_unsent
+        self.max_packet_size = bound_of(max_packet_size, "max_packet_size")
+        self.max_outstanding = bound_of(max_outstanding, "max_outstanding")
+        self.max_unsent = bound_of(max_unsent, "max_unsent", 0)
         self.error_detail = error_detail
         self.on_event = on_event
         self.close_timeout = seconds_of(close_timeout, "close_timeout")
