@@ -172,6 +172,7 @@ def test_a_child_of_another_user_that_cannot_be_ended_is_left_behind(monkeypatch
 
     monkeypatch.setattr(processes, "TERM_WAIT", 0.01)
     monkeypatch.setattr("packetwire.streams.exits.REAP_WAIT", 0.01)
+    monkeypatch.setattr(processes, "REAP_WAIT", 0.01)
     conn = PacketConnection.spawn(["sleep", "30"], exit_timeout=0.01, close_timeout=0.01).open()
     process = conn.process
     with monkeypatch.context() as patch:

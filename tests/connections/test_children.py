@@ -200,8 +200,8 @@ def test_a_child_that_ignores_everything_is_killed():
 
 
 def test_a_grandchild_that_holds_the_pipes_does_not_hide_the_childs_end():
-    # closing sees it go, too, as it is in the child's process group
-    with PacketConnection.spawn(["sh", "-c", "sleep 30 & exit 5"], close_timeout=0.2) as conn:
+    # closing ends it, too
+    with PacketConnection.spawn(["sh", "-c", "sleep 30 & exit 5"], close_timeout=0.2, process_group=True) as conn:
         with pytest.raises(ChildExited, match="status 5"):
             conn(1)
 
