@@ -659,8 +659,10 @@ if pid := os.fork():
 elif kind == "threads":
     def factory(stream):
         return PacketConnection(stream, request_handler=lambda *rq: str(os.getpid()))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # clients are served before this thread goes on
     with serve(listener, factory) as server:
         signal.signal(signal.SIGTERM, lambda *_: server.stop())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         server.wait()
     os._exit(0)
 else:
