@@ -174,7 +174,7 @@ def test_who_waits_is_told_that_there_is_no_leader_any_more(make: Make) -> None:
     sending = Running(qry.sendToLeader, b"mtl", b"question")
     wait_until_it_waits(qry)
     qry.update(None, None)
-    with pytest.raises(PortError, match="there is no leader"):
+    with pytest.raises(PortError, match=r"there is no leader: update\(host, port\) tells who leads"):
         sending.result()
 
 

@@ -401,6 +401,7 @@ class GroupQryPort(GroupPort):
         address = None if host is None or port is None else address_of(host, port)
         with self._socket.use("connect") as socket:
             self._leader.move(socket, address, server_key)
+        self._socket.wake()  # who waits to send, to a leader that there is no more
 
     @property
     def leader(self) -> Address | None:
