@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from packetwire.aio.service import AsyncHasPacketConnection
     from packetwire.connection import DEFAULT_PACKET_GRACE, PacketConnection
     from packetwire.core.events import PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
-    from packetwire.core.packets import Packet, PacketDecoder
+    from packetwire.core.packet import Packet
+    from packetwire.core.packets import PacketDecoder
     from packetwire.core.requests import BaseRequest, Responder
     from packetwire.errors import (
         ChildExited,
@@ -93,7 +94,8 @@ _HOMES = {
     "packetwire.aio.service": ("AsyncHasPacketConnection",),
     "packetwire.connection": ("DEFAULT_PACKET_GRACE", "PacketConnection"),
     "packetwire.core.events": ("PeerEndedRequests", "RequestReceived", "ResponseReceived", "StreamEnded"),
-    "packetwire.core.packets": ("Packet", "PacketDecoder"),
+    "packetwire.core.packet": ("Packet",),
+    "packetwire.core.packets": ("PacketDecoder",),
     "packetwire.core.requests": ("BaseRequest", "Responder"),
     "packetwire.errors": (
         "ChildExited",

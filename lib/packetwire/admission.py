@@ -24,7 +24,8 @@ from packetwire.core.admission import (
     longest_silent,
     who_gives_way,
 )
-from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RemoteProtocolError
+from packetwire.core.settings import check_places as check_places
+from packetwire.errors import ConnectionEnded, LimitExceeded, RemoteProtocolError
 from packetwire.listeners import BACKLOG, Acceptor, Listener
 from packetwire.streams import forking
 from packetwire.streams.credentials import peer_uid
@@ -86,14 +87,6 @@ def _accept_from(listening: Acceptor) -> Client:
     if isinstance(listening, socket.socket):
         return forking.guarded_socket(lambda: listening.accept()[0])
     return listening.accept()[0]
-
-
-def check_places(what: str, value: int | None, *, optional: bool = False) -> None:
-    """Raises `LocalProtocolError` if that is no number of places."""
-    if optional and value is None:
-        return
-    if not isinstance(value, int) or value < 1:
-        raise LocalProtocolError(f"{what} must be 1 or more, got {value!r}")
 
 
 class Admission(Generic[GuestT]):

@@ -33,8 +33,9 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
-from packetwire.admission import Admission, Client, check_places, has_unread, origin_of
+from packetwire.admission import Admission, Client, has_unread, origin_of
 from packetwire.capture import CapturedConnection, CaptureWriter
+from packetwire.core.settings import check_places
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PacketwireError
 from packetwire.listeners import Acceptor, Listener, listen
 from packetwire.relay import Relay

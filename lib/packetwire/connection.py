@@ -16,26 +16,30 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from packetwire.core import settings
 from packetwire.core.channels import RequestHandler
-from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, FIRST_TAG
+from packetwire.core.engine import FIRST_TAG
 from packetwire.core.events import Event, RequestReceived, without_payload
-from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, ERQ_PACKET, BytesLike
+from packetwire.core.packet import EOF_PACKET, ERQ_PACKET
 from packetwire.core.requests import Responder
-from packetwire.core.timelimits import seconds_of, time_limit
-from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout, about_request
-from packetwire.face import (
-    ABANDON_TIMEOUT,
+from packetwire.core.responses import DecodeResponse, Response
+from packetwire.core.settings import (
     DEFAULT_CLOSE_TIMEOUT,
     DEFAULT_HANDLERS,
+    DEFAULT_MAX_OUTSTANDING,
+    DEFAULT_MAX_PACKET_SIZE,
     DEFAULT_MAX_UNSENT,
-    ConnectionFace,
-    request_arguments,
+    DEFAULT_SPIN,
+    Settings,
 )
+from packetwire.core.timelimits import seconds_of, time_limit
+from packetwire.core.varint import BytesLike
+from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout, about_request
+from packetwire.face import ABANDON_TIMEOUT, ConnectionFace, Setting, request_arguments
 from packetwire.streams import forking
 from packetwire.streams.open import PacketConnectionRecvSend, open_stream
 from packetwire.threaded.driver import Driver
-from packetwire.threaded.spinning import DEFAULT_SPIN
-from packetwire.threaded.waiter import DecodeResponse, Response, Waiter, outcome_of
+from packetwire.threaded.waiter import Waiter, outcome_of
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
     from packetwire.capture import CaptureWriter
     from packetwire.result import RequestResult
 
-DEFAULT_PACKET_GRACE = 0.0
+DEFAULT_PACKET_GRACE = settings.DEFAULT_PACKET_GRACE
 """Seconds that a packet waits for company before it leaves: none, what is queued together leaves together."""
 _names = itertools.count(1)
 _RequestResult: type[RequestResult] | None = None
@@ -103,6 +107,9 @@ class PacketConnection(ConnectionFace[Driver]):
     ERQ_Packet = ERQ_PACKET
     """Says that no more requests come in its direction."""
 
+    spin = Setting[float]()
+    packet_grace = Setting[float | None]()
+
     def __init__(
         self,
         recv_send: PacketConnectionRecvSend,
@@ -128,25 +135,25 @@ class PacketConnection(ConnectionFace[Driver]):
         super().__init__(
             recv_send,
             name if name is not None else str(next(_names)),
+            Settings(
+                handlers=handlers,
+                inline=inline,
+                max_packet_size=max_packet_size,
+                max_outstanding=max_outstanding,
+                max_unsent=max_unsent,
+                error_detail=error_detail,
+                close_timeout=close_timeout,
+                half_close=half_close,
+                spin=spin,
+                packet_grace=packet_grace,
+            ),
             request_handler=request_handler,
             trace_log=trace_log,
-            handlers=handlers,
-            inline=inline,
-            max_packet_size=max_packet_size,
-            max_outstanding=max_outstanding,
-            max_unsent=max_unsent,
-            error_detail=error_detail,
             on_event=on_event,
-            close_timeout=close_timeout,
             leading_octets=leading_octets,
             capture=capture,
             channels=channels,
-            half_close=half_close,
         )
-        if not isinstance(spin, int | float) or not spin >= 0:
-            raise LocalProtocolError(f"spin must be 0 or more seconds, got {spin!r}")
-        self.packet_grace = DEFAULT_PACKET_GRACE if packet_grace is None else packet_grace
-        self.spin = spin
         self.after_fork()
         forking.register(self)
 
@@ -191,13 +198,13 @@ class PacketConnection(ConnectionFace[Driver]):
                 stream,
                 name=self.name,
                 handler=handler,
-                handlers=self.handlers,
-                inline=self.inline,
+                handlers=self._settings.handlers,
+                inline=self._settings.inline,
                 on_event=on_event,
                 trace_log=trace_log,
-                error_detail=self.error_detail,
-                max_unsent=self.max_unsent,
-                spin=self.spin,
+                error_detail=self._settings.error_detail,
+                max_unsent=self._settings.max_unsent,
+                spin=self._settings.spin,
                 channels=self._channels,
             )
         except BaseException:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Container, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
 
-from packetwire.core.bounds import bound_of
 from packetwire.core.budget import Budget
 from packetwire.core.channels import (
     Channels,
@@ -18,10 +18,14 @@ from packetwire.core.channels import (
     WeakObserver,
     bound_to_channel,
 )
-from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING, ConnectionEngine
+from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import Event
-from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
-from packetwire.core.timelimits import seconds_of
+from packetwire.core.settings import DEFAULT_CLOSE_TIMEOUT as DEFAULT_CLOSE_TIMEOUT
+from packetwire.core.settings import DEFAULT_HANDLERS as DEFAULT_HANDLERS
+from packetwire.core.settings import DEFAULT_MAX_UNSENT as DEFAULT_MAX_UNSENT
+from packetwire.core.settings import ERROR_DETAILS as ERROR_DETAILS
+from packetwire.core.settings import Settings
+from packetwire.core.varint import BytesLike
 from packetwire.errors import ConnectionEnded, LocalProtocolError
 from packetwire.streams.bytestream import KeptClose
 from packetwire.streams.ownership import SuppliedAtFirst
@@ -29,12 +33,8 @@ from packetwire.streams.ownership import SuppliedAtFirst
 if TYPE_CHECKING:
     from packetwire.capture import CaptureWriter
 
-DEFAULT_HANDLERS = 4
-DEFAULT_CLOSE_TIMEOUT = 5.0
-DEFAULT_MAX_UNSENT = 1 << 20
 ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
-ERROR_DETAILS = ("none", "message", "traceback")
 
 
 class ConnectionDriver(Protocol):
@@ -68,48 +68,65 @@ class ConnectionDriver(Protocol):
 
 
 DriverT = TypeVar("DriverT", bound=ConnectionDriver)
+ValueT = TypeVar("ValueT")
+
+
+class Setting(Generic[ValueT]):
+    """An attribute of a connection that is one of its `Settings`, and is checked as such when it is assigned."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+        self.__doc__ = f"The option `{name}`. What is assigned holds from the next opening on."
+
+    @overload
+    def __get__(self, conn: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, conn: ConnectionFace[Any], owner: type) -> ValueT: ...
+
+    def __get__(self, conn: ConnectionFace[Any] | None, owner: type) -> ValueT | Self:
+        if conn is None:
+            return self
+        value: ValueT = getattr(conn._settings, self._name)
+        return value
+
+    def __set__(self, conn: ConnectionFace[Any], value: ValueT) -> None:
+        changed: dict[str, Any] = {self._name: value}
+        conn._settings = replace(conn._settings, **changed)
 
 
 class ConnectionFace(Generic[DriverT]):
     """A connection that can be opened many times, each time with a driver of its own."""
 
+    handlers = Setting[int | str]()
+    inline = Setting[Container[int] | None]()
+    max_packet_size = Setting[int]()
+    max_outstanding = Setting[int]()
+    max_unsent = Setting[int]()
+    error_detail = Setting[str]()
+    close_timeout = Setting[float]()
+    half_close = Setting[bool]()
+
     def __init__(
         self,
         recv_send: Any,
         name: str,
+        settings: Settings,
         *,
         request_handler: RequestHandler | None = None,
         trace_log: Callable[..., object] | None = None,
-        handlers: int | str = DEFAULT_HANDLERS,
-        inline: Container[int] | None = None,
-        max_packet_size: int = DEFAULT_MAX_PACKET_SIZE,
-        max_outstanding: int = DEFAULT_MAX_OUTSTANDING,
-        max_unsent: int = DEFAULT_MAX_UNSENT,
-        error_detail: str = "message",
         on_event: Callable[[Event], object] | None = None,
-        close_timeout: float = DEFAULT_CLOSE_TIMEOUT,
         leading_octets: bytes = b"",
         capture: CaptureWriter | None = None,
         channels: Mapping[int, RequestHandler] | None = None,
-        half_close: bool = False,
     ) -> None:
-        if handlers != "inline" and not (isinstance(handlers, int) and handlers >= 1):
-            raise LocalProtocolError(f"handlers must be 1 or more, or 'inline', got {handlers!r}")
-        if error_detail not in ERROR_DETAILS:
-            raise LocalProtocolError(f"error_detail must be one of {ERROR_DETAILS}, got {error_detail!r}")
+        self._settings = settings
         self.recv_send = recv_send
         self._supplied = SuppliedAtFirst(recv_send)
         self.name = name
         self.request_handler = request_handler
         self.trace_log = trace_log
-        self.handlers = handlers
-        self.inline = inline
-        self.max_packet_size = bound_of(max_packet_size, "max_packet_size")
-        self.max_outstanding = bound_of(max_outstanding, "max_outstanding")
-        self.max_unsent = bound_of(max_unsent, "max_unsent", 0)
-        self.error_detail = error_detail
         self.on_event = on_event
-        self.close_timeout = seconds_of(close_timeout, "close_timeout")
         self.capture = capture
         # what drives the connection refers weakly to all that it calls: it is kept here
         self._channel_handlers = Channels(channels).handlers
@@ -117,7 +134,6 @@ class ConnectionFace(Generic[DriverT]):
         self._attached: dict[Receiver, Receiver] = {}
         self._called: tuple[object, ...] = ()
         self._closing: KeptClose | None = None
-        self.half_close = half_close
         self.trailing_octets = bytes(leading_octets)
         """What came behind the peer's EOF on the last opening: the next user of the stream needs it."""
         self._driver: DriverT | None = None
@@ -195,11 +211,12 @@ class ConnectionFace(Generic[DriverT]):
         )
 
     def _make_engine(self) -> ConnectionEngine:
+        settings = self._settings
         engine = ConnectionEngine(
             accepts_requests=self.request_handler is not None,
-            max_packet_size=self.max_packet_size,
-            max_outstanding=self.max_outstanding,
-            half_close=self.half_close,
+            max_packet_size=settings.max_packet_size,
+            max_outstanding=settings.max_outstanding,
+            half_close=settings.half_close,
             channels=self._channels,
             observed=self.on_event is not None,
         )

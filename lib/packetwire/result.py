@@ -19,11 +19,12 @@ from cs.fsm import CancellationError, FSMTransitionEvent
 from cs.result import Result
 
 from packetwire.core.events import ResponseReceived
+from packetwire.core.responses import RESPONSE, DecodeResponse, ending_of
 from packetwire.core.timelimits import time_limit
 from packetwire.errors import ConnectionEnded, RequestTimeout
 from packetwire.threaded.answering import logger
 from packetwire.threaded.driver import Driver
-from packetwire.threaded.waiter import RESPONSE, DecodeResponse, Waiter, ending_of, outcome_of
+from packetwire.threaded.waiter import Waiter, outcome_of
 
 if TYPE_CHECKING:
     from typing import TypeAlias

@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,9 +34,12 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
-from packetwire.admission import Admission, ServedClient, check_places, is_exhaustion
+from packetwire.admission import Admission, ServedClient, is_exhaustion
 from packetwire.connection import PacketConnection
 from packetwire.core.budget import STALL_SECONDS, Budget
+from packetwire.core.settings import DEFAULT_DRAIN as DEFAULT_DRAIN
+from packetwire.core.settings import DEFAULT_MAX_CONNECTIONS as DEFAULT_MAX_CONNECTIONS
+from packetwire.core.settings import ServerSettings
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, PeerClosed, ended_by
 from packetwire.listeners import OPEN_SOCKET_MODE, SOCKET_MODE, Acceptor, Listener, check_listenable, listen
@@ -55,10 +59,6 @@ __all__ = ["Server", "serve"]
 
 logger = logging.getLogger("packetwire")
 
-DEFAULT_MAX_CONNECTIONS = 128
-"""Clients at a time. Each takes a handful of descriptors, of which a process usually has 1024."""
-DEFAULT_DRAIN = 5.0
-"""Seconds for what is owed to the clients when the server stops."""
 ABANDON_TIMEOUT = 1.0
 """The same when the block of a `with` was left by an exception."""
 CUT_SECONDS = 2.0
@@ -125,10 +125,12 @@ def serve(
         address = parse_address(address)
     check_listenable(address)
     check_factory(factory)
-    check_places("max_connections", max_connections)
-    check_places("max_per_address", max_per_address, optional=True)
-    check_places("max_memory", max_memory, optional=True)
-    drain_timeout = seconds_of(drain_timeout, "drain_timeout")
+    settings = ServerSettings(
+        max_connections=max_connections,
+        max_per_address=max_per_address,
+        max_memory=max_memory,
+        drain_timeout=drain_timeout,
+    )
     check_context(address, ssl_context)
     uids = users_of(address, allow_uids)
     stdio: ByteStream | None = None
@@ -143,12 +145,9 @@ def serve(
         listener,
         factory,
         stdio,
-        max_connections=max_connections,
-        drain_timeout=drain_timeout,
         ssl_context=ssl_context,
-        max_per_address=max_per_address,
         allow_uids=uids,
-        max_memory=max_memory,
+        **asdict(settings),
     )
 
 

@@ -48,8 +48,10 @@ except ModuleNotFoundError as error:
 
 from packetwire.core.channels import Channels, RequestHandler, bound_to_channel
 from packetwire.core.engine import check_channel, not_served
-from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike, Packet
+from packetwire.core.packet import Packet
 from packetwire.core.requests import Outcome, subscribe
+from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
+from packetwire.core.varint import BytesLike
 from packetwire.error_text import error_text
 from packetwire.faults import FaultLog
 from packetwire.streams import forking

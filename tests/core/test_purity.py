@@ -63,7 +63,7 @@ def imported(path: Path) -> list[tuple[str, bool]]:
 
 def test_there_is_something_to_test() -> None:
     assert {"packetwire.core", "packetwire.core.engine", "packetwire.core.packets"} <= set(MODULES)
-    assert ("collections.abc", False) in imported(CORE / "packets.py")
+    assert ("collections.abc", False) in imported(CORE / "packet.py")
     assert ("cs.binary", True) in imported(CORE / "requests.py")
 
 

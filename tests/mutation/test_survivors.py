@@ -43,5 +43,5 @@ def test_the_names_that_mutmut_gives() -> None:
         == "engine.ConnectionEngine._break"
     )
     assert function_of("packetwire.core.requests.x__completed__mutmut_1") == "requests._completed"
-    assert function_of("packetwire.core.packets.x_check_uint__mutmut_11") == "packets.check_uint"
+    assert function_of("packetwire.core.packet.x_check_uint__mutmut_11") == "packet.check_uint"
     assert str(Change("a.b", "x", "y")) == "a.b\n    - x\n    + y"

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
@@ -22,6 +22,7 @@ from packetwire.core.channels import Channels, Receiver, Receiving, RequestHandl
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.requests import Outcome, subscribe
+from packetwire.core.settings import Settings
 from packetwire.error_text import error_text
 from packetwire.errors import PacketwireError
 from packetwire.faults import FaultLog
@@ -47,11 +48,8 @@ class Answering:
         name: str,
         *,
         handler: RequestHandler | None,
-        handlers: int | str,
-        inline: Container[int] | None,
-        error_detail: str,
+        settings: Settings,
         trace_log: Callable[..., object] | None,
-        max_unsent: int,
         answered: Callable[[], object],
         settled: Callable[[], None],
         channels: Channels,
@@ -62,16 +60,17 @@ class Answering:
         self._channels = channels
         self.attached = Receiving(channels, self._run_receiver)
         """What is attached to channels gets its events by this."""
+        handlers = settings.handlers
         self._all_inline = handlers == "inline" or _is_async(handler)
         # of the other channels, those whose handler runs in the loop
         self._inline_channels = {
             channel for channel, each in channels.handlers.items() if handlers == "inline" or _is_async(each)
         }
-        self._inline = inline
-        self._error_detail = error_detail
+        self._inline = settings.inline
+        self._error_detail = settings.error_detail
         self._faults = FaultLog(name)
         self._trace = trace_log
-        self._max_unsent = max_unsent
+        self._max_unsent = settings.max_unsent
         self._answered = answered
         self._settled = settled
         self._loop = asyncio.get_running_loop()

@@ -21,21 +21,21 @@ from packetwire.aio.opening import AsyncRecvSend, open_transport
 from packetwire.aio.polled import PolledTransport
 from packetwire.aio.request import RequestFuture
 from packetwire.core.channels import RequestHandler
-from packetwire.core.engine import DEFAULT_MAX_OUTSTANDING
 from packetwire.core.events import Event, RequestReceived, without_payload
-from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, BytesLike
 from packetwire.core.requests import Responder
-from packetwire.core.timelimits import seconds_of, time_limit
-from packetwire.errors import ConnectionEnded, LocalProtocolError, about_request
-from packetwire.face import (
-    ABANDON_TIMEOUT,
+from packetwire.core.responses import DecodeResponse, Response
+from packetwire.core.settings import (
     DEFAULT_CLOSE_TIMEOUT,
     DEFAULT_HANDLERS,
+    DEFAULT_MAX_OUTSTANDING,
+    DEFAULT_MAX_PACKET_SIZE,
     DEFAULT_MAX_UNSENT,
-    ConnectionFace,
-    request_arguments,
+    Settings,
 )
-from packetwire.threaded.waiter import DecodeResponse, Response
+from packetwire.core.timelimits import seconds_of, time_limit
+from packetwire.core.varint import BytesLike
+from packetwire.errors import ConnectionEnded, LocalProtocolError, about_request
+from packetwire.face import ABANDON_TIMEOUT, ConnectionFace, request_arguments
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -90,20 +90,22 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         super().__init__(
             recv_send,
             name if name is not None else f"a{next(_names)}",
+            Settings(
+                handlers=handlers,
+                inline=inline,
+                max_packet_size=max_packet_size,
+                max_outstanding=max_outstanding,
+                max_unsent=max_unsent,
+                error_detail=error_detail,
+                close_timeout=close_timeout,
+                half_close=half_close,
+            ),
             request_handler=request_handler,
             trace_log=trace_log,
-            handlers=handlers,
-            inline=inline,
-            max_packet_size=max_packet_size,
-            max_outstanding=max_outstanding,
-            max_unsent=max_unsent,
-            error_detail=error_detail,
             on_event=on_event,
-            close_timeout=close_timeout,
             leading_octets=leading_octets,
             capture=capture,
             channels=channels,
-            half_close=half_close,
         )
         self._opening = asyncio.Lock()  # keeps opening and closing apart
 
@@ -147,13 +149,10 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
                 self._make_engine(),
                 transport,
                 name=self.name,
+                settings=self._settings,
                 handler=handler,
-                handlers=self.handlers,
-                inline=self.inline,
                 on_event=on_event,
                 trace_log=trace_log,
-                error_detail=self.error_detail,
-                max_unsent=self.max_unsent,
                 channels=self._channels,
             )
         except BaseException:

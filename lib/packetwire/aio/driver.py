@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Container, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from threading import get_ident
 
@@ -27,16 +27,17 @@ from packetwire.aio.loops import guard_loop
 from packetwire.aio.request import RequestFuture, deliver, refuse
 from packetwire.aio.transport import Transport
 from packetwire.core.channels import Channels, RequestHandler
-from packetwire.core.engine import NOT_DONE, ConnectionEngine
+from packetwire.core.engine import END_GRACE, NOT_DONE, ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded, event_text
-from packetwire.core.packets import BytesLike, check_payload
+from packetwire.core.packet import check_payload
 from packetwire.core.requests import Outcome
+from packetwire.core.responses import Response
+from packetwire.core.settings import Settings
+from packetwire.core.varint import BytesLike
 from packetwire.errors import ConnectionEnded, LimitExceeded, RequestTimeout, ended_by
 from packetwire.streams import forking
 from packetwire.streams.fds import READ_SIZE
 from packetwire.streams.finalizing import leave_to_thread
-from packetwire.threaded.driver import END_GRACE
-from packetwire.threaded.waiter import Response
 
 logger = logging.getLogger("packetwire")
 
@@ -60,13 +61,10 @@ class Driver:
         transport: Transport,
         *,
         name: str,
+        settings: Settings,
         handler: RequestHandler | None,
-        handlers: int | str,
-        inline: Container[int] | None,
         on_event: Callable[[Event], object] | None,
         trace_log: Callable[..., object] | None,
-        error_detail: str,
-        max_unsent: int,
         channels: Channels,
     ) -> None:
         self.name = name
@@ -75,7 +73,7 @@ class Driver:
         self._on_event = on_event
         self._trace = trace_log
         self._watched = trace_log is not None or on_event is not None
-        self._max_unsent = max_unsent
+        self._max_unsent = settings.max_unsent
         self.trailing_octets = b""
         """What came behind the peer's EOF and could not be given back, after `close`."""
         self.loop = asyncio.get_running_loop()
@@ -90,11 +88,8 @@ class Driver:
             engine,
             name,
             handler=handler,
-            handlers=handlers,
-            inline=inline,
-            error_detail=error_detail,
+            settings=settings,
             trace_log=trace_log,
-            max_unsent=max_unsent,
             answered=self._answered,
             settled=self._settled,
             channels=channels,

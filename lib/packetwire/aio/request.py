@@ -10,7 +10,7 @@ import asyncio
 from typing import Any, Protocol
 
 from packetwire.core.events import ResponseReceived
-from packetwire.threaded.waiter import RESPONSE, DecodeResponse, Response, ending_of
+from packetwire.core.responses import RESPONSE, DecodeResponse, Response, ending_of
 
 
 class Requester(Protocol):

@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import asdict
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -28,13 +29,14 @@ from packetwire.addresses import (
     keep_alive,
     parse_address,
 )
-from packetwire.admission import Admission, ServedClient, check_places, is_exhaustion
+from packetwire.admission import Admission, ServedClient, is_exhaustion
 from packetwire.aio.belonging import check_loop
 from packetwire.aio.blocking import NoThread, in_thread, to_the_end_in_thread
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.aio.loops import guard_loop
 from packetwire.aio.service import AsyncHasPacketConnection
 from packetwire.core.budget import Budget
+from packetwire.core.settings import DEFAULT_DRAIN, DEFAULT_MAX_CONNECTIONS, ServerSettings
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, PeerClosed
 from packetwire.listeners import Acceptor, Listener, check_listenable, listen
@@ -42,8 +44,6 @@ from packetwire.memory import default_max_memory, give_back
 from packetwire.server import (
     ABANDON_TIMEOUT,
     CUT_SECONDS,
-    DEFAULT_DRAIN,
-    DEFAULT_MAX_CONNECTIONS,
     GIVE_BACK_SECONDS,
     LOOK_SECONDS,
     PAUSE_SECONDS,
@@ -95,10 +95,12 @@ async def aserve(
         address = parse_address(address)
     check_listenable(address)
     check_factory(factory)
-    check_places("max_connections", max_connections)
-    check_places("max_per_address", max_per_address, optional=True)
-    check_places("max_memory", max_memory, optional=True)
-    drain_timeout = seconds_of(drain_timeout, "drain_timeout")
+    settings = ServerSettings(
+        max_connections=max_connections,
+        max_per_address=max_per_address,
+        max_memory=max_memory,
+        drain_timeout=drain_timeout,
+    )
     check_context(address, ssl_context)
     uids = users_of(address, allow_uids)
     stdio: ByteStream | None = None
@@ -116,12 +118,9 @@ async def aserve(
         listener,
         factory,
         stdio,
-        max_connections=max_connections,
-        drain_timeout=drain_timeout,
         ssl_context=ssl_context,
-        max_per_address=max_per_address,
         allow_uids=uids,
-        max_memory=max_memory,
+        **asdict(settings),
     )
 
 

@@ -11,9 +11,9 @@ from packetwire.aio.connection import AsyncPacketConnection, pipelined
 from packetwire.aio.opening import AsyncRecvSend
 from packetwire.aio.request import RequestFuture
 from packetwire.core.requests import BaseRequest, HasRequestMap
+from packetwire.core.responses import Response
 from packetwire.core.timelimits import time_limit
 from packetwire.errors import RequestFailed
-from packetwire.threaded.waiter import Response
 
 ResponseT = TypeVar("ResponseT")
 

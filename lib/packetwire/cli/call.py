@@ -21,8 +21,8 @@ from packetwire.cli.named import described, find_service
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
 from packetwire.core.engine import MAX_REQUEST_FLAGS, MAX_RQ_TYPE, check_channel
-from packetwire.core.packets import MAX_UINT
 from packetwire.core.requests import BaseRequest
+from packetwire.core.varint import MAX_UINT
 from packetwire.errors import LocalProtocolError, RequestFailed, RequestTimeout
 from packetwire.service import HasPacketConnection
 

@@ -40,8 +40,8 @@ from packetwire.cli.benchmarks import (
     summary,
 )
 from packetwire.connection import PacketConnection
+from packetwire.core.settings import DEFAULT_HANDLERS
 from packetwire.errors import RequestFailed
-from packetwire.face import DEFAULT_HANDLERS
 
 SERVE, ASK, ASK_ADDRESS = "serve", "ask", "ask-address"
 """What the process is, as its first argument."""

@@ -20,7 +20,9 @@ from typing import NamedTuple
 
 from packetwire.capture import HEADER, CaptureDecoder, CaptureError, Kind, Record
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
-from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, ERQ_PACKET, Packet, PacketDecoder
+from packetwire.core.packet import EOF_PACKET, ERQ_PACKET, Packet
+from packetwire.core.packets import PacketDecoder
+from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.errors import RemoteProtocolError, StreamTruncated
 
 STDIN = "-"

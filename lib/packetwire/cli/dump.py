@@ -18,7 +18,9 @@ from packetwire.cli.display import open_display
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.fbspdump import as_fbsp
 from packetwire.core.engine import MAX_RQ_TYPE
-from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, EOF_PACKET, MAX_UINT
+from packetwire.core.packet import EOF_PACKET
+from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
+from packetwire.core.varint import MAX_UINT
 
 PREVIEW = 32
 """Octets of a payload that are shown in the line of its packet."""

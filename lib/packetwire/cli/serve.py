@@ -16,10 +16,10 @@ from packetwire.cli.failure import EXIT_FAILED, CommandFailed
 from packetwire.cli.named import MakeService, described, find_service
 from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
 from packetwire.cli.tls import add_server_options, server_ssl_context
+from packetwire.core.settings import DEFAULT_DRAIN, DEFAULT_HANDLERS, DEFAULT_MAX_CONNECTIONS, ERROR_DETAILS
 from packetwire.errors import PacketwireError
-from packetwire.face import DEFAULT_HANDLERS, ERROR_DETAILS
 from packetwire.listeners import check_listenable
-from packetwire.server import DEFAULT_DRAIN, DEFAULT_MAX_CONNECTIONS, Server, connection_of, serve
+from packetwire.server import Server, connection_of, serve
 
 SERVER_ENDED = 0
 """An octet that is no signal's number."""

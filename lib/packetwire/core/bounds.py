@@ -13,6 +13,8 @@ def bound_of(value: Any, name: str, least: int = 1) -> int:
 
     Raises TypeError for what is no number, `LocalProtocolError` for one that cannot be the bound.
     """
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got bool: {value!r}")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, float):  # a fraction, an infinity, NaN

@@ -16,25 +16,23 @@ from typing import Any
 
 from packetwire.core.budget import Budget
 from packetwire.core.events import Event, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
-from packetwire.core.packets import (
-    DEFAULT_MAX_PACKET_SIZE,
+from packetwire.core.packet import (
     EOF_PACKET,
     ERQ_PACKET,
     FLAG_REQUEST,
     MAX_HEAD_OCTETS,
-    MAX_UINT,
-    MAX_VARINT_OCTETS,
-    BytesLike,
     Packet,
-    PacketDecoder,
     check_payload,
     check_uint,
-    decode_varint,
     head_tail,
     packet_head,
 )
+from packetwire.core.packets import PacketDecoder
 from packetwire.core.refusals import refuse
+from packetwire.core.settings import DEFAULT_MAX_OUTSTANDING as DEFAULT_MAX_OUTSTANDING
+from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.state import TRANSITIONS, Act, Half
+from packetwire.core.varint import MAX_UINT, MAX_VARINT_OCTETS, BytesLike, decode_varint
 from packetwire.errors import (
     ChildExited,
     ConnectionEnded,
@@ -50,7 +48,6 @@ from packetwire.errors import (
 FIRST_TAG = 2
 FIRST_CHANNEL = 16
 """Below it 0 is for the application, and the others are reserved."""
-DEFAULT_MAX_OUTSTANDING = 1024
 DEFAULT_MAX_INBOUND = 65_536
 DEFAULT_MAX_INBOUND_OCTETS = 256 << 20
 DEFAULT_MAX_REFUSALS = 10_000
@@ -61,6 +58,9 @@ MAX_RQ_TYPE = MAX_UINT - 1
 
 MAX_FIELDS = MAX_HEAD_OCTETS - MAX_VARINT_OCTETS
 """Octets of a packet that are neither its length field nor payload, at most; mostly there are 3 or 4."""
+
+END_GRACE = 1.0
+"""Seconds for the stream to end by itself, and so say why, after a write failed or a child exited."""
 
 JOIN_LIMIT = 16384
 """Up to this size a payload is copied behind its head; above, both are sent as they are."""

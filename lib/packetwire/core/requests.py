@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from packetwire.core.engine import MAX_RESPONSE_FLAGS
 from packetwire.core.faults import caused_by_peer
-from packetwire.core.packets import BytesLike
+from packetwire.core.varint import BytesLike
 from packetwire.errors import LocalProtocolError, RequestError
 
 ResponseT = TypeVar("ResponseT")

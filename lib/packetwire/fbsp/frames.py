@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from packetwire.core.packets import BytesLike
+from packetwire.core.varint import BytesLike
 
 Frame = BytesLike | str
 

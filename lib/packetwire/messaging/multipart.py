@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from packetwire.core.packets import decode_varint, encode_varint
+from packetwire.core.varint import decode_varint, encode_varint
 from packetwire.errors import RemoteProtocolError
 
 LONG: Final = 128

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
+from packetwire.core.packet import EOF_PACKET, ERQ_PACKET
 from packetwire.errors import ConnectionEnded, StreamTruncated
 from packetwire.streams import forking
 from packetwire.streams.bytestream import Buffers, ByteStream

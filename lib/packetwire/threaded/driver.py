@@ -26,10 +26,10 @@ from functools import partial
 from threading import get_ident
 
 from packetwire.core.channels import Channels, RequestHandler
-from packetwire.core.engine import NOT_DONE, ConnectionEngine
+from packetwire.core.engine import END_GRACE, NOT_DONE, ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded, event_text
-from packetwire.core.packets import BytesLike
 from packetwire.core.requests import Outcome
+from packetwire.core.varint import BytesLike
 from packetwire.errors import (
     ConnectionEnded,
     LocalProtocolError,
@@ -56,8 +56,6 @@ the peer to work on them meanwhile."""
 WATCH = 0.001
 """Seconds between two looks."""
 WATCH_PATIENCE = 4
-END_GRACE = 1.0
-"""Seconds for the stream to end by itself, and so say why, after a write failed or a child exited."""
 
 _CLOSED = -2
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-DEFAULT_SPIN = 50e-6
-"""Seconds: some more than a peer on the same machine takes for a small request."""
+from packetwire.core.settings import DEFAULT_SPIN as DEFAULT_SPIN
+
 SPIN_PATIENCE = 4
 """Times in a row that it may be in vain."""
 SPIN_PROBE = 64

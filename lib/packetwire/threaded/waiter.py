@@ -8,25 +8,17 @@ adds its lock and then looks at `done`; so one of them always sees the other.
 from __future__ import annotations
 
 from _thread import allocate_lock
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from packetwire.core.engine import NOT_BEGUN
 from packetwire.core.events import ResponseReceived
-from packetwire.errors import ConnectionEnded, PeerClosed
+from packetwire.core.responses import RESPONSE as RESPONSE
+from packetwire.core.responses import DecodeResponse as DecodeResponse
+from packetwire.core.responses import Response as Response
+from packetwire.core.responses import ending_of as ending_of
+from packetwire.errors import ConnectionEnded
 
 if TYPE_CHECKING:
     from threading import Lock
-
-DecodeResponse = Callable[[int, bytes], Any]
-"""Makes the payload of an "ok" response from (flags, payload)."""
-
-Response = tuple[bool, int, Any]
-"""(ok, flags, payload)"""
-
-RESPONSE = slice(2, 5)
-"""The fields of a `ResponseReceived` that make a `Response`. The event itself is not kept: it refers to its
-waiter, so a large payload would stay until the garbage collector comes."""
 
 
 class Waiter:
@@ -70,13 +62,6 @@ class Waiter:
         if not self.done:
             lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
         return self.done
-
-
-def ending_of(response: ResponseReceived) -> PeerClosed | None:
-    """What a refusal means by which a peer that is about to end says that it does not begin this request."""
-    if response.payload == NOT_BEGUN and not (response.ok or response.flags):
-        return PeerClosed(NOT_BEGUN.decode())
-    return None
 
 
 def outcome_of(waiter: Waiter, decode_response: DecodeResponse | None) -> Response:
