@@ -53,6 +53,24 @@ def imported(path: Path) -> Iterator[str]:
                 yield node.module
 
 
+MODULES = {
+    ".".join(("packetwire", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in SOURCES
+}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Our modules that a source imports anywhere, also for its types only."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found |= submodules or {str(node.module)}
+    return found & MODULES.keys()
+
+
 def layers_used() -> dict[int, set[int]]:
     """The layers above it from which each layer imports, by their numbers."""
     used: dict[int, set[int]] = {number: set() for number in range(len(LAYERS))}

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import re
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from .layers import DESIGN, LAYER_OF, LAYERS, PACKAGE, SOURCES, code_words, imported, part_of
+from .layers import (
+    DESIGN,
+    LAYER_OF,
+    LAYERS,
+    MODULES,
+    PACKAGE,
+    SOURCES,
+    code_words,
+    imported,
+    modules_imported,
+    part_of,
+)
 from .pages import tables
 
 ELSEWHERE = {name: set(code_words(elsewhere)) for name, _, _, elsewhere in LAYERS}
@@ -27,11 +39,19 @@ def test_imports_go_one_way(path: Path) -> None:
             assert LAYER_OF[rest.partition(".")[0]] <= own, name
 
 
+def test_no_module_is_imported_by_what_it_imports() -> None:
+    """Not for types either, and over any number of others."""
+    graph = {name: modules_imported(path) for name, path in MODULES.items()}
+    assert "packetwire.core.varint" in graph["packetwire.core.packet"]
+    assert "packetwire.streams.forking" in graph["packetwire.connection"]
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)  # a circle raises CycleError
+
+
 def test_there_are_imports_to_find() -> None:
     found = set(imported(PACKAGE / "connection.py"))
     assert {"packetwire.core.engine", "packetwire.threaded.driver", "packetwire.result"} <= found
     assert "packetwire.streams.process" in set(imported(PACKAGE / "face.py")), "also inside functions"
-    assert "cs.buffer" in set(imported(PACKAGE / "core" / "packets.py"))
+    assert "cs.buffer" in set(imported(PACKAGE / "core" / "packet.py"))
 
 
 def test_what_comes_from_elsewhere() -> None:

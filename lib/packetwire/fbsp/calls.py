@@ -28,10 +28,11 @@ from packetwire.fbsp.messages import (
     WelcomeMessage,
 )
 from packetwire.fbsp.session import FBSPSession
-from packetwire.messaging.channel import Channel, Session
+from packetwire.messaging.channel import Channel
 from packetwire.messaging.descriptors import AgentDescriptor, ButlerInterface, PeerDescriptor
 from packetwire.messaging.errors import ClientError, ServiceError
 from packetwire.messaging.message import Message
+from packetwire.messaging.session import Session
 from packetwire.messaging.shared import SharedChannel
 
 DEFAULT_CONNECT_TIMEOUT: Final = 10.0

@@ -31,12 +31,13 @@ from packetwire.fbsp.messages import (
 from packetwire.fbsp.protocol import _FBSP, DEFAULT_MAX_MESSAGE_SIZE
 from packetwire.fbsp.refusals import violation
 from packetwire.fbsp.session import FBSPSession, PendingRequest
-from packetwire.messaging.channel import Channel, Session
+from packetwire.messaging.channel import Channel
 from packetwire.messaging.descriptors import AgentDescriptor, ButlerInterface, PeerDescriptor
 from packetwire.messaging.errors import ServiceError
 from packetwire.messaging.events import eventsocket
 from packetwire.messaging.message import Message, Token
 from packetwire.messaging.sentinels import INVALID
+from packetwire.messaging.session import Session
 
 logger = logging.getLogger("packetwire")
 

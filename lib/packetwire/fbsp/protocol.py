@@ -19,10 +19,10 @@ from packetwire.fbsp.lifecycle import TRANSITIONS, Phase, act_of
 from packetwire.fbsp.messages import MESSAGE_MAP, NO_TOKEN, APIMessage, DataMessage, FBSPMessage, header_refusal
 from packetwire.fbsp.refusals import refuse, type_of
 from packetwire.fbsp.session import FBSPSession, PendingRequest
-from packetwire.messaging.channel import Session
 from packetwire.messaging.errors import InvalidMessageError
 from packetwire.messaging.message import Message, Token, TZMQMessage, msg_bytes
 from packetwire.messaging.protocol import MessageHandler, Protocol
+from packetwire.messaging.session import Session
 
 DEFAULT_MAX_MESSAGE_SIZE: Final = 50 << 20
 """Octets of all frames of a message."""

@@ -27,10 +27,10 @@ from packetwire.fbsp.lifecycle import DROPPED, LIVE
 from packetwire.fbsp.messages import FBSPMessage, WelcomeMessage
 from packetwire.fbsp.protocol import _FBSP
 from packetwire.fbsp.session import FBSPSession
-from packetwire.messaging.channel import Session
 from packetwire.messaging.message import Message, RoutingID, TZMQMessage
 from packetwire.messaging.multipart import split_frames
 from packetwire.messaging.packets import PEER, MessageRequest, PacketChannel
+from packetwire.messaging.session import Session
 
 _HEADER = struct.Struct(HEADER_FMT_FULL)
 _CODEC = _FBSP()

@@ -31,11 +31,12 @@ from packetwire.fbsp.messages import (
 from packetwire.fbsp.protocol import _FBSP, DEFAULT_MAX_MESSAGE_SIZE, next_phase
 from packetwire.fbsp.refusals import violation
 from packetwire.fbsp.session import FBSPSession, PendingRequest
-from packetwire.messaging.channel import Channel, Session
+from packetwire.messaging.channel import Channel
 from packetwire.messaging.descriptors import ButlerInterface, PeerDescriptor, ServiceDescriptor
 from packetwire.messaging.errors import InvalidMessageError, StopError
 from packetwire.messaging.events import eventsocket
 from packetwire.messaging.message import Message, RoutingID
+from packetwire.messaging.session import Session
 
 logger = logging.getLogger("packetwire")
 

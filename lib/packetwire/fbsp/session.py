@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from packetwire.fbsp.lifecycle import LIVE, Phase
 from packetwire.fbsp.messages import FBSPMessage, HandshakeMessage
-from packetwire.messaging.channel import Session
 from packetwire.messaging.message import Token
+from packetwire.messaging.session import Session
 
 ENDED_KEPT = 1024
 """Requests that are remembered after their end, by the side that must tell a late message from a wrong one."""

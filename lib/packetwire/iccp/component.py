@@ -13,12 +13,13 @@ from packetwire.errors import LocalProtocolError
 from packetwire.iccp.messages import ICCPMessage, MsgType, Outcome
 from packetwire.iccp.protocol import _ICCP, DEFAULT_MAX_MESSAGE_SIZE, TRANSITIONS, Phase
 from packetwire.iccp.refusals import violation
-from packetwire.messaging.channel import Channel, Session
+from packetwire.messaging.channel import Channel
 from packetwire.messaging.descriptors import PeerDescriptor
 from packetwire.messaging.errors import InvalidMessageError, StopError, is_for_program
 from packetwire.messaging.events import eventsocket
 from packetwire.messaging.message import Message, RoutingID
 from packetwire.messaging.protobuf import ProtoMessage
+from packetwire.messaging.session import Session
 
 logger = logging.getLogger("packetwire")
 

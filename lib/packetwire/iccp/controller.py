@@ -9,10 +9,11 @@ from packetwire.iccp.config import config_proto
 from packetwire.iccp.messages import ICCPMessage, MsgType, Request
 from packetwire.iccp.protocol import _ICCP, CONTROLLER_SENDS, DEFAULT_MAX_MESSAGE_SIZE, TRANSITIONS, Phase
 from packetwire.iccp.refusals import violation
-from packetwire.messaging.channel import Channel, Session
+from packetwire.messaging.channel import Channel
 from packetwire.messaging.errors import InvalidMessageError
 from packetwire.messaging.events import eventsocket
 from packetwire.messaging.message import Message, RoutingID
+from packetwire.messaging.session import Session
 
 
 class ICCPController(_ICCP):

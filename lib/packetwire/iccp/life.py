@@ -35,9 +35,10 @@ from packetwire.iccp.controller import ICCPController
 from packetwire.iccp.errors import ComponentError, ConfigureRefused
 from packetwire.iccp.messages import ICCPMessage, MsgType, Outcome
 from packetwire.iccp.requests import ICCPPacketChannel
-from packetwire.messaging.channel import Channel, Session
+from packetwire.messaging.channel import Channel
 from packetwire.messaging.descriptors import PeerDescriptor
 from packetwire.messaging.packets import PEER
+from packetwire.messaging.session import Session
 from packetwire.streams import forking
 from packetwire.streams.process import ProcessStream, child
 

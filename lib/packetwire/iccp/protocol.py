@@ -9,9 +9,10 @@ from weakref import WeakKeyDictionary
 
 from packetwire.iccp.messages import ICCPMessage, MsgType
 from packetwire.iccp.refusals import refuse
-from packetwire.messaging.channel import Channel, Session
+from packetwire.messaging.channel import Channel
 from packetwire.messaging.message import TZMQMessage
 from packetwire.messaging.protocol import Protocol
+from packetwire.messaging.session import Session
 
 DEFAULT_MAX_MESSAGE_SIZE: Final = 16 << 20
 """Octets of all frames of a message."""

@@ -22,9 +22,10 @@ from packetwire.iccp.config import Config
 from packetwire.iccp.messages import Outcome
 from packetwire.iccp.protocol import MAX_FRAMES
 from packetwire.iccp.requests import ICCPPacketChannel
-from packetwire.messaging.channel import Channel, Session
+from packetwire.messaging.channel import Channel
 from packetwire.messaging.descriptors import PeerDescriptor
 from packetwire.messaging.protobuf import ProtoMessage
+from packetwire.messaging.session import Session
 from packetwire.streams import forking
 from packetwire.streams.open import PacketConnectionRecvSend
 

@@ -4,7 +4,7 @@ Nothing here does input or output, and neither zmq nor protobuf is imported by t
 a ZMQ socket or over a packet connection is a subclass of `Channel` elsewhere.
 """
 
-from packetwire.messaging.channel import Channel, Session
+from packetwire.messaging.channel import Channel
 from packetwire.messaging.errors import (
     ChannelError,
     ClientError,
@@ -17,6 +17,7 @@ from packetwire.messaging.events import eventsocket
 from packetwire.messaging.message import Message, RoutingID, SimpleMessage, Token, TZMQMessage, msg_bytes
 from packetwire.messaging.protocol import Protocol
 from packetwire.messaging.sentinels import ANY, INVALID, TIMEOUT, Sentinel
+from packetwire.messaging.session import Session
 
 __all__ = [
     "ANY",

@@ -9,33 +9,87 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 from packetwire.messaging.errors import ChannelError, InvalidMessageError, is_for_program
 from packetwire.messaging.message import Message, RoutingID, TZMQMessage
 from packetwire.messaging.sentinels import INVALID
-
-if TYPE_CHECKING:
-    from packetwire.messaging.protocol import Protocol
+from packetwire.messaging.session import Session
 
 logger = logging.getLogger("packetwire")
 
 
-class Session:
-    """What is known of one peer: a protocol keeps more in a subclass."""
+class ProtocolHooks(Protocol):
+    """What a channel asks of its protocol; `packetwire.messaging.Protocol` is the class that has it."""
 
-    def __init__(self) -> None:
-        self.routing_id: RoutingID | None = None
-        self.endpoint: str | None = None
-        """The address that was connected to, if any."""
-        self.send_pending = False
-        """Whether something waits to be sent."""
+    max_frames: ClassVar[int]
+
+    @property
+    def session_type(self) -> type[Session]:
+        """The class of the sessions."""
+        ...
+
+    def convert_msg(self, zmsg: TZMQMessage) -> Message:
+        """The message in these frames; raises `InvalidMessageError`."""
+        ...
+
+    def unreadable(self, zmsg: TZMQMessage, exc: Exception) -> InvalidMessageError:
+        """The exception for frames that `convert_msg` has failed for, through a fault of its own."""
+        ...
+
+    def accept_new_session(self, channel: Channel, routing_id: RoutingID, msg: Message) -> bool:
+        """Whether the first message of an unknown peer begins a session."""
+        ...
+
+    def connect_with_session(self, channel: Channel) -> bool:
+        """Whether connecting begins a session."""
+        ...
+
+    def initialize_session(self, session: Session) -> None:
+        """Prepare a new session."""
+        ...
+
+    def session_discarded(self, channel: Channel, session: Session) -> None:
+        """The channel has forgotten a session."""
+        ...
+
+    def before_sending(self, channel: Channel, session: Session, msg: Message) -> bool:
+        """Whether to send this message; raises `LocalProtocolError` if it is forbidden."""
+        ...
+
+    def after_sending(self, channel: Channel, session: Session, msg: Message) -> None:
+        """The message was handed to the carrier."""
+        ...
+
+    def handle_msg(self, channel: Channel, session: Session, msg: Message) -> Any:
+        """Handle a message: what its handler returns, or `INVALID` if it raised."""
+        ...
+
+    def contain(self, channel: Channel, session: Session, msg: Message, error: BaseException) -> None:
+        """A handler or hook has raised; this raises nothing."""
+        ...
+
+    def handle_invalid_msg(self, channel: Channel, session: Session, exc: InvalidMessageError) -> None:
+        """What arrived is no message."""
+        ...
+
+    def answer_invalid(self, channel: Channel, session: Session, exc: InvalidMessageError) -> None:
+        """Tell the peer the same where the hook for it has failed; raises nothing."""
+        ...
+
+    def handle_session_lost(self, channel: Channel, session: Session, exc: Exception | None) -> None:
+        """The carrier has lost the peer."""
+        ...
+
+    def probe(self, channel: Channel, session: Session) -> None:
+        """Send something that needs no answer to a silent peer."""
+        ...
 
 
 class Channel(ABC):
     """The peers of one socket or connection: their sessions, and the way of messages to and from them."""
 
-    def __init__(self, protocol: Protocol, *, session_type: type[Session] | None = None) -> None:
+    def __init__(self, protocol: ProtocolHooks, *, session_type: type[Session] | None = None) -> None:
         self.protocol = protocol
         self.session_type = session_type or protocol.session_type
         self.sessions: dict[RoutingID, Session] = {}

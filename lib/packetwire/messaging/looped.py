@@ -14,7 +14,7 @@ from threading import get_ident
 from typing import Any
 
 from packetwire.core.timelimits import time_limit
-from packetwire.messaging.channel import Session
+from packetwire.messaging.session import Session
 from packetwire.messaging.shared import SharedChannel
 
 

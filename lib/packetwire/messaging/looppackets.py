@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-from packetwire.messaging.channel import Session
 from packetwire.messaging.looped import LoopChannel
 from packetwire.messaging.packets import PacketChannel
+from packetwire.messaging.session import Session
 
 
 class LoopPacketChannel(LoopChannel, PacketChannel):

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from packetwire.aio.loops import guard_loop
-from packetwire.messaging.channel import Session
 from packetwire.messaging.looped import LoopChannel
+from packetwire.messaging.session import Session
 from packetwire.messaging.zmq import (
     LONGEST_SLEEP,
     THREAD_WAIT,

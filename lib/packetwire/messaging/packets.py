@@ -20,12 +20,12 @@ from packetwire.core.events import RequestReceived, ResponseReceived, StreamEnde
 from packetwire.core.faults import caused_by_peer
 from packetwire.core.requests import BaseRequest, Responder
 from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RequestFailed, RequestTimeout
-from packetwire.messaging.channel import Session
 from packetwire.messaging.errors import ChannelError
 from packetwire.messaging.message import Message
 from packetwire.messaging.multipart import join_frames, split_frames
 from packetwire.messaging.protocol import Protocol as MessageProtocol
 from packetwire.messaging.sentinels import TIMEOUT
+from packetwire.messaging.session import Session
 from packetwire.messaging.shared import SharedChannel, deadline_of, left_until
 
 PEER: Final = b""

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from packetwire.errors import ProtocolError
-from packetwire.messaging.channel import Channel, Session
+from packetwire.messaging.channel import Channel
 from packetwire.messaging.errors import InvalidMessageError, StopError, as_exception, is_for_program
 from packetwire.messaging.events import eventsocket
 from packetwire.messaging.message import Message, RoutingID, SimpleMessage, TZMQMessage
 from packetwire.messaging.sentinels import INVALID
+from packetwire.messaging.session import Session
 
 MAX_FRAMES: Final = 65536
 """Frames of a message, if a protocol does not say otherwise."""

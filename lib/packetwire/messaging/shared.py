@@ -19,9 +19,10 @@ from typing import Any, Final, Self, cast
 
 from packetwire.core.timelimits import time_limit
 from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError
-from packetwire.messaging.channel import Channel, Session
+from packetwire.messaging.channel import Channel
 from packetwire.messaging.message import Message, RoutingID, TZMQMessage
 from packetwire.messaging.protocol import Protocol
+from packetwire.messaging.session import Session
 from packetwire.streams import forking
 
 logger = logging.getLogger("packetwire")
@@ -41,6 +42,8 @@ class SharedChannel(Channel):
     `send` waits while the peer has more than enough to take; in the thread that reads it cannot wait, and
     a peer that does not take what it is sent there is given up. It is a context manager that closes.
     """
+
+    protocol: Protocol
 
     def __init__(self, protocol: Protocol, *, session_type: type[Session] | None = None) -> None:
         super().__init__(protocol, session_type=session_type)

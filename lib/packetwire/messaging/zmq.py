@@ -31,11 +31,11 @@ try:
 except ModuleNotFoundError as error:
     raise extra_missing("butler", error) from error
 
-from packetwire.messaging.channel import Session
 from packetwire.messaging.errors import ChannelError, InvalidMessageError
 from packetwire.messaging.message import RoutingID
 from packetwire.messaging.protocol import Protocol
 from packetwire.messaging.sentinels import TIMEOUT
+from packetwire.messaging.session import Session
 from packetwire.messaging.shared import NOBODY, SharedChannel, deadline_of, left_until
 from packetwire.streams.wakeup import Wakeup
 from packetwire.streams.zmqsockets import be_pair_server
