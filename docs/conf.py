@@ -54,7 +54,7 @@ nitpick_ignore_regex = [
 ]
 
 ROOT = Path(__file__).parent.parent
-OF_THE_ROOT = {"start": "README.md", "changes": "CHANGELOG.md"}
+OF_THE_ROOT = {"start": "README.md", "changes": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
 """Pages that are files in the root of the project."""
 
 

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 WIRE = ROOT / "docs" / "wire.md"
 CHANGELOG = ROOT / "CHANGELOG.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 
 
 def code_blocks(page: Path, language: str) -> list[str]:

@@ -12,11 +12,13 @@ from packetwire.cli.main import OneLineParser
 from packetwire.cli.main import commands as modules
 
 from .commands import commands
-from .pages import CHANGELOG, README, ROOT, code_blocks
+from .pages import CHANGELOG, CONTRIBUTING, README, ROOT, code_blocks
 from .programs import programs
 
 DOCS = ROOT / "docs"
-PAGES = {str(page.relative_to(ROOT)): page for page in [README, CHANGELOG, *sorted(DOCS.rglob("*.md"))]}
+PAGES = {
+    str(page.relative_to(ROOT)): page for page in [README, CHANGELOG, CONTRIBUTING, *sorted(DOCS.rglob("*.md"))]
+}
 
 RUN_BY = {
     ("README.md", "python"): "docs/test_readme.py",
@@ -34,6 +36,7 @@ RUN_BY = {
 
 NOT_RUN = {
     ("README.md", "sh"): "they install: .ci/run runs the same lines, as docs/test_readme.py sees to",
+    ("CONTRIBUTING.md", "sh"): "they install and check everything: .ci/run does",
     ("docs/index.md", "sh"): "they install and build these pages: .ci/run does",
     ("docs/performance.md", "sh"): "they measure for minutes: here they are only parsed",
     ("docs/reliability.md", "sh"): "they run for a minute to hours: here it is seen that there are such options",

@@ -16,7 +16,7 @@ INDEX = DOCS / "index.md"
 ROWS = tables(INDEX)["|to…|read|names|aprogramtostartfrom|"]
 MODULES = public_modules()
 NAMES = {name: getattr(module, name) for module in MODULES.values() for name in module.__all__}
-IN_THE_ROOT = {"changes.md", "start.md"}
+IN_THE_ROOT = {"changes.md", "contributing.md", "start.md"}
 """What these hold is linked where it stands, in the root of the project."""
 
 
