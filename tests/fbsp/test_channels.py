@@ -137,6 +137,7 @@ def test_a_thread_that_waits_reads_for_all(opened: ExitStack) -> None:
 
 def test_what_came_before_a_client_vanished_is_delivered_first(opened: ExitStack) -> None:
     protocol, server = channel(opened, RouterChannel)
+    server._socket.setsockopt(zmq.SNDHWM, 0)  # a pipe that is full and one that is closing look alike
     peer = raw(opened, zmq.DEALER)
     peer.connect(server.bind("tcp://127.0.0.1:*"))
     peer.send(b"x")
@@ -153,6 +154,30 @@ def test_what_came_before_a_client_vanished_is_delivered_first(opened: ExitStack
     assert protocol.lost == []
     assert server.receive(WAIT * 1000) == [b"bye"]
     assert server.receive(1) is TIMEOUT
+    ((lost, why),) = protocol.lost
+    assert lost is session
+    assert "is gone" in str(why)
+
+
+def test_a_client_that_vanished_with_much_unread_is_said_to_be_gone(opened: ExitStack) -> None:
+    protocol, server = channel(opened, RouterChannel)
+    server._socket.setsockopt(zmq.SNDHWM, 10)
+    peer = raw(opened, zmq.DEALER)
+    peer.setsockopt(zmq.RCVHWM, 10)
+    peer.connect(server.bind("tcp://127.0.0.1:*"))
+    peer.send(b"x")
+    assert server.receive(WAIT * 1000) == [b"x"]
+    (session,) = server.sessions.values()
+    monitor = server._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    opened.callback(monitor.close)
+    opened.callback(server._socket.disable_monitor)
+    large = protocol.message(bytes(1 << 16))
+    while server.send_soon(large, session) == 0:
+        pass  # until there is room neither in ZMQ nor in what waits for it
+    assert protocol.lost == []
+    peer.close(linger=0)
+    assert monitor.poll(WAIT * 1000)
+    assert server.send(large, session) != 0
     ((lost, why),) = protocol.lost
     assert lost is session
     assert "is gone" in str(why)

@@ -297,8 +297,12 @@ class ZmqChannel(SharedChannel):
             return errno.ENOTCONN
         route = session.routing_id or b""
         if self._unsent.get(route):
-            return self._postpone(route, zmsg)
-        error_number = self._try_send(route, zmsg)
+            if self._postpone(route, zmsg) == 0:
+                return 0
+            self._send_postponed()  # nobody else does so while no thread reads
+            if self._unsent.get(route):
+                return errno.EAGAIN
+        error_number = self._try_send_now(route, zmsg)
         if error_number == errno.EAGAIN:
             return self._postpone(route, zmsg)
         if self._parked and self._has_input():
@@ -318,6 +322,14 @@ class ZmqChannel(SharedChannel):
                 raise
             self._lose_sockets(error)
             return False
+
+    def _try_send_now(self, route: RoutingID, zmsg: list[bytes]) -> int:
+        """Send, knowing who is gone: ZMQ takes note of that now and then, and at once if it is asked for events."""
+        error_number = errno.ENOTCONN if self.closed else self._try_send(route, zmsg)
+        if error_number != errno.EAGAIN:
+            return error_number
+        self._has_input()
+        return errno.ENOTCONN if self.closed else self._try_send(route, zmsg)
 
     def _try_send(self, route: RoutingID, zmsg: list[bytes]) -> int:
         socket = self._socket
@@ -348,14 +360,15 @@ class ZmqChannel(SharedChannel):
     def _send_postponed(self) -> None:
         for route, waiting in list(self._unsent.items()):
             while waiting:
-                error_number = self._try_send(route, waiting[0])
+                error_number = self._try_send_now(route, waiting[0])
                 if error_number == errno.EAGAIN:
                     break
-                sent = waiting.popleft()
-                self._unsent_octets[route] -= _weight(sent)
+                self._unsent_octets[route] -= _weight(waiting.popleft())
                 if error_number and (session := self.sessions.get(route)):
                     self._note_failure(session, error_number)
-            if not waiting:
+                    if self._unsent.get(route) is not waiting:
+                        break  # that has ended the session, and what waited is forgotten
+            if not waiting and self._unsent.get(route) is waiting:
                 self._forget_unsent(route)
                 self.notify()
 
