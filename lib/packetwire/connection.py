@@ -36,10 +36,10 @@ from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.core.varint import BytesLike
 from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout, about_request
 from packetwire.face import ABANDON_TIMEOUT, ConnectionFace, Setting, request_arguments
+from packetwire.hosts.threads.driver import Driver
+from packetwire.hosts.threads.waiter import Waiter, outcome_of
 from packetwire.streams import forking
 from packetwire.streams.open import PacketConnectionRecvSend, open_stream
-from packetwire.threaded.driver import Driver
-from packetwire.threaded.waiter import Waiter, outcome_of
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -56,7 +56,12 @@ _RequestResult: type[RequestResult] | None = None
 def _load_result() -> type[RequestResult]:
     """Import cs.result, which takes a while, for the first submit."""
     global _RequestResult
-    from packetwire.result import RequestResult
+    try:
+        from packetwire.result import RequestResult
+    except ImportError as error:
+        if "packetwire.result" not in sys.modules:
+            raise
+        raise LocalProtocolError("this interrupts the first submit, while it imports what that needs") from error
 
     _RequestResult = RequestResult
     return RequestResult
@@ -159,8 +164,9 @@ class PacketConnection(ConnectionFace[Driver]):
 
     def after_fork(self) -> None:
         """In the child of a fork: another thread may have held the locks, and does not exist here."""
-        self._lock = threading.Lock()
-        self._opening = threading.Lock()
+        # a signal handler or a finalizer may come here while its thread holds one
+        self._lock = threading.RLock()
+        self._opening = threading.RLock()
 
     # opening and closing
 
@@ -232,6 +238,14 @@ class PacketConnection(ConnectionFace[Driver]):
         if sys.is_finalizing():
             self._let_go_at_exit()
             return
+        try:
+            self._close(seconds)
+        except BaseException:
+            if not self._opens and self._driver is not None and not self._driver.runs_in(threading.get_ident()):
+                self._driver.give_up()  # it may have been interrupted before it had begun
+            raise
+
+    def _close(self, seconds: float) -> None:
         with self._lock:
             if self._opens == 0:
                 return
@@ -317,9 +331,16 @@ class PacketConnection(ConnectionFace[Driver]):
         limit = None if timeout is None else time_limit(timeout)
         deadline = None if limit is None else time.monotonic() + limit
         waiter = Waiter()
-        tag = driver.call(rq_type, flags, payload, channel, waiter, deadline)
+        try:
+            tag = driver.call(rq_type, flags, payload, channel, waiter, deadline)
+        except BaseException:
+            driver.recover()
+            raise
         if not waiter.done:
             raise RequestTimeout(self._timeout_text(driver, rq_type, channel, tag, timeout, label))
+        response = waiter.response
+        if response is not None and decode_response is None:
+            return response
         return outcome_of(waiter, decode_response)
 
     def _timeout_text(
@@ -352,7 +373,11 @@ class PacketConnection(ConnectionFace[Driver]):
         limit = None if timeout is None else time_limit(timeout)
         deadline = None if limit is None else time.monotonic() + limit
         result = (_RequestResult or _load_result())(driver, label, channel, decode_response)
-        result.tag = driver.request(rq_type, flags, payload, channel, result, deadline)
+        try:
+            result.tag = driver.request(rq_type, flags, payload, channel, result, deadline)
+        except BaseException:
+            driver.recover()
+            raise
         return result
 
     def map(

@@ -46,8 +46,10 @@ class ConnectionDriver(Protocol):
         """Begin no more requests of the peer; send EOF when those that were begun are answered."""
         ...
 
-    last_packet: float | None
-    """When the last packet was complete, by the clock of `time.monotonic`; None if none ever was."""
+    @property
+    def last_packet(self) -> float | None:
+        """When the last packet was complete, by the clock of `time.monotonic`; None if none ever was."""
+        ...
 
     @property
     def is_settled(self) -> bool:

@@ -19,12 +19,12 @@ from cs.fsm import CancellationError, FSMTransitionEvent
 from cs.result import Result
 
 from packetwire.core.events import ResponseReceived
-from packetwire.core.responses import RESPONSE, DecodeResponse, ending_of
+from packetwire.core.responses import DecodeResponse, ending_of
 from packetwire.core.timelimits import time_limit
 from packetwire.errors import ConnectionEnded, RequestTimeout
-from packetwire.threaded.answering import logger
-from packetwire.threaded.driver import Driver
-from packetwire.threaded.waiter import Waiter, outcome_of
+from packetwire.hosts.threads.answering import logger
+from packetwire.hosts.threads.driver import Driver
+from packetwire.hosts.threads.waiter import Waiter, outcome_of
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -100,13 +100,17 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
     # completion, by the reader of the connection
 
     def deliver(self, response: ResponseReceived) -> None:
-        if not response.ok and (cause := ending_of(response)) is not None:
+        """Complete it by an event."""
+        self.set_response(response.ok, response.flags, response.payload)
+
+    def set_response(self, ok: bool, flags: int, payload: bytes) -> None:
+        if not ok and (cause := ending_of(flags, payload)) is not None:
             self.fail(cause)
             return
-        self.response = response[RESPONSE]  # type: ignore[assignment]
+        self.response = ok, flags, payload
         self.done = True
-        if self.locks:
-            self._release()
+        if self.locks is not None:
+            self.wake()
         if self._callbacks is not None:
             self._run_callbacks()
 
@@ -118,7 +122,7 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
     def _end_by_hand(self) -> None:
         """Wake whoever waits, though there is neither a response nor an end of the connection."""
         self.done = True
-        self._release()
+        self.wake()
         self._driver.interrupt_lead()
         if self._callbacks is not None:
             self._run_callbacks()
@@ -183,7 +187,12 @@ class RequestResult(Waiter, Result):  # type: ignore[misc]
     def _wait(self, timeout: float | None) -> None:
         limit = None if timeout is None else time_limit(timeout)
         deadline = None if limit is None else time.monotonic() + limit
-        if not self._driver.wait_for(self, deadline):
+        try:
+            done = self._driver.wait_for(self, deadline)
+        except BaseException:
+            self._driver.recover()
+            raise
+        if not done:
             raise RequestTimeout(f"{self.name}: no response within {timeout} s")
 
     @property

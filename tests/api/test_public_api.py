@@ -15,7 +15,7 @@ RECORD = json.loads(RECORDED.read_text())
 NOW = package_surface()["modules"]
 NAMES = [(module, name) for module, names in RECORD["modules"].items() for name in names]
 
-CHANGED_DEFAULTS: dict[str, str] = {}
+CHANGED_DEFAULTS: dict[str, str] = {"packetwire.PacketConnection(spin)": "5e-05"}
 """`path(parameter)` -> the default that 0.1.0 had, where it changed since; docs/upgrading.md says why."""
 
 CHANGED_VALUES: frozenset[str] = frozenset()

@@ -541,7 +541,7 @@ def test_ctrl_c_in_a_waiting_call_leaves_the_connection_usable(fd_ends):
     def handler(rq_type, flags, payload):
         if rq_type == 1:
             main = threading.main_thread()
-            while sys._current_frames()[main.ident].f_code.co_name != "_read_until" or not sleeps(main):
+            while sys._current_frames()[main.ident].f_code.co_name != "lead" or not sleeps(main):
                 pass  # not yet in its poll
             signal.pthread_kill(main.ident, signal.SIGINT)
             return Responder()
@@ -587,7 +587,7 @@ def test_closing_while_a_worker_is_being_started(fd_ends, monkeypatch):
             assert closing.wait(20)
         start(thread)
 
-    b = PacketConnection(fd_ends.b, "b", request_handler=lambda *request: b"", close_timeout=0.1)
+    b = PacketConnection(fd_ends.b, "b", request_handler=lambda *request: closing.wait(20), close_timeout=0.1)
     with PacketConnection(fd_ends.a, "a", close_timeout=0.1) as a:
         b.open()
         monkeypatch.setattr(threading.Thread, "start", slow_start)

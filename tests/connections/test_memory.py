@@ -110,7 +110,7 @@ def test_who_takes_nothing_for_long_is_ended(
     face: str, address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(budget, "STALL_SECONDS", 0.3)
-    limits = {"max_memory": 2 * MIB, "max_connections": 4}
+    limits = {"max_memory": MIB, "max_connections": 4}
     with serving(face, address, large_reply, limits, handlers=4) as server, raw_client(server) as stalled:
         with PacketConnection(connect_to(server.address), close_timeout=2) as conn:
             assert conn(1, b"small", timeout=LIMIT) == (True, 0, b"small")
@@ -118,7 +118,7 @@ def test_who_takes_nothing_for_long_is_ended(
             wait_until(lambda: server.connections == 1)
             assert conn(1, b"small", timeout=LIMIT) == (True, 0, b"small")
     assert "its client has taken nothing for" in caplog.text
-    assert "max_memory=2097152" in caplog.text
+    assert "max_memory=1048576" in caplog.text
 
 
 def test_memory_is_given_back(face: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:

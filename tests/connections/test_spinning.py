@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from packetwire import LocalProtocolError, PacketConnection
-from packetwire.threaded.spinning import SPIN_PATIENCE, SPIN_PROBE, Spin
+from packetwire.hosts.threads.spinning import SPIN_PATIENCE, SPIN_PROBE, Spin
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -20,12 +20,12 @@ from packetwire import (
     PacketConnection,
     PeerClosed,
 )
+from packetwire.hosts.threads import driver, parking
+from packetwire.hosts.threads.parking import Parked, PollParking
 from packetwire.streams import fds, wakeup
 from packetwire.streams.fds import FdReader, FdWriter
 from packetwire.streams.open import open_stream
 from packetwire.streams.sockets import SocketReader, SocketWriter
-from packetwire.threaded import driver, parking
-from packetwire.threaded.parking import Parked, PollParking
 
 from . import test_calls, test_children, test_ends
 from .conftest import TRANSPORTS

@@ -289,7 +289,7 @@ def test_many_channels_of_the_peer_leave_nothing() -> None:
         engine.respond(channel, 2, True)
         engine.data_to_send()
         engine.data_sent()
-    assert not any((engine._inbound, engine.waiters, engine._next_tags, engine._unsent))
+    assert not any((engine._inbound, engine.waiters, engine._next_tags, engine.unsent))
 
 
 @pytest.mark.parametrize("octets", ["text", 5, None, [1]])

@@ -9,20 +9,17 @@ from packetwire.core.engine import NOT_BEGUN, NOT_DONE
 from packetwire.core.responses import RESPONSE, ending_of
 
 
-def received(ok: bool = False, flags: int = 0, payload: bytes = NOT_BEGUN) -> ResponseReceived:
-    return ResponseReceived(channel=16, tag=3, ok=ok, flags=flags, payload=payload, waiter=None)
-
-
 def test_a_request_that_was_not_begun_ends_as_its_peer_does() -> None:
-    cause = ending_of(received())
+    cause = ending_of(0, NOT_BEGUN)
     assert type(cause) is PeerClosed
     assert str(cause) == NOT_BEGUN.decode()
 
 
-@pytest.mark.parametrize("response", [received(ok=True), received(flags=1), received(payload=NOT_DONE)])
-def test_any_other_response_is_one(response: ResponseReceived) -> None:
-    assert ending_of(response) is None
+@pytest.mark.parametrize(("flags", "payload"), [(1, NOT_BEGUN), (0, NOT_DONE), (0, b"")])
+def test_any_other_refusal_is_one(flags: int, payload: bytes) -> None:
+    assert ending_of(flags, payload) is None
 
 
 def test_the_fields_of_a_response() -> None:
-    assert received(True, 5, b"payload")[RESPONSE] == (True, 5, b"payload")
+    received = ResponseReceived(channel=16, tag=3, ok=True, flags=5, payload=b"payload", waiter=None)
+    assert received[RESPONSE] == (True, 5, b"payload")

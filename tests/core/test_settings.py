@@ -27,7 +27,7 @@ def test_the_defaults() -> None:
     assert (settings.handlers, settings.inline, settings.error_detail) == (4, None, "message")
     assert (settings.max_packet_size, settings.max_outstanding, settings.max_unsent) == (64 << 20, 1024, 1 << 20)
     assert (settings.close_timeout, settings.half_close) == (5.0, False)
-    assert (settings.spin, settings.packet_grace) == (50e-6, 0.0)
+    assert (settings.spin, settings.packet_grace) == (0.0, 0.0)
     servers = ServerSettings()
     assert (servers.max_connections, servers.max_per_address, servers.max_memory) == (128, None, None)
     assert servers.drain_timeout == 5.0

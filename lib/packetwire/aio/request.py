@@ -77,7 +77,7 @@ def deliver(response: ResponseReceived) -> None:
     waiter = response.waiter
     if waiter.done():
         return
-    if not response.ok and (cause := ending_of(response)) is not None:
+    if not response.ok and (cause := ending_of(response.flags, response.payload)) is not None:
         refuse(waiter, cause)
     elif type(waiter) is RequestFuture:
         waiter.deliver(response)

@@ -41,19 +41,21 @@ class Weak:
     is a method of the object that has the connection, and nobody could see that it was dropped.
     """
 
-    __slots__ = ("_function",)
+    __slots__ = ("function",)
+
+    function: Callable[[], Callable[..., Any] | None]
+    """Returns what is called; None if that is gone."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._function: Callable[[], Callable[..., Any] | None]
         try:
-            self._function = weakref.ref(function)
+            self.function = weakref.ref(function)
         except TypeError:  # an object of a class with __slots__, say: it is kept
-            self._function = lambda: function
+            self.function = lambda: function
 
     @property
     def func(self) -> Any:
         """What is called; None if that is gone."""
-        return self._function()
+        return self.function()
 
 
 class WeakHandler(Weak):
@@ -62,7 +64,7 @@ class WeakHandler(Weak):
     __slots__ = ()
 
     def __call__(self, rq_type: int, flags: int, payload: bytes) -> HandlerResult:
-        handler = self._function()
+        handler = self.function()
         if handler is None:
             raise RequestError(NOT_DONE.decode())
         return handler(rq_type, flags, payload)
@@ -74,7 +76,7 @@ class WeakReceiver(Weak):
     __slots__ = ()
 
     def __call__(self, event: Event) -> HandlerResult:
-        receiver = self._function()
+        receiver = self.function()
         if receiver is not None:
             return receiver(event)
         if isinstance(event, RequestReceived):
@@ -88,7 +90,7 @@ class WeakObserver(Weak):
     __slots__ = ()
 
     def __call__(self, *args: Any) -> None:
-        function = self._function()
+        function = self.function()
         if function is not None:
             function(*args)
 

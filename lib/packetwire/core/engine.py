@@ -1,8 +1,15 @@
 """One connection without its stream: octets in, events out; calls in, octets out.
 
-Strategy: the engine does no I/O, holds no lock and knows no time, so its owner calls it from one thread
-at a time. Octets to send pile up inside until the owner takes a batch (`data_to_send`) and reports it as
-written (`data_sent`), because a reply counts against the peer's allowance until it is written.
+Strategy: the engine does no I/O, holds no lock and knows no time but what it is told. Octets to send pile up
+inside until the owner takes a batch (`data_to_send`) and reports it as written (`data_sent`), because a reply
+counts against the peer's allowance until it is written.
+
+Threads may call it at the same time, without a lock: one that receives, one that takes what is to be sent, and
+any number that ask, answer or end. That rests on CPython's global lock. A single step of a dict or list is one
+step for all threads, and so is `self.number += n` where `n` is a local variable, as no thread switch and no signal
+handler comes between its instructions. Who claims a request takes it out of its dict in one step. What needs more
+than one step is either done again where it may have come too late (`_ordered`), or in an order in which any
+interruption is harmless; comments say which.
 
 Each side numbers its own requests, per channel, upwards from 2, and keeps only those that wait for an
 answer. A response below the next number that nobody waits for is late (its caller gave up) and is
@@ -11,7 +18,10 @@ dropped; so no history is kept.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections import deque
+from collections.abc import Callable, Container, Iterator
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 from packetwire.core.budget import Budget
@@ -21,18 +31,18 @@ from packetwire.core.packet import (
     ERQ_PACKET,
     FLAG_REQUEST,
     MAX_HEAD_OCTETS,
-    Packet,
     check_payload,
     check_uint,
     head_tail,
     packet_head,
 )
-from packetwire.core.packets import PacketDecoder
+from packetwire.core.packetcodec import EOF_FIELDS, ERQ_FIELDS, Fields, Key, PacketReader, decode_body
+from packetwire.core.packets import packet_of
 from packetwire.core.refusals import refuse
 from packetwire.core.settings import DEFAULT_MAX_OUTSTANDING as DEFAULT_MAX_OUTSTANDING
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.state import TRANSITIONS, Act, Half
-from packetwire.core.varint import MAX_UINT, MAX_VARINT_OCTETS, BytesLike, decode_varint
+from packetwire.core.varint import LAST, MAX_UINT, MAX_VARINT_OCTETS, MORE, BytesLike, decode_varint, encode_varint
 from packetwire.errors import (
     ChildExited,
     ConnectionEnded,
@@ -79,10 +89,20 @@ ENDINGS = (NOT_DONE, NOT_BEGUN)
 _OK_TAIL = head_tail(0, 4, None)
 """The fields behind the tag of an "ok" response without flags, as most are."""
 
+_ERQ_BYTES, _EOF_BYTES = bytes(ERQ_PACKET), bytes(EOF_PACKET)
+
+_NOBODY = object()
+"""In place of a waiter, which may be None."""
+
 _new_event: Any = tuple.__new__
 """As the class itself, without its check of the arguments."""
 
-_RequestKey = int | tuple[int, int]
+
+def _request_event(packet: Fields) -> RequestReceived:
+    key, flags, wire_rq_type, payload = packet
+    channel, tag = (0, key) if isinstance(key, int) else key
+    event: RequestReceived = _new_event(RequestReceived, (channel, tag, wire_rq_type - 1, flags, payload))
+    return event
 
 
 def check_channel(channel: int) -> None:
@@ -154,22 +174,29 @@ class ConnectionEngine:
         """Octets not yet reported as written."""
         self.octets_wanted = 0
         """The octets missing from the packet that is arriving, 0 if unknown: a hint for the next read."""
-        self._decoder = PacketDecoder(max_packet_size)
+        self.decoder = PacketReader(max_packet_size)
+        self._roomy = max_packet_size - MAX_FIELDS  # a payload up to this size always fits
+        self._tags: dict[int, count[int]] = {}
         self._next_tags: dict[int, int] = {}
         self._request_tails: dict[tuple[int, int, int], bytes] = {}
-        self.waiters: dict[_RequestKey, Any] = {}
+        self.waiters: dict[Key, Any] = {}
         """Our requests that have no answer yet, and who waits for each."""
-        self._inbound: dict[_RequestKey, int] = {}  # request not answered -> octets of its payload
+        self._inbound: dict[Key, int] = {}  # request not answered -> octets of its payload
         self._inbound_octets = 0
-        self._unsent: list[bytes] = []
+        self.unsent: deque[bytes] = deque()
+        """What is to be taken by `data_to_send`; for others to see whether there is anything."""
+        self._erq_taken = self._eof_taken = False
         self._unsent_replies = self._unsent_refusals = 0  # of these, in _unsent
         self._batch_octets = self._batch_replies = self._batch_refusals = 0  # taken and not reported yet
+        self.deadline: float | None = None
+        """When `tick` has something to do, unless all has ended."""
+        self._expected: ConnectionEnded | None = None
         self.budget: Budget | None = None
         """The bound for all connections of a server."""
         self._ending = False  # EOF follows as soon as every reply owed is on its way
         self._winding_down = False  # the same, with ERQ, as soon as nothing that was begun is left
-        self._not_begun: dict[_RequestKey, None] = {}  # of _inbound, those that came since then
-        self._given_up: dict[_RequestKey, bytes] = {}  # how the peer answered what it will never do
+        self._not_begun: dict[Key, None] = {}  # of _inbound, those that came since then
+        self._given_up: dict[Key, bytes] = {}  # how the peer answered what it will never do
 
     # what there is to know
 
@@ -205,7 +232,7 @@ class ConnectionEngine:
     @property
     def owed_bytes(self) -> int:
         """Bytes of requests without a reply, of what is not written, and of the packet that is arriving."""
-        return self._inbound_octets + self.unsent_octets + self._decoder.bytes_kept
+        return self._inbound_octets + self.unsent_octets + self.decoder.bytes_kept
 
     def is_held(self, max_unsent: int, more: int = 0) -> bool:
         """Whether no handler is to be started: this connection, or all of its server, hold too much.
@@ -220,12 +247,12 @@ class ConnectionEngine:
 
     def let_go(self) -> None:
         """The connection is closed: keep nothing of a packet that had begun, as it may be large."""
-        self._decoder.drop()
+        self.decoder.drop()
 
     @property
     def waits_for_peer(self) -> bool:
         """Whether the peer has to take something, or to send the rest of something large."""
-        return self.unsent_octets > 0 or self._decoder.bytes_kept > JOIN_LIMIT
+        return self.unsent_octets > 0 or self.decoder.bytes_kept > JOIN_LIMIT
 
     @property
     def is_settled(self) -> bool:
@@ -235,17 +262,17 @@ class ConnectionEngine:
     @property
     def octets_decoded(self) -> int:
         """The position in the peer's stream behind its last complete packet."""
-        return self._decoder.octets_decoded
+        return self.decoder.octets_decoded
 
     @property
     def partial_octets(self) -> bytes:
         """The octets of the packet that is arriving."""
-        return self._decoder.partial
+        return self.decoder.partial
 
     @property
     def trailing_octets(self) -> bytes:
         """What came behind the peer's EOF."""
-        return self._decoder.trailing
+        return self.decoder.trailing
 
     def not_served(self, channel: int) -> bytes:
         """The text of the refusal of a request on a channel that nobody serves."""
@@ -274,13 +301,33 @@ class ConnectionEngine:
             tail = self._request_tail(channel, flags, rq_type)
         if type(payload) is not bytes:
             payload = check_payload(payload)
-        tag = self._next_tags.get(channel, FIRST_TAG)
-        head = packet_head(tag, tail, len(payload))
-        if len(head) + len(payload) > self.max_packet_size:
-            self._check_size(head, payload)
-        self._next_tags[channel] = tag + 1
-        self.waiters[(channel, tag) if channel else tag] = waiter
-        self._send(head, payload)
+        size = len(payload)
+        tags, used = self._tags, self._next_tags
+        if channel not in tags:
+            tags.setdefault(channel, count(used.get(channel, FIRST_TAG)))
+        if size > self._roomy:
+            self._check_size(packet_head(used.get(channel, FIRST_TAG), tail, size), payload)
+        tag = next(tags[channel])
+        if tag >= used.get(channel, 0):
+            used[channel] = tag + 1
+        body = (MORE[tag >> 7] + LAST[tag & 127] if 127 < tag < 16384 else encode_varint(tag)) + tail
+        octets = len(body) + size
+        head = (LAST[octets] if octets < 128 else encode_varint(octets)) + body
+        key = (channel, tag) if channel else tag
+        self.waiters[key] = waiter
+        try:
+            if size > JOIN_LIMIT:
+                self._send(head, payload)
+            else:  # as in _send
+                packet = head + payload
+                octets = len(packet)
+                self.unsent_octets += octets
+                self.unsent.append(packet)
+        except BaseException:
+            self.waiters.pop(key, _NOBODY)
+            raise
+        if self.ended is not None and self.waiters.pop(key, _NOBODY) is not _NOBODY:
+            raise self.why_not()  # it ended meanwhile, and whoever ended it did not see this waiter
         return tag
 
     def _request_tail(self, channel: int, flags: int, rq_type: int) -> bytes:
@@ -296,11 +343,7 @@ class ConnectionEngine:
 
     def forget(self, channel: int, tag: int) -> bool:
         """The waiter of a request gave up; false if it was answered or forgotten before."""
-        key = tag if channel == 0 else (channel, tag)
-        if key not in self.waiters:
-            return False
-        del self.waiters[key]
-        return True
+        return self.waiters.pop((channel, tag) if channel else tag, _NOBODY) is not _NOBODY
 
     def respond(self, channel: int, tag: int, ok: bool, flags: int = 0, payload: BytesLike = b"") -> bool:
         """Answer a request of the peer; false if it can no longer be sent.
@@ -312,29 +355,47 @@ class ConnectionEngine:
             check_uint("flags", flags, MAX_RESPONSE_FLAGS)
         if type(payload) is not bytes:
             payload = check_payload(payload)
-        key = tag if channel == 0 else (channel, tag)
-        if key not in self._inbound:
-            if not self._may_answer:
-                return False
-            raise LocalProtocolError(f"no request with tag {tag} on channel {channel} waits for an answer")
-        if self.send_failure is not None:
-            self._inbound_octets -= self._inbound.pop(key)
-            return False
+        key = (channel, tag) if channel else tag
+        if self.send_failure is not None or key not in self._inbound:
+            return self._cannot_answer(channel, tag)
         if ok and self.budget is not None and self.unsent_octets and self.budget.is_exhausted(self.owed_bytes):
             ok, flags, payload = False, 0, self._fitting(TOO_MUCH_FOR_ALL)
         usual = ok and not flags and not channel
         tail = _OK_TAIL if usual else head_tail(channel, flags << 3 | (4 if ok else 0), None)
-        head = packet_head(tag, tail, len(payload))
-        if len(head) + len(payload) > self.max_packet_size:
+        body = (MORE[tag >> 7] + LAST[tag & 127] if 127 < tag < 16384 else encode_varint(tag)) + tail
+        size = len(payload)
+        octets = len(body) + size
+        head = (LAST[octets] if octets < 128 else encode_varint(octets)) + body
+        if size > self._roomy:
             self._check_size(head, payload)
-        self._inbound_octets -= self._inbound.pop(key)
+        held = self._inbound.pop(key, None)
+        if held is None:  # another thread has answered it just now
+            return self._cannot_answer(channel, tag)
+        self._inbound_octets -= held
         self._unsent_replies += 1
-        self._send(head, payload)
+        if size > JOIN_LIMIT:
+            self._send(head, payload)
+        else:  # as in _send
+            packet = head + payload
+            octets = len(packet)
+            self.unsent_octets += octets
+            self.unsent.append(packet)
         if self._ending:
             self._end_when_nothing_is_owed()
         elif self._winding_down:
             self._end_when_all_is_done()
         return True
+
+    def _cannot_answer(self, channel: int, tag: int) -> bool:
+        """False if nothing can be sent any more; raises `LocalProtocolError` if the request needs no answer."""
+        if self.send_failure is not None:
+            held = self._inbound.pop((channel, tag) if channel else tag, None)
+            if held is not None:
+                self._inbound_octets -= held
+                return False
+        if not self._may_answer:
+            return False
+        raise LocalProtocolError(f"no request with tag {tag} on channel {channel} waits for an answer")
 
     def respond_failure(self, channel: int, tag: int, text: bytes) -> bool:
         """Answer "not ok" with as much of `text` as fits into a packet; otherwise as `respond`."""
@@ -344,7 +405,7 @@ class ConnectionEngine:
         """Send ERQ: no more requests of ours. A second call does nothing."""
         if self.ours is Half.OPEN and self.send_failure is None:
             self.ours = TRANSITIONS[self.ours, Act.ERQ]
-            self._send(bytes(ERQ_PACKET), b"")
+            self._send(_ERQ_BYTES, b"")
 
     def end(self) -> None:
         """Send ERQ now and EOF behind the last reply that is owed. A second call does nothing."""
@@ -373,24 +434,64 @@ class ConnectionEngine:
 
     def data_to_send(self) -> list[bytes]:
         """Take what is to be written, in order; report it by `data_sent`."""
-        unsent, self._unsent = self._unsent, []
+        batch: list[bytes] = []
+        unsent = self.unsent
+        with suppress(IndexError):
+            while unsent:
+                batch.append(unsent.popleft())
         self._batch_octets = self.unsent_octets
-        if self._unsent_replies or self._unsent_refusals:
-            self._batch_replies += self._unsent_replies
-            self._batch_refusals += self._unsent_refusals
-            self._unsent_replies = self._unsent_refusals = 0
-        return unsent
+        replies, refusals = self._unsent_replies, self._unsent_refusals
+        if replies or refusals:
+            self._batch_replies += replies
+            self._batch_refusals += refusals
+            self._unsent_replies -= replies
+            self._unsent_refusals -= refusals
+        if self.ours is not Half.OPEN:
+            batch = self._ordered(batch)
+        return batch
 
     def data_sent(self) -> None:
         """All that was taken is written, to its last octet."""
-        self.unsent_octets -= self._batch_octets
-        self._batch_octets = self._batch_replies = self._batch_refusals = 0
+        sent, self._batch_octets = self._batch_octets, 0
+        self.unsent_octets -= sent
+        self._batch_replies = self._batch_refusals = 0
 
     def more_data_to_send(self) -> list[bytes]:
         """All that was taken is written: take what came meanwhile."""
-        self.unsent_octets -= self._batch_octets
-        self._batch_octets = self._batch_replies = self._batch_refusals = 0
-        return self.data_to_send() if self._unsent else []
+        self.data_sent()
+        return self.data_to_send() if self.unsent else []
+
+    def _ordered(self, unsent: list[bytes]) -> list[bytes]:
+        """What may leave of `unsent`, once this side has begun to end: no request behind ERQ, nothing behind EOF.
+
+        A thread that was about to send one may have been overtaken by the thread that ended it.
+        """
+        ordered: list[bytes] = []
+        pieces = iter(unsent)
+        for piece in pieces:
+            size, body = decode_varint(piece, 0, len(piece))
+            packet = [piece] if body + size == len(piece) else [piece, next(pieces)]
+            if self._eof_taken or (self._erq_taken and self._is_request(piece)):
+                continue
+            if piece == _ERQ_BYTES:
+                self._erq_taken = True
+            elif piece == _EOF_BYTES:
+                if not self._erq_taken:
+                    ordered.append(_ERQ_BYTES)
+                self._erq_taken = self._eof_taken = True
+            ordered += packet
+        return ordered
+
+    def _is_request(self, piece: bytes) -> bool:
+        """Whether a packet that is not to leave is a request of ours; then its waiter is told."""
+        _, body = decode_varint(piece, 0, len(piece))
+        key, _, wire_rq_type, _ = decode_body(piece, body, len(piece))
+        if wire_rq_type <= 0:
+            return wire_rq_type == 0 and piece == _ERQ_BYTES
+        waiter = self.waiters.pop(key, None)
+        if waiter is not None:
+            waiter.fail(self.why_not())
+        return True
 
     # octets in, events out
 
@@ -404,40 +505,110 @@ class ConnectionEngine:
             events = []
         if self.ended is not None:
             if self.ended.clean:
-                self._decoder.feed(octets)
+                self.decoder.feed(octets)
             return events
-        decoder = self._decoder
-        outstanding = self.waiters
         try:
-            for packet in decoder.feed(octets):
-                is_request, channel, tag, flags, _, payload = packet
-                if is_request:
-                    self._receive_request(packet, events)
-                    continue
-                key = (channel, tag) if channel else tag
-                if key in outstanding:
-                    if self.theirs is not Half.OPEN and not flags & 1 and self._is_given_up(packet):
-                        continue  # the end of the stream says so, and knows why
-                    events.append(
-                        _new_event(
-                            ResponseReceived,
-                            (channel, tag, flags & 1 == 1, flags >> 1, payload, outstanding[key]),
-                        )
-                    )
-                    del outstanding[key]
-                else:
+            for packet in self.decoder.feed(octets):
+                key, flags, wire_rq_type, payload = packet
+                if wire_rq_type >= 0:
+                    if self._accept_request(packet, events):
+                        events.append(_request_event(packet))
+                elif key not in self.waiters:
                     self._receive_unexpected(packet)
-            if decoder.fault is not None:
-                raise decoder.fault
-            self.octets_wanted = 0
-            if decoder.needed:
-                self.octets_wanted = decoder.octets_wanted
-                self._check_incomplete_packet()
+                elif self.theirs is Half.OPEN or flags & 1 or not self._is_given_up(packet):
+                    # else the end of the stream says so, and knows why
+                    channel, tag = (0, key) if isinstance(key, int) else key
+                    fields = channel, tag, flags & 1 == 1, flags >> 1, payload, self.waiters[key]
+                    events.append(_new_event(ResponseReceived, fields))
+                    del self.waiters[key]
+            self._look_at_rest()
         except RemoteProtocolError as error:
             events.append(self._break(error, "the peer broke the protocol"))
         except LimitExceeded as error:
             events.append(self._break(error, "a limit was passed"))
         return events
+
+    def receive_to(self, octets: bytes, requests: Callable[[Fields], object], events: list[Event]) -> None:
+        """As `receive`, but what is usual makes no events: responses go to their waiters at once.
+
+        That is by `set_response`. `requests` is called with each request: its request type is the one on the
+        wire, 1 above the API's. What else happens is appended to `events`.
+        """
+        if self.ended is not None:
+            if self.ended.clean:
+                self.decoder.feed(octets)
+            return
+        waiters, inbound = self.waiters, self._inbound
+        serves = (
+            self.accepts_requests and self.budget is None and not self._winding_down and self.ours is not Half.ENDED
+        )
+        waiter: Any = None
+        packets: Iterator[Fields] = iter(())
+        try:
+            packets = iter(self.decoder.feed(octets))
+            for packet in packets:
+                key, flags, wire_rq_type, payload = packet
+                if wire_rq_type < 0:
+                    # kept before it is claimed: so whoever is interrupted here knows who must be told
+                    waiter = waiters.get(key)
+                    if self.theirs is not Half.OPEN or waiters.pop(key, None) is None:
+                        self._receive_unusual(packet)
+                    else:
+                        waiter.set_response(flags & 1 == 1, flags >> 1, payload)
+                    waiter = None
+                elif (
+                    serves
+                    and wire_rq_type
+                    and type(key) is int
+                    and key not in inbound
+                    and len(inbound) + self._unsent_replies + self._batch_replies < self.max_inbound
+                    and self._inbound_octets + len(payload) <= self.max_inbound_octets
+                    and self.theirs is Half.OPEN
+                ):  # what mostly is so; `_accept_request` looks at each
+                    inbound[key] = size = len(payload)
+                    self._inbound_octets += size
+                    requests(packet)
+                elif self._accept_request(packet, events):
+                    requests(packet)
+            if self.decoder.needed or self.decoder.fault is not None:
+                self._look_at_rest()
+            else:
+                self.octets_wanted = 0
+        except RemoteProtocolError as error:
+            events.append(self._break(error, "the peer broke the protocol"))
+        except LimitExceeded as error:
+            events.append(self._break(error, "a limit was passed"))
+        except BaseException as error:
+            self._deliver_rest(waiter, packets, error)
+            raise
+
+    def _deliver_rest(self, waiter: Any, packets: Iterator[Fields], error: BaseException) -> None:
+        """`receive_to` was interrupted: of what was decoded, responses are still delivered."""
+        if waiter is not None:
+            waiter.fail(ended_by(error, f"interrupted while reading: {error!r}"))
+        for key, flags, wire_rq_type, payload in packets:
+            if wire_rq_type < 0 and (waiter := self.waiters.pop(key, None)) is not None:
+                waiter.set_response(flags & 1 == 1, flags >> 1, payload)
+
+    def _receive_unusual(self, packet: Fields) -> None:
+        """A response that nobody waits for, or that came behind the peer's ERQ."""
+        key, flags, _, payload = packet
+        if key not in self.waiters:
+            self._receive_unexpected(packet)
+        elif flags & 1 or not self._is_given_up(packet):
+            waiter = self.waiters.pop(key, None)
+            if waiter is not None:
+                waiter.set_response(flags & 1 == 1, flags >> 1, payload)
+
+    def _look_at_rest(self) -> None:
+        """Behind the packets that are complete."""
+        decoder = self.decoder
+        if decoder.fault is not None:
+            raise decoder.fault
+        self.octets_wanted = 0
+        if decoder.needed:
+            self.octets_wanted = decoder.octets_wanted
+            self._check_incomplete_packet()
 
     def receive_eof(self, cause: ConnectionEnded | None = None, *, gone: bool = False) -> list[Event]:
         """The stream is at its end. `cause`: what its owner knows about that, such as a dead child.
@@ -460,7 +631,7 @@ class ConnectionEngine:
             )
         else:
             cause = cause or truncated or PeerClosed("the peer closed the stream without saying EOF")
-            has_spoken = self._decoder.octets_decoded > 0
+            has_spoken = self.decoder.octets_decoded > 0
             if gone or not has_spoken or not isinstance(cause, PeerClosed | StreamTruncated):
                 return self.fail(cause)
             events = [self._end_theirs(cause, clean=False)]
@@ -470,7 +641,7 @@ class ConnectionEngine:
     def _truncation(self, cause: ConnectionEnded | None) -> StreamTruncated | None:
         """What is wrong if the stream ends now, inside a packet; a `cause` that is known is chained to it."""
         try:
-            self._decoder.finish()
+            self.decoder.finish()
         except StreamTruncated as truncated:
             truncated.__traceback__ = None  # its frames hold the packet
             if cause is not None:
@@ -486,6 +657,22 @@ class ConnectionEngine:
             return []
         return [self._end_theirs(cause, clean=False)]
 
+    def expect_end(self, cause: ConnectionEnded, now: float) -> None:
+        """The stream should end by itself now; if it does not within `END_GRACE`, `tick` ends it.
+
+        That is so when a write failed, or a child exited: the stream may say more about it. The cause that is known
+        last counts.
+        """
+        self._expected = cause
+        if self.deadline is None:
+            self.deadline = now + END_GRACE
+
+    def tick(self, now: float) -> list[Event]:
+        """It is `now`: what comes of that."""
+        if self.ended is not None or self._expected is None or self.deadline is None or now < self.deadline:
+            return []
+        return self.fail(self._expected)
+
     def send_failed(self, cause: BaseException) -> None:
         """Nothing can be written any more, though answers of the peer may still be received."""
         if self.send_failure is None:
@@ -493,7 +680,7 @@ class ConnectionEngine:
         self._inbound.clear()
         self._not_begun.clear()
         self._inbound_octets = 0
-        self._unsent.clear()
+        self.unsent.clear()
         self.unsent_octets = 0
         self._unsent_replies = self._unsent_refusals = 0
         self._batch_octets = self._batch_replies = self._batch_refusals = 0
@@ -513,12 +700,14 @@ class ConnectionEngine:
         return self.ours is not Half.ENDED and self.send_failure is None
 
     def _send(self, head: bytes, payload: bytes) -> None:
-        size = len(payload)
-        if size <= JOIN_LIMIT:
-            self._unsent.append(head + payload)
+        size = len(head) + len(payload)
+        # counted first: if it is taken in between, or an interruption comes, the next batch makes up for it
+        self.unsent_octets += size
+        if len(payload) <= JOIN_LIMIT:
+            packet = head + payload
+            self.unsent.append(packet)
         else:
-            self._unsent += head, payload
-        self.unsent_octets += len(head) + size
+            self.unsent.extend((head, payload))
 
     def _check_size(self, head: bytes, payload: bytes) -> None:
         size, _ = decode_varint(head, 0, len(head))  # the length field itself does not count
@@ -532,62 +721,68 @@ class ConnectionEngine:
         """As much of `text` as any response can carry; with none it is as short as its request was."""
         return text[: max(0, self.max_packet_size - MAX_HEAD_OCTETS)]
 
-    def _receive_request(self, packet: Packet, events: list[Event]) -> None:
-        _, channel, tag, flags, wire_rq_type, payload = packet
+    def _accept_request(self, packet: Fields, events: list[Event]) -> bool:
+        """Whether a request is to be answered by its handler; else something else came of it."""
+        key, _, wire_rq_type, payload = packet
         if not wire_rq_type:
             self._receive_special(packet, events)
-            return
-        key = (channel, tag) if channel else tag
+            return False
+        channel, tag = (0, key) if isinstance(key, int) else key
+        size = len(payload)
         inbound = self._inbound
         if self.theirs is not Half.OPEN:
-            self._refuse(packet, REQUESTS_ENDED)
+            self._refuse(key, REQUESTS_ENDED)
         elif (channel or not self.accepts_requests) and not (self.observed or channel in self.channels):
-            self._refuse(packet, self.not_served(channel))
+            self._refuse(key, self.not_served(channel))
         elif key in inbound:
-            self._refuse(packet, b"tag %d is in use on channel %d" % (tag, channel))
+            self._refuse(key, b"tag %d is in use on channel %d" % (tag, channel))
         elif len(inbound) + self._unsent_replies + self._batch_replies >= self.max_inbound:
-            self._refuse(packet, b"too many requests: %d wait for their reply" % self.max_inbound)
-        elif self._inbound_octets + len(payload) > self.max_inbound_octets and inbound:
-            self._refuse(packet, b"too much to do: %d octets wait for their reply" % self._inbound_octets)
-        elif self.budget is not None and self.budget.holds(self._inbound_octets + len(payload)):
-            self._refuse(packet, TOO_MUCH_FOR_ALL)
+            self._refuse(key, b"too many requests: %d wait for their reply" % self.max_inbound)
+        elif self._inbound_octets + size > self.max_inbound_octets and inbound:
+            self._refuse(key, b"too much to do: %d octets wait for their reply" % self._inbound_octets)
+        elif self.budget is not None and self.budget.holds(self._inbound_octets + size):
+            self._refuse(key, TOO_MUCH_FOR_ALL)
         elif self.ours is not Half.ENDED:
             # also when nothing can be written any more: what the peer asked before it went is not lost
-            inbound[key] = len(payload)
-            self._inbound_octets += len(payload)
-            if self._winding_down:
-                self._put_off(key)
-                return
-            events.append(_new_event(RequestReceived, (channel, tag, wire_rq_type - 1, flags, payload)))
+            inbound[key] = size
+            self._inbound_octets += size
+            if not self._winding_down:
+                return True
+            self._put_off(key)
+        return False
 
-    def _receive_special(self, packet: Packet, events: list[Event]) -> None:
-        if packet == EOF_PACKET:
+    def _receive_special(self, packet: Fields, events: list[Event]) -> None:
+        if packet == EOF_FIELDS:
             # what is owed is still sent; with nothing owed, our own EOF follows at once
             events.append(
                 self._end_theirs(PeerClosed("the peer ended the connection (EOF)" + self._why()), clean=True)
             )
             self.end()
-        elif packet == ERQ_PACKET:
+        elif packet == ERQ_FIELDS:
             if self.theirs is Half.OPEN:
                 events.append(PeerEndedRequests())
             self.theirs = TRANSITIONS[self.theirs, Act.ERQ]
         else:
-            raise refuse("reserved-rq-type", packet=packet)
+            raise refuse("reserved-rq-type", packet=packet_of(packet))
 
-    def _receive_unexpected(self, packet: Packet) -> None:
+    def _receive_unexpected(self, packet: Fields) -> None:
         """A response that nobody waits for: late, or to a request that never was."""
-        if not self._was_used(packet.channel, packet.tag):
-            raise refuse("response-never-asked", bytes(packet), tag=packet.tag, channel=packet.channel)
+        key = packet[0]
+        if not self._was_used(key):
+            channel, tag = (0, key) if isinstance(key, int) else key
+            raise refuse("response-never-asked", bytes(packet_of(packet)), tag=tag, channel=channel)
         self.late_responses += 1
 
-    def _is_given_up(self, packet: Packet) -> bool:
+    def _is_given_up(self, packet: Fields) -> bool:
         """Whether the peer, which has announced its end, answers only that it will not do this request."""
-        if packet.flags or packet.payload not in ENDINGS:
+        key, flags, _, payload = packet
+        if flags or payload not in ENDINGS:
             return False
-        self._given_up[packet.tag if packet.channel == 0 else (packet.channel, packet.tag)] = packet.payload
+        self._given_up[key] = payload
         return True
 
-    def _was_used(self, channel: int, tag: int) -> bool:
+    def _was_used(self, key: Key) -> bool:
+        channel, tag = (0, key) if isinstance(key, int) else key
         return FIRST_TAG <= tag < self._next_tags.get(channel, FIRST_TAG)
 
     def _check_incomplete_packet(self) -> None:
@@ -596,21 +791,23 @@ class ConnectionEngine:
         Text that a login shell or a crash puts into the stream looks like a long packet, for which one
         could wait for ever; but in half of all cases its head reads as a response that was never asked for.
         """
-        head = self._decoder.incomplete_head()
-        if head is not None and not head.is_request and not self._was_used(head.channel, head.tag):
-            quoted = self._decoder.partial
-            raise refuse("response-never-asked", quoted, tag=head.tag, channel=head.channel)
-        if (
-            self.budget is not None
-            and head is not None
-            and head.is_request
-            and head.rq_type
-            and self.budget.holds(self._inbound_octets + self._decoder.bytes_kept)
+        head = self.decoder.incomplete_head()
+        if head is None:
+            return
+        key, _, wire_rq_type, _ = head
+        if wire_rq_type < 0:
+            if not self._was_used(key):
+                channel, tag = (0, key) if isinstance(key, int) else key
+                raise refuse("response-never-asked", self.decoder.partial, tag=tag, channel=channel)
+        elif (
+            wire_rq_type
+            and self.budget is not None
+            and self.budget.holds(self._inbound_octets + self.decoder.bytes_kept)
         ):
-            self._decoder.skip()
-            self._refuse(head, TOO_MUCH_FOR_ALL)
+            self.decoder.skip()
+            self._refuse(key, TOO_MUCH_FOR_ALL)
 
-    def _refuse(self, packet: Packet, text: bytes) -> None:
+    def _refuse(self, key: Key, text: bytes) -> None:
         if not self._may_answer:
             return  # the peer learns by our EOF, or by the broken stream, that it gets no answer
         refusals = self._unsent_refusals + self._batch_refusals
@@ -618,7 +815,8 @@ class ConnectionEngine:
             raise LimitExceeded(f"{refusals} refused requests, and the peer does not read their answers")
         self._unsent_refusals += 1
         text = self._fitting(text)
-        self._send(packet_head(packet.tag, head_tail(packet.channel, 0, None), len(text)), text)
+        channel, tag = (0, key) if isinstance(key, int) else key
+        self._send(packet_head(tag, head_tail(channel, 0, None), len(text)), text)
 
     def _why(self) -> str:
         """Behind the text of the peer's end: what it said of requests that it gave up.
@@ -630,7 +828,7 @@ class ConnectionEngine:
         not_begun = all(self._given_up.get(key) == NOT_BEGUN for key in self.waiters)
         return f" with requests under way: {(NOT_BEGUN if not_begun else NOT_DONE).decode()}"
 
-    def _put_off(self, key: _RequestKey) -> None:
+    def _put_off(self, key: Key) -> None:
         """A request came that is not begun any more."""
         self._not_begun[key] = None
         if self.waiters or self._ending:
@@ -652,15 +850,22 @@ class ConnectionEngine:
     def _end_when_nothing_is_owed(self) -> None:
         if self._may_answer and not self._inbound:
             self.ours = TRANSITIONS[self.ours, Act.EOF]
-            self._send(bytes(EOF_PACKET), b"")
+            self._send(_EOF_BYTES, b"")
 
     def _end_theirs(self, cause: ConnectionEnded, *, clean: bool) -> StreamEnded:
         self.theirs = Half.ENDED
-        lost = tuple(self.waiters.values())
-        self.waiters.clear()
+        # said before the waiters are taken: whoever adds one afterwards finds this, and sees to it himself
+        self.ended = StreamEnded(cause, (), clean)
+        lost = []
+        while self.waiters:
+            try:
+                lost.append(self.waiters.popitem()[1])
+            except KeyError:  # another thread took the last
+                break
+        lost.reverse()
         if not clean:
-            self._decoder = PacketDecoder(self.max_packet_size)  # a packet that never was whole can be large
-        self.ended = StreamEnded(cause, lost, clean)
+            self.decoder = PacketReader(self.max_packet_size)  # a packet that never was whole can be large
+        self.ended = StreamEnded(cause, tuple(lost), clean)
         return self.ended
 
     def _break(self, error: PacketwireError, what: str) -> StreamEnded:

@@ -1,12 +1,8 @@
-"""The decoder that finds packets in bytes; integers and packets themselves can be imported from here as well.
-
-Strategy: the decoder indexes `bytes` in place, with a one-octet fast path for each integer, because
-nearly all fields of nearly all packets are below 128. A packet that is longer than what has arrived is
-collected in a bytearray that grows with the octets that come, never with the length that was announced,
-and its payload is copied out of it once. `docs/wire.md` is the specification.
-"""
+"""Packets as objects, for whoever looks at them, and all names around them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from packetwire.core.packet import EOF_PACKET as EOF_PACKET
 from packetwire.core.packet import ERQ_PACKET as ERQ_PACKET
@@ -19,22 +15,17 @@ from packetwire.core.packet import check_payload as check_payload
 from packetwire.core.packet import check_uint as check_uint
 from packetwire.core.packet import head_tail as head_tail
 from packetwire.core.packet import packet_head as packet_head
-from packetwire.core.refusals import QUOTED_OCTETS, refuse
+from packetwire.core.packetcodec import CHUNK_SIZE as CHUNK_SIZE
+from packetwire.core.packetcodec import RESPONSE, Fields, PacketReader
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE as DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.varint import MAX_UINT as MAX_UINT
 from packetwire.core.varint import MAX_VARINT_OCTETS as MAX_VARINT_OCTETS
 from packetwire.core.varint import BytesLike as BytesLike
 from packetwire.core.varint import decode_varint as decode_varint
 from packetwire.core.varint import encode_varint as encode_varint
-from packetwire.errors import RemoteProtocolError, StreamTruncated
-
-CHUNK_SIZE = 16384
-"""From this size on a piece of a packet is kept as it came."""
-
-_tuple_new = tuple.__new__
 
 
-class PacketDecoder:
+class PacketDecoder(PacketReader):
     """Octets in, packets out, whatever the chunks that the octets come in.
 
     `feed` returns the packets that are complete; `finish` says that nothing more comes. The EOF packet is
@@ -42,218 +33,28 @@ class PacketDecoder:
     `max_packet_size` counts the octets that follow the length field.
     """
 
-    def __init__(self, max_packet_size: int = DEFAULT_MAX_PACKET_SIZE) -> None:
-        self.max_packet_size = max_packet_size
-        self.octets_decoded = 0
-        """The position in the stream behind the last complete packet."""
-        self.ended = False
-        """Whether the EOF packet was decoded."""
-        self.fault: RemoteProtocolError | None = None
-        """What was wrong with the octets; nothing behind that can be decoded."""
-        self._partial = bytearray()
-        # behind _partial, if the packet is long: chunks are joined once, because a buffer that grows
-        # costs a page fault for every page, again and again
-        self._chunks: list[bytes | bytearray] = []
-        self._chunks_size = 0
-        self.needed = 0
-        """The octets that the packet that has begun has in all; 0 while that is not known."""
-        self._is_skipping = False
-
-    @property
-    def bytes_kept(self) -> int:
-        """Bytes of the packet that has begun."""
-        return 1 if self._is_skipping else len(self._partial) + self._chunks_size
-
-    def drop(self) -> None:
-        """Nothing more is decoded, nor asked for what has begun: keep nothing of it."""
-        self._partial, self._chunks = bytearray(), []
-        self._chunks_size = self.needed = 0
-
-    def skip(self) -> None:
-        """Drop the packet that has begun, whose head is there, with all that is still to come of it."""
-        self._is_skipping = True
-        self._chunks = []
-        self._chunks_size += len(self._partial) - 1
-        del self._partial[1:]  # something is left, as a packet has begun
-
-    @property
-    def octets_wanted(self) -> int:
-        """How many octets complete the packet that has begun; 0 if none has or its length is not known."""
-        return max(0, self.needed - len(self._partial) - self._chunks_size)
-
-    @property
-    def partial(self) -> bytes:
-        """The octets of the packet that has begun, whole only in part."""
-        return b"" if self.ended else b"".join((self._partial, *self._chunks))
-
-    @property
-    def trailing(self) -> bytes:
-        """The octets behind the EOF packet."""
-        return bytes(self._partial) if self.ended else b""
-
-    def incomplete_head(self) -> Packet | None:
-        """The fields of the packet that has begun, without payload; None until they have all arrived."""
-        if not self.needed or self._is_skipping:
-            return None
-        start = bytes(self._partial[:MAX_HEAD_OCTETS])
-        _, body = decode_varint(start, 0, len(start))
-        try:
-            head = Packet._of_body(start, body, len(start))
-        except RemoteProtocolError:
-            return None
-        return head._replace(payload=b"")
-
-    def feed(self, octets: BytesLike) -> list[Packet]:
+    def feed(self, octets: BytesLike) -> list[Packet]:  # type: ignore[override]
         """Take octets, return the packets that they complete.
 
         Raises `RemoteProtocolError` if they break a rule of the format. If packets came before the fault
         these are returned first: the exception is then in `fault`, and the next call raises it.
         """
-        if self.fault is not None:
-            raise self.fault
-        if type(octets) is not bytes:
-            octets = check_payload(octets)
-        packets: list[Packet] = []
-        try:
-            if self._partial and not self.ended:
-                octets = self._complete_partial(octets, packets)
-            if self.ended:
-                self._partial += octets
-            elif octets:
-                self._decode(octets, packets)
-        except RemoteProtocolError as fault:
-            self.fault = fault
-            if not packets:
-                raise
-        return packets
+        return [packet_of(fields) for fields in super().feed(octets)]
 
-    def finish(self) -> None:
-        """The stream ends here: raises `StreamTruncated` if that is inside a packet."""
-        if self.fault is not None:
-            raise self.fault
-        if self._partial and not self.ended:
-            announced = f" of {self.needed}" if self.needed else ""
-            raise StreamTruncated(
-                f"the stream ended inside a packet, after {len(self.partial)}{announced} octets of it: "
-                f"{bytes(self._partial[:QUOTED_OCTETS])!r}"
-            )
+    def incomplete_head(self) -> Packet | None:  # type: ignore[override]
+        """The fields of the packet that has begun, without payload; None until they have all arrived."""
+        fields = super().incomplete_head()
+        return None if fields is None else packet_of(fields)
 
-    def _complete_partial(self, octets: bytes, packets: list[Packet]) -> bytes:
-        """Add octets to the packet that has begun, return those behind it."""
-        partial = self._partial
-        if not self.needed:
-            # the length field itself is incomplete: a few octets at most, so join and decode anew
-            joined = bytes(partial) + octets
-            partial.clear()
-            return joined
-        missing = self.octets_wanted
-        if len(octets) < missing:
-            self._collect(octets)
-            return b""
-        last = octets[:missing] if len(octets) > missing else octets
-        if self._is_skipping:
-            self._is_skipping, self._chunks_size = False, 0
-            self.octets_decoded += self.needed
-            self._partial, self.needed = bytearray(), 0
-            return octets[missing:]
-        if self._chunks:
-            packet = self._join(last)
-        else:
-            partial += last
-            _, body = decode_varint(partial, 0, len(partial))
-            packet = Packet._of_body(partial, body, self.needed, self.octets_decoded)
-        packets.append(packet)
-        self.ended = packet == EOF_PACKET
-        self.octets_decoded += self.needed
-        self._partial, self.needed = bytearray(), 0
-        return octets[missing:]
 
-    def _collect(self, octets: bytes) -> None:
-        """Keep octets of the packet that has begun, in few pieces even if they come one by one."""
-        if self._is_skipping:
-            self._chunks_size += len(octets)
-            return
-        if not self._chunks and (len(self._partial) < MAX_HEAD_OCTETS or len(octets) < CHUNK_SIZE):
-            self._partial += octets
-            return
-        self._chunks_size += len(octets)
-        if len(octets) >= CHUNK_SIZE:
-            self._chunks.append(octets)
-        elif isinstance(self._chunks[-1], bytearray):
-            self._chunks[-1] += octets
-        else:
-            self._chunks.append(bytearray(octets))
+def packet_of(fields: Fields) -> Packet:
+    """The packet that has these fields."""
+    key, flags, wire_rq_type, payload = fields
+    channel, tag = (0, key) if isinstance(key, int) else key
+    rq_type = None if wire_rq_type == RESPONSE else wire_rq_type
+    packet: Packet = _new_packet(Packet, (rq_type is not None, channel, tag, flags, rq_type, payload))
+    return packet
 
-    def _join(self, last: bytes) -> Packet:
-        """The packet of all chunks; its fields are in `_partial`, which is long enough for them."""
-        _, body = decode_varint(self._partial, 0, len(self._partial))
-        head = Packet._of_body(self._partial, body, len(self._partial), self.octets_decoded)
-        payload = b"".join((head.payload, *self._chunks, last))
-        self._chunks, self._chunks_size = [], 0
-        return _tuple_new(Packet, (*head[:5], payload))
 
-    def _decode(self, octets: bytes, packets: list[Packet]) -> None:
-        """Decode whole packets in place; keep the octets of the last, incomplete one.
-
-        Fields of one octet are read here, without looking for the packet's end. Whatever is longer, or
-        amiss, such as a field that ran past the end, which shows in the last offset, is left to
-        `Packet._of_body`, which does not look at what happens to lie behind the packet.
-        """
-        base = self.octets_decoded
-        limit = self.max_packet_size
-        end = len(octets)
-        start = 0
-        try:
-            while start < end:
-                size = octets[start]
-                body = start + 1
-                if size > 127:
-                    size, body = decode_varint(octets, start, end, base)
-                    if body < 0:
-                        break
-                if size > limit:
-                    quoted = octets[start : start + QUOTED_OCTETS + 1]
-                    raise refuse("packet-too-large", quoted, size=size, limit=limit, offset=base + start)
-                stop = body + size
-                if stop > end:
-                    self.needed = stop - start
-                    break
-                packet = None
-                try:
-                    tag = octets[body]
-                    offset = body + 1
-                    if tag > 127:
-                        # two or three octets, as the tags of all but the first requests
-                        octet = octets[offset]
-                        offset += 1
-                        tag = (tag & 0x7F) << 7 | octet & 0x7F
-                        if octet > 127:
-                            octet = octets[offset]
-                            offset += 1
-                            tag = tag << 7 | octet & 0x7F
-                    else:
-                        octet = 0
-                    wire_flags = octets[offset]
-                    offset += 1
-                    if octet < 128 and wire_flags < 128 and not wire_flags & FLAG_CHANNEL:
-                        rq_type = None
-                        if wire_flags & FLAG_REQUEST:
-                            rq_type = octets[offset]
-                            offset += 1
-                        if offset <= stop and (rq_type is None or rq_type < 128):
-                            packet = _tuple_new(
-                                Packet, (rq_type is not None, 0, tag, wire_flags >> 2, rq_type, octets[offset:stop])
-                            )
-                except IndexError:
-                    pass
-                if packet is None:
-                    packet = Packet._of_body(octets, body, stop, base)
-                packets.append(packet)
-                start = stop
-                if packet[4] == 0 and packet == EOF_PACKET:
-                    self.ended = True
-                    break
-        finally:
-            self.octets_decoded = base + start
-        if start < end:
-            self._partial += octets[start:] if start else octets
+_new_packet: Any = tuple.__new__
+"""Without a check of the fields, which were decoded."""

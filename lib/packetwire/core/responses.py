@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from packetwire.core.engine import NOT_BEGUN
-from packetwire.core.events import ResponseReceived
 from packetwire.errors import PeerClosed
 
 DecodeResponse = Callable[[int, bytes], Any]
@@ -20,8 +19,8 @@ RESPONSE = slice(2, 5)
 waiter, so a large payload would stay until the garbage collector comes."""
 
 
-def ending_of(response: ResponseReceived) -> PeerClosed | None:
+def ending_of(flags: int, payload: bytes) -> PeerClosed | None:
     """What a refusal means by which a peer that is about to end says that it does not begin this request."""
-    if response.payload == NOT_BEGUN and not (response.ok or response.flags):
+    if payload == NOT_BEGUN and not flags:
         return PeerClosed(NOT_BEGUN.decode())
     return None

@@ -21,8 +21,8 @@ DEFAULT_MAX_PACKET_SIZE = 64 << 20
 DEFAULT_MAX_OUTSTANDING = 1024
 DEFAULT_MAX_UNSENT = 1 << 20
 DEFAULT_CLOSE_TIMEOUT = 5.0
-DEFAULT_SPIN = 50e-6
-"""Seconds: some more than a peer on the same machine takes for a small request."""
+DEFAULT_SPIN = 0.0
+"""Seconds: threads do not look again and again before they sleep, which costs processor time."""
 DEFAULT_PACKET_GRACE = 0.0
 """Seconds that a packet waits for company before it leaves: none, what is queued together leaves together."""
 ERROR_DETAILS = ("none", "message", "traceback")

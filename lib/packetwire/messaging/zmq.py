@@ -31,6 +31,7 @@ try:
 except ModuleNotFoundError as error:
     raise extra_missing("butler", error) from error
 
+from packetwire.hosts.threads.spinning import Spin
 from packetwire.messaging.errors import ChannelError, InvalidMessageError
 from packetwire.messaging.message import RoutingID
 from packetwire.messaging.protocol import Protocol
@@ -39,7 +40,6 @@ from packetwire.messaging.session import Session
 from packetwire.messaging.shared import NOBODY, SharedChannel, deadline_of, left_until
 from packetwire.streams.wakeup import Wakeup
 from packetwire.streams.zmqsockets import be_pair_server
-from packetwire.threaded.spinning import Spin
 from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.exposure import warn_if_exposed
 from packetwire.zmq.links import Link, Links

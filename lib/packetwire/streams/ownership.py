@@ -39,28 +39,39 @@ class Supplied:
         self._owner = owner
         self._identity = identity_of(fd)
         self._read_at = 0.0
+        self._number = None if owner is None else owner.fileno
 
     def before_write(self) -> None:
         """Raises OSError if the number is not that file's any more."""
-        if self._owner is None or self._has_lost_it():
+        if self._number is None:
+            # as `check` does, at each write
+            try:
+                found = os.fstat(self._fd)
+            except (OSError, OverflowError):
+                self.check()
+                return
+            if self._identity is None or found.st_ino != self._identity[1] or found.st_dev != self._identity[0]:
+                self.check()
+            return
+        try:
+            if self._number() != self._fd:  # it may be detached, not closed
+                self.check()
+        except ValueError:
             self.check()
 
     def before_read(self) -> None:
         """The same, of a number after a pause only."""
-        if self._owner is not None:
-            if self._has_lost_it():
+        if self._number is None:
+            now = time.monotonic()
+            if now - self._read_at > PAUSE:
                 self.check()
+            self._read_at = now
             return
-        now = time.monotonic()
-        if now - self._read_at > PAUSE:
-            self.check()
-        self._read_at = now
-
-    def _has_lost_it(self) -> bool:
         try:
-            return bool(self._owner.fileno() != self._fd)  # it may be detached, not closed
+            if self._number() != self._fd:
+                self.check()
         except ValueError:
-            return True
+            self.check()
 
     def check(self) -> None:
         """Raises OSError if the number is not that file's any more."""

@@ -128,6 +128,7 @@ class SocketWriter:
         self._supplied = supplied
         self._shutdown = shutdown
         self._socket = _alias(fd)
+        self._send = self._socket.send
         self._delays = _stop_delays(self._socket)
 
     def fileno(self) -> int:
@@ -136,17 +137,17 @@ class SocketWriter:
     def try_write(self, buffers: Buffers) -> int:
         if self._supplied is not None:
             self._supplied.before_write()
-        if not _NOSIGNAL and sigpipe_kills():
-            return without_sigpipe(lambda: self._try_write(buffers))
-        return self._try_write(buffers)
-
-    def _try_write(self, buffers: Buffers) -> int:
         try:
+            if not _NOSIGNAL and sigpipe_kills():
+                return without_sigpipe(lambda: self._write(buffers))
             if len(buffers) == 1:
-                return self._socket.send(buffers[0], _SEND_FLAGS)
-            return self._socket.sendmsg(buffers[:MAX_BUFFERS], (), _SEND_FLAGS)
+                return self._send(buffers[0], _SEND_FLAGS)
+            return self._write(buffers)
         except BlockingIOError:
             return 0
+
+    def _write(self, buffers: Buffers) -> int:
+        return self._socket.sendmsg(buffers[:MAX_BUFFERS], (), _SEND_FLAGS)
 
     def end(self) -> None:
         if self._shutdown:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from packetwire.streams import forking
+from packetwire.streams.wakeup import leave, wait_for_users
 
 
 class Parked(Enum):
@@ -76,7 +77,7 @@ class EpollParking:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._lock = threading.Lock()
+        self._users: list[None] = []  # as those of a Wakeup
         self._closed = False
         with forking.opening():
             self._epoll = select.epoll()
@@ -95,9 +96,12 @@ class EpollParking:
             raise
 
     def wake(self) -> None:
-        with self._lock:
+        try:
+            self._users.append(None)
             if not self._closed:
                 os.eventfd_write(self._wake_fd, 1)
+        finally:
+            leave(self._users)
 
     def park(self, timeout: float | None) -> Parked:
         events = self._epoll.poll(timeout, 1)
@@ -106,16 +110,15 @@ class EpollParking:
         return Parked.READABLE if events[0][0] == self._fd else Parked.WOKEN
 
     def close(self) -> None:
-        with self._lock:
+        with forking.opening():
             if not self._closed:
                 self._closed = True
-                with forking.opening():
-                    self._epoll.close()
+                wait_for_users(self._users)
+                self._epoll.close()
                 self._wake.close()
 
     def after_fork(self) -> None:
         """In the child of a fork: the set is the parent's, so nothing is taken out of it."""
-        self._lock = threading.Lock()
         self._closed = True
         self._epoll.close()
 

@@ -8,13 +8,10 @@ adds its lock and then looks at `done`; so one of them always sees the other.
 from __future__ import annotations
 
 from _thread import allocate_lock
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from packetwire.core.events import ResponseReceived
-from packetwire.core.responses import RESPONSE as RESPONSE
-from packetwire.core.responses import DecodeResponse as DecodeResponse
-from packetwire.core.responses import Response as Response
-from packetwire.core.responses import ending_of as ending_of
+from packetwire.core.responses import DecodeResponse, Response, ending_of
 from packetwire.errors import ConnectionEnded
 
 if TYPE_CHECKING:
@@ -30,35 +27,37 @@ class Waiter:
     ended: ConnectionEnded | None = None
     locks: list[Lock] | None = None
 
-    def deliver(self, response: ResponseReceived) -> None:
+    def set_response(self, ok: bool, flags: int, payload: bytes) -> None:
         """The response came."""
-        if not response.ok and (cause := ending_of(response)) is not None:
+        if not ok and (cause := ending_of(flags, payload)) is not None:
             self.fail(cause)
             return
-        self.response = response[RESPONSE]  # type: ignore[assignment]
+        self.response = ok, flags, payload
         self.done = True
-        if self.locks:
-            self._release()
+        if self.locks is not None:
+            self.wake()
 
     def fail(self, cause: ConnectionEnded) -> None:
         """There will be no response."""
         if not self.done:
             self.ended = cause
             self.done = True
-            if self.locks:
-                self._release()
+        if self.locks is not None:
+            self.wake()
 
-    def _release(self) -> None:
-        while self.locks:
-            self.locks.pop().release()
+    def wake(self) -> None:
+        """Let go whoever sleeps. Again, if the first time was interrupted."""
+        for lock in self.locks or ():
+            with suppress(RuntimeError):  # released before
+                lock.release()
 
     def wait(self, timeout: float | None) -> bool:
         """Sleep until done, at most `timeout` seconds."""
         lock = allocate_lock()
         lock.acquire()
         if self.locks is None:
-            self.locks = []
-        self.locks.append(lock)
+            self.__dict__.setdefault("locks", [])  # one step, as several threads may wait
+        self.locks.append(lock)  # type: ignore[union-attr]
         if not self.done:
             lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
         return self.done

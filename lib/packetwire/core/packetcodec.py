@@ -1,0 +1,270 @@
+"""The packet stream's codec: bytes in, the fields of packets out.
+
+Strategy: the reader indexes `bytes` in place, with a fast path for integers of one byte, because nearly all
+fields of nearly all packets are below 128. It makes a plain tuple of each packet and no object, as that is what
+a request costs most. A packet that is longer than what has arrived is collected in pieces that grow with the
+bytes that come, never with the length that was announced, and its payload is copied out of them once.
+`docs/wire.md` is the specification.
+"""
+
+from __future__ import annotations
+
+from packetwire.core.packet import FLAG_CHANNEL, FLAG_REQUEST, MAX_HEAD_OCTETS, check_payload
+from packetwire.core.refusals import QUOTED_OCTETS, refuse
+from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
+from packetwire.core.varint import BytesLike, decode_varint
+from packetwire.errors import RemoteProtocolError, StreamTruncated
+
+CHUNK_SIZE = 16384
+"""From this size on a piece of a packet is kept as it came."""
+RESPONSE = -1
+"""In place of the request type of a packet that is a response."""
+
+Key = int | tuple[int, int]
+"""What names a request: its tag on channel 0, else (channel, tag)."""
+
+Fields = tuple[Key, int, int, bytes]
+"""(key, flags, request type on the wire or `RESPONSE`, payload); the flags of a response have "ok" as bit 0."""
+
+EOF_FIELDS: Fields = (0, 0, 0, b"")
+ERQ_FIELDS: Fields = (1, 0, 0, b"")
+
+
+class PacketReader:
+    """Bytes in, the fields of packets out, whatever the chunks that the bytes come in.
+
+    `feed` returns the packets that are complete; `finish` says that nothing more comes. The EOF packet is
+    the last one of a stream: what follows it is not decoded but kept in `trailing`.
+    `max_packet_size` counts the bytes that follow the length field.
+    """
+
+    def __init__(self, max_packet_size: int = DEFAULT_MAX_PACKET_SIZE) -> None:
+        self.max_packet_size = max_packet_size
+        self.octets_decoded = 0
+        """The position in the stream behind the last complete packet."""
+        self.ended = False
+        """Whether the EOF packet was decoded."""
+        self.fault: RemoteProtocolError | None = None
+        """What was wrong with the bytes; nothing behind that can be decoded."""
+        self._partial = bytearray()
+        # behind _partial, if the packet is long: chunks are joined once, because a buffer that grows
+        # costs a page fault for every page, again and again
+        self._chunks: list[bytes | bytearray] = []
+        self._chunks_size = 0
+        self.needed = 0
+        """The bytes that the packet that has begun has in all; 0 while that is not known."""
+        self._is_skipping = False
+
+    @property
+    def bytes_kept(self) -> int:
+        """Bytes of the packet that has begun."""
+        return 1 if self._is_skipping else len(self._partial) + self._chunks_size
+
+    def drop(self) -> None:
+        """Nothing more is decoded, nor asked for what has begun: keep nothing of it."""
+        self._partial, self._chunks = bytearray(), []
+        self._chunks_size = self.needed = 0
+
+    def skip(self) -> None:
+        """Drop the packet that has begun, whose head is there, with all that is still to come of it."""
+        self._is_skipping = True
+        self._chunks = []
+        self._chunks_size += len(self._partial) - 1
+        del self._partial[1:]  # something is left, as a packet has begun
+
+    @property
+    def octets_wanted(self) -> int:
+        """How many bytes complete the packet that has begun; 0 if none has or its length is not known."""
+        return max(0, self.needed - len(self._partial) - self._chunks_size)
+
+    @property
+    def partial(self) -> bytes:
+        """The bytes of the packet that has begun, whole only in part."""
+        return b"" if self.ended else b"".join((self._partial, *self._chunks))
+
+    @property
+    def trailing(self) -> bytes:
+        """The bytes behind the EOF packet."""
+        return bytes(self._partial) if self.ended else b""
+
+    def incomplete_head(self) -> Fields | None:
+        """The fields of the packet that has begun, without payload; None until they have all arrived."""
+        if not self.needed or self._is_skipping:
+            return None
+        start = bytes(self._partial[:MAX_HEAD_OCTETS])
+        _, body = decode_varint(start, 0, len(start))
+        try:
+            key, flags, wire_rq_type, _ = decode_body(start, body, len(start))
+        except RemoteProtocolError:
+            return None
+        return key, flags, wire_rq_type, b""
+
+    def feed(self, octets: BytesLike) -> list[Fields]:
+        """Take bytes, return the packets that they complete.
+
+        Raises `RemoteProtocolError` if they break a rule of the format. If packets came before the fault
+        these are returned first: the exception is then in `fault`, and the next call raises it.
+        """
+        # Fields of one byte are read here, without looking for the packet's end. Whatever is longer, or amiss, such
+        # as a field that ran past the end, which shows in the last offset, is left to `decode_body`, which does not
+        # look at what happens to lie behind the packet.
+        if self.fault is not None:
+            raise self.fault
+        if type(octets) is not bytes:
+            octets = check_payload(octets)
+        packets: list[Fields] = []
+        start = 0
+        try:
+            if self._partial and not self.ended:
+                octets = self._complete_partial(octets, packets)
+            if self.ended:
+                self._partial += octets
+                return packets
+            base = self.octets_decoded
+            limit = self.max_packet_size
+            end = len(octets)
+            while start < end:
+                size = octets[start]
+                body = start + 1
+                if size > 127:
+                    size, body = decode_varint(octets, start, end, base)
+                    if body < 0:
+                        break
+                if size > limit:
+                    quoted = octets[start : start + QUOTED_OCTETS + 1]
+                    raise refuse("packet-too-large", quoted, size=size, limit=limit, offset=base + start)
+                stop = body + size
+                if stop > end:
+                    self.needed = stop - start
+                    break
+                packet: Fields | None = None
+                try:
+                    tag = octets[body]
+                    offset = body + 1
+                    octet = 0
+                    if tag > 127:
+                        # two or three bytes, as the tags of all but the first requests
+                        octet = octets[offset]
+                        offset += 1
+                        tag = (tag & 0x7F) << 7 | octet & 0x7F
+                        if octet > 127:
+                            octet = octets[offset]
+                            offset += 1
+                            tag = tag << 7 | octet & 0x7F
+                    wire_flags = octets[offset]
+                    offset += 1
+                    if octet < 128 and wire_flags < 128 and not wire_flags & FLAG_CHANNEL:
+                        rq_type = RESPONSE
+                        if wire_flags & FLAG_REQUEST:
+                            rq_type = octets[offset]
+                            offset += 1
+                        if offset <= stop and rq_type < 128:
+                            packet = tag, wire_flags >> 2, rq_type, octets[offset:stop]
+                except IndexError:
+                    pass
+                if packet is None:
+                    packet = decode_body(octets, body, stop, base)
+                packets.append(packet)
+                start = stop
+                if packet[2] == 0 and packet == EOF_FIELDS:
+                    self.ended = True
+                    break
+            if start < end:
+                self._partial += octets[start:] if start else octets
+        except RemoteProtocolError as fault:
+            self.fault = fault
+            if not packets:
+                raise
+        finally:
+            self.octets_decoded += start
+        return packets
+
+    def finish(self) -> None:
+        """The stream ends here: raises `StreamTruncated` if that is inside a packet."""
+        if self.fault is not None:
+            raise self.fault
+        if self._partial and not self.ended:
+            announced = f" of {self.needed}" if self.needed else ""
+            raise StreamTruncated(
+                f"the stream ended inside a packet, after {len(self.partial)}{announced} octets of it: "
+                f"{bytes(self._partial[:QUOTED_OCTETS])!r}"
+            )
+
+    def _complete_partial(self, octets: bytes, packets: list[Fields]) -> bytes:
+        """Add bytes to the packet that has begun, return those behind it."""
+        partial = self._partial
+        if not self.needed:
+            # the length field itself is incomplete: a few bytes at most, so join and decode anew
+            joined = bytes(partial) + octets
+            partial.clear()
+            return joined
+        missing = self.octets_wanted
+        if len(octets) < missing:
+            self._collect(octets)
+            return b""
+        last = octets[:missing] if len(octets) > missing else octets
+        if self._is_skipping:
+            self._is_skipping, self._chunks_size = False, 0
+            self.octets_decoded += self.needed
+            self._partial, self.needed = bytearray(), 0
+            return octets[missing:]
+        if self._chunks:
+            packet = self._join(last)
+        else:
+            partial += last
+            _, body = decode_varint(partial, 0, len(partial))
+            packet = decode_body(partial, body, self.needed, self.octets_decoded)
+        packets.append(packet)
+        self.ended = packet == EOF_FIELDS
+        self.octets_decoded += self.needed
+        self._partial, self.needed = bytearray(), 0
+        return octets[missing:]
+
+    def _collect(self, octets: bytes) -> None:
+        """Keep bytes of the packet that has begun, in few pieces even if they come one by one."""
+        if self._is_skipping:
+            self._chunks_size += len(octets)
+            return
+        if not self._chunks and (len(self._partial) < MAX_HEAD_OCTETS or len(octets) < CHUNK_SIZE):
+            self._partial += octets
+            return
+        self._chunks_size += len(octets)
+        if len(octets) >= CHUNK_SIZE:
+            self._chunks.append(octets)
+        elif isinstance(self._chunks[-1], bytearray):
+            self._chunks[-1] += octets
+        else:
+            self._chunks.append(bytearray(octets))
+
+    def _join(self, last: bytes) -> Fields:
+        """The packet of all chunks; its fields are in `_partial`, which is long enough for them."""
+        _, body = decode_varint(self._partial, 0, len(self._partial))
+        key, flags, wire_rq_type, begun = decode_body(self._partial, body, len(self._partial), self.octets_decoded)
+        payload = b"".join((begun, *self._chunks, last))
+        self._chunks, self._chunks_size = [], 0
+        return key, flags, wire_rq_type, payload
+
+
+def decode_body(octets: BytesLike, start: int, end: int, base: int = 0) -> Fields:
+    """The fields of the packet whose length field ends at `start`, and which ends at `end`.
+
+    Raises `RemoteProtocolError`, with `base` as the position of `octets` in the stream.
+    """
+    tag, offset = _field(octets, start, end, "tag", start, base)
+    wire_flags, offset = _field(octets, offset, end, "flags", start, base)
+    channel = 0
+    wire_rq_type = RESPONSE
+    if wire_flags & FLAG_CHANNEL:
+        channel, offset = _field(octets, offset, end, "channel", start, base)
+    if wire_flags & FLAG_REQUEST:
+        wire_rq_type, offset = _field(octets, offset, end, "rq_type", start, base)
+    # a bytearray is copied once only: a slice of it would be a bytearray to be copied again
+    payload = octets[offset:end] if isinstance(octets, bytes) else bytes(memoryview(octets)[offset:end])
+    return (channel, tag) if channel else tag, wire_flags >> 2, wire_rq_type, payload
+
+
+def _field(octets: BytesLike, offset: int, end: int, name: str, start: int, base: int) -> tuple[int, int]:
+    value, offset_behind = decode_varint(octets, offset, end, base)
+    if offset_behind < 0:
+        raise refuse("field-overruns-packet", bytes(octets[start:end]), field=name, offset=base + start)
+    return value, offset_behind

@@ -1,0 +1,1 @@
+"""What drives connections: threads, and later whatever else has a clock and a poll."""

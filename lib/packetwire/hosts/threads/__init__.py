@@ -1,0 +1,1 @@
+"""A connection driven by threads: who reads, who writes, and who runs handlers."""

@@ -1,0 +1,131 @@
+"""The clock of a connection: one thread that sees to what was postponed, and to what takes too long.
+
+It looks once a millisecond, but only while something goes on: handlers are started, or requests are sent whose
+writing was postponed. Otherwise it sleeps until it is woken, or until the stream, which did not take all, has room.
+It is started when it is first needed, by a worker: a caller may be interrupted at any instruction, and a thread
+that was started by half cannot be joined.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections.abc import Callable
+
+from packetwire.hosts.threads.nesting import own_threads
+from packetwire.hosts.threads.writing import Writing
+from packetwire.streams.bytestream import ByteStream
+from packetwire.streams.wakeup import Wakeup
+
+TICK = 0.001
+"""Seconds between two looks, and so the time after which a handler counts as slow."""
+PATIENCE = 4
+"""Looks in vain after which it sleeps."""
+
+
+class Clock:
+    """Calls `look` while it says that something goes on, and `go_on` of `writing` when there is room.
+
+    `wanted` is called to have a worker `start` it, and `failed` if no thread can be started.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stream: ByteStream,
+        writing: Writing,
+        look: Callable[[], bool],
+        wanted: Callable[[], object],
+        failed: Callable[[RuntimeError], object],
+    ) -> None:
+        self.is_idle = True
+        """Whether it must be woken before it looks again; false also while it is to be started."""
+        self.thread: threading.Thread | None = None
+        self._name = name
+        self._stream = stream
+        self._writing = writing
+        self._look = look
+        self._wanted = wanted
+        self._failed = failed
+        self._wakeup = Wakeup()
+        self._unstarted = [None]  # popped by whoever starts the thread
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Have it look from now on; it has work, or will have some."""
+        self.is_idle = False
+        if self.thread is None:
+            self._wanted()
+        else:
+            self._wakeup.set()
+
+    def start(self) -> None:
+        """As a worker: start it, unless that was done."""
+        try:
+            self._unstarted.pop()
+        except IndexError:
+            return
+        thread = threading.Thread(target=self._run, name=f"{self._name}-clock", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            self._unstarted.append(None)
+            self.is_idle = True
+            self._failed(error)
+        else:
+            self.thread = thread
+
+    def _run(self) -> None:
+        own_threads.add(threading.get_ident())
+        try:
+            self._go_round()
+        finally:
+            own_threads.discard(threading.get_ident())
+
+    def _go_round(self) -> None:
+        in_vain = 0
+        while not self._stopping:
+            in_vain = 0 if self._look() else in_vain + 1
+            timeout: float | None = TICK
+            if in_vain > PATIENCE:
+                # said first: whoever begins something then does that first, and looks at this
+                self.is_idle = True
+                self.is_idle = not self._look()
+                timeout = None if self.is_idle else TICK
+            self._wait(timeout)
+
+    def _wait(self, timeout: float | None) -> None:
+        poller = select.poll()
+        poller.register(self._wakeup.fileno(), select.POLLIN)
+        fd = self._stream.write_fd if self._writing.leftover else -1
+        if fd >= 0:
+            poller.register(fd, self._stream.write_events)
+        elif self._writing.leftover:
+            timeout = 0  # the stream has been closed elsewhere: writing says why
+        ready = poller.poll(None if timeout is None else timeout * 1000)
+        if any(found == self._wakeup.fileno() for found, _ in ready):
+            self._wakeup.clear()
+        has_room = timeout == 0 or any(found == fd for found, _ in ready)
+        if has_room and self._writing.leftover and not self._stopping:
+            self._writing.go_on()
+
+    def stop(self) -> None:
+        """Have the thread end."""
+        self._stopping = True
+        self._unstarted.clear()
+        self._wakeup.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait until it has ended, so many seconds at most."""
+        if self.thread is not None and self.thread.ident != threading.get_ident():
+            self.thread.join(seconds)
+
+    def close(self) -> None:
+        """After `join`."""
+        self._wakeup.close()
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the thread is the parent's."""
+        self._stopping = True
+        self._unstarted.clear()
+        self.thread = None

@@ -1,0 +1,140 @@
+"""What becomes of events: observers see them, waiters wake up, requests are sorted, the end is told to all."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING
+
+from packetwire.core.engine import ConnectionEngine
+from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded, event_text
+from packetwire.core.packetcodec import Fields
+from packetwire.errors import ConnectionEnded
+from packetwire.hosts.threads.answering import Answering, logger
+from packetwire.hosts.threads.roles import Bell
+
+if TYPE_CHECKING:
+    from packetwire.core.channels import Receiver
+
+
+class Delivery:
+    """Handles the events of one connection; `interrupt` has a caller that reads look at its waiter again."""
+
+    def __init__(
+        self,
+        engine: ConnectionEngine,
+        name: str,
+        *,
+        answering: Answering,
+        bell: Bell,
+        jobs: deque[Fields],
+        inline_jobs: deque[Fields],
+        inline: Container[int] | None,
+        all_inline: bool,
+        on_event: Callable[[Event], object] | None,
+        trace_log: Callable[..., object] | None,
+        receivers: dict[int, Receiver],
+        interrupt: Callable[[], object],
+    ) -> None:
+        self.all_received = Bell()
+        """Rings when nothing more is received."""
+        self.taken: set[tuple[int, int]] = set()
+        """Requests, as (channel, tag), that an observer answers."""
+        self.is_watched = trace_log is not None or on_event is not None
+        """Whether somebody is to see every event."""
+        self.receivers = receivers
+        """Of channels; they see the events of theirs."""
+        self.request: Callable[[Fields], object] = jobs.append
+        """Takes a request that is to be answered."""
+        if all_inline:
+            self.request = inline_jobs.append
+        elif inline:
+            self.request = self._sort
+        self._engine = engine
+        self._name = name
+        self._answering = answering
+        self._attached = answering.attached
+        self._bell = bell
+        self._jobs = jobs
+        self._inline_jobs = inline_jobs
+        self._inline = inline or ()
+        self._on_event = on_event
+        self._trace = trace_log
+        self._interrupt = interrupt
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether somebody is to see every event, or those of a channel."""
+        return self.is_watched or bool(self.receivers)
+
+    def handle(self, events: list[Event]) -> None:
+        """Deliver events, in order."""
+        self._show(events)
+        for event in events:
+            if isinstance(event, ResponseReceived):
+                if self.receivers:
+                    self._attached.give(event)
+                event.waiter.set_response(*event[2:5])
+            elif isinstance(event, RequestReceived):
+                self._receive_request(event)
+            elif isinstance(event, StreamEnded):
+                self._end(event)
+            else:
+                self._attached.give(event)
+
+    def _show(self, events: list[Event]) -> None:
+        """Tell the observers, before anything comes of the events."""
+        if not self.is_watched:
+            return
+        for event in events:
+            if self._trace:
+                self._trace("<== %s", event_text(event))
+            if self._on_event:
+                try:
+                    self._on_event(event)
+                except Exception:
+                    logger.exception("%s: on_event failed for %s", self._name, type(event).__name__)
+
+    def _receive_request(self, event: RequestReceived) -> None:
+        if self.taken and (event.channel, event.tag) in self.taken:
+            self.taken.discard((event.channel, event.tag))
+        elif not (self.receivers and self._attached.give(event)):
+            key = (event.channel, event.tag) if event.channel else event.tag
+            self.request((key, event.flags, event.rq_type + 1, event.payload))
+
+    def _sort(self, request: Fields) -> None:
+        """With some types inline: these never queue behind others."""
+        if isinstance(request[0], int) and request[2] - 1 in self._inline:
+            self._inline_jobs.append(request)
+        else:
+            self._jobs.append(request)
+
+    def deliver_after_all(self, events: list[Event]) -> None:
+        """Handling them was interrupted: tell those who wait."""
+        for event in events:
+            if isinstance(event, ResponseReceived):
+                event.waiter.set_response(*event[2:5])
+            elif isinstance(event, StreamEnded):
+                self._end(event)
+
+    def _end(self, event: StreamEnded) -> None:
+        self.all_received.ring()
+        self._attached.give(event)
+        for waiter in event.lost:
+            waiter.fail(event.cause)
+        self._answering.sum_up()
+        if not event.clean:
+            logger.info("%s: %s", self._name, event.cause)
+
+    def fail(self, cause: ConnectionEnded) -> None:
+        """End the connection for `cause`, if it has not ended yet. From any thread."""
+        self.deliver_end(self._engine.fail(cause))
+
+    def deliver_end(self, events: list[Event]) -> None:
+        """What the engine said of the end, outside of what is read."""
+        self._show(events)
+        for event in events:
+            if isinstance(event, StreamEnded):
+                self._end(event)
+        self._interrupt()
+        self._bell.ring()

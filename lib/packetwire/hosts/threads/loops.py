@@ -1,0 +1,101 @@
+"""What a connection's own threads do, again and again: the workers, and the clock."""
+
+from __future__ import annotations
+
+import time
+
+from packetwire.core.engine import ConnectionEngine
+from packetwire.hosts.threads.clock import Clock
+from packetwire.hosts.threads.closing import Closing
+from packetwire.hosts.threads.parking import Parked, Parking
+from packetwire.hosts.threads.reading import Reading
+from packetwire.hosts.threads.workers import Workers
+from packetwire.hosts.threads.writing import Writing
+
+_TICK_AGAIN = 0.05
+"""Seconds until the end of a stream that is overdue is looked at again, while a handler holds up the reader."""
+
+
+class Loops:
+    """The round of a worker, `work`, and that of the clock, `look`."""
+
+    def __init__(
+        self,
+        engine: ConnectionEngine,
+        *,
+        parking: Parking,
+        writing: Writing,
+        clock: Clock,
+        workers: Workers,
+        reading: Reading,
+        closing: Closing,
+    ) -> None:
+        self._engine = engine
+        self._parking = parking
+        self._park = parking.park
+        self._writing = writing
+        self._clock = clock
+        self._workers = workers
+        self._reading = reading
+        self._closing = closing
+        self._last_look = (-1, -1)
+
+    def look(self) -> bool:
+        """As the clock: whether something goes on; what was postponed or takes long is seen to."""
+        workers, writing = self._workers, self._writing
+        last_look, look = self._last_look, (workers.begun, writing.flushes)
+        if workers.on_watch and look[0] == last_look[0] and workers.take_over():
+            self._reading.role.pop(0, None)
+            self._reading.arm()
+            workers.need_thread()
+        if look[1] == last_look[1] and self._engine.unsent:
+            self._writing.flush()
+        self._last_look = look
+        return look != last_look or bool(workers.on_watch)
+
+    def work(self, me: int) -> bool:
+        """A worker: do what there is to do, else park; false when it shall end. It counts as parked on entry."""
+        workers, reading = self._workers, self._reading
+        if workers.stopping or workers.parked > workers.most_parked:
+            workers.parked -= 1
+            if workers.stopping:
+                self._parking.wake()  # the next parked thread shall see it too
+                self._closing.finish()
+            return False
+        if not self._clock.is_idle and self._clock.thread is None:
+            self._clock.start()
+        if (reading.inline_jobs or workers.jobs or workers.slow_jobs) and self._has_work():
+            workers.parked -= 1
+            try:
+                if reading.inline_jobs and not workers.parked:
+                    workers.need_thread()  # one is left to read
+                if not reading.run_inline(me):
+                    workers.run_jobs(me)
+                elif self._engine.unsent_octets:
+                    self._writing.flush()
+            finally:
+                workers.parked += 1
+            return True
+        deadline = self._engine.deadline if self._engine.ended is None else None
+        timeout = None
+        if deadline is not None:
+            timeout = max(0.0, deadline - time.monotonic()) or _TICK_AGAIN
+        parked = self._park(timeout)
+        if workers.stopping:
+            return True
+        if parked is Parked.READABLE:
+            workers.parked -= 1
+            try:
+                reading.serve(me)
+            finally:
+                workers.parked += 1
+        elif self._engine.unsent:
+            self._writing.flush()
+        if deadline is not None and time.monotonic() >= deadline:
+            reading.tick(time.monotonic())
+        return True
+
+    def _has_work(self) -> bool:
+        reading, workers = self._reading, self._workers
+        inline = reading.inline_jobs and not reading.inline_turn and not workers.is_held
+        return bool(inline) or workers.has_work

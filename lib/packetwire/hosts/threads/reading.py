@@ -1,0 +1,288 @@
+"""Reading: bytes from the stream to the engine, and what comes of them to whoever it is for.
+
+The reader's role exists once. A thread that waits for an answer takes it if nobody has it, and reads for itself;
+otherwise the descriptor is armed, and a parked worker reads. Responses go straight to their waiters. The peer's
+requests are run by packetwire's own threads only: a caller that reads leaves them to those.
+
+A connection that is observed, by `on_event`, by a trace or by what is attached to its channels, is read by
+packetwire's own threads only; then the engine makes events.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from threading import get_ident
+from time import monotonic, sleep
+
+from packetwire.core.engine import ConnectionEngine
+from packetwire.core.events import Event
+from packetwire.core.packetcodec import Fields
+from packetwire.errors import ended_by
+from packetwire.hosts.threads.answering import Answering, logger
+from packetwire.hosts.threads.delivery import Delivery
+from packetwire.hosts.threads.parking import Parking
+from packetwire.hosts.threads.roles import Bell, Role
+from packetwire.hosts.threads.spinning import Spin
+from packetwire.hosts.threads.waiter import Waiter
+from packetwire.hosts.threads.workers import WRITE_AT, Workers
+from packetwire.hosts.threads.writing import Writing
+from packetwire.streams.bytestream import ByteStream
+from packetwire.streams.fds import READ_SIZE
+from packetwire.streams.wakeup import Wakeup
+
+MAX_READ = 1 << 18
+"""Bytes of one read, at most, while a long packet arrives."""
+SPIN_UNDER_WAY = 2
+"""Requests under way up to which a thread that waits looks before it sleeps."""
+
+
+class Reading:
+    """The reader's role for one connection."""
+
+    def __init__(
+        self,
+        engine: ConnectionEngine,
+        stream: ByteStream,
+        name: str,
+        *,
+        parking: Parking,
+        writing: Writing,
+        workers: Workers,
+        answering: Answering,
+        delivery: Delivery,
+        bell: Bell,
+        inline_jobs: deque[Fields],
+        spin: float,
+    ) -> None:
+        self.role = Role()
+        self.inline_turn = Role()
+        """Held by whoever runs inline handlers, which is one thread at a time."""
+        self.inline_jobs = inline_jobs
+        self.last_packet: float | None = None
+        self.is_polling = False
+        """Whether a caller that has the role waits for something to read."""
+        self._decoded = 0  # bytes of the peer's packets, at that time
+        self._engine = engine
+        self._stream = stream
+        self._try_read = stream.try_read
+        self._name = name
+        self._arm = parking.arm
+        self._writing = writing
+        self._workers = workers
+        self._jobs = workers.jobs
+        self._answering = answering
+        self._bell = bell
+        self._locks = bell.locks
+        self._delivery = delivery
+        self._is_watched, self._receivers = delivery.is_watched, delivery.receivers
+        self._failure: Exception | None = None
+        self._read_fd = stream.read_fd
+        self._wakeup = Wakeup()
+        self._poll = select.poll()
+        self._poll.register(self._read_fd, select.POLLIN)
+        self._poll.register(self._wakeup.fileno(), select.POLLIN)
+        self._spin = Spin(self._poll.poll, spin) if spin > 0 else None
+
+    # the role
+
+    def leave(self, me: int) -> None:
+        """Give the role up, and let a parked worker read what comes next."""
+        # in this order: a worker that is woken while the role is taken leaves again
+        role = self.role
+        if role.get(0) == me:
+            role.pop(0, None)
+        if self._engine.ended is None:
+            try:
+                self._arm()
+            except (OSError, ValueError) as error:
+                self.lose(error)
+        if self._bell.locks:
+            self._bell.ring()
+
+    def arm(self) -> None:
+        """Let a parked worker read what comes next."""
+        if self._engine.ended is None:
+            try:
+                self._arm()
+            except (OSError, ValueError) as error:
+                self.lose(error)
+
+    def lose(self, error: Exception) -> None:
+        """The descriptor cannot be armed or disarmed."""
+        self._delivery.fail(ended_by(error, f"{self._name}: the stream's descriptor is gone: {error}"))
+
+    def interrupt(self) -> None:
+        """Let the caller that reads look at its waiter again."""
+        if self.role:
+            self._wakeup.set()
+
+    def see_to_take_over(self, me: int) -> None:
+        """In a handler, or behind it: if the clock takes the role from this thread at this moment, let it do so.
+
+        It first takes the thread off the watch, which decides, and then the role.
+        """
+        while self.role.get(0) == me and me not in self._workers.on_watch:
+            sleep(0)
+
+    # by callers
+
+    def lead(self, waiter: Waiter, deadline: float | None) -> bool:
+        """As the reader: read until `waiter` is done or nothing more comes; false at the deadline.
+
+        Also false if the connection is observed now, so that others must read.
+        """
+        poll, engine = self._poll.poll, self._engine
+        while not waiter.done and engine.ended is None:
+            if self._receivers:
+                return False
+            ready = None
+            if self._spin is not None and len(engine.waiters) <= SPIN_UNDER_WAY:
+                ready = self._spin()
+            if not ready:
+                self.is_polling = True
+                if deadline is None:
+                    ready = poll()
+                else:
+                    ready = poll(max(0.0, deadline - monotonic()) * 1000)
+                    if not ready and monotonic() >= deadline:
+                        return False
+                self.is_polling = False
+            if len(ready) > 1 or (ready and ready[0][0] != self._read_fd):
+                self._wakeup.clear()
+                continue
+            while self.read() and engine.ended is None:
+                if engine.octets_wanted < READ_SIZE and engine.deadline is None:
+                    break  # else more may well be there, or an end that no poll sees
+            if self._jobs or self.inline_jobs:
+                self._workers.call_thread()
+        return True
+
+    # by workers
+
+    def serve(self, me: int) -> None:
+        """If nobody reads: read, run what is to be run here, and give the role up, if it was not taken over."""
+        role, engine = self.role, self._engine
+        try:
+            if role.setdefault(0, me) != me or engine.ended is not None:
+                return
+            while self.read():
+                if self.inline_jobs:
+                    self.run_inline(me)
+                if self._jobs and not self._workers.serve(me):
+                    self.see_to_take_over(me)
+                    return
+                if engine.unsent:
+                    self._writing.flush()
+                if engine.ended is not None or (engine.octets_wanted < READ_SIZE and engine.deadline is None):
+                    return  # else more may well be there, or an end that no poll sees
+        except BaseException as error:
+            logger.error("%s: reading ended by %r", self._name, error, exc_info=error)
+        finally:
+            if role.get(0) == me:
+                self.leave(me)
+
+    def run_inline(self, me: int) -> bool:
+        """As a worker: run inline handlers, if no other thread does; false if there was nothing to do."""
+        jobs, turn, engine = self.inline_jobs, self.inline_turn, self._engine
+        run_handler = self._answering.run_handler
+        served = False
+        while jobs and not turn and not self._workers.is_held:
+            try:
+                if turn.setdefault(0, me) == me:
+                    while jobs and not (engine.unsent_octets and self._workers.is_held):
+                        run_handler(jobs.popleft())
+                        served = True
+                        if engine.unsent_octets >= WRITE_AT:
+                            self._writing.flush()
+            finally:
+                turn.give_up(me)
+        return served
+
+    # what is read
+
+    def read(self) -> bool:
+        """As the reader: read what there is and deliver what comes of it; false if there was nothing.
+
+        That is one read, or several while a long packet is arriving, of which there may well be more.
+        """
+        engine = self._engine
+        wanted = engine.octets_wanted
+        events: list[Event] = []
+        try:
+            try:
+                octets = self._try_read(READ_SIZE if wanted < READ_SIZE else min(wanted, MAX_READ))
+            except Exception as error:
+                self._failure = error
+                octets = b""
+            if octets is None:
+                return False
+            if not octets or self._is_watched or self._receivers:
+                self.take_in(octets)
+                return True
+            engine.receive_to(octets, self._delivery.request, events)
+            decoded = engine.decoder.octets_decoded
+            if self._decoded != decoded:
+                self._decoded = decoded
+                self.last_packet = monotonic()
+            if events:
+                self._delivery.handle(events)
+            if engine.unsent:
+                self._writing.flush()
+            if self._locks:
+                self._bell.ring()
+        except BaseException as error:
+            self._delivery.deliver_after_all(events)
+            self._interrupted(error)
+            raise
+        return True
+
+    def take_in(self, octets: bytes) -> None:
+        """As the reader: feed the engine what was read, b"" for the end, and deliver what comes of it."""
+        engine = self._engine
+        events: list[Event] = []
+        try:
+            if not octets:
+                self._receive_end(events)
+            else:
+                engine.receive(octets, events)
+            if self._decoded != engine.octets_decoded:
+                self._decoded = engine.octets_decoded
+                self.last_packet = monotonic()
+            self._delivery.handle(events)
+        except BaseException:
+            self._delivery.deliver_after_all(events)
+            raise
+        if engine.unsent:
+            self._writing.flush()
+        if self._locks:
+            self._bell.ring()
+
+    def _receive_end(self, events: list[Event]) -> None:
+        """The stream is at its end: find out why."""
+        cause = self._stream.end_reason()
+        error = self._failure
+        if error is not None and (cause is None or not isinstance(error, OSError)):
+            cause = ended_by(error, f"{self._name}: reading failed: {error}")
+        events += self._engine.receive_eof(cause, gone=self._stream.is_cut_off)
+
+    def _interrupted(self, error: BaseException) -> None:
+        """Bytes were taken that were not all decoded: what follows could not be understood."""
+        self._delivery.fail(ended_by(error, f"{self._name}: interrupted while reading: {error!r}"))
+
+    def tick(self, now: float) -> None:
+        """The stream should have ended by now, and is to be ended, but first what it still has is read."""
+        if not self.role:
+            self.serve(get_ident())  # reads until there is nothing more, as a deadline is set
+        elif not self.is_polling:
+            return  # a handler holds the reader up, who reads on then
+        self._delivery.deliver_end(self._engine.tick(now))
+
+    def after_fork(self) -> None:
+        """In the child of a fork."""
+        self.role.close()
+
+    def close(self) -> None:
+        """Nobody can take the role any more."""
+        self.role.close()
+        self._wakeup.close()

@@ -1,0 +1,76 @@
+"""Jobs that one thread at a time has, and waiting until something about them changes.
+
+Nothing here is a lock that is held: a role is a dict with one entry, which is taken and given up in a single step,
+and which says who has it. So an exception that comes at any instruction, as from a signal handler, cannot leave a
+role behind of which nobody knows whose it is: whoever entered gives up what has its name on it.
+"""
+
+from __future__ import annotations
+
+import time
+from _thread import allocate_lock
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from threading import Lock
+
+CLOSED = -2
+"""Holds a role for good, so that no thread can take it."""
+CLOCK = -1
+"""Holds the writer's role while the clock waits for room."""
+MAX_WAIT = 100_000.0
+"""Seconds of one wait for a lock: below the limit of every system."""
+
+
+class Role(dict[int, int]):
+    """A job that one thread at a time has: `role.setdefault(0, me) == me` takes it, if it can be taken."""
+
+    @property
+    def holder(self) -> int:
+        """Who has it; 0 if nobody has."""
+        return self.get(0, 0)
+
+    def give_up(self, me: int) -> bool:
+        """Give it up, if this thread has it."""
+        if self.get(0) != me:
+            return False
+        self.pop(0, None)
+        return True
+
+    def close(self) -> None:
+        """Nobody can take it any more."""
+        self[0] = CLOSED
+
+
+class Bell:
+    """Wakes whoever waits for a condition to look at it again."""
+
+    def __init__(self) -> None:
+        self.locks: list[Lock] = []
+        """Of those who wait."""
+
+    def ring(self) -> None:
+        """Something has changed."""
+        for lock in list(self.locks):
+            with suppress(RuntimeError):  # released before
+                lock.release()
+
+    def wait_for(self, condition: Callable[[], object], deadline: float | None = None) -> bool:
+        """Wait until `condition`; false at the deadline, by the clock of `time.monotonic`."""
+        while not condition():
+            lock = allocate_lock()
+            lock.acquire()
+            try:
+                self.locks.append(lock)
+                if condition():  # first the lock, then the condition: so one side sees the other
+                    return True
+                left = MAX_WAIT if deadline is None else min(MAX_WAIT, deadline - time.monotonic())
+                if left <= 0:
+                    return False
+                lock.acquire(timeout=left)
+            finally:
+                with suppress(ValueError):
+                    self.locks.remove(lock)
+        return True

@@ -1,0 +1,302 @@
+"""The threads of a connection, and the handlers that they run.
+
+Strategy: take-over. The thread that has read requests runs their handlers itself, one after the other, as long as
+they are quick: that costs no switch to another thread. If one takes longer than a tick of the clock, the clock
+takes the reader's role from that thread, and another one reads, and runs what waits. The type of such a request
+counts as slow until it has been quick again for a while, and goes to other threads at once.
+
+A handler that runs has a slot, of which there are `limit`. While it waits for a call of its own it has none, so
+that call-backs can nest (`slots`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import get_ident
+
+from packetwire.core.engine import ConnectionEngine
+from packetwire.core.packetcodec import Fields
+from packetwire.hosts.threads.answering import logger
+from packetwire.hosts.threads.clock import TICK, Clock
+from packetwire.hosts.threads.nesting import own_threads
+from packetwire.hosts.threads.parking import Parking
+from packetwire.hosts.threads.roles import Bell
+from packetwire.hosts.threads.slots import Slots, handling
+from packetwire.hosts.threads.writing import Writing
+
+WRITE_AT = 640
+"""Bytes of replies that are written without waiting for more: enough to share a system call, and few enough for
+the peer to work on them meanwhile."""
+SLOW_FOR = 16
+"""Times that a slow type of request must be quick to count as quick again."""
+MAX_SLOW_TYPES = 1024
+"""Types that are remembered as slow; the peer chooses them."""
+
+SlowType = int | tuple[int, int]
+"""The request type on the wire, with the channel if that is not 0."""
+
+
+def _type_of(request: Fields) -> SlowType:
+    key = request[0]
+    return request[2] if isinstance(key, int) else (key[0], request[2])
+
+
+class Workers:
+    """The threads of one connection: each does `work` again and again, until that returns false."""
+
+    def __init__(
+        self,
+        engine: ConnectionEngine,
+        name: str,
+        *,
+        jobs: deque[Fields],
+        slow_jobs: deque[Fields],
+        limit: int,
+        max_unsent: int,
+        run_handler: Callable[[Fields], None],
+        writing: Writing,
+        clock: Clock,
+        parking: Parking,
+        bell: Bell,
+        work: Callable[[int], bool],
+        failed: Callable[[RuntimeError], None],
+    ) -> None:
+        self.jobs = jobs
+        """Requests that wait for a handler."""
+        self.slow_jobs = slow_jobs
+        """Those of slow types, which no reader runs itself."""
+        self.slots = Slots(limit, name, self._slot_is_free)
+        self.busy: set[int] = set()
+        """The idents of the threads that run a handler."""
+        self.on_watch: deque[int] = deque()
+        """The reader, while it runs handlers: whoever takes it out has the reader's role."""
+        self.begun = 0
+        """Handlers that a reader has begun."""
+        self.most_parked = limit + 1
+        """Above that a thread that is parked ends."""
+        self.parked = 0
+        """Threads that have nothing to do."""
+        self.stopping = False
+        self._alive = 0
+        self.threads: set[threading.Thread] = set()
+        self._slow: dict[SlowType, int] = {}
+        self._engine = engine
+        self._name = name
+        self._limit = limit
+        self._max_unsent = max_unsent
+        self._run_handler = run_handler
+        self._writing = writing
+        self._clock = clock
+        self._parking = parking
+        self._bell = bell
+        self._work = work
+        self._failed = failed
+
+    # threads
+
+    def add(self) -> bool:
+        """Start one more thread; false if that cannot be, or is too late."""
+        if self.stopping:
+            return False
+        worker = threading.Thread(target=self._run, name=f"{self._name}-worker", daemon=True)
+        # those that left are forgotten only here: closing waits until the last of them is gone
+        for gone in [thread for thread in self.threads if thread.ident and not thread.is_alive()]:
+            self.threads.discard(gone)
+        self.threads.add(worker)
+        self._alive += 1
+        self.parked += 1  # it is spare until it finds something to do
+        try:
+            worker.start()
+        except RuntimeError as error:  # the system has no more threads
+            self.threads.discard(worker)
+            self._alive -= 1
+            self.parked -= 1
+            logger.error("%s: %s", self._name, error)
+            if not self.threads:
+                self._failed(error)
+            return False
+        finally:
+            self._bell.ring()
+        return True
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether there are threads that cannot be joined yet."""
+        return any(thread.ident is None for thread in list(self.threads))
+
+    def _run(self) -> None:
+        me = get_ident()
+        own_threads.add(me)
+        try:
+            while self._work(me):
+                pass
+        finally:
+            self._alive -= 1
+            own_threads.discard(me)
+
+    def call_thread(self) -> None:
+        """As any thread: there is something to do for a thread that is parked.
+
+        One is, unless this thread itself is the only one, in a handler that waits.
+        """
+        if self.parked == 0 and get_ident() in self.busy:
+            self.need_thread()
+        else:
+            self._parking.wake()
+
+    def need_thread(self) -> None:
+        """As a thread of ours: there is something to do for a thread that is parked, or one more."""
+        if self.parked > 0:
+            self._parking.wake()
+        elif self._alive <= 2 * (self._limit + self.slots.nested) + 2:
+            self.add()
+
+    def stop(self) -> None:
+        """No handler is begun any more, and each thread ends as soon as it is woken."""
+        self.stopping = True
+        self.jobs.clear()
+        self.slow_jobs.clear()
+
+    def join(self, timeout: float) -> None:
+        """Wait for each thread that runs no handler, `timeout` seconds at most."""
+        for thread in list(self.threads):
+            if thread.ident not in (None, get_ident()) and thread.ident not in self.busy:
+                thread.join(timeout)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the other threads are the parent's."""
+        self.stop()
+        self.threads.clear()
+
+    # handlers
+
+    @property
+    def is_held(self) -> bool:
+        """Whether no handler is to be started: the peer does not take its replies."""
+        engine = self._engine
+        if not engine.unsent_octets:
+            return False
+        return engine.is_held(self._max_unsent)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether one more handler may run, and there is one to run."""
+        return bool((self.jobs or self.slow_jobs) and self.slots.free) and not self.is_held
+
+    def serve(self, me: int) -> bool:
+        """As the reader: run what waits, but for what is slow; false if the role was taken over meanwhile."""
+        try:
+            self.slots.free.pop()
+        except IndexError:
+            return True  # whoever has a slot runs these, too
+        jobs, slow, slots = self.jobs, self._slow, self.slots
+        engine, writing, clock, on_watch = self._engine, self._writing, self._clock, self.on_watch
+        run_handler, busy = self._run_handler, self.busy
+        busy.add(me)
+        handling[me] = self.slots
+        on_watch.append(me)
+        try:
+            while jobs and not (engine.unsent_octets and self.is_held):
+                try:
+                    request = jobs.popleft()
+                except IndexError:  # another thread took it
+                    break
+                if slow and self._limit > 1 and _type_of(request) in slow:
+                    self.slow_jobs.append(request)
+                    self.need_thread()
+                    continue
+                self.begun += 1
+                if clock.is_idle:
+                    clock.wake()
+                if clock.thread is None:
+                    clock.start()
+                run_handler(request)
+                if me not in on_watch:  # taken over; there may be another reader in it now
+                    self._is_slow(request)
+                    break
+                if engine.unsent_octets >= WRITE_AT:
+                    writing.flush()
+        finally:
+            busy.discard(me)
+            handling.pop(me, None)
+            if slots.debts:
+                slots.give_back()
+            else:
+                slots.free.append(None)
+                if jobs or self.slow_jobs:  # another thread may have found no slot meanwhile
+                    self.need_thread()
+            try:
+                on_watch.remove(me)
+            except ValueError:  # the clock has taken the role over
+                kept = False
+            else:
+                kept = True
+        return kept
+
+    def _is_slow(self, request: Fields) -> None:
+        if len(self._slow) >= MAX_SLOW_TYPES:
+            self._slow.clear()
+        self._slow[_type_of(request)] = SLOW_FOR
+        self._writing.flush()
+
+    def run_jobs(self, me: int) -> bool:
+        """As a thread that has no role: run what waits; false if there was nothing."""
+        if not self.has_work:
+            return False
+        try:
+            self.slots.free.pop()
+        except IndexError:
+            return False
+        self.busy.add(me)
+        handling[me] = self.slots
+        served = False
+        try:
+            while not self.stopping and not self.is_held:
+                try:
+                    request = (self.slow_jobs or self.jobs).popleft()
+                except IndexError:
+                    break
+                served = True
+                self._run_beside(request)
+        finally:
+            self.busy.discard(me)
+            handling.pop(me, None)
+            self.slots.give_back()
+        return served
+
+    def _run_beside(self, request: Fields) -> None:
+        if self.parked == 0 or self.jobs or self.slow_jobs:
+            self.need_thread()  # one is left to read, and others to run what else waits
+        began = time.monotonic()
+        self._run_handler(request)
+        rq_type = _type_of(request)
+        if rq_type in self._slow and time.monotonic() - began < TICK / 2:
+            left = self._slow.get(rq_type, 1) - 1
+            if left > 0:
+                self._slow[rq_type] = left
+            else:
+                self._slow.pop(rq_type, None)
+        self._writing.flush()
+
+    def _slot_is_free(self) -> None:
+        if self.jobs or self.slow_jobs:
+            self.need_thread()
+
+    def take_over(self) -> bool:
+        """As the clock: whether the reader, which runs a handler, has lost its role to whoever asks."""
+        try:
+            self.on_watch.pop()
+        except IndexError:
+            return False
+        return True
+
+    def leave_watch(self, me: int) -> bool:
+        """As the reader, behind a handler or where it waits for a call: whether it still has the role."""
+        try:
+            self.on_watch.remove(me)
+        except ValueError:  # the clock has taken it over
+            return False
+        return True

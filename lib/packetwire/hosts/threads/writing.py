@@ -1,0 +1,126 @@
+"""Writing what the engine wants sent, by whichever thread is at hand.
+
+The writer's role exists once. Whoever holds it takes a batch, tries to write it without blocking, and looks
+again when it has given the role up; so what others send meanwhile leaves with the next batch. What the stream
+does not take stays with the role, which the clock then has until there is room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Sized
+from threading import get_ident
+
+from packetwire.core.engine import ConnectionEngine
+from packetwire.hosts.threads.nesting import inside
+from packetwire.hosts.threads.roles import CLOCK, Bell, Role
+from packetwire.streams.bytestream import ByteStream
+
+
+class Writing:
+    """The writer's role for one connection.
+
+    Called back: `wait_for_room` when the role goes to the clock, which calls `go_on`; `written` when there may be
+    room again, for those who are `waiting` and for requests that are `held`; `failed` with the error after which
+    nothing can be written; `interrupted` with a BaseException that hit a write.
+    """
+
+    def __init__(
+        self,
+        engine: ConnectionEngine,
+        stream: ByteStream,
+        *,
+        waiting: Bell,
+        held: Sequence[Sized],
+        wait_for_room: Callable[[], object],
+        written: Callable[[], object],
+        failed: Callable[[Exception], object],
+        interrupted: Callable[[BaseException], object],
+    ) -> None:
+        self.role = Role()
+        self.leftover: Sequence[bytes | memoryview] = ()
+        """What the stream did not take yet."""
+        self.flushes = 0
+        self._engine = engine
+        self._write_batch = stream.write_batch
+        self._waiting = waiting
+        self._held = held
+        self._wait_for_room = wait_for_room
+        self._written = written
+        self._failed = failed
+        self._interrupted = interrupted
+
+    @property
+    def by_a_thread(self) -> bool:
+        """Whether one is writing, which does not wait; the clock, which waits for room, does not count."""
+        return self.role.holder > 0
+
+    def flush(self) -> None:
+        """Write what the engine wants sent, as far as that goes without waiting."""
+        role, engine = self.role, self._engine
+        self.flushes += 1
+        # whoever has the role looks again behind giving it up: also this thread, if a signal handler comes here
+        while engine.unsent and not role:
+            me = get_ident()
+            outer = inside.get(me)
+            try:
+                inside[me] = self
+                if role.setdefault(0, me) == me:
+                    rest: Sequence[bytes | memoryview] = ()
+                    try:
+                        batch = engine.data_to_send()
+                        if batch:  # else it was taken just before
+                            rest = self._write_batch(batch)
+                        if rest:
+                            self._leave_to_clock(rest)
+                            return
+                    except Exception as error:
+                        self._failed(error)
+                    except BaseException as error:
+                        self._interrupted(error)
+                        raise
+                    engine.data_sent()
+            finally:
+                if role.get(0) == me:
+                    role.pop(0, None)
+                if outer is None:
+                    inside.pop(me, None)
+            if self._waiting.locks or any(self._held):
+                self._written()
+
+    def _try_write(self, batch: Sequence[bytes | memoryview]) -> Sequence[bytes | memoryview]:
+        """Write what fits, return the rest. A failure leaves no rest."""
+        try:
+            return self._write_batch(batch)
+        except Exception as error:
+            self._failed(error)
+            return ()
+        except BaseException as error:
+            self._interrupted(error)
+            raise
+
+    def _leave_to_clock(self, rest: Sequence[bytes | memoryview]) -> None:
+        self.leftover = rest
+        self.role[0] = CLOCK
+        self._wait_for_room()
+
+    def go_on(self) -> None:
+        """As the clock, which has the role: there is room, or the stream has failed, which writing shows."""
+        self.leftover = self._try_write(self.leftover)
+        if not self.leftover:
+            self._engine.data_sent()
+            self.role.give_up(CLOCK)
+            self._written()
+            self.flush()
+
+    def recover(self, me: int) -> None:
+        """Behind an interruption that may have left the role with this thread."""
+        if self.role.get(0) == me:
+            if self.leftover:
+                self._leave_to_clock(self.leftover)
+            else:
+                self.role.give_up(me)
+
+    def close(self) -> None:
+        """Nobody can take the role any more."""
+        self.role.close()
+        self.leftover = ()

@@ -1,1 +1,0 @@
-"""The threads that drive an engine over a byte stream."""
