@@ -298,6 +298,13 @@ class PacketConnection(ConnectionFace[Driver]):
         limit = time_limit(timeout)
         return self._driver.join_receive(limit) if self._driver else True
 
+    def _when_all_received(self, then: Callable[[], object]) -> None:
+        """Have `then` called, once, when nothing more is received: in any thread, so it must be quick."""
+        if self._driver is None:
+            then()
+        else:
+            self._driver.when_all_received(then)
+
     def send_erq(self) -> None:
         """Announce that this side sends no more requests."""
         self._open_driver().end_requests()

@@ -1,10 +1,12 @@
 """`serve`: a connection for each client that comes to an address.
 
 Strategy. One thread accepts, polling the listening sockets and a wake-up, so it can always be told to stop.
-Each client has a thread of its own, a *session*, which shakes hands if that is TLS, makes the service, opens
-it, waits until nothing more is received, and closes it; so whatever a client or its service does, the others
-and the accepting thread go on. Sessions that are over are joined and forgotten by the accepting thread, which
-is the only one that knows them all; it also sees to the end, when it has stopped accepting.
+Each client is a *session*. A thread of its own shakes hands if that is TLS, makes the service, and opens it;
+another one closes it, when nothing more is received. So whatever a client or its service does, the others and the
+accepting thread go on, and between the two no thread of the session waits. Sessions that are over are joined and
+forgotten by the accepting thread, which is the only one that knows them all; it also starts the threads that close,
+few at a time, so that those who leave together do not hold up who comes; and it sees to the end, when it has stopped
+accepting.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -69,6 +72,10 @@ GIVE_BACK_SECONDS = 0.5
 """Seconds after the end of a client that held much until memory is given back to the system."""
 PAUSE_SECONDS = 0.5
 """Seconds without accepting, when there is no place or the system ran out of something."""
+CLOSING_AT_ONCE = 8
+"""Sessions that are closed at the same time, besides those that take long."""
+LONG_CLOSING = 0.05
+"""Seconds after which closing a session counts as taking long."""
 
 Service = HasPacketConnection | PacketConnection
 ServiceFactory = Callable[[PacketConnectionRecvSend], Service]
@@ -91,7 +98,7 @@ def serve(
             server.wait()
 
     `factory(recv_send)` makes a `HasPacketConnection` or a `PacketConnection` for each client, in a thread
-    of that client's; it is opened there, and closed when the client has ended. `unix:`, `tcp:`, `tls:`,
+    of that client's; it is opened there, and closed in another thread when the client has ended. `unix:`, `tcp:`, `tls:`,
     `zmq+router:` and `zmq+pair:` listen, `stdio:` is one client: the process that started this one, and the
     server ends with it.
 
@@ -224,6 +231,9 @@ class Server:
         self._drain_timeout = drain_timeout
         self._ssl_context = ssl_context
         self._sessions: set[_Session] = set()
+        self._is_over = False
+        self._ended: deque[_Session] = deque()
+        self._closing: dict[_Session, float] = {}  # with when that began
         self._over: deque[_Session] = deque()
         self._wakeup = Wakeup()
         self._budget = Budget(
@@ -298,6 +308,8 @@ class Server:
         """In the child of a fork: the server is the parent's; here it has ended."""
         self._stop_lock = threading.Lock()
         self._sessions.clear()
+        self._ended.clear()
+        self._closing.clear()
         self._over.clear()
 
     # all below runs in the accepting thread
@@ -313,6 +325,8 @@ class Server:
             self._listener.close()
             self._drain()
             self._wakeup.close()
+            self._is_over = True  # first this: whose client ends from now on closes by itself
+            self._close_left_behind()
 
     def _wait_for_something(self, deadline: float | None) -> None:
         """Wait for a client, for the end of a session, for `stop`, or the deadline, and see to it."""
@@ -326,9 +340,12 @@ class Server:
         left = None if until is None else max(0.0, until - time.monotonic()) * 1000
         if self._budget.is_pressed or self._give_back_at is not None:
             left = LOOK_SECONDS * 1000 if left is None else min(left, LOOK_SECONDS * 1000)
+        if self._ended:
+            left = LONG_CLOSING * 1000 if left is None else min(left, LONG_CLOSING * 1000)
         ready = {fd for fd, _ in poller.poll(left)}
         self._wakeup.clear()
         over = self._forget_sessions()
+        self._close_sessions()
         see_to_budget(self._budget, self._admission)
         self._give_back_in_time(over)
         if over:
@@ -358,10 +375,27 @@ class Server:
             session = self._over.popleft()
             session.thread.join()  # it has nothing left to do
             self._sessions.discard(session)
+            self._closing.pop(session, None)
             over.append(session)
             if not self._listener.sockets and self._stop_deadline is None:
                 self.failure = session.failure
         return over
+
+    def _close_sessions(self) -> None:
+        """Start to close those whose clients have ended, but few at a time."""
+        now = time.monotonic()
+        at_once = sum(now - began < LONG_CLOSING for began in self._closing.values())
+        while self._ended and at_once < CLOSING_AT_ONCE:
+            session = self._ended[0]
+            session.thread.join()  # it has nothing left to do
+            try:
+                session.start_closing()
+            except RuntimeError as error:  # the system has no more threads; it is tried again
+                self._admission.ran_out(error)
+                return
+            self._ended.popleft()
+            self._closing[session] = now
+            at_once += 1
 
     def _admit(self, listening: Acceptor) -> None:
         client = self._admission.admit(listening, PAUSE_SECONDS)
@@ -383,6 +417,7 @@ class Server:
             stream,
             self._factory,
             self.address,
+            self._client_has_ended,
             self._session_over,
             self._ssl_context,
             self._admission,
@@ -395,6 +430,21 @@ class Server:
             self._sessions.discard(session)
             stream.close()
             raise
+
+    def _client_has_ended(self, session: _Session) -> None:
+        """From any thread: nothing more is received from that client."""
+        self._ended.append(session)
+        self._wakeup.set()
+        if self._is_over:
+            self._close_left_behind()
+
+    def _close_left_behind(self) -> None:
+        """When the accepting thread is gone: close those whose service returns so late."""
+        while self._ended:
+            try:
+                self._ended.popleft().start_closing()
+            except (IndexError, RuntimeError):  # another thread has it; or there are no more threads
+                return
 
     def _session_over(self, session: _Session) -> None:
         """In the thread of the session: the last thing that it does."""
@@ -426,13 +476,14 @@ class Server:
 
 
 class _Session(ServedClient[PacketConnection]):
-    """One client: its service, and the thread in which that is made, opened, awaited and closed."""
+    """One client and its service. `thread` is the one that opens it, and later the one that closes it."""
 
     def __init__(
         self,
         stream: socket.socket | ByteStream,
         factory: ServiceFactory,
         address: Address,
+        on_ended: Callable[[_Session], None],
         on_over: Callable[[_Session], None],
         ssl_context: SSLContext | None,
         admission: Admission[_Session],
@@ -441,58 +492,82 @@ class _Session(ServedClient[PacketConnection]):
         super().__init__(stream, ssl_context, admission, budget)
         self._factory = factory
         self._address = address
+        self._on_ended = on_ended
         self._on_over = on_over
         self._shaking_hands = ssl_context is not None
-        self.thread = threading.Thread(target=self._run, name=f"packetwire-{address}-client", daemon=True)
+        self._tls: ByteStream | None = None
+        self._service: Service | None = None
+        self.thread = self._make_thread(self._open)
 
-    def _run(self) -> None:
+    def _make_thread(self, target: Callable[[], None]) -> threading.Thread:
+        return threading.Thread(target=target, name=f"packetwire-{self._address}-client", daemon=True)
+
+    def start_closing(self) -> None:
+        """When its client has ended. Raises RuntimeError if the system has no more threads."""
+        thread = self._make_thread(self._close)
+        thread.start()
+        self.thread = thread
+
+    def _open(self) -> None:
         try:
             if isinstance(self._address, TcpAddress) and isinstance(self._stream, socket.socket):
                 with suppress(OSError):  # some systems refuse it when the client is gone already
                     keep_alive(self._stream, self._address.user_timeout)
-            if self._ssl_context is None:
-                self._serve_client(self._stream)
-            else:
-                self._serve_over_tls(self._stream, self._ssl_context)
+            stream = self._stream if self._ssl_context is None else self._shake_hands(self._ssl_context)
+            if stream is not None:
+                self._open_service(stream)
         except BaseException as error:
-            self.failure = error
-            self._admission.failed(self.name, error)
-        finally:
-            try:
-                self._stream.close()
-            finally:
-                self._on_over(self)
+            self._has_failed(error)
+        if self._service is None:
+            self._let_go()
 
-    def _serve_over_tls(self, stream: socket.socket | ByteStream, ssl_context: SSLContext) -> None:
+    def _shake_hands(self, ssl_context: SSLContext) -> ByteStream | None:
         from packetwire.streams.tls import start_tls
 
         try:
-            tls = start_tls(stream, ssl_context, server_side=True)
+            self._tls = start_tls(self._stream, ssl_context, server_side=True)
         except OSError as error:
             if self.asked_to_leave is None:
                 self._admission.warn("handshake", "a client was not let in: %s (%s)", error, self.name)
-            return
         finally:
             self._shaking_hands = False
-        try:
-            self._serve_client(tls)
-        except BaseException:
-            tls.end_write()  # without that it would look as if someone had cut it off
-            raise
-        finally:
-            tls.close()
+        return self._tls
 
-    def _serve_client(self, stream: socket.socket | ByteStream) -> None:
+    def _open_service(self, stream: socket.socket | ByteStream) -> None:
         service = self._factory(stream)
         self._conn = conn = connection_of(service)
         conn._budget = self._budget
-        with service:
-            if self._ending:
-                _announce_end(conn)
-            conn.join_recv()
+        service.__enter__()
+        self._service = service
+        if self._ending:
+            _announce_end(conn)
+        conn._when_all_received(partial(self._on_ended, self))
+
+    def _close(self) -> None:
+        service, conn = self._service, self._conn
+        assert service is not None and conn is not None
+        try:
             if conn.is_open() and not isinstance(conn.ended, PeerClosed):
                 self.failure = conn.ended
                 self._admission.ended(self.name, conn.ended)
+            service.__exit__(None, None, None)
+        except BaseException as error:
+            self._has_failed(error)
+        self._let_go()
+
+    def _has_failed(self, error: BaseException) -> None:
+        self.failure = error
+        self._admission.failed(self.name, error)
+        if self._tls is not None:
+            self._tls.end_write()  # without that it would look as if someone had cut it off
+
+    def _let_go(self) -> None:
+        try:
+            if self._tls is not None:
+                self._tls.close()
+            self._stream.close()
+        finally:
+            self._on_over(self)
 
     def end(self) -> None:
         """Have the client told that this is the end, behind the replies that it is owed. From any thread."""

@@ -2,8 +2,8 @@
 
 It looks once a millisecond, but only while something goes on: handlers are started, or requests are sent whose
 writing was postponed. Otherwise it sleeps until it is woken, or until the stream, which did not take all, has room.
-It is started when it is first needed, by a worker: a caller may be interrupted at any instruction, and a thread
-that was started by half cannot be joined.
+It is started when it is needed, by a worker: a caller may be interrupted at any instruction, and a thread
+that was started by half cannot be joined. When it has slept for long it ends, so that an idle connection has none.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ TICK = 0.001
 """Seconds between two looks, and so the time after which a handler counts as slow."""
 PATIENCE = 4
 """Looks in vain after which it sleeps."""
+IDLE_SECONDS = 5.0
+"""Seconds of sleep after which a thread that is not needed ends."""
 
 
 class Clock:
@@ -65,6 +67,8 @@ class Clock:
             self._unstarted.pop()
         except IndexError:
             return
+        if self._stopping:
+            return
         thread = threading.Thread(target=self._run, name=f"{self._name}-clock", daemon=True)
         try:
             thread.start()
@@ -91,10 +95,27 @@ class Clock:
                 # said first: whoever begins something then does that first, and looks at this
                 self.is_idle = True
                 self.is_idle = not self._look()
-                timeout = None if self.is_idle else TICK
-            self._wait(timeout)
+                timeout = IDLE_SECONDS if self.is_idle else TICK
+            if not self._wait(timeout) and self.is_idle and self._may_end():
+                return
 
-    def _wait(self, timeout: float | None) -> None:
+    def _may_end(self) -> bool:
+        """Whether this thread may end, having slept for long; who wakes it now has another one started."""
+        if self._writing.leftover:
+            return False
+        thread, self.thread = self.thread, None
+        self._unstarted.append(None)
+        if self.is_idle or self._stopping:  # behind the above: `wake` says this first, and then looks for a thread
+            return True
+        try:
+            self._unstarted.pop()
+        except IndexError:  # another one has been started
+            return True
+        self.thread = thread
+        return False
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Wait until it is woken, or there is room to write, which is used; false at the timeout."""
         poller = select.poll()
         poller.register(self._wakeup.fileno(), select.POLLIN)
         fd = self._stream.write_fd if self._writing.leftover else -1
@@ -108,6 +129,7 @@ class Clock:
         has_room = timeout == 0 or any(found == fd for found, _ in ready)
         if has_room and self._writing.leftover and not self._stopping:
             self._writing.go_on()
+        return bool(ready) or timeout == 0
 
     def stop(self) -> None:
         """Have the thread end."""

@@ -38,6 +38,7 @@ class Delivery:
     ) -> None:
         self.all_received = Bell()
         """Rings when nothing more is received."""
+        self._at_the_end: list[Callable[[], object]] = []  # popped by whoever calls it
         self.taken: set[tuple[int, int]] = set()
         """Requests, as (channel, tag), that an observer answers."""
         self.is_watched = trace_log is not None or on_event is not None
@@ -117,8 +118,23 @@ class Delivery:
             elif isinstance(event, StreamEnded):
                 self._end(event)
 
-    def _end(self, event: StreamEnded) -> None:
+    def when_all_received(self, then: Callable[[], object]) -> None:
+        """Have `then` called once nothing more is received, by whichever thread finds that."""
+        self._at_the_end.append(then)
+        if self._engine.ended is not None:  # first the list, then this: so one side sees the other
+            self._say_all_received()
+
+    def _say_all_received(self) -> None:
         self.all_received.ring()
+        while self._at_the_end:
+            try:
+                then = self._at_the_end.pop()
+            except IndexError:
+                return
+            then()
+
+    def _end(self, event: StreamEnded) -> None:
+        self._say_all_received()
         self._attached.give(event)
         for waiter in event.lost:
             waiter.fail(event.cause)

@@ -179,6 +179,7 @@ class Driver:
         ).recover
         self.abort, self.runs_in = self._closing.abort, self._closing.runs_in
         self.give_up = self._closing.give_up
+        self.when_all_received = self._delivery.when_all_received
 
     # life
 

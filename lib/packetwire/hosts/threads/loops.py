@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from packetwire.core.engine import ConnectionEngine
-from packetwire.hosts.threads.clock import Clock
+from packetwire.hosts.threads.clock import IDLE_SECONDS, Clock
 from packetwire.hosts.threads.closing import Closing
 from packetwire.hosts.threads.parking import Parked, Parking
 from packetwire.hosts.threads.reading import Reading
@@ -77,12 +77,14 @@ class Loops:
                 workers.parked += 1
             return True
         deadline = self._engine.deadline if self._engine.ended is None else None
-        timeout = None
+        timeout = IDLE_SECONDS if workers.parked > 1 else None
         if deadline is not None:
             timeout = max(0.0, deadline - time.monotonic()) or _TICK_AGAIN
         parked = self._park(timeout)
         if workers.stopping:
             return True
+        if parked is Parked.TIMEOUT and deadline is None:
+            return not workers.may_leave()
         if parked is Parked.READABLE:
             workers.parked -= 1
             try:

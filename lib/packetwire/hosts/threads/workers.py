@@ -154,6 +154,14 @@ class Workers:
         elif self._alive <= 2 * (self._limit + self.slots.nested) + 2:
             self.add()
 
+    def may_leave(self) -> bool:
+        """As a thread that was parked for long: leave if another one stays parked. It is not counted then."""
+        self.parked -= 1
+        if self.parked > 0:  # of two that come here together, one at least sees what both have taken away
+            return True
+        self.parked += 1
+        return False
+
     def stop(self) -> None:
         """No handler is begun any more, and each thread ends as soon as it is woken."""
         self.stopping = True
