@@ -49,7 +49,7 @@ print(*sorted(set(sys.modules) - before))
     [
         ("import packetwire", "packetwire"),
         ("from packetwire import *", "packetwire.streams.process"),
-        ("from packetwire import BaseRequest, HasPacketConnection, stdio", "packetwire.threaded.driver"),
+        ("from packetwire import BaseRequest, HasPacketConnection, stdio", "packetwire.hosts.threads.driver"),
     ],
 )
 def test_importing_the_package_loads_nothing_heavy(statement: str, home: str) -> None:

@@ -86,13 +86,14 @@ class PacketConnection(ConnectionFace[Driver]):
       response's flags), bytes-like or str (its payload), a pair of both, or a deferred result: a
       `Responder`, a future or a `cs.result.Result`, which may come later. An exception is answered
       "not ok"; what the peer is told of it is set by `error_detail`: "none", "message" or "traceback".
-    - `handlers`: how many handlers run at once, each in a thread; one that waits for a call of its own on
-      this connection is not counted. "inline": in the thread that reads, one at a time. `inline`: the
-      request types for which that is so.
+    - `handlers`: how many handlers run at once, in threads of packetwire's own; one that waits for a call of its
+      own is not counted. "inline": one at a time, in the thread that reads. `inline`: the request types for which
+      that is so. None of them runs in a thread that waits for a response.
     - `max_packet_size`: octets of a packet, both ways, its fields included: a payload of 36 fewer always fits.
       `max_outstanding`: requests of ours without an answer, at which `submit` waits; `max_unsent`: octets not
       written, past which `submit` waits.
-    - `on_event(event)` sees every event in wire order, in the thread that reads; see `take`.
+    - `on_event(event)` sees every event in wire order, in the thread that reads, which is then one of packetwire's
+      own; see `take`.
     - `trace_log(format, *args)` is told of every packet; `capture`, a `packetwire.capture.CaptureWriter`, records
       all octets, for `packetwire dump`.
     - `close_timeout`: seconds, the default of `close`.
@@ -100,8 +101,8 @@ class PacketConnection(ConnectionFace[Driver]):
       connection that used it.
     - `half_close`: the end of what is received, between two packets, is a clean end, as if the peer had said ERQ
       and EOF; for pipes and sockets. The peer's requests are answered behind it in any case.
-    - `spin`: seconds that a thread that expects octets looks for them before it sleeps, as long as that
-      mostly succeeds; 0 for never. It makes small requests several times faster, for some processor time.
+    - `spin`: seconds that a thread that waits for a response looks for it before it sleeps, as long as that
+      mostly succeeds; by default never. It makes round trips shorter, for some processor time.
     - `packet_grace` is accepted for compatibility and has no effect: nothing waits for company.
     """
 

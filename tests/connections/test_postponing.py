@@ -1,7 +1,6 @@
 """What is put off, so that more leaves or is done together, is done all the same if nothing follows.
 
-Each is tried after a load of many requests at a time, under which helpers come by the clock and not when
-they are called.
+Each is tried after a load of many requests at a time, under which most is done by the clock.
 """
 
 from __future__ import annotations

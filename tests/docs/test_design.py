@@ -49,7 +49,7 @@ def test_no_module_is_imported_by_what_it_imports() -> None:
 
 def test_there_are_imports_to_find() -> None:
     found = set(imported(PACKAGE / "connection.py"))
-    assert {"packetwire.core.engine", "packetwire.threaded.driver", "packetwire.result"} <= found
+    assert {"packetwire.core.engine", "packetwire.hosts.threads.driver", "packetwire.result"} <= found
     assert "packetwire.streams.process" in set(imported(PACKAGE / "face.py")), "also inside functions"
     assert "cs.buffer" in set(imported(PACKAGE / "core" / "packet.py"))
 
@@ -69,7 +69,7 @@ def test_the_steps_of_a_request_are_in_layers() -> None:
 
 
 def test_the_files_that_are_named_exist() -> None:
-    named = set(re.findall(r"`((?:core|streams|cli)/\w+\.py|addresses\.py)`", DESIGN.read_text()))
+    named = set(re.findall(r"`((?:core|hosts/threads|streams|cli)/\w+\.py|addresses\.py)`", DESIGN.read_text()))
     assert named
     assert [name for name in named if not (PACKAGE / name).is_file()] == []
 
