@@ -4,9 +4,9 @@ Strategy. One thread accepts, polling the listening sockets and a wake-up, so it
 Each client is a *session*. A thread of its own shakes hands if that is TLS, makes the service, and opens it;
 another one closes it, when nothing more is received. So whatever a client or its service does, the others and the
 accepting thread go on, and between the two no thread of the session waits. Sessions that are over are joined and
-forgotten by the accepting thread, which is the only one that knows them all; it also starts the threads that close,
-few at a time, so that those who leave together do not hold up who comes; and it sees to the end, when it has stopped
-accepting.
+forgotten by the accepting thread, which is the only one that knows them all. It also starts the threads that
+close, few at a time, so that those who leave together do not hold up who comes; and it sees to the end, when it
+has stopped accepting.
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ def serve(
             server.wait()
 
     `factory(recv_send)` makes a `HasPacketConnection` or a `PacketConnection` for each client, in a thread
-    of that client's; it is opened there, and closed in another thread when the client has ended. `unix:`, `tcp:`, `tls:`,
-    `zmq+router:` and `zmq+pair:` listen, `stdio:` is one client: the process that started this one, and the
-    server ends with it.
+    of that client's; it is opened there, and closed in another thread when the client has ended. `unix:`,
+    `tcp:`, `tls:`, `zmq+router:` and `zmq+pair:` listen, `stdio:` is one client: the process that started this
+    one, and the server ends with it.
 
     `tls:` needs an `ssl_context` with a certificate; see `packetwire.streams.tls.server_context`. There
     `recv_send` is a `TlsStream`, whose `ssl_object.getpeercert()` tells who the client is, if clients need a
@@ -545,7 +545,8 @@ class _Session(ServedClient[PacketConnection]):
 
     def _close(self) -> None:
         service, conn = self._service, self._conn
-        assert service is not None and conn is not None
+        assert service is not None
+        assert conn is not None
         try:
             if conn.is_open() and not isinstance(conn.ended, PeerClosed):
                 self.failure = conn.ended

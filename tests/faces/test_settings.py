@@ -91,7 +91,7 @@ def test_what_is_assigned_is_checked_and_changes_nothing_if_it_is_refused(face: 
 
 def test_the_options_of_threads_can_be_read_and_assigned() -> None:
     conn = PacketConnection(NO_STREAM)
-    assert (conn.spin, conn.packet_grace) == (50e-6, 0.0)
+    assert (conn.spin, conn.packet_grace) == (0.0, 0.0)
     conn.spin, conn.packet_grace = 0, 0.5
     assert (conn.spin, conn.packet_grace) == (0, 0.5)
 
