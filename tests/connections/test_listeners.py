@@ -696,6 +696,7 @@ def test_a_client_that_is_being_accepted_at_the_end_is_told(address: str, servic
         assert isinstance(conn.ended, PeerClosed)
 
 
+@pytest.mark.leaves_threads
 def test_a_service_that_does_not_return_is_left_behind(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,7 @@ from threading import get_ident
 
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.packets import BytesLike
-from packetwire.errors import LimitExceeded, LocalProtocolError, RequestTimeout
+from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RequestTimeout
 from packetwire.hosts.threads.clock import Clock
 from packetwire.hosts.threads.delivery import Delivery
 from packetwire.hosts.threads.nesting import inside, is_interrupted, own_threads
@@ -93,7 +93,12 @@ class Calls:
                         self._disarm()
                     except (OSError, ValueError) as error:
                         reading.lose(error)
-                tag = engine.request(rq_type, flags, payload, channel=channel, waiter=waiter)
+                try:
+                    tag = engine.request(rq_type, flags, payload, channel=channel, waiter=waiter)
+                except (LimitExceeded, ConnectionEnded):  # what was seen to above has changed since
+                    if role.get(0) == me:
+                        reading.leave(me)
+                    tag = self.request(rq_type, flags, payload, channel, waiter, deadline)
                 if self._trace:
                     self._trace("==> request %d:%d rq_type=%d %r", channel, tag, rq_type, payload[:32])
                 self._writing.flush()
@@ -160,6 +165,11 @@ class Calls:
                 tag = engine.request(rq_type, flags, payload, channel=channel, waiter=waiter)
             except LimitExceeded:  # another thread came first
                 continue
+            except ConnectionEnded:
+                if engine.send_failure is None:
+                    raise
+                self._wait_for_room(deadline)  # writing has just failed, and the stream's end says why
+                raise engine.why_not() from None
             break
         if under_way <= POSTPONE_ABOVE or engine.unsent_octets >= WRITE_AT:
             self._writing.flush()

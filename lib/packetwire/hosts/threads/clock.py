@@ -11,10 +11,12 @@ from __future__ import annotations
 import select
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from packetwire.hosts.threads.nesting import own_threads
 from packetwire.hosts.threads.writing import Writing
 from packetwire.streams.bytestream import ByteStream
+from packetwire.streams.finalizing import start_without_waiting
 from packetwire.streams.wakeup import Wakeup
 
 TICK = 0.001
@@ -28,7 +30,7 @@ IDLE_SECONDS = 5.0
 class Clock:
     """Calls `look` while it says that something goes on, and `go_on` of `writing` when there is room.
 
-    `wanted` is called to have a worker `start` it, and `failed` if no thread can be started.
+    `wanted` is called to have a worker `start` it, `started` when it runs, `failed` if no thread can be started.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Clock:
         writing: Writing,
         look: Callable[[], bool],
         wanted: Callable[[], object],
+        started: Callable[[], object],
         failed: Callable[[RuntimeError], object],
     ) -> None:
         self.is_idle = True
@@ -48,6 +51,7 @@ class Clock:
         self._writing = writing
         self._look = look
         self._wanted = wanted
+        self._started = started
         self._failed = failed
         self._wakeup = Wakeup()
         self._unstarted = [None]  # popped by whoever starts the thread
@@ -69,19 +73,26 @@ class Clock:
             return
         if self._stopping:
             return
-        thread = threading.Thread(target=self._run, name=f"{self._name}-clock", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:  # the system has no more threads
-            self._unstarted.append(None)
-            self.is_idle = True
-            self._failed(error)
-        else:
-            self.thread = thread
+        self.thread = threading.Thread(target=self._run, name=f"{self._name}-clock", daemon=True)
+        start_without_waiting(self.thread, self._not_started)  # a role may be held here
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether there is a thread that cannot be joined yet."""
+        thread = self.thread
+        return thread is not None and thread.ident is None
+
+    def _not_started(self, error: RuntimeError) -> None:
+        """The system has no more threads."""
+        self.thread = None
+        self._unstarted.append(None)
+        self.is_idle = True
+        self._failed(error)
 
     def _run(self) -> None:
         own_threads.add(threading.get_ident())
         try:
+            self._started()
             self._go_round()
         finally:
             own_threads.discard(threading.get_ident())
@@ -139,8 +150,10 @@ class Clock:
 
     def join(self, seconds: float) -> None:
         """Wait until it has ended, so many seconds at most."""
-        if self.thread is not None and self.thread.ident != threading.get_ident():
-            self.thread.join(seconds)
+        thread = self.thread
+        if thread is not None and thread.ident != threading.get_ident():
+            with suppress(RuntimeError):  # it has not been started yet, and ends at once when it is
+                thread.join(seconds)
 
     def close(self) -> None:
         """After `join`."""

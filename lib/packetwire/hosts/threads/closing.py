@@ -97,16 +97,18 @@ class Closing:
         """End the connection in order within `timeout` seconds, then anyhow; return the trailing octets."""
         if self.runs_in(get_ident()):
             # a handler cannot wait for its own end
-            closer = threading.Thread(target=self.close, args=(timeout,), name=f"{self._name}-closer", daemon=True)
+            thread = threading.Thread(target=self.close, args=(timeout,), name=f"{self._name}-closer", daemon=True)
             try:
-                closer.start()
+                thread.start()
             except RuntimeError as error:
                 self._close_without_thread(error)
             return b""
         try:
             self._end_in_order(timeout)
-            self._have_torn_down()
+            closers = self._have_torn_down()
             self._done.wait_for(lambda: not self._is_left)
+            for closer in closers:
+                closer.join(END_GRACE)  # it has nothing left to do
         except BaseException:
             self.give_up()
             raise
@@ -120,13 +122,14 @@ class Closing:
         self._have_torn_down()
         self._done.wait_for(lambda: not self._is_left, time.monotonic() + MAX_TEAR_DOWN)
 
-    def _have_torn_down(self) -> None:
+    def _have_torn_down(self) -> list[threading.Thread]:
         """Have a thread do it, as nothing interrupts that; here, if none can be started."""
         if self._is_left:
             try:
-                leave_to_thread(self.finish, f"{self._name}-closer")
+                return leave_to_thread(self.finish, f"{self._name}-closer")
             except RuntimeError:
                 self.finish()
+        return []
 
     def _close_without_thread(self, error: RuntimeError) -> None:
         """None can be started to close it beside this handler: end it, and leave the rest to a worker that ends."""
@@ -200,7 +203,8 @@ class Closing:
 
     def _is_quiet(self) -> bool:
         writer = self._writing.role.holder
-        return not self._reading.role and writer in (0, CLOCK) and not self._workers.is_starting
+        is_starting = self._workers.is_starting or self._clock.is_starting
+        return not self._reading.role and writer in (0, CLOCK) and not is_starting
 
     def finish(self) -> None:
         """Let go of everything, unless another thread does."""

@@ -81,7 +81,9 @@ class Driver:
             failed=self._write_failed,
             interrupted=self._write_interrupted,
         )
-        self._clock = Clock(name, stream, self._writing, self._look, self._parking.wake, self._has_no_clock)
+        self._clock = Clock(
+            name, stream, self._writing, self._look, self._parking.wake, self._bell.ring, self._has_no_clock
+        )
         self._answering = Answering(
             engine,
             name,

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from threading import get_ident
 
 from packetwire.core.engine import ConnectionEngine
@@ -26,6 +27,7 @@ from packetwire.hosts.threads.parking import Parking
 from packetwire.hosts.threads.roles import Bell
 from packetwire.hosts.threads.slots import Slots, handling
 from packetwire.hosts.threads.writing import Writing
+from packetwire.streams.finalizing import start_without_waiting
 
 WRITE_AT = 640
 """Bytes of replies that are written without waiting for more: enough to share a system call, and few enough for
@@ -97,10 +99,10 @@ class Workers:
 
     # threads
 
-    def add(self) -> bool:
-        """Start one more thread; false if that cannot be, or is too late."""
+    def add(self) -> None:
+        """Start one more thread, unless it is too late; without waiting for it, as a role may be held here."""
         if self.stopping:
-            return False
+            return
         worker = threading.Thread(target=self._run, name=f"{self._name}-worker", daemon=True)
         # those that left are forgotten only here: closing waits until the last of them is gone
         for gone in [thread for thread in self.threads if thread.ident and not thread.is_alive()]:
@@ -108,19 +110,17 @@ class Workers:
         self.threads.add(worker)
         self._alive += 1
         self.parked += 1  # it is spare until it finds something to do
-        try:
-            worker.start()
-        except RuntimeError as error:  # the system has no more threads
-            self.threads.discard(worker)
-            self._alive -= 1
-            self.parked -= 1
-            logger.error("%s: %s", self._name, error)
-            if not self.threads:
-                self._failed(error)
-            return False
-        finally:
-            self._bell.ring()
-        return True
+        start_without_waiting(worker, partial(self._not_started, worker))
+
+    def _not_started(self, worker: threading.Thread, error: RuntimeError) -> None:
+        """The system has no more threads."""
+        self.threads.discard(worker)
+        self._alive -= 1
+        self.parked -= 1
+        logger.error("%s: %s", self._name, error)
+        if not self.threads:
+            self._failed(error)
+        self._bell.ring()
 
     @property
     def is_starting(self) -> bool:
@@ -130,6 +130,7 @@ class Workers:
     def _run(self) -> None:
         me = get_ident()
         own_threads.add(me)
+        self._bell.ring()  # it can be joined now
         try:
             while self._work(me):
                 pass
