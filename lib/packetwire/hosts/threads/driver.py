@@ -105,6 +105,7 @@ class Driver:
             bell=self._bell,
             work=self._work,
             failed=self._has_no_thread,
+            died=self._has_lost_worker,
         )
         self._delivery = Delivery(
             engine,
@@ -318,6 +319,10 @@ class Driver:
 
     def _has_no_thread(self, error: RuntimeError) -> None:
         self._delivery.fail(ended_by(error, f"{self.name}: no thread can be started to read: {error}"))
+
+    def _has_lost_worker(self, error: BaseException) -> None:
+        logger.error("%s: a worker ended by %r", self.name, error, exc_info=error)
+        self._delivery.fail(ended_by(error, f"{self.name}: interrupted in a worker: {error!r}"))
 
     def _has_no_clock(self, error: RuntimeError) -> None:
         logger.error("%s: %s", self.name, error)

@@ -178,6 +178,7 @@ class Reading:
                     return  # else more may well be there, or an end that no poll sees
         except BaseException as error:
             logger.error("%s: reading ended by %r", self._name, error, exc_info=error)
+            self._interrupted(error)  # a request may be lost that was to be handled
         finally:
             if role.get(0) == me:
                 self.leave(me)

@@ -63,6 +63,7 @@ class Workers:
         bell: Bell,
         work: Callable[[int], bool],
         failed: Callable[[RuntimeError], None],
+        died: Callable[[BaseException], None],
     ) -> None:
         self.jobs = jobs
         """Requests that wait for a handler."""
@@ -94,6 +95,7 @@ class Workers:
         self._bell = bell
         self._work = work
         self._failed = failed
+        self._died = died
 
     # threads
 
@@ -133,6 +135,8 @@ class Workers:
         try:
             while self._work(me):
                 pass
+        except BaseException as error:  # none of a handler's: those are answered
+            self._died(error)
         finally:
             self._alive -= 1
             own_threads.discard(me)
