@@ -1,4 +1,4 @@
-"""A sample of the interruptions that `python -m tests.connections.interruptions` can try, from random opcodes on."""
+"""A sample of what `interruptions` and `interruption_handlers` try at each opcode, from a random one on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from .interruption_handlers import USES, WORKERS
 from .interruptions import OPERATIONS, SITUATIONS, cases
 
 pytestmark = pytest.mark.timeout(300)
@@ -41,3 +42,15 @@ def test_a_sample_of_opcodes(operation: str, where: str, interruption: str) -> N
 
 def test_random_times() -> None:
     run("interruptions", "--timer", "5")
+
+
+@pytest.mark.parametrize("where", SITUATIONS)
+@pytest.mark.parametrize("way", USES)
+def test_a_signal_handler_that_uses_the_connection(way: str, where: str) -> None:
+    run("interruption_handlers", "--every", "331", "--hits", "1", "--case", f", {where}, {way}")
+
+
+@pytest.mark.parametrize("settings", WORKERS)
+def test_an_exception_in_a_worker(settings: str) -> None:
+    """While it reads, runs a handler, answers or waits."""
+    run("interruption_handlers", "--workers", "2", "--case", settings)
