@@ -47,7 +47,9 @@ def test_random_times() -> None:
 @pytest.mark.parametrize("where", SITUATIONS)
 @pytest.mark.parametrize("way", USES)
 def test_a_signal_handler_that_uses_the_connection(way: str, where: str) -> None:
-    run("interruption_handlers", "--every", "331", "--hits", "1", "--case", f", {where}, {way}")
+    if (way, where) == ("closes", "beside a call"):
+        pytest.skip("closing waits for the answer, which is held")
+    run("interruption_handlers", "--every", "97", "--hits", "1", "--case", f", {where}, {way}")
 
 
 @pytest.mark.parametrize("settings", WORKERS)
