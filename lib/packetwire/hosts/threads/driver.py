@@ -278,7 +278,8 @@ class Driver:
             return self._delivery.all_received.wait_for(lambda: self.engine.ended is not None, deadline)
 
     def _check_can_wait(self, me: int) -> None:
-        if self._reading.role.get(0) == me and me not in self._workers.on_watch:
+        role, turn = self._reading.role, self._reading.inline_turn
+        if turn.get(0) == me or (role.get(0) == me and me not in self._workers.on_watch):
             raise LocalProtocolError(
                 f"{self.name}: the thread that reads this connection would wait for itself (in an inline handler, "
                 "an on_event, or a signal handler or finalizer that interrupted it)"

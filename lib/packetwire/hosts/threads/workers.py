@@ -190,6 +190,15 @@ class Workers:
         """Whether one more handler may run, and there is one to run."""
         return bool((self.jobs or self.slow_jobs) and self.slots.free) and not self.is_held
 
+    def begin(self) -> None:
+        """As the reader, before a handler: the clock looks how long that takes."""
+        self.begun += 1
+        clock = self._clock
+        if clock.is_idle:
+            clock.wake()
+        if clock.thread is None:
+            clock.start()
+
     def serve(self, me: int) -> bool:
         """As the reader: run what waits, but for what is slow; false if the role was taken over meanwhile."""
         try:
@@ -197,7 +206,7 @@ class Workers:
         except IndexError:
             return True  # whoever has a slot runs these, too
         jobs, slow, slots = self.jobs, self._slow, self.slots
-        engine, writing, clock, on_watch = self._engine, self._writing, self._clock, self.on_watch
+        engine, writing, on_watch = self._engine, self._writing, self.on_watch
         run_handler, busy = self._run_handler, self.busy
         busy.add(me)
         handling[me] = self.slots
@@ -212,11 +221,7 @@ class Workers:
                     self.slow_jobs.append(request)
                     self.need_thread()
                     continue
-                self.begun += 1
-                if clock.is_idle:
-                    clock.wake()
-                if clock.thread is None:
-                    clock.start()
+                self.begin()
                 run_handler(request)
                 if me not in on_watch:  # taken over; there may be another reader in it now
                     self._is_slow(request)
