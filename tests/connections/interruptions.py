@@ -334,6 +334,13 @@ def by_timer(report: Report, seconds: float, drawn: random.Random) -> None:
             armed = False
             raise KeyboardInterrupt
 
+    ignored = False
+
+    def unraisable(told: sys.UnraisableHookArgs) -> None:
+        nonlocal ignored
+        ignored = True  # Python lets no exception out of a finalizer or of a weak reference's callback
+
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = signal.signal(signal.SIGALRM, handler)
     all_cases = [case for case in cases() if case[3] is KeyboardInterrupt]
     end = time.monotonic() + seconds
@@ -342,13 +349,13 @@ def by_timer(report: Report, seconds: float, drawn: random.Random) -> None:
             name, operation, where, interruption = drawn.choice(all_cases)
 
             def interrupting(function: Callable[[], None]) -> bool:
-                nonlocal armed
-                armed = True
+                nonlocal armed, ignored
+                armed, ignored = True, False
                 signal.setitimer(signal.ITIMER_REAL, drawn.choice((1e-5, 1e-4, 5e-4, 1e-3, 3e-3)) * drawn.random())
                 try:
                     for _ in range(50):
                         function()
-                    return not armed
+                    return not armed and not ignored
                 finally:
                     armed = False
                     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -361,6 +368,7 @@ def by_timer(report: Report, seconds: float, drawn: random.Random) -> None:
                 report.add(name, "a random time", None, error)
     finally:
         signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = hook
 
 
 def main(argv: list[str]) -> int:

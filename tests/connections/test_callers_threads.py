@@ -167,6 +167,30 @@ def test_a_lock_that_the_caller_holds(handlers: Any, inline: Any) -> None:
     assert got == [True] * 30
 
 
+@pytest.mark.parametrize("handlers", HANDLERS)
+@pytest.mark.parametrize("inline", [None, {1}], ids=["no inline types", "an inline type"])
+def test_a_lock_that_the_caller_holds_before_it_calls(inline: Any, handlers: Any) -> None:
+    """The handler waits for it in the thread that reads, which is to read the caller's response."""
+    lock = threading.Lock()
+    entered = threading.Semaphore(0)
+
+    def takes_lock(rq_type: int, flags: int, payload: bytes) -> bytes:
+        entered.release()
+        with lock:
+            return b"had it"
+
+    ours = {"request_handler": takes_lock, "handlers": handlers, "inline": inline}
+    theirs = {"request_handler": lambda rq_type, flags, payload: payload}
+    with connection_pair(ours, theirs) as (a, b):
+        for i in range(30):
+            with lock:
+                result = b.submit(1)
+                assert entered.acquire(timeout=WAIT)
+                assert a(0, b"%d" % i, timeout=WAIT / 2) == (True, 0, b"%d" % i)
+                assert a.submit(0, 0, b"x")(timeout=WAIT / 2) == (True, 0, b"x")
+            assert result(timeout=WAIT) == (True, 0, b"had it")
+
+
 @pytest.mark.parametrize("first", ["the handler", "the call"])
 @pytest.mark.parametrize("handlers", HANDLERS)
 def test_a_time_limit_holds_while_a_handler_blocks(handlers: Any, first: str) -> None:

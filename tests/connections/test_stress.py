@@ -33,7 +33,8 @@ def handler(rq_type, flags, payload):
         assert ok
     return payload[::-1]
 
-with PacketConnection(stdio(), request_handler=handler, handlers=HANDLERS) as conn:
+conn = PacketConnection(stdio(), request_handler=handler, handlers=HANDLERS)
+with conn:  # the first request may come before this is entered
     conn.join()
 """
 

@@ -107,6 +107,7 @@ class Driver:
             bell=self._bell,
             work=self._work,
             failed=self._has_no_thread,
+            died=self._has_lost_worker,
         )
         self._delivery = Delivery(
             engine,
@@ -280,7 +281,8 @@ class Driver:
             return self._delivery.all_received.wait_for(lambda: self.engine.ended is not None, deadline)
 
     def _check_can_wait(self, me: int) -> None:
-        if self._reading.role.get(0) == me and me not in self._workers.on_watch:
+        role, turn = self._reading.role, self._reading.inline_turn
+        if turn.get(0) == me or (role.get(0) == me and me not in self._workers.on_watch):
             raise LocalProtocolError(
                 f"{self.name}: the thread that reads this connection would wait for itself (in an inline handler, "
                 "an on_event, or a signal handler or finalizer that interrupted it)"
@@ -321,6 +323,10 @@ class Driver:
 
     def _has_no_thread(self, error: RuntimeError) -> None:
         self._delivery.fail(ended_by(error, f"{self.name}: no thread can be started to read: {error}"))
+
+    def _has_lost_worker(self, error: BaseException) -> None:
+        logger.error("%s: a worker ended by %r", self.name, error, exc_info=error)
+        self._delivery.fail(ended_by(error, f"{self.name}: interrupted in a worker: {error!r}"))
 
     def _has_no_clock(self, error: RuntimeError) -> None:
         logger.error("%s: %s", self.name, error)

@@ -167,8 +167,9 @@ class Reading:
             if role.setdefault(0, me) != me or engine.ended is not None:
                 return
             while self.read():
-                if self.inline_jobs:
-                    self.run_inline(me)
+                if self.inline_jobs and not self._serve_inline(me):
+                    self.see_to_take_over(me)
+                    return
                 if self._jobs and not self._workers.serve(me):
                     self.see_to_take_over(me)
                     return
@@ -178,9 +179,26 @@ class Reading:
                     return  # else more may well be there, or an end that no poll sees
         except BaseException as error:
             logger.error("%s: reading ended by %r", self._name, error, exc_info=error)
+            self._interrupted(error)  # a request may be lost that was to be handled
         finally:
             if role.get(0) == me:
                 self.leave(me)
+
+    def _serve_inline(self, me: int) -> bool:
+        """As the reader: run inline handlers; false if the role was taken over meanwhile.
+
+        Only the role is: the turn stays, so that they run one at a time and in order. But a caller that holds what
+        such a handler waits for gets its response.
+        """
+        workers = self._workers
+        workers.on_watch.append(me)
+        try:
+            self.run_inline(me)
+        finally:
+            kept = workers.leave_watch(me)
+            if not kept and self._engine.unsent:
+                self._writing.flush()
+        return kept
 
     def run_inline(self, me: int) -> bool:
         """As a worker: run inline handlers, if no other thread does; false if there was nothing to do."""
@@ -191,6 +209,7 @@ class Reading:
             try:
                 if turn.setdefault(0, me) == me:
                     while jobs and not (engine.unsent_octets and self._workers.is_held):
+                        self._workers.begin()
                         run_handler(jobs.popleft())
                         served = True
                         if engine.unsent_octets >= WRITE_AT:

@@ -65,6 +65,7 @@ class Workers:
         bell: Bell,
         work: Callable[[int], bool],
         failed: Callable[[RuntimeError], None],
+        died: Callable[[BaseException], None],
     ) -> None:
         self.jobs = jobs
         """Requests that wait for a handler."""
@@ -96,6 +97,7 @@ class Workers:
         self._bell = bell
         self._work = work
         self._failed = failed
+        self._died = died
 
     # threads
 
@@ -134,6 +136,8 @@ class Workers:
         try:
             while self._work(me):
                 pass
+        except BaseException as error:  # none of a handler's: those are answered
+            self._died(error)
         finally:
             self._alive -= 1
             own_threads.discard(me)
@@ -195,6 +199,15 @@ class Workers:
         """Whether one more handler may run, and there is one to run."""
         return bool((self.jobs or self.slow_jobs) and self.slots.free) and not self.is_held
 
+    def begin(self) -> None:
+        """As the reader, before a handler: the clock looks how long that takes."""
+        self.begun += 1
+        clock = self._clock
+        if clock.is_idle:
+            clock.wake()
+        if clock.thread is None:
+            clock.start()
+
     def serve(self, me: int) -> bool:
         """As the reader: run what waits, but for what is slow; false if the role was taken over meanwhile."""
         try:
@@ -202,7 +215,7 @@ class Workers:
         except IndexError:
             return True  # whoever has a slot runs these, too
         jobs, slow, slots = self.jobs, self._slow, self.slots
-        engine, writing, clock, on_watch = self._engine, self._writing, self._clock, self.on_watch
+        engine, writing, on_watch = self._engine, self._writing, self.on_watch
         run_handler, busy = self._run_handler, self.busy
         busy.add(me)
         handling[me] = self.slots
@@ -217,11 +230,7 @@ class Workers:
                     self.slow_jobs.append(request)
                     self.need_thread()
                     continue
-                self.begun += 1
-                if clock.is_idle:
-                    clock.wake()
-                if clock.thread is None:
-                    clock.start()
+                self.begin()
                 run_handler(request)
                 if me not in on_watch:  # taken over; there may be another reader in it now
                     self._is_slow(request)
