@@ -348,7 +348,7 @@ class PacketConnection(ConnectionFace[Driver]):
         label: str | None = None,
         timeout: float | None = None,
     ) -> RequestResult:
-        """Ask, return a `cs.result.Result` that will be `(ok, flags, payload)`.
+        """Ask, return a result that will be `(ok, flags, payload)`.
 
         Waits, at most `timeout` seconds, while `max_outstanding` requests are without an answer or more
         than `max_unsent` octets unsent. Raises as the call does.

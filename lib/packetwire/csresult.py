@@ -90,7 +90,7 @@ def cancellation(text: str, result: object) -> RequestCancelled:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Whether it says that something was cancelled."""
+    """True if it says that something was cancelled."""
     kind = loaded("cs.fsm", "CancellationError")
     return isinstance(error, RequestCancelled) or (kind is not None and isinstance(error, kind))
 
@@ -140,31 +140,36 @@ class ResultWaiter(Waiter):
 
     @property
     def fsm_history(self) -> None:
+        """No history is kept."""
         return None
 
     @property
     def ready(self) -> bool:
-        """Whether it is done, in any way."""
+        """True once it is done, in any way."""
         return self.done
 
     def empty(self) -> bool:
-        """Whether there is nothing yet, as a `Queue` says it."""
+        """True until it is done: the opposite of `ready`."""
         return not self.done
 
     @property
     def is_pending(self) -> bool:
+        """True until it is done."""
         return not self.done
 
     @property
     def is_running(self) -> bool:
+        """False: a request is answered elsewhere."""
         return False
 
     @property
     def is_done(self) -> bool:
+        """True if it was answered, or completed by hand."""
         return self.fsm_state == "DONE"
 
     @property
     def is_cancelled(self) -> bool:
+        """True if it was cancelled, or lost with its connection."""
         return self.fsm_state == "CANCELLED"
 
     @property
@@ -185,6 +190,7 @@ class ResultWaiter(Waiter):
         self._add_callback(self._entry(state, callback))
 
     def fsm_callback_discard(self, state: Any, callback: Callback) -> None:
+        """Undo `fsm_callback`, if the callback has not begun."""
         if self._callbacks is not None:
             entry = self._entry(state, callback)
             with suppress(ValueError):

@@ -197,6 +197,7 @@ class LightResult(ResultWaiter):
 
     @property
     def result(self) -> Any:
+        """The result of one that is done; assigning it completes it by hand, and the response will be dropped."""
         if not self.done:
             raise AttributeError(f".result: {self} not ready")
         if self._cancelled:
@@ -209,6 +210,7 @@ class LightResult(ResultWaiter):
 
     @property
     def exc_info(self) -> ExcInfo | None:
+        """The exception of one that is done, as `sys.exc_info` has it, or None; can be assigned like `result`."""
         if not self.done:
             raise AttributeError(f".exc_info: {self} not ready")
         if self._cancelled:
@@ -220,7 +222,7 @@ class LightResult(ResultWaiter):
         self._complete(None, exc_info)
 
     def put(self, value: Any) -> None:
-        """Complete it with `value`, as a `Queue` takes it."""
+        """Complete it with `value`."""
         self._complete(value, None)
 
     def raise_(self, exc: BaseException | type[BaseException] | None = None) -> None:
