@@ -79,7 +79,9 @@ class LightResult(ResultWaiter):
     def __class__(self) -> type:
         # `isinstance` looks here, too. Before cs.result is imported there is no Result that it could be asked for
         if type(self) is LightResult and loaded("cs.result", "Result") is not None:
-            shown: type = import_module("packetwire.result").RequestResult  # which imports this module
+            module = import_module("packetwire.result")  # not by a statement, as it imports this module
+            # it has no such name yet for a signal handler that interrupts its import
+            shown: type = getattr(module, "RequestResult", LightResult)
             return shown
         return type(self)
 
