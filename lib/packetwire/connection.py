@@ -38,6 +38,7 @@ from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeou
 from packetwire.face import ABANDON_TIMEOUT, ConnectionFace, Setting, request_arguments
 from packetwire.hosts.threads.driver import Driver
 from packetwire.hosts.threads.waiter import Waiter, outcome_of
+from packetwire.lightresult import LightResult
 from packetwire.streams import forking
 from packetwire.streams.open import PacketConnectionRecvSend, open_stream
 
@@ -50,21 +51,6 @@ if TYPE_CHECKING:
 DEFAULT_PACKET_GRACE = settings.DEFAULT_PACKET_GRACE
 """Seconds that a packet waits for company before it leaves: none, what is queued together leaves together."""
 _names = itertools.count(1)
-_RequestResult: type[RequestResult] | None = None
-
-
-def _load_result() -> type[RequestResult]:
-    """Import cs.result, which takes a while, for the first submit."""
-    global _RequestResult
-    try:
-        from packetwire.result import RequestResult
-    except ImportError as error:
-        if "packetwire.result" not in sys.modules:
-            raise
-        raise LocalProtocolError("this interrupts the first submit, while it imports what that needs") from error
-
-    _RequestResult = RequestResult
-    return RequestResult
 
 
 class PacketConnection(ConnectionFace[Driver]):
@@ -370,7 +356,7 @@ class PacketConnection(ConnectionFace[Driver]):
         label: str | None = None,
         timeout: float | None = None,
     ) -> RequestResult:
-        """Ask, return a `cs.result.Result` that will be `(ok, flags, payload)`.
+        """Ask, return a result that will be `(ok, flags, payload)`.
 
         Waits, at most `timeout` seconds, while `max_outstanding` requests are without an answer or more
         than `max_unsent` octets unsent. Raises as the call does.
@@ -380,7 +366,7 @@ class PacketConnection(ConnectionFace[Driver]):
             driver = self._open_driver()
         limit = None if timeout is None else time_limit(timeout)
         deadline = None if limit is None else time.monotonic() + limit
-        result = (_RequestResult or _load_result())(driver, label, channel, decode_response)
+        result = LightResult(driver, label, channel, decode_response)
         try:
             result.tag = driver.request(rq_type, flags, payload, channel, result, deadline)
         except BaseException:

@@ -11,6 +11,7 @@
     ├── RequestFailed             the peer answered "not ok" (also a ValueError)
     ├── RequestError              raised by a handler on purpose: the peer is answered "not ok" with its text
     ├── RequestTimeout            no answer within the caller's time limit (also a TimeoutError)
+    ├── RequestCancelled          the request was cancelled by this side
     └── LimitExceeded             a bound was passed
 
 An exception that ends a connection is handed to every waiter as a copy of its own, chained to the
@@ -32,6 +33,7 @@ __all__ = [
     "PeerClosed",
     "ProtocolError",
     "RemoteProtocolError",
+    "RequestCancelled",
     "RequestError",
     "RequestFailed",
     "RequestTimeout",
@@ -157,6 +159,13 @@ class RequestError(PacketwireError):
 
 class RequestTimeout(PacketwireError, TimeoutError):
     """No answer came within the time limit of the caller."""
+
+
+class RequestCancelled(PacketwireError):
+    """This side gave the request up, by `RequestResult.cancel`.
+
+    In a program that uses cs.result it is a `cs.fsm.CancellationError`, too.
+    """
 
 
 class LimitExceeded(PacketwireError):

@@ -35,7 +35,7 @@ CALLED = (
     *("PacketConnection." + name for name in ("spawn", "__call__", "submit", "map", "close", "join", "join_recv")),
     "HasPacketConnection",
     *("HasPacketConnection." + name for name in ("conn_do_remote", "conn_submit", "conn_map")),
-    *("RequestResult." + name for name in ("__call__", "join", "cancel")),
+    *("RequestResult." + name for name in ("__call__", "join", "wait", "cancel")),
     "Responder.respond",
     "PacketDecoder",
     "child",
@@ -210,9 +210,16 @@ def test_the_settings_in_the_table_of_bounds_exist() -> None:
 
 
 def test_the_exceptions_exist() -> None:
-    endings = "Error|Ended|Exited|Closed|Truncated|Failed|Timeout|Exceeded"
+    endings = "Error|Ended|Exited|Closed|Truncated|Failed|Timeout|Exceeded|Cancelled"
     named = set(re.findall(rf"`(\w+(?:{endings}))`", GUIDE.read_text()))
-    others = {"FileNotFoundError", "OSError", "TypeError", "CancellationError", "StreamEnded"}
+    others = {
+        "FileNotFoundError",
+        "OSError",
+        "TypeError",
+        "CancellationError",
+        "StreamEnded",
+        "ModuleNotFoundError",
+    }
     assert named - others == set(errors.__all__) - {"ProtocolError"}
 
 

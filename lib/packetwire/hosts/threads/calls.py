@@ -243,7 +243,7 @@ class Calls:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
-            waiter.wait(left)
+            waiter.sleep(left)
         return True
 
     def _wait_for_room(self, deadline: float | None) -> None:

@@ -47,19 +47,22 @@ class Waiter:
 
     def wake(self) -> None:
         """Let go whoever sleeps. Again, if the first time was interrupted."""
-        for lock in self.locks or ():
+        for lock in tuple(self.locks or ()):  # whoever gives up waiting takes his lock away
             with suppress(RuntimeError):  # released before
                 lock.release()
 
-    def wait(self, timeout: float | None) -> bool:
+    def sleep(self, timeout: float | None) -> bool:
         """Sleep until done, at most `timeout` seconds."""
         lock = allocate_lock()
         lock.acquire()
-        if self.locks is None:
-            self.__dict__.setdefault("locks", [])  # one step, as several threads may wait
-        self.locks.append(lock)  # type: ignore[union-attr]
-        if not self.done:
-            lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        locks = self.__dict__.setdefault("locks", [])  # one step, as several threads may wait
+        locks.append(lock)
+        try:
+            if not self.done:
+                lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        finally:
+            if not self.done:
+                locks.remove(lock)
         return self.done
 
 
