@@ -53,7 +53,7 @@ class Calls:
         self._is_watched, self._receivers = delivery.is_watched, delivery.receivers
         self._role = reading.role
         self._writer = writing.role
-        self._inline_turn = reading.inline_turn
+        self._inline_turn = reading.inline.turn
         self._disarm = parking.disarm
         self._writing = writing
         self._workers = workers

@@ -65,6 +65,13 @@ class Clock:
         else:
             self._wakeup.set()
 
+    def begin(self) -> None:
+        """As a worker: have it look from now on, and start it if need be."""
+        if self.is_idle:
+            self.wake()
+        if self.thread is None:
+            self.start()
+
     def start(self) -> None:
         """As a worker: start it, unless that was done."""
         try:

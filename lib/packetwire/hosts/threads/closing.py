@@ -90,7 +90,7 @@ class Closing:
         return thread_ident in self._workers.busy or thread_ident in (
             self._reading.role.holder,
             self._writing.role.holder,
-            self._reading.inline_turn.holder,
+            self._reading.inline.turn.holder,
         )
 
     def close(self, timeout: float) -> bytes:

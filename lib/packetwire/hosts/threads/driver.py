@@ -25,11 +25,13 @@ from packetwire.core.events import Event, RequestReceived, StreamEnded
 from packetwire.core.packetcodec import Fields
 from packetwire.core.requests import Outcome
 from packetwire.errors import ConnectionEnded, LocalProtocolError, ended_by
+from packetwire.hosts.threads.account import Account
 from packetwire.hosts.threads.answering import Answering, logger
 from packetwire.hosts.threads.calls import Calls
 from packetwire.hosts.threads.clock import Clock
 from packetwire.hosts.threads.closing import Closing
 from packetwire.hosts.threads.delivery import Delivery
+from packetwire.hosts.threads.inline import InlineHandlers
 from packetwire.hosts.threads.loops import Loops
 from packetwire.hosts.threads.parking import open_parking
 from packetwire.hosts.threads.reading import Reading
@@ -66,131 +68,70 @@ class Driver:
         self.engine = engine
         self.stream = stream
         self._forked = False
-        self._bell = Bell()
+        self._bell = bell = Bell()
         jobs: deque[Fields] = deque()
         slow_jobs: deque[Fields] = deque()
         inline_jobs: deque[Fields] = deque()
-        self._parking = open_parking(stream.read_fd)
-        self._writing = Writing(
-            engine,
-            stream,
-            waiting=self._bell,
-            held=(jobs, slow_jobs, inline_jobs),
-            wait_for_room=self._wait_for_room_to_write,
-            written=self._has_written,
-            failed=self._write_failed,
-            interrupted=self._write_interrupted,
+        self._parking = parking = open_parking(stream.read_fd)
+        self._writing = writing = Writing(
+            engine, stream, waiting=bell, held=(jobs, slow_jobs, inline_jobs),
+            wait_for_room=self._wait_for_room_to_write, written=self._has_written,
+            failed=self._write_failed, interrupted=self._write_interrupted
+        )  # fmt: skip
+        self._clock = clock = Clock(name, stream, writing, self._look, parking.wake, bell.ring, self._has_no_clock)
+        self._answering = answering = Answering(
+            engine, name, handler=handler, error_detail=error_detail, trace_log=trace_log,
+            answered=self._has_answered, channels=channels
+        )  # fmt: skip
+        self._workers = workers = Workers(
+            engine, name, jobs=jobs, slow_jobs=slow_jobs, limit=handlers if isinstance(handlers, int) else 1,
+            max_unsent=max_unsent, run_handler=answering.run_handler, writing=writing, clock=clock,
+            parking=parking, bell=bell, work=self._work, failed=self._has_no_thread, died=self._has_lost_worker
+        )  # fmt: skip
+        self._inline = inline_handlers = InlineHandlers(
+            engine, inline_jobs, workers=workers, writing=writing, run_handler=answering.run_handler
         )
-        self._clock = Clock(
-            name, stream, self._writing, self._look, self._parking.wake, self._bell.ring, self._has_no_clock
-        )
-        self._answering = Answering(
-            engine,
-            name,
-            handler=handler,
-            error_detail=error_detail,
-            trace_log=trace_log,
-            answered=self._has_answered,
-            channels=channels,
-        )
-        self._workers = Workers(
-            engine,
-            name,
-            jobs=jobs,
-            slow_jobs=slow_jobs,
-            limit=handlers if isinstance(handlers, int) else 1,
-            max_unsent=max_unsent,
-            run_handler=self._answering.run_handler,
-            writing=self._writing,
-            clock=self._clock,
-            parking=self._parking,
-            bell=self._bell,
-            work=self._work,
-            failed=self._has_no_thread,
-            died=self._has_lost_worker,
-        )
-        self._delivery = Delivery(
-            engine,
-            name,
-            answering=self._answering,
-            bell=self._bell,
-            jobs=jobs,
-            inline_jobs=inline_jobs,
-            inline=inline,
-            all_inline=handlers == "inline",
-            on_event=on_event,
-            trace_log=trace_log,
-            receivers=channels.receivers,
-            interrupt=self._interrupt_caller,
-        )
-        self._reading = Reading(
-            engine,
-            stream,
-            name,
-            parking=self._parking,
-            writing=self._writing,
-            workers=self._workers,
-            answering=self._answering,
-            delivery=self._delivery,
-            bell=self._bell,
-            inline_jobs=inline_jobs,
-            spin=spin,
-        )
-        self._calls = Calls(
-            engine,
-            name,
-            parking=self._parking,
-            delivery=self._delivery,
-            reading=self._reading,
-            writing=self._writing,
-            workers=self._workers,
-            clock=self._clock,
-            bell=self._bell,
-            max_unsent=max_unsent,
-            trace_log=trace_log,
-        )
-        self.call, self.request = self._calls.call, self._calls.request
-        self.wait_for, self.forget = self._calls.wait_for, self._calls.forget
-        self.flush = self._writing.flush
-        self.interrupt_lead = self._reading.interrupt
-        self._closing = Closing(
-            engine,
-            stream,
-            name,
-            parking=self._parking,
-            writing=self._writing,
-            clock=self._clock,
-            answering=self._answering,
-            workers=self._workers,
-            delivery=self._delivery,
-            reading=self._reading,
-            bell=self._bell,
-            closed=self._is_closed,
-        )
+        self._delivery = delivery = Delivery(
+            engine, name, answering=answering, bell=bell, jobs=jobs, inline_jobs=inline_jobs, inline=inline,
+            all_inline=handlers == "inline", on_event=on_event, trace_log=trace_log,
+            receivers=channels.receivers, interrupt=self._interrupt_caller
+        )  # fmt: skip
+        self._reading = reading = Reading(
+            engine, stream, name, parking=parking, writing=writing, workers=workers, delivery=delivery,
+            bell=bell, inline=inline_handlers, spin=spin
+        )  # fmt: skip
+        self._calls = calls = Calls(
+            engine, name, parking=parking, delivery=delivery, reading=reading, writing=writing,
+            workers=workers, clock=clock, bell=bell, max_unsent=max_unsent, trace_log=trace_log
+        )  # fmt: skip
+        self._closing = closing = Closing(
+            engine, stream, name, parking=parking, writing=writing, clock=clock, answering=answering,
+            workers=workers, delivery=delivery, reading=reading, bell=bell, closed=self._is_closed
+        )  # fmt: skip
+        self._account = Account(name, engine, stream, workers, inline_handlers, closing.abort)
         self._loops = Loops(
-            engine,
-            parking=self._parking,
-            writing=self._writing,
-            clock=self._clock,
-            workers=self._workers,
-            reading=self._reading,
-            closing=self._closing,
+            engine, parking=parking, writing=writing, clock=clock, workers=workers, reading=reading,
+            inline=inline_handlers, closing=closing
+        )  # fmt: skip
+        parts = (self, calls, reading, delivery, writing, workers, closing)
+        self.recover = Recovery(parts, reading=reading, writing=writing, clock=clock, bell=bell).recover
+        self.call, self.request, self.wait_for, self.forget = (
+            calls.call,
+            calls.request,
+            calls.wait_for,
+            calls.forget,
         )
-        parts = (self, self._calls, self._reading, self._delivery, self._writing, self._workers, self._closing)
-        self.recover = Recovery(
-            parts, reading=self._reading, writing=self._writing, clock=self._clock, bell=self._bell
-        ).recover
-        self.abort, self.runs_in = self._closing.abort, self._closing.runs_in
-        self.give_up = self._closing.give_up
-        self.when_all_received = self._delivery.when_all_received
+        self.flush = writing.flush
+        self.interrupt_lead = reading.interrupt
+        self.when_all_received = delivery.when_all_received
+        self.abort, self.runs_in, self.give_up = closing.abort, closing.runs_in, closing.give_up
 
     # life
 
     def start(self) -> None:
         """Begin to read."""
         forking.register(self)
-        if self.engine.budget is not None:
-            self.engine.budget.add(self)
+        self._account.open()
         self.stream.start(self._expect_end)
         leading, self.stream.leading_octets = self.stream.leading_octets, b""
         if leading:
@@ -224,21 +165,6 @@ class Driver:
         """Whether neither end owes a response to the other, and all is written."""
         return self.engine.is_settled
 
-    @property
-    def owed_bytes(self) -> int:
-        """Bytes that are held for the peer."""
-        return self.engine.owed_bytes
-
-    @property
-    def waits_for_peer(self) -> bool:
-        """Whether only the peer can change that."""
-        return self.engine.waits_for_peer
-
-    @property
-    def bytes_written(self) -> int:
-        """All that was ever written to the peer."""
-        return self.stream.bytes_written
-
     def end_requests(self) -> None:
         """Send ERQ."""
         self.engine.end_requests()
@@ -254,11 +180,6 @@ class Driver:
         self.engine.wind_down()
         self.flush()
 
-    def resume(self) -> None:
-        """Handlers that were held may be started now. From any thread."""
-        if self._workers.jobs or self._workers.slow_jobs or self._reading.inline_jobs:
-            self._workers.call_thread()
-
     def release(self, cause: ConnectionEnded) -> bool:
         """As a finalizer: have a thread let go of everything."""
         return not self._forked and self._closing.release(cause)
@@ -266,10 +187,6 @@ class Driver:
     def close(self, timeout: float) -> bytes:
         """End the connection in order within `timeout` seconds, then anyhow; return the trailing octets."""
         return b"" if self._forked else self._closing.close(timeout)
-
-    def _is_closed(self) -> None:
-        if self.engine.budget is not None:
-            self.engine.budget.discard(self)
 
     def join_receive(self, timeout: float | None = None) -> bool:
         """Wait until nothing more is received."""
@@ -281,7 +198,7 @@ class Driver:
             return self._delivery.all_received.wait_for(lambda: self.engine.ended is not None, deadline)
 
     def _check_can_wait(self, me: int) -> None:
-        role, turn = self._reading.role, self._reading.inline_turn
+        role, turn = self._reading.role, self._inline.turn
         if turn.get(0) == me or (role.get(0) == me and me not in self._workers.on_watch):
             raise LocalProtocolError(
                 f"{self.name}: the thread that reads this connection would wait for itself (in an inline handler, "
@@ -343,6 +260,9 @@ class Driver:
     def _work(self, me: int) -> bool:
         return self._loops.work(me)
 
+    def _is_closed(self) -> None:
+        self._account.close()
+
     def _interrupt_caller(self) -> None:
         self._reading.interrupt()
 
@@ -351,8 +271,7 @@ class Driver:
 
     def _has_written(self) -> None:
         """There is room again: for whoever waits to send, and for handlers whose replies had none."""
-        if self._workers.jobs or self._workers.slow_jobs or self._reading.inline_jobs:
-            self._workers.call_thread()
+        self._account.resume()
         if self._bell.locks:
             self._bell.ring()
 

@@ -7,6 +7,7 @@ import time
 from packetwire.core.engine import ConnectionEngine
 from packetwire.hosts.threads.clock import IDLE_SECONDS, Clock
 from packetwire.hosts.threads.closing import Closing
+from packetwire.hosts.threads.inline import InlineHandlers
 from packetwire.hosts.threads.parking import Parked, Parking
 from packetwire.hosts.threads.reading import Reading
 from packetwire.hosts.threads.workers import Workers
@@ -28,6 +29,7 @@ class Loops:
         clock: Clock,
         workers: Workers,
         reading: Reading,
+        inline: InlineHandlers,
         closing: Closing,
     ) -> None:
         self._engine = engine
@@ -37,6 +39,7 @@ class Loops:
         self._clock = clock
         self._workers = workers
         self._reading = reading
+        self._inline = inline
         self._closing = closing
         self._last_look = (-1, -1)
 
@@ -64,12 +67,13 @@ class Loops:
             return False
         if not self._clock.is_idle and self._clock.thread is None:
             self._clock.start()
-        if (reading.inline_jobs or workers.jobs or workers.slow_jobs) and self._has_work():
+        inline = self._inline
+        if (inline.jobs or workers.jobs or workers.slow_jobs) and (inline.has_work() or workers.has_work):
             workers.parked -= 1
             try:
-                if reading.inline_jobs and not workers.parked:
+                if inline.jobs and not workers.parked:
                     workers.need_thread()  # one is left to read
-                if not reading.run_inline(me):
+                if not inline.run(me):
                     workers.run_jobs(me)
                 elif self._engine.unsent_octets:
                     self._writing.flush()
@@ -96,8 +100,3 @@ class Loops:
         if deadline is not None and time.monotonic() >= deadline:
             reading.tick(time.monotonic())
         return True
-
-    def _has_work(self) -> bool:
-        reading, workers = self._reading, self._workers
-        inline = reading.inline_jobs and not reading.inline_turn and not workers.is_held
-        return bool(inline) or workers.has_work

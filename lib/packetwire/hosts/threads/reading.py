@@ -11,21 +11,20 @@ packetwire's own threads only; then the engine makes events.
 from __future__ import annotations
 
 import select
-from collections import deque
 from threading import get_ident
 from time import monotonic, sleep
 
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import Event
-from packetwire.core.packetcodec import Fields
 from packetwire.errors import ended_by
-from packetwire.hosts.threads.answering import Answering, logger
+from packetwire.hosts.threads.answering import logger
 from packetwire.hosts.threads.delivery import Delivery
+from packetwire.hosts.threads.inline import InlineHandlers
 from packetwire.hosts.threads.parking import Parking
 from packetwire.hosts.threads.roles import Bell, Role
 from packetwire.hosts.threads.spinning import Spin
 from packetwire.hosts.threads.waiter import Waiter
-from packetwire.hosts.threads.workers import WRITE_AT, Workers
+from packetwire.hosts.threads.workers import Workers
 from packetwire.hosts.threads.writing import Writing
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.fds import READ_SIZE
@@ -49,16 +48,13 @@ class Reading:
         parking: Parking,
         writing: Writing,
         workers: Workers,
-        answering: Answering,
         delivery: Delivery,
         bell: Bell,
-        inline_jobs: deque[Fields],
+        inline: InlineHandlers,
         spin: float,
     ) -> None:
         self.role = Role()
-        self.inline_turn = Role()
-        """Held by whoever runs inline handlers, which is one thread at a time."""
-        self.inline_jobs = inline_jobs
+        self.inline = inline
         self.last_packet: float | None = None
         self.is_polling = False
         """Whether a caller that has the role waits for something to read."""
@@ -70,8 +66,7 @@ class Reading:
         self._arm = parking.arm
         self._writing = writing
         self._workers = workers
-        self._jobs = workers.jobs
-        self._answering = answering
+        self._jobs, self._inline_jobs = workers.jobs, inline.jobs
         self._bell = bell
         self._locks = bell.locks
         self._delivery = delivery
@@ -154,7 +149,7 @@ class Reading:
             while self.read() and engine.ended is None:
                 if engine.octets_wanted < READ_SIZE and engine.deadline is None:
                     break  # else more may well be there, or an end that no poll sees
-            if self._jobs or self.inline_jobs:
+            if self._jobs or self._inline_jobs:
                 self._workers.call_thread()
         return True
 
@@ -162,12 +157,12 @@ class Reading:
 
     def serve(self, me: int) -> None:
         """If nobody reads: read, run what is to be run here, and give the role up, if it was not taken over."""
-        role, engine = self.role, self._engine
+        role, engine, inline_jobs = self.role, self._engine, self._inline_jobs
         try:
             if role.setdefault(0, me) != me or engine.ended is not None:
                 return
             while self.read():
-                if self.inline_jobs and not self._serve_inline(me):
+                if inline_jobs and not self.inline.serve(me):
                     self.see_to_take_over(me)
                     return
                 if self._jobs and not self._workers.serve(me):
@@ -183,40 +178,6 @@ class Reading:
         finally:
             if role.get(0) == me:
                 self.leave(me)
-
-    def _serve_inline(self, me: int) -> bool:
-        """As the reader: run inline handlers; false if the role was taken over meanwhile.
-
-        Only the role is: the turn stays, so that they run one at a time and in order. But a caller that holds what
-        such a handler waits for gets its response.
-        """
-        workers = self._workers
-        workers.on_watch.append(me)
-        try:
-            self.run_inline(me)
-        finally:
-            kept = workers.leave_watch(me)
-            if not kept and self._engine.unsent:
-                self._writing.flush()
-        return kept
-
-    def run_inline(self, me: int) -> bool:
-        """As a worker: run inline handlers, if no other thread does; false if there was nothing to do."""
-        jobs, turn, engine = self.inline_jobs, self.inline_turn, self._engine
-        run_handler = self._answering.run_handler
-        served = False
-        while jobs and not turn and not self._workers.is_held:
-            try:
-                if turn.setdefault(0, me) == me:
-                    while jobs and not (engine.unsent_octets and self._workers.is_held):
-                        self._workers.begin()
-                        run_handler(jobs.popleft())
-                        served = True
-                        if engine.unsent_octets >= WRITE_AT:
-                            self._writing.flush()
-            finally:
-                turn.give_up(me)
-        return served
 
     # what is read
 

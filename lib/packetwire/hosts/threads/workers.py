@@ -21,29 +21,18 @@ from threading import get_ident
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.packetcodec import Fields
 from packetwire.hosts.threads.answering import logger
-from packetwire.hosts.threads.clock import TICK, Clock
+from packetwire.hosts.threads.clock import Clock
 from packetwire.hosts.threads.nesting import own_threads
 from packetwire.hosts.threads.parking import Parking
 from packetwire.hosts.threads.roles import Bell
 from packetwire.hosts.threads.slots import Slots, handling
+from packetwire.hosts.threads.slowness import SlowTypes, type_of
 from packetwire.hosts.threads.writing import Writing
 from packetwire.streams.finalizing import start_without_waiting
 
 WRITE_AT = 640
 """Bytes of replies that are written without waiting for more: enough to share a system call, and few enough for
 the peer to work on them meanwhile."""
-SLOW_FOR = 16
-"""Times that a slow type of request must be quick to count as quick again."""
-MAX_SLOW_TYPES = 1024
-"""Types that are remembered as slow; the peer chooses them."""
-
-SlowType = int | tuple[int, int]
-"""The request type on the wire, with the channel if that is not 0."""
-
-
-def _type_of(request: Fields) -> SlowType:
-    key = request[0]
-    return request[2] if isinstance(key, int) else (key[0], request[2])
 
 
 class Workers:
@@ -85,7 +74,7 @@ class Workers:
         self.stopping = False
         self._alive = 0
         self.threads: set[threading.Thread] = set()
-        self._slow: dict[SlowType, int] = {}
+        self._slow = SlowTypes()
         self._engine = engine
         self._name = name
         self._limit = limit
@@ -202,11 +191,8 @@ class Workers:
     def begin(self) -> None:
         """As the reader, before a handler: the clock looks how long that takes."""
         self.begun += 1
-        clock = self._clock
-        if clock.is_idle:
-            clock.wake()
-        if clock.thread is None:
-            clock.start()
+        if self._clock.is_idle or self._clock.thread is None:
+            self._clock.begin()
 
     def serve(self, me: int) -> bool:
         """As the reader: run what waits, but for what is slow; false if the role was taken over meanwhile."""
@@ -215,7 +201,7 @@ class Workers:
         except IndexError:
             return True  # whoever has a slot runs these, too
         jobs, slow, slots = self.jobs, self._slow, self.slots
-        engine, writing, on_watch = self._engine, self._writing, self.on_watch
+        engine, writing, clock, on_watch = self._engine, self._writing, self._clock, self.on_watch
         run_handler, busy = self._run_handler, self.busy
         busy.add(me)
         handling[me] = self.slots
@@ -226,14 +212,17 @@ class Workers:
                     request = jobs.popleft()
                 except IndexError:  # another thread took it
                     break
-                if slow and self._limit > 1 and _type_of(request) in slow:
+                if slow and self._limit > 1 and type_of(request) in slow:
                     self.slow_jobs.append(request)
                     self.need_thread()
                     continue
-                self.begin()
+                self.begun += 1  # as in begin
+                if clock.is_idle or clock.thread is None:
+                    clock.begin()
                 run_handler(request)
                 if me not in on_watch:  # taken over; there may be another reader in it now
-                    self._is_slow(request)
+                    slow.add(request)
+                    writing.flush()
                     break
                 if engine.unsent_octets >= WRITE_AT:
                     writing.flush()
@@ -253,12 +242,6 @@ class Workers:
             else:
                 kept = True
         return kept
-
-    def _is_slow(self, request: Fields) -> None:
-        if len(self._slow) >= MAX_SLOW_TYPES:
-            self._slow.clear()
-        self._slow[_type_of(request)] = SLOW_FOR
-        self._writing.flush()
 
     def run_jobs(self, me: int) -> bool:
         """As a thread that has no role: run what waits; false if there was nothing."""
@@ -290,13 +273,8 @@ class Workers:
             self.need_thread()  # one is left to read, and others to run what else waits
         began = time.monotonic()
         self._run_handler(request)
-        rq_type = _type_of(request)
-        if rq_type in self._slow and time.monotonic() - began < TICK / 2:
-            left = self._slow.get(rq_type, 1) - 1
-            if left > 0:
-                self._slow[rq_type] = left
-            else:
-                self._slow.pop(rq_type, None)
+        if self._slow:
+            self._slow.took(request, time.monotonic() - began)
         self._writing.flush()
 
     def _slot_is_free(self) -> None:
