@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Container, Iterator
-from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -310,7 +309,10 @@ class ConnectionEngine:
         tag = next(tags[channel])
         if tag >= used.get(channel, 0):
             used[channel] = tag + 1
-        body = (MORE[tag >> 7] + LAST[tag & 127] if 127 < tag < 16384 else encode_varint(tag)) + tail
+        if tag < 128:
+            body = LAST[tag] + tail
+        else:
+            body = (MORE[tag >> 7] + LAST[tag & 127] if tag < 16384 else encode_varint(tag)) + tail
         octets = len(body) + size
         head = (LAST[octets] if octets < 128 else encode_varint(octets)) + body
         key = (channel, tag) if channel else tag
@@ -362,7 +364,10 @@ class ConnectionEngine:
             ok, flags, payload = False, 0, self._fitting(TOO_MUCH_FOR_ALL)
         usual = ok and not flags and not channel
         tail = _OK_TAIL if usual else head_tail(channel, flags << 3 | (4 if ok else 0), None)
-        body = (MORE[tag >> 7] + LAST[tag & 127] if 127 < tag < 16384 else encode_varint(tag)) + tail
+        if tag < 128:
+            body = LAST[tag] + tail
+        else:
+            body = (MORE[tag >> 7] + LAST[tag & 127] if tag < 16384 else encode_varint(tag)) + tail
         size = len(payload)
         octets = len(body) + size
         head = (LAST[octets] if octets < 128 else encode_varint(octets)) + body
@@ -436,9 +441,11 @@ class ConnectionEngine:
         """Take what is to be written, in order; report it by `data_sent`."""
         batch: list[bytes] = []
         unsent = self.unsent
-        with suppress(IndexError):
-            while unsent:
+        while unsent:
+            try:
                 batch.append(unsent.popleft())
+            except IndexError:  # what was there was forgotten just now
+                break
         self._batch_octets = self.unsent_octets
         replies, refusals = self._unsent_replies, self._unsent_refusals
         if replies or refusals:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 import time
 from typing import Any
@@ -40,6 +41,8 @@ class Supplied:
         self._identity = identity_of(fd)
         self._read_at = 0.0
         self._number = None if owner is None else owner.fileno
+        self.number = self._number if isinstance(owner, socket.socket) else None
+        """Of a socket: asks for its number, and raises nothing, so that it can be asked in passing."""
 
     def before_write(self) -> None:
         """Raises OSError if the number is not that file's any more."""

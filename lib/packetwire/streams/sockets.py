@@ -95,8 +95,9 @@ class SocketReader:
         return self._fd
 
     def try_read(self, size: int) -> bytes | None:
-        if self._supplied is not None:
-            self._supplied.before_read()
+        supplied = self._supplied
+        if supplied is not None and (supplied.number is None or supplied.number() != self._fd):
+            supplied.before_read()
         try:
             if size > READ_SIZE:
                 return self._socket.recv(size, _DONTWAIT)  # one copy less, which counts for large ones only
@@ -135,8 +136,9 @@ class SocketWriter:
         return self._fd
 
     def try_write(self, buffers: Buffers) -> int:
-        if self._supplied is not None:
-            self._supplied.before_write()
+        supplied = self._supplied
+        if supplied is not None and (supplied.number is None or supplied.number() != self._fd):
+            supplied.before_write()
         try:
             if not _NOSIGNAL and sigpipe_kills():
                 return without_sigpipe(lambda: self._write(buffers))

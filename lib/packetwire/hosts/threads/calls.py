@@ -54,7 +54,7 @@ class Calls:
         self._role = reading.role
         self._writer = writing.role
         self._inline_turn = reading.inline.turn
-        self._disarm = parking.disarm
+        self._arm, self._disarm = parking.arm, parking.disarm
         self._writing = writing
         self._workers = workers
         self._clock = clock
@@ -107,7 +107,11 @@ class Calls:
             finally:
                 if role.get(0) == me:  # as Reading.leave
                     role.pop(0, None)
-                    reading.arm()
+                    if engine.ended is None:
+                        try:
+                            self._arm()
+                        except (OSError, ValueError) as error:
+                            reading.lose(error)
                     if self._locks:
                         self._bell.ring()
             if not waiter.done:

@@ -86,10 +86,10 @@ class Driver:
         self._workers = workers = Workers(
             engine, name, jobs=jobs, slow_jobs=slow_jobs, limit=handlers if isinstance(handlers, int) else 1,
             max_unsent=max_unsent, run_handler=answering.run_handler, writing=writing, clock=clock,
-            parking=parking, bell=bell, work=self._work, failed=self._has_no_thread, died=self._has_lost_worker
+            parking=parking, bell=bell, failed=self._has_no_thread, died=self._has_lost_worker
         )  # fmt: skip
         self._inline = inline_handlers = InlineHandlers(
-            engine, inline_jobs, workers=workers, writing=writing, run_handler=answering.run_handler
+            engine, inline_jobs, workers=workers, writing=writing, clock=clock, run_handler=answering.run_handler
         )
         self._delivery = delivery = Delivery(
             engine, name, answering=answering, bell=bell, jobs=jobs, inline_jobs=inline_jobs, inline=inline,
@@ -113,6 +113,7 @@ class Driver:
             engine, parking=parking, writing=writing, clock=clock, workers=workers, reading=reading,
             inline=inline_handlers, closing=closing
         )  # fmt: skip
+        workers.work = self._loops.work
         parts = (self, calls, reading, delivery, writing, workers, closing)
         self.recover = Recovery(parts, reading=reading, writing=writing, clock=clock, bell=bell).recover
         self.call, self.request, self.wait_for, self.forget = (
@@ -256,9 +257,6 @@ class Driver:
 
     def _look(self) -> bool:
         return self._loops.look()
-
-    def _work(self, me: int) -> bool:
-        return self._loops.work(me)
 
     def _is_closed(self) -> None:
         self._account.close()

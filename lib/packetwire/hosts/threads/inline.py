@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.packetcodec import Fields
+from packetwire.hosts.threads.clock import Clock
 from packetwire.hosts.threads.roles import Role
 from packetwire.hosts.threads.workers import WRITE_AT, Workers
 from packetwire.hosts.threads.writing import Writing
@@ -27,6 +28,7 @@ class InlineHandlers:
         *,
         workers: Workers,
         writing: Writing,
+        clock: Clock,
         run_handler: Callable[[Fields], None],
     ) -> None:
         self.turn = Role()
@@ -35,6 +37,7 @@ class InlineHandlers:
         self._engine = engine
         self._workers = workers
         self._writing = writing
+        self._clock = clock
         self._run_handler = run_handler
 
     def has_work(self) -> bool:
@@ -56,12 +59,14 @@ class InlineHandlers:
     def run(self, me: int) -> bool:
         """As a worker: run them, if no other thread does; false if there was nothing to do."""
         jobs, turn, engine, workers = self.jobs, self.turn, self._engine, self._workers
-        run_handler, served = self._run_handler, False
-        while jobs and not turn and not workers.is_held:
+        run_handler, clock, served = self._run_handler, self._clock, False
+        while jobs and not turn and not (engine.unsent_octets and workers.is_held):
             try:
                 if turn.setdefault(0, me) == me:
                     while jobs and not (engine.unsent_octets and workers.is_held):
-                        workers.begin()
+                        workers.begun += 1
+                        if clock.is_idle or clock.thread is None:  # it looks how long this takes
+                            clock.begin()
                         run_handler(jobs.popleft())
                         served = True
                         if engine.unsent_octets >= WRITE_AT:

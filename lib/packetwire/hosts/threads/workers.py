@@ -52,7 +52,6 @@ class Workers:
         clock: Clock,
         parking: Parking,
         bell: Bell,
-        work: Callable[[int], bool],
         failed: Callable[[RuntimeError], None],
         died: Callable[[BaseException], None],
     ) -> None:
@@ -72,6 +71,8 @@ class Workers:
         self.parked = 0
         """Threads that have nothing to do."""
         self.stopping = False
+        self.work: Callable[[int], bool] = lambda me: False
+        """One round of a thread; false if it was the last. To be set before there are threads."""
         self._alive = 0
         self.threads: set[threading.Thread] = set()
         self._slow = SlowTypes()
@@ -84,7 +85,6 @@ class Workers:
         self._clock = clock
         self._parking = parking
         self._bell = bell
-        self._work = work
         self._failed = failed
         self._died = died
 
@@ -123,7 +123,7 @@ class Workers:
         own_threads.add(me)
         self._bell.ring()  # it can be joined now
         try:
-            while self._work(me):
+            while self.work(me):
                 pass
         except BaseException as error:  # none of a handler's: those are answered
             self._died(error)
@@ -188,12 +188,6 @@ class Workers:
         """Whether one more handler may run, and there is one to run."""
         return bool((self.jobs or self.slow_jobs) and self.slots.free) and not self.is_held
 
-    def begin(self) -> None:
-        """As the reader, before a handler: the clock looks how long that takes."""
-        self.begun += 1
-        if self._clock.is_idle or self._clock.thread is None:
-            self._clock.begin()
-
     def serve(self, me: int) -> bool:
         """As the reader: run what waits, but for what is slow; false if the role was taken over meanwhile."""
         try:
@@ -216,8 +210,8 @@ class Workers:
                     self.slow_jobs.append(request)
                     self.need_thread()
                     continue
-                self.begun += 1  # as in begin
-                if clock.is_idle or clock.thread is None:
+                self.begun += 1
+                if clock.is_idle or clock.thread is None:  # it looks how long this takes
                     clock.begin()
                 run_handler(request)
                 if me not in on_watch:  # taken over; there may be another reader in it now
