@@ -61,6 +61,9 @@ with connection_pair(b={"request_handler": lambda rq_type, flags, payload: paylo
     if WAY != "closes":
         assert all(result(timeout=20) == (True, 0, b"handler") for result in results)
         assert a(0, b"after", timeout=20) == (True, 0, b"after")
+for thread in threading.enumerate():
+    if thread.name == "a-closer":  # closed amid reading: by a thread
+        thread.join(20)
 assert threading.active_count() == 1, threading.enumerate()
 assert results or refused or closed
 assert all(refused)

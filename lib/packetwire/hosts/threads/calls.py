@@ -208,7 +208,7 @@ class Calls:
                 return self._wait(me, waiter, deadline)
             finally:
                 inside.pop(me, None)
-        kept = me in self._workers.busy and self._workers.leave_watch(me)
+        kept = me in self._workers.busy and self._workers.on_watch.leave(me)
         if not kept and me in self._workers.busy:
             self._reading.see_to_take_over(me)
         try:

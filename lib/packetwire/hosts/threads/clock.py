@@ -11,7 +11,6 @@ from __future__ import annotations
 import select
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 
 from packetwire.hosts.threads.nesting import own_threads
 from packetwire.hosts.threads.writing import Writing
@@ -46,6 +45,8 @@ class Clock:
         self.is_idle = True
         """Whether it must be woken before it looks again; false also while it is to be started."""
         self.thread: threading.Thread | None = None
+        self.is_starting = False
+        """Whether that cannot be joined yet."""
         self._name = name
         self._stream = stream
         self._writing = writing
@@ -80,18 +81,14 @@ class Clock:
             return
         if self._stopping:
             return
+        self.is_starting = True
         self.thread = threading.Thread(target=self._run, name=f"{self._name}-clock", daemon=True)
         start_without_waiting(self.thread, self._not_started)  # a role may be held here
-
-    @property
-    def is_starting(self) -> bool:
-        """Whether there is a thread that cannot be joined yet."""
-        thread = self.thread
-        return thread is not None and thread.ident is None
 
     def _not_started(self, error: RuntimeError) -> None:
         """The system has no more threads."""
         self.thread = None
+        self.is_starting = False
         self._unstarted.append(None)
         self.is_idle = True
         self._failed(error)
@@ -99,6 +96,7 @@ class Clock:
     def _run(self) -> None:
         own_threads.add(threading.get_ident())
         try:
+            self.is_starting = False
             self._started()
             self._go_round()
         finally:
@@ -158,9 +156,8 @@ class Clock:
     def join(self, seconds: float) -> None:
         """Wait until it has ended, so many seconds at most."""
         thread = self.thread
-        if thread is not None and thread.ident != threading.get_ident():
-            with suppress(RuntimeError):  # it has not been started yet, and ends at once when it is
-                thread.join(seconds)
+        if thread is not None and not self.is_starting and thread.ident != threading.get_ident():
+            thread.join(seconds)
 
     def close(self) -> None:
         """After `join`."""

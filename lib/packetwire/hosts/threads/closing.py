@@ -203,7 +203,7 @@ class Closing:
 
     def _is_quiet(self) -> bool:
         writer = self._writing.role.holder
-        is_starting = self._workers.is_starting or self._clock.is_starting
+        is_starting = self._workers.starting or self._clock.is_starting
         return not self._reading.role and writer in (0, CLOCK) and not is_starting
 
     def finish(self) -> None:

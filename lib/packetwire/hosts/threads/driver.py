@@ -138,7 +138,7 @@ class Driver:
         if leading:
             self._take_in_at_start(leading)
         self._reading.arm()
-        self._workers.add()
+        self._workers.start()
 
     def _take_in_at_start(self, leading: bytes) -> None:
         """What was read before comes first; the handlers of requests in it are left to the workers."""

@@ -51,7 +51,7 @@ class InlineHandlers:
         try:
             self.run(me)
         finally:
-            kept = workers.leave_watch(me)
+            kept = workers.on_watch.leave(me)
             if not kept and self._engine.unsent:
                 self._writing.flush()
         return kept

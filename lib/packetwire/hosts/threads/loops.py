@@ -47,7 +47,7 @@ class Loops:
         """As the clock: whether something goes on; what was postponed or takes long is seen to."""
         workers, writing = self._workers, self._writing
         last_look, look = self._last_look, (workers.begun, writing.flushes)
-        if workers.on_watch and look[0] == last_look[0] and workers.take_over():
+        if workers.on_watch and look[0] == last_look[0] and workers.on_watch.take_over():
             self._reading.role.pop(0, None)
             self._reading.arm()
             workers.need_thread()

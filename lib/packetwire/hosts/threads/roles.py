@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from _thread import allocate_lock
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -42,6 +43,26 @@ class Role(dict[int, int]):
     def close(self) -> None:
         """Nobody can take it any more."""
         self[0] = CLOSED
+
+
+class Watch(deque[int]):
+    """The reader, while it runs handlers: whoever takes it out of here has the reader's role."""
+
+    def take_over(self) -> bool:
+        """As the clock: whether the reader has lost its role to whoever asks."""
+        try:
+            self.pop()
+        except IndexError:
+            return False
+        return True
+
+    def leave(self, me: int) -> bool:
+        """As the reader, behind a handler or where it waits for a call: whether it still has the role."""
+        try:
+            self.remove(me)
+        except ValueError:  # the clock has taken it over
+            return False
+        return True
 
 
 class Bell:

@@ -24,7 +24,7 @@ from packetwire.hosts.threads.answering import logger
 from packetwire.hosts.threads.clock import Clock
 from packetwire.hosts.threads.nesting import own_threads
 from packetwire.hosts.threads.parking import Parking
-from packetwire.hosts.threads.roles import Bell
+from packetwire.hosts.threads.roles import Bell, Watch
 from packetwire.hosts.threads.slots import Slots, handling
 from packetwire.hosts.threads.slowness import SlowTypes, type_of
 from packetwire.hosts.threads.writing import Writing
@@ -62,7 +62,7 @@ class Workers:
         self.slots = Slots(limit, name, self._slot_is_free)
         self.busy: set[int] = set()
         """The idents of the threads that run a handler."""
-        self.on_watch: deque[int] = deque()
+        self.on_watch = Watch()
         """The reader, while it runs handlers: whoever takes it out has the reader's role."""
         self.begun = 0
         """Handlers that a reader has begun."""
@@ -75,6 +75,8 @@ class Workers:
         """One round of a thread; false if it was the last. To be set before there are threads."""
         self._alive = 0
         self.threads: set[threading.Thread] = set()
+        self.starting: set[threading.Thread] = set()
+        """Those of them that cannot be joined yet."""
         self._slow = SlowTypes()
         self._engine = engine
         self._name = name
@@ -90,22 +92,35 @@ class Workers:
 
     # threads
 
-    def add(self) -> None:
+    def start(self) -> None:
+        """Start the first thread."""
+        worker = self._new_thread()
+        try:
+            worker.start()
+        except RuntimeError as error:
+            self._not_started(worker, error)
+
+    def _add(self) -> None:
         """Start one more thread, unless it is too late; without waiting for it, as a role may be held here."""
-        if self.stopping:
-            return
+        if not self.stopping:
+            worker = self._new_thread()
+            start_without_waiting(worker, partial(self._not_started, worker))
+
+    def _new_thread(self) -> threading.Thread:
         worker = threading.Thread(target=self._run, name=f"{self._name}-worker", daemon=True)
         # those that left are forgotten only here: closing waits until the last of them is gone
-        for gone in [thread for thread in self.threads if thread.ident and not thread.is_alive()]:
+        for gone in [thread for thread in self.threads if thread not in self.starting and not thread.is_alive()]:
             self.threads.discard(gone)
+        self.starting.add(worker)
         self.threads.add(worker)
         self._alive += 1
         self.parked += 1  # it is spare until it finds something to do
-        start_without_waiting(worker, partial(self._not_started, worker))
+        return worker
 
     def _not_started(self, worker: threading.Thread, error: RuntimeError) -> None:
         """The system has no more threads."""
         self.threads.discard(worker)
+        self.starting.discard(worker)
         self._alive -= 1
         self.parked -= 1
         logger.error("%s: %s", self._name, error)
@@ -113,15 +128,11 @@ class Workers:
             self._failed(error)
         self._bell.ring()
 
-    @property
-    def is_starting(self) -> bool:
-        """Whether there are threads that cannot be joined yet."""
-        return any(thread.ident is None for thread in list(self.threads))
-
     def _run(self) -> None:
         me = get_ident()
         own_threads.add(me)
-        self._bell.ring()  # it can be joined now
+        self.starting.discard(threading.current_thread())
+        self._bell.ring()
         try:
             while self.work(me):
                 pass
@@ -146,7 +157,7 @@ class Workers:
         if self.parked > 0:
             self._parking.wake()
         elif self._alive <= 2 * (self._limit + self.slots.nested) + 2:
-            self.add()
+            self._add()
 
     def may_leave(self) -> bool:
         """As a thread that was parked for long: leave if another one stays parked. It is not counted then."""
@@ -165,7 +176,7 @@ class Workers:
     def join(self, timeout: float) -> None:
         """Wait for each thread that runs no handler, `timeout` seconds at most."""
         for thread in list(self.threads):
-            if thread.ident not in (None, get_ident()) and thread.ident not in self.busy:
+            if thread not in self.starting and thread.ident != get_ident() and thread.ident not in self.busy:
                 thread.join(timeout)
 
     def after_fork(self) -> None:
@@ -229,12 +240,7 @@ class Workers:
                 slots.free.append(None)
                 if jobs or self.slow_jobs:  # another thread may have found no slot meanwhile
                     self.need_thread()
-            try:
-                on_watch.remove(me)
-            except ValueError:  # the clock has taken the role over
-                kept = False
-            else:
-                kept = True
+            kept = on_watch.leave(me)
         return kept
 
     def run_jobs(self, me: int) -> bool:
@@ -274,19 +280,3 @@ class Workers:
     def _slot_is_free(self) -> None:
         if self.jobs or self.slow_jobs:
             self.need_thread()
-
-    def take_over(self) -> bool:
-        """As the clock: whether the reader, which runs a handler, has lost its role to whoever asks."""
-        try:
-            self.on_watch.pop()
-        except IndexError:
-            return False
-        return True
-
-    def leave_watch(self, me: int) -> bool:
-        """As the reader, behind a handler or where it waits for a call: whether it still has the role."""
-        try:
-            self.on_watch.remove(me)
-        except ValueError:  # the clock has taken it over
-            return False
-        return True
