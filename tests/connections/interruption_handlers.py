@@ -22,6 +22,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -126,6 +127,8 @@ def try_uses(report: Report, case: str, every: int, hits: int, drawn: random.Ran
                 used(*what, at, hits)
             except Exception as error:
                 report.add(name, at, None, error)
+                if "--verbose" in sys.argv:
+                    traceback.print_exception(error)
 
 
 # exceptions in workers
