@@ -4,29 +4,47 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from packetwire.streams import forking
 
-USERS_WAIT = 1.0
-"""Seconds, at most, for threads that use a descriptor, which takes no time, before it is closed."""
+USERS_WAIT = 0.1
+"""Seconds, at most, that closing waits for threads that use a descriptor, which takes them no time."""
 
 
-def leave(users: list[None]) -> None:
-    """This thread does not use the descriptor any more."""
-    with suppress(IndexError):  # it was interrupted before it had entered
-        users.pop()
+class Users(list[None]):
+    """An entry for each thread that uses a descriptor at this moment; the last one closes it, if that is due.
 
-
-def wait_for_users(users: list[None]) -> None:
-    """Wait until no thread uses a descriptor that is to be closed, and whose number was taken back.
-
-    There is no lock, as a signal handler or a finalizer may come while one is held. One that was interrupted may
-    have left its entry.
+    There is no lock, as a signal handler or a finalizer may come while one is held, and close it all.
     """
-    until = time.monotonic() + USERS_WAIT
-    while users and time.monotonic() < until:
-        time.sleep(0)
+
+    def __init__(self) -> None:
+        self._closing: list[Callable[[], object]] = []  # popped by whoever calls it
+
+    def leave(self) -> None:
+        """This thread does not use it any more."""
+        with suppress(IndexError):  # it was interrupted before it had entered
+            self.pop()
+        if self._closing and not self:
+            self._close()
+
+    def close_behind(self, close: Callable[[], object]) -> None:
+        """Call `close` when nobody uses it. Nobody must begin to.
+
+        That is before this returns, unless it is called in a signal handler that interrupted a user.
+        """
+        until = time.monotonic() + USERS_WAIT
+        while self and time.monotonic() < until:
+            time.sleep(0)
+        self._closing.append(close)
+        if not self:
+            self._close()
+
+    def _close(self) -> None:
+        with suppress(IndexError):  # another thread does
+            self._closing.pop()()
 
 
 class Wakeup:
@@ -37,7 +55,7 @@ class Wakeup:
     """
 
     def __init__(self) -> None:
-        self._users: list[None] = []  # an entry for each thread that uses the descriptor at this moment
+        self._users = Users()
         with forking.opening():
             if hasattr(os, "eventfd"):
                 fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -59,7 +77,7 @@ class Wakeup:
         except BlockingIOError:
             pass  # full: it is readable already
         finally:
-            leave(self._users)
+            self._users.leave()
 
     def clear(self) -> None:
         try:
@@ -69,18 +87,21 @@ class Wakeup:
         except BlockingIOError:
             pass
         finally:
-            leave(self._users)
+            self._users.leave()
 
     def close(self) -> None:
         """Close it. A second call does nothing."""
         with forking.opening():
             fds, self._read_fd, self._write_fd = {self._read_fd, self._write_fd} - {-1}, -1, -1
-            wait_for_users(self._users)
-            for fd in fds:
-                os.close(fd)
+            self._users.close_behind(partial(_close_all, fds))
 
     def after_fork(self) -> None:
         """In the child of a fork."""
         fds, self._read_fd, self._write_fd = {self._read_fd, self._write_fd}, -1, -1
         for fd in fds:
             forking.close_copy(fd)
+
+
+def _close_all(fds: set[int]) -> None:
+    for fd in fds:
+        os.close(fd)

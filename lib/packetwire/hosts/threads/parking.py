@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from packetwire.streams import forking
-from packetwire.streams.wakeup import leave, wait_for_users
+from packetwire.streams.wakeup import Users
 
 
 class Parked(Enum):
@@ -77,7 +77,7 @@ class EpollParking:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._users: list[None] = []  # as those of a Wakeup
+        self._users = Users()
         self._closed = False
         with forking.opening():
             self._epoll = select.epoll()
@@ -101,7 +101,7 @@ class EpollParking:
             if not self._closed:
                 os.eventfd_write(self._wake_fd, 1)
         finally:
-            leave(self._users)
+            self._users.leave()
 
     def park(self, timeout: float | None) -> Parked:
         events = self._epoll.poll(timeout, 1)
@@ -113,9 +113,11 @@ class EpollParking:
         with forking.opening():
             if not self._closed:
                 self._closed = True
-                wait_for_users(self._users)
-                self._epoll.close()
-                self._wake.close()
+                self._users.close_behind(self._close_all)
+
+    def _close_all(self) -> None:
+        self._epoll.close()
+        self._wake.close()
 
     def after_fork(self) -> None:
         """In the child of a fork: the set is the parent's, so nothing is taken out of it."""
