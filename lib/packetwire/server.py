@@ -45,6 +45,7 @@ from packetwire.core.settings import DEFAULT_MAX_CONNECTIONS as DEFAULT_MAX_CONN
 from packetwire.core.settings import ServerSettings
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, PeerClosed, ended_by
+from packetwire.hosts.threads.signals import sleep_limit
 from packetwire.listeners import OPEN_SOCKET_MODE, SOCKET_MODE, Acceptor, Listener, check_listenable, listen
 from packetwire.memory import default_max_memory, give_back
 from packetwire.service import HasPacketConnection
@@ -289,7 +290,13 @@ class Server:
             forking.forget_threads()
             self._listener.close()
             return True
-        self._thread.join(time_limit(timeout))
+        limit = time_limit(timeout)
+        deadline = None if limit is None else time.monotonic() + limit
+        while self._thread.is_alive():
+            left = None if deadline is None else deadline - time.monotonic()
+            self._thread.join(sleep_limit(threading.get_ident(), left))
+            if left is not None and left <= 0:
+                break
         return not self._thread.is_alive()
 
     def __enter__(self) -> Self:

@@ -22,6 +22,7 @@ from packetwire.hosts.threads.delivery import Delivery
 from packetwire.hosts.threads.inline import InlineHandlers
 from packetwire.hosts.threads.parking import Parking
 from packetwire.hosts.threads.roles import Bell, Role
+from packetwire.hosts.threads.signals import MAX_SLEEP, main_thread, sleep_limit
 from packetwire.hosts.threads.spinning import Spin
 from packetwire.hosts.threads.waiter import Waiter
 from packetwire.hosts.threads.workers import Workers
@@ -137,9 +138,9 @@ class Reading:
             if not ready:
                 self.is_polling = True
                 if deadline is None:
-                    ready = poll()
+                    ready = poll(MAX_SLEEP * 1000 if get_ident() in main_thread else None)
                 else:
-                    ready = poll(max(0.0, deadline - monotonic()) * 1000)
+                    ready = poll(sleep_limit(get_ident(), deadline - monotonic()) * 1000)
                     if not ready and monotonic() >= deadline:
                         return False
                 self.is_polling = False

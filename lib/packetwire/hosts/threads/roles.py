@@ -12,7 +12,10 @@ from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from threading import get_ident
 from typing import TYPE_CHECKING
+
+from packetwire.hosts.threads.signals import sleep_limit
 
 if TYPE_CHECKING:
     from threading import Lock
@@ -21,8 +24,6 @@ CLOSED = -2
 """Holds a role for good, so that no thread can take it."""
 CLOCK = -1
 """Holds the writer's role while the clock waits for room."""
-MAX_WAIT = 100_000.0
-"""Seconds of one wait for a lock: below the limit of every system."""
 
 
 class Role(dict[int, int]):
@@ -87,10 +88,10 @@ class Bell:
                 self.locks.append(lock)
                 if condition():  # first the lock, then the condition: so one side sees the other
                     return True
-                left = MAX_WAIT if deadline is None else min(MAX_WAIT, deadline - time.monotonic())
-                if left <= 0:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
                     return False
-                lock.acquire(timeout=left)
+                lock.acquire(timeout=sleep_limit(get_ident(), left))
             finally:
                 with suppress(ValueError):
                     self.locks.remove(lock)

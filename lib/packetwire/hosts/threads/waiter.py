@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from contextlib import suppress
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from packetwire.core.responses import DecodeResponse, Response, ending_of
 from packetwire.errors import ConnectionEnded
+from packetwire.hosts.threads.signals import sleep_limit
 
 if TYPE_CHECKING:
     from threading import Lock
@@ -52,14 +54,14 @@ class Waiter:
                 lock.release()
 
     def sleep(self, timeout: float | None) -> bool:
-        """Sleep until done, at most `timeout` seconds."""
+        """Sleep until done, at most `timeout` seconds, and maybe less."""
         lock = allocate_lock()
         lock.acquire()
         locks = self.__dict__.setdefault("locks", [])  # one step, as several threads may wait
         locks.append(lock)
         try:
             if not self.done:
-                lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+                lock.acquire(timeout=sleep_limit(get_ident(), timeout))
         finally:
             if not self.done:
                 locks.remove(lock)
