@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 
 from packetwire import Packet, PacketDecoder, RemoteProtocolError, StreamTruncated
+from packetwire.core.packetcodec import AT_ONCE
 from packetwire.core.packets import CHUNK_SIZE, EOF_PACKET, MAX_HEAD_OCTETS, MAX_UINT, decode_varint, encode_varint
 from packetwire.core.refusals import QUOTED_OCTETS
 
@@ -61,18 +63,46 @@ def test_two_long_packets_one_behind_the_other() -> None:
     assert decoder.partial == b""
 
 
-def test_a_long_packet_that_comes_in_small_pieces_is_kept_in_few() -> None:
+def test_a_long_packet_that_comes_in_pieces_of_all_sizes_is_kept_whole() -> None:
     octets = bytes(LONG)
     decoder = PacketDecoder()
     decoder.feed(octets[:CHUNK_SIZE])
-    for place in range(CHUNK_SIZE, 3 * CHUNK_SIZE, 64):
-        decoder.feed(octets[place : place + 64])
-    assert len(decoder._chunks) <= 1
-    decoder.feed(octets[3 * CHUNK_SIZE : 4 * CHUNK_SIZE])
-    for place in range(4 * CHUNK_SIZE, 6 * CHUNK_SIZE, 64):
-        decoder.feed(octets[place : place + 64])
-    assert len(decoder._chunks) == 2
-    assert decoder.partial == octets[: 6 * CHUNK_SIZE]
+    place = CHUNK_SIZE
+    for size in [64] * 500 + [CHUNK_SIZE] + [1] * 100:
+        decoder.feed(octets[place : place + size])
+        place += size
+        assert decoder.octets_wanted == len(octets) - place
+    assert decoder.partial == octets[:place]
+    assert decoder.bytes_kept == place
+
+
+@pytest.mark.parametrize("piece", [70_000, 300_000, 1 << 22])
+@pytest.mark.parametrize("size", [AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE + 5])
+def test_payloads_around_the_bound_of_what_is_there_at_once(size: int, piece: int) -> None:
+    payload = bytes(range(256)) * (size // 256) + b"e" * (size % 256)
+    octets = request(2, rq_type=5, payload=payload) + response(2)
+    decoder = PacketDecoder()
+    received = [packet for at in range(0, len(octets), piece) for packet in decoder.feed(octets[at : at + piece])]
+    assert received[0].payload == payload
+    assert type(received[0].payload) is bytes
+    assert bytes(received[1]) == response(2)
+    assert (decoder.partial, decoder.bytes_kept) == (b"", 0)
+
+
+def test_no_more_is_taken_than_has_come_or_fits_at_once() -> None:
+    """However much was announced."""
+    decoder = PacketDecoder(1 << 40)
+    head = encode_varint(1 << 39) + bytes(2) + b"x" * MAX_HEAD_OCTETS
+    tracemalloc.start()
+    try:
+        decoder.feed(head)
+        for _ in range(300):
+            decoder.feed(bytes(CHUNK_SIZE))
+        held, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * 300 * CHUNK_SIZE
+    assert most < 4 * 300 * CHUNK_SIZE
 
 
 EDGES = [0, 1, *(edge for bits in (7, 14, 21, 28, 56) for edge in ((1 << bits) - 1, 1 << bits)), MAX_UINT]
@@ -115,16 +145,6 @@ def test_what_is_said_of_a_packet_that_was_cut_off(octets: bytes, text: str) -> 
     with pytest.raises(StreamTruncated) as caught:
         decoder.finish()
     assert str(caught.value) == f"the stream ended inside a packet, {text}"
-
-
-def test_a_large_piece_is_kept_as_it_came() -> None:
-    octets = bytes(LONG)
-    for place in (MAX_HEAD_OCTETS, 100):
-        piece = octets[place : place + CHUNK_SIZE]
-        decoder = PacketDecoder()
-        decoder.feed(octets[:place])
-        decoder.feed(piece)
-        assert decoder._chunks[0] is piece
 
 
 @pytest.mark.parametrize("piece", [1000, CHUNK_SIZE], ids=["small pieces", "large pieces"])

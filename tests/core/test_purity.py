@@ -38,6 +38,9 @@ BLOCKED = [
 FORBIDDEN = {*BLOCKED, "io", "_io"}
 """The import system itself goes on needing these two, so they are only looked for in the sources."""
 
+MEMORY_ONLY = "from io import BytesIO"
+"""Allowed all the same: it is a buffer."""
+
 ALLOWED_INSIDE_FUNCTIONS = {"cs"}
 """cs.binary's kind of requests is only met by those who have it."""
 
@@ -51,7 +54,8 @@ def imports(node: ast.AST, inside_function: bool = False) -> Iterator[tuple[str,
     elif isinstance(node, ast.ImportFrom):
         assert node.level == 0, "imports are absolute here"
         assert node.module
-        yield node.module, inside_function
+        if ast.unparse(node) != MEMORY_ONLY:
+            yield node.module, inside_function
     inside_function = inside_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
     for child in ast.iter_child_nodes(node):
         yield from imports(child, inside_function)

@@ -9,6 +9,8 @@ bytes that come, never with the length that was announced, and its payload is co
 
 from __future__ import annotations
 
+from io import BytesIO
+
 from packetwire.core.packet import FLAG_CHANNEL, FLAG_REQUEST, MAX_HEAD_OCTETS, check_payload
 from packetwire.core.refusals import QUOTED_OCTETS, refuse
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
@@ -16,7 +18,11 @@ from packetwire.core.varint import BytesLike, decode_varint
 from packetwire.errors import RemoteProtocolError, StreamTruncated
 
 CHUNK_SIZE = 16384
-"""From this size on a piece of a packet is kept as it came."""
+"""From this size on the payload of a packet that has begun is collected in place."""
+BEGIN_WITH = 1 << 16
+"""Bytes of a payload for which there is room from the beginning, at most."""
+AT_ONCE = 1 << 20
+"""Bytes for which there is room as soon as more than that has come, at most; from there on the room is doubled."""
 RESPONSE = -1
 """In place of the request type of a packet that is a response."""
 
@@ -47,10 +53,8 @@ class PacketReader:
         self.fault: RemoteProtocolError | None = None
         """What was wrong with the bytes; nothing behind that can be decoded."""
         self._partial = bytearray()
-        # behind _partial, if the packet is long: chunks are joined once, because a buffer that grows
-        # costs a page fault for every page, again and again
-        self._chunks: list[bytes | bytearray] = []
-        self._chunks_size = 0
+        self._payload: Payload | None = None  # of a long packet; its head is in _partial
+        self._collected = 0  # bytes behind _partial
         self.needed = 0
         """The bytes that the packet that has begun has in all; 0 while that is not known."""
         self._is_skipping = False
@@ -58,29 +62,31 @@ class PacketReader:
     @property
     def bytes_kept(self) -> int:
         """Bytes of the packet that has begun."""
-        return 1 if self._is_skipping else len(self._partial) + self._chunks_size
+        return 1 if self._is_skipping else len(self._partial) + self._collected
 
     def drop(self) -> None:
         """Nothing more is decoded, nor asked for what has begun: keep nothing of it."""
-        self._partial, self._chunks = bytearray(), []
-        self._chunks_size = self.needed = 0
+        self._partial, self._payload = bytearray(), None
+        self._collected = self.needed = 0
 
     def skip(self) -> None:
         """Drop the packet that has begun, whose head is there, with all that is still to come of it."""
         self._is_skipping = True
-        self._chunks = []
-        self._chunks_size += len(self._partial) - 1
+        self._payload = None
+        self._collected += len(self._partial) - 1
         del self._partial[1:]  # something is left, as a packet has begun
 
     @property
     def octets_wanted(self) -> int:
         """How many bytes complete the packet that has begun; 0 if none has or its length is not known."""
-        return max(0, self.needed - len(self._partial) - self._chunks_size)
+        return max(0, self.needed - len(self._partial) - self._collected)
 
     @property
     def partial(self) -> bytes:
         """The bytes of the packet that has begun, whole only in part."""
-        return b"" if self.ended else b"".join((self._partial, *self._chunks))
+        if self.ended:
+            return b""
+        return bytes(self._partial) + (b"" if self._payload is None else self._payload.collected())
 
     @property
     def trailing(self) -> bytes:
@@ -204,12 +210,15 @@ class PacketReader:
             return b""
         last = octets[:missing] if len(octets) > missing else octets
         if self._is_skipping:
-            self._is_skipping, self._chunks_size = False, 0
+            self._is_skipping, self._collected = False, 0
             self.octets_decoded += self.needed
             self._partial, self.needed = bytearray(), 0
             return octets[missing:]
-        if self._chunks:
-            packet = self._join(last)
+        payload = self._payload
+        if payload is not None:
+            payload.add(last)
+            packet = (*payload.head, payload.complete())
+            self._payload, self._collected = None, 0
         else:
             partial += last
             _, body = decode_varint(partial, 0, len(partial))
@@ -221,28 +230,57 @@ class PacketReader:
         return octets[missing:]
 
     def _collect(self, octets: bytes) -> None:
-        """Keep bytes of the packet that has begun, in few pieces even if they come one by one."""
-        if self._is_skipping:
-            self._chunks_size += len(octets)
-            return
-        if not self._chunks and (len(self._partial) < MAX_HEAD_OCTETS or len(octets) < CHUNK_SIZE):
-            self._partial += octets
-            return
-        self._chunks_size += len(octets)
-        if len(octets) >= CHUNK_SIZE:
-            self._chunks.append(octets)
-        elif isinstance(self._chunks[-1], bytearray):
-            self._chunks[-1] += octets
-        else:
-            self._chunks.append(bytearray(octets))
+        """Keep bytes of the packet that has begun."""
+        payload = self._payload
+        if payload is None and not self._is_skipping:
+            if len(self._partial) < MAX_HEAD_OCTETS or self.needed < CHUNK_SIZE:
+                self._partial += octets
+                return
+            payload = self._payload = self._begin_payload()
+        self._collected += len(octets)
+        if payload is not None:
+            payload.add(octets)
 
-    def _join(self, last: bytes) -> Fields:
-        """The packet of all chunks; its fields are in `_partial`, which is long enough for them."""
-        _, body = decode_varint(self._partial, 0, len(self._partial))
-        key, flags, wire_rq_type, begun = decode_body(self._partial, body, len(self._partial), self.octets_decoded)
-        payload = b"".join((begun, *self._chunks, last))
-        self._chunks, self._chunks_size = [], 0
-        return key, flags, wire_rq_type, payload
+    def _begin_payload(self) -> Payload:
+        """Of the packet that has begun, whose head has arrived, and maybe more, which `partial` goes on to have."""
+        partial = self._partial
+        _, body = decode_varint(partial, 0, len(partial))
+        key, flags, wire_rq_type, begun = decode_body(partial, body, len(partial), self.octets_decoded)
+        size = self.needed - len(partial) + len(begun)
+        del partial[len(partial) - len(begun) :]
+        self._collected = len(begun)
+        payload = Payload((key, flags, wire_rq_type), size)
+        payload.add(begun)
+        return payload
+
+
+class Payload:
+    """The payload of a long packet with that `head`, of which `size` bytes are to come."""
+
+    def __init__(self, head: tuple[Key, int, int], size: int) -> None:
+        self.head = head
+        self._size = size
+        self._room = min(size, BEGIN_WITH)
+        # of all that there is, only this gives away what was written to it without copying that
+        self._buffer = BytesIO(bytes(self._room))
+
+    def add(self, octets: bytes) -> None:
+        """Take the next bytes."""
+        buffer, end = self._buffer, self._buffer.tell() + len(octets)
+        if end > self._room:
+            self._room = min(self._size, max(end, AT_ONCE, 2 * self._room))
+            buffer.seek(self._room - 1)
+            buffer.write(b"\0")
+            buffer.seek(end - len(octets))
+        buffer.write(octets)
+
+    def collected(self) -> bytes:
+        """What has come so far."""
+        return self._buffer.getvalue()[: self._buffer.tell()]
+
+    def complete(self) -> bytes:
+        """All of it, once all has come."""
+        return self._buffer.getvalue()
 
 
 def decode_body(octets: BytesLike, start: int, end: int, base: int = 0) -> Fields:

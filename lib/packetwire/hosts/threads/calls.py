@@ -101,10 +101,14 @@ class Calls:
                     tag = self.request(rq_type, flags, payload, channel, waiter, deadline)
                 if self._trace:
                     self._trace("==> request %d:%d rq_type=%d %r", channel, tag, rq_type, payload[:32])
-                self._writing.flush()
                 if role.get(0) == me:
+                    self._writing.flush(me)
                     reading.lead(waiter, deadline)
+                else:
+                    self._writing.flush()
             finally:
+                if self._writing.keeper == me:
+                    self._writing.leave_to_clock()
                 if role.get(0) == me:  # as Reading.leave
                     role.pop(0, None)
                     if engine.ended is None:

@@ -134,16 +134,17 @@ class Clock:
         """Wait until it is woken, or there is room to write, which is used; false at the timeout."""
         poller = select.poll()
         poller.register(self._wakeup.fileno(), select.POLLIN)
-        fd = self._stream.write_fd if self._writing.leftover else -1
+        is_waited_for = bool(self._writing.leftover) and not self._writing.keeper
+        fd = self._stream.write_fd if is_waited_for else -1
         if fd >= 0:
             poller.register(fd, self._stream.write_events)
-        elif self._writing.leftover:
+        elif is_waited_for:
             timeout = 0  # the stream has been closed elsewhere: writing says why
         ready = poller.poll(None if timeout is None else timeout * 1000)
         if any(found == self._wakeup.fileno() for found, _ in ready):
             self._wakeup.clear()
         has_room = timeout == 0 or any(found == fd for found, _ in ready)
-        if has_room and self._writing.leftover and not self._stopping:
+        if has_room and is_waited_for and not self._stopping:
             self._writing.go_on()
         return bool(ready) or timeout == 0
 

@@ -248,7 +248,7 @@ class Driver:
 
     def _has_no_clock(self, error: RuntimeError) -> None:
         logger.error("%s: %s", self.name, error)
-        if self._writing.leftover:
+        if self._writing.leftover and not self._writing.keeper:
             self._writing.leftover = ()
             self._writing.role.give_up(CLOCK)
             self._write_failed(error)

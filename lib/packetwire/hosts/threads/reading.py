@@ -26,13 +26,15 @@ from packetwire.hosts.threads.signals import MAX_SLEEP, main_thread, sleep_limit
 from packetwire.hosts.threads.spinning import Spin
 from packetwire.hosts.threads.waiter import Waiter
 from packetwire.hosts.threads.workers import Workers
-from packetwire.hosts.threads.writing import Writing
+from packetwire.hosts.threads.writing import Writing, poll_both
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.fds import READ_SIZE
 from packetwire.streams.wakeup import Wakeup
 
 MAX_READ = 1 << 18
 """Bytes of one read, at most, while a long packet arrives."""
+PACKET_WAIT = 0.005
+"""Seconds that a reader waits for more of a long packet before it looks for other work."""
 SPIN_UNDER_WAY = 2
 """Requests under way up to which a thread that waits looks before it sleeps."""
 
@@ -75,7 +77,8 @@ class Reading:
         self._failure: Exception | None = None
         self._read_fd = stream.read_fd
         self._wakeup = Wakeup()
-        self._poll = select.poll()
+        self._poll, self._poll_stream = select.poll(), select.poll()
+        self._poll_stream.register(self._read_fd, select.POLLIN)
         self._poll.register(self._read_fd, select.POLLIN)
         self._poll.register(self._wakeup.fileno(), select.POLLIN)
         self._spin = Spin(self._poll.poll, spin) if spin > 0 else None
@@ -129,6 +132,8 @@ class Reading:
         Also false if the connection is observed now, so that others must read.
         """
         poll, engine = self._poll.poll, self._engine
+        if self._writing.keeper and self._writing.keeper == get_ident():
+            self._write_and_read(waiter, deadline)
         while not waiter.done and engine.ended is None:
             if self._receivers:
                 return False
@@ -147,12 +152,33 @@ class Reading:
             if len(ready) > 1 or (ready and ready[0][0] != self._read_fd):
                 self._wakeup.clear()
                 continue
-            while self.read() and engine.ended is None:
-                if engine.octets_wanted < READ_SIZE and engine.deadline is None:
-                    break  # else more may well be there, or an end that no poll sees
-            if self._jobs or self._inline_jobs:
-                self._workers.call_thread()
+            self._read_on()
         return True
+
+    def _read_on(self) -> None:
+        engine = self._engine
+        while self.read() and engine.ended is None:
+            if engine.octets_wanted < READ_SIZE and engine.deadline is None:
+                break  # else more may well be there, or an end that no poll sees
+        if self._jobs or self._inline_jobs:
+            self._workers.call_thread()
+
+    def _write_and_read(self, waiter: Waiter, deadline: float | None) -> None:
+        """As the reader, who is the writer's keeper: wait for room as well, until all is written."""
+        writing, engine, me = self._writing, self._engine, get_ident()
+        while writing.keeper == me and engine.ended is None and not (waiter.done or self._receivers):
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return
+            self.is_polling = True
+            ready = poll_both(self._stream, self._wakeup.fileno(), sleep_limit(me, left))
+            self.is_polling = False
+            if self._wakeup.fileno() in ready:
+                self._wakeup.clear()
+            if ready.get(self._read_fd, 0) & ~select.POLLOUT:
+                self._read_on()
+            if ready.get(self._stream.write_fd, 0) & ~select.POLLIN:
+                writing.go_on()
 
     # by workers
 
@@ -162,7 +188,7 @@ class Reading:
         try:
             if role.setdefault(0, me) != me or engine.ended is not None:
                 return
-            while self.read():
+            while self.read() or (engine.octets_wanted >= READ_SIZE and self._more_comes()):
                 if inline_jobs and not self.inline.serve(me):
                     self.see_to_take_over(me)
                     return
@@ -179,6 +205,10 @@ class Reading:
         finally:
             if role.get(0) == me:
                 self.leave(me)
+
+    def _more_comes(self) -> bool:
+        """Amid a long packet: wait a moment for more of it, which is cheaper than to leave and come again."""
+        return bool(self._poll_stream.poll(PACKET_WAIT * 1000))
 
     # what is read
 

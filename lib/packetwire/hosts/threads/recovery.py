@@ -43,7 +43,7 @@ class Recovery:
             if self._reading.role.get(0) == me:
                 self._reading.leave(me)
             self._writing.flush()
-            if self._writing.leftover:
+            if self._writing.leftover and not self._writing.keeper:
                 self._clock.wake()
         self._bell.ring()
 

@@ -2,11 +2,13 @@
 
 The writer's role exists once. Whoever holds it takes a batch, tries to write it without blocking, and looks
 again when it has given the role up; so what others send meanwhile leaves with the next batch. What the stream
-does not take stays with the role, which the clock then has until there is room.
+does not take stays with the role, which the clock then has until there is room; or the caller that wrote it sees to
+it, the *keeper*, while it reads and waits for its answer.
 """
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Sequence, Sized
 from threading import get_ident
 
@@ -39,6 +41,8 @@ class Writing:
         self.role = Role()
         self.leftover: Sequence[bytes | memoryview] = ()
         """What the stream did not take yet."""
+        self.keeper = 0
+        """The caller that waits for room for it, in place of the clock; 0 if the clock does."""
         self.flushes = 0
         self._engine = engine
         self._write_batch = stream.write_batch
@@ -54,8 +58,11 @@ class Writing:
         """Whether one is writing, which does not wait; the clock, which waits for room, does not count."""
         return self.role.holder > 0
 
-    def flush(self) -> None:
-        """Write what the engine wants sent, as far as that goes without waiting."""
+    def flush(self, keeper: int = 0) -> None:
+        """Write what the engine wants sent, as far as that goes without waiting.
+
+        What does not fit is left to the clock, or to the calling thread, if that is the `keeper`.
+        """
         role, engine = self.role, self._engine
         self.flushes += 1
         # whoever has the role looks again behind giving it up: also this thread, if a signal handler comes here
@@ -71,7 +78,7 @@ class Writing:
                         if batch:  # else it was taken just before
                             rest = self._write_batch(batch)
                         if rest:
-                            self._leave_to_clock(rest)
+                            self._keep(rest, keeper)
                             return
                     except Exception as error:
                         self._failed(error)
@@ -98,29 +105,52 @@ class Writing:
             self._interrupted(error)
             raise
 
-    def _leave_to_clock(self, rest: Sequence[bytes | memoryview]) -> None:
+    def _keep(self, rest: Sequence[bytes | memoryview], keeper: int) -> None:
+        self.keeper = keeper
         self.leftover = rest
         self.role[0] = CLOCK
+        if not keeper:
+            self._wait_for_room()
+
+    def leave_to_clock(self) -> None:
+        """As the keeper: see to it no longer."""
+        self.keeper = 0
         self._wait_for_room()
 
     def go_on(self) -> None:
-        """As the clock, which has the role: there is room, or the stream has failed, which writing shows."""
+        """As the clock or the keeper: there is room, or the stream has failed, which writing shows."""
         self.leftover = self._try_write(self.leftover)
         if not self.leftover:
+            keeper, self.keeper = self.keeper, 0
             self._engine.data_sent()
             self.role.give_up(CLOCK)
             self._written()
-            self.flush()
+            self.flush(keeper)
 
     def recover(self, me: int) -> None:
         """Behind an interruption that may have left the role with this thread."""
         if self.role.get(0) == me:
             if self.leftover:
-                self._leave_to_clock(self.leftover)
+                self._keep(self.leftover, 0)
             else:
                 self.role.give_up(me)
+        if self.keeper == me:
+            self.leave_to_clock()
 
     def close(self) -> None:
         """Nobody can take the role any more."""
         self.role.close()
         self.leftover = ()
+
+
+def poll_both(stream: ByteStream, wakeup: int, seconds: float) -> dict[int, int]:
+    """Wait until a stream can be read or written, or `wakeup` can be read: what there is, by descriptor."""
+    write_fd = stream.write_fd
+    if write_fd < 0:  # it has been closed elsewhere: writing says why
+        return {write_fd: select.POLLNVAL}
+    events = {stream.read_fd: select.POLLIN, wakeup: select.POLLIN}
+    events[write_fd] = events.get(write_fd, 0) | stream.write_events
+    poller = select.poll()
+    for fd, wanted in events.items():
+        poller.register(fd, wanted)
+    return dict(poller.poll(seconds * 1000))
