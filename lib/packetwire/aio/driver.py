@@ -106,11 +106,10 @@ class Driver:
         self._events: Sequence[Event] = ()  # that are being delivered
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
         self._received_all = asyncio.Event()
-        self._doom: ConnectionEnded | None = None
         self.last_packet: float | None = None
         """When the last packet was complete."""
         self._decoded = 0  # octets of the peer's packets, at that time
-        self._doom_timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
 
     # life
 
@@ -496,13 +495,14 @@ class Driver:
 
     def expect_end(self, cause: ConnectionEnded) -> None:
         # the stream should end now; if it does not within a second, it ends for the cause known last
-        self._doom = cause
-        if self._doom_timer is None and self.receiving:
-            self._doom_timer = self.loop.call_later(END_GRACE, self._doomed)
+        self.engine.expect_end(cause, self.loop.time())
+        if self._end_timer is None and self.receiving:
+            self._end_timer = self.loop.call_later(END_GRACE, self._tick)
 
-    def _doomed(self) -> None:
-        assert self._doom is not None
-        self._fail(self._doom)
+    def _tick(self) -> None:
+        assert self.engine.deadline is not None
+        # the timer may be early by as much as the loop's clock is coarse
+        self._ended_by(self.engine.tick(max(self.loop.time(), self.engine.deadline)))
 
     def interrupted(self, error: BaseException) -> None:
         # octets were taken whose events cannot all be delivered in order: end, but tell every waiter
@@ -551,8 +551,8 @@ class Driver:
 
     def _end(self, event: StreamEnded) -> None:
         self.transport.stop_reading()  # what follows belongs to someone else
-        if self._doom_timer is not None:
-            self._doom_timer.cancel()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
         self._received_all.set()
         self._attached.give(event)
         for waiter in event.lost:
@@ -564,7 +564,9 @@ class Driver:
 
     def _fail(self, cause: ConnectionEnded) -> None:
         """End the connection for `cause`, if it has not ended yet."""
-        events = self.engine.fail(cause)
+        self._ended_by(self.engine.fail(cause))
+
+    def _ended_by(self, events: list[Event]) -> None:
         self._show(events)
         for event in events:
             if isinstance(event, StreamEnded):
@@ -671,7 +673,7 @@ class Driver:
         # what the peer sent before may say why, so go on reading for a moment
         reason = ended_by(error, f"{self.name}: writing failed: {error}")
         self.engine.send_failed(error)
-        if self._doom is None:
+        if self.engine.deadline is None:
             self.expect_end(reason)
         self._changed()
 
