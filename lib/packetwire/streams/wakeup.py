@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from threading import get_ident
 
 from packetwire.streams import forking
 
@@ -14,10 +16,11 @@ USERS_WAIT = 0.1
 """Seconds, at most, that closing waits for threads that use a descriptor, which takes them no time."""
 
 
-class Users(list[None]):
-    """An entry for each thread that uses a descriptor at this moment; the last one closes it, if that is due.
+class Users(list[int]):
+    """The idents of the threads that use a descriptor at this moment; the last one closes it, if that is due.
 
-    There is no lock, as a signal handler or a finalizer may come while one is held, and close it all.
+    There is no lock, as a signal handler or a finalizer may come while one is held, and close it all. Those that use
+    it are methods named `set`, `clear` or `wake` of an object that has this as `_users`.
     """
 
     def __init__(self) -> None:
@@ -25,8 +28,8 @@ class Users(list[None]):
 
     def leave(self) -> None:
         """This thread does not use it any more."""
-        with suppress(IndexError):  # it was interrupted before it had entered
-            self.pop()
+        with suppress(ValueError):  # it was interrupted before it had entered
+            self.remove(get_ident())
         if self._closing and not self:
             self._close()
 
@@ -39,8 +42,21 @@ class Users(list[None]):
         while self and time.monotonic() < until:
             time.sleep(0)
         self._closing.append(close)
+        for ident in list(self):
+            if not self._is_used_by(ident):  # an exception came before it could leave
+                with suppress(ValueError):
+                    self.remove(ident)
         if not self:
             self._close()
+
+    def _is_used_by(self, ident: int) -> bool:
+        frame = sys._current_frames().get(ident)
+        while frame is not None:
+            is_use = frame.f_code.co_name in {"set", "clear", "wake"}
+            if is_use and getattr(frame.f_locals.get("self"), "_users", None) is self:
+                return True
+            frame = frame.f_back
+        return False
 
     def _close(self) -> None:
         with suppress(IndexError):  # another thread does
@@ -71,7 +87,7 @@ class Wakeup:
 
     def set(self) -> None:
         try:
-            self._users.append(None)
+            self._users.append(get_ident())
             if self._write_fd >= 0:
                 os.write(self._write_fd, b"\1\0\0\0\0\0\0\0")
         except BlockingIOError:
@@ -81,7 +97,7 @@ class Wakeup:
 
     def clear(self) -> None:
         try:
-            self._users.append(None)
+            self._users.append(get_ident())
             while self._read_fd >= 0 and len(os.read(self._read_fd, 4096)) == 4096:
                 pass
         except BlockingIOError:

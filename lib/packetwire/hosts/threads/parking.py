@@ -97,7 +97,7 @@ class EpollParking:
 
     def wake(self) -> None:
         try:
-            self._users.append(None)
+            self._users.append(threading.get_ident())
             if not self._closed:
                 os.eventfd_write(self._wake_fd, 1)
         finally:
