@@ -233,19 +233,26 @@ class PacketReader:
         """Keep bytes of the packet that has begun."""
         payload = self._payload
         if payload is None and not self._is_skipping:
-            if len(self._partial) < MAX_HEAD_OCTETS or self.needed < CHUNK_SIZE:
+            if len(self._partial) >= MAX_HEAD_OCTETS and self.needed >= CHUNK_SIZE:
+                payload = self._payload = self._begin_payload()
+            if payload is None:
                 self._partial += octets
                 return
-            payload = self._payload = self._begin_payload()
         self._collected += len(octets)
         if payload is not None:
             payload.add(octets)
 
-    def _begin_payload(self) -> Payload:
-        """Of the packet that has begun, whose head has arrived, and maybe more, which `partial` goes on to have."""
+    def _begin_payload(self) -> Payload | None:
+        """That of the packet that has begun, whose head has arrived; None if something is wrong with that.
+
+        That is told when the packet is complete, so that it does not depend on the pieces in which it comes.
+        """
         partial = self._partial
         _, body = decode_varint(partial, 0, len(partial))
-        key, flags, wire_rq_type, begun = decode_body(partial, body, len(partial), self.octets_decoded)
+        try:
+            key, flags, wire_rq_type, begun = decode_body(partial, body, len(partial), self.octets_decoded)
+        except RemoteProtocolError:
+            return None
         size = self.needed - len(partial) + len(begun)
         del partial[len(partial) - len(begun) :]
         self._collected = len(begun)

@@ -19,8 +19,8 @@ USERS_WAIT = 0.1
 class Users(list[int]):
     """The idents of the threads that use a descriptor at this moment; the last one closes it, if that is due.
 
-    There is no lock, as a signal handler or a finalizer may come while one is held, and close it all. Those that use
-    it are methods named `set`, `clear` or `wake` of an object that has this as `_users`.
+    There is no lock, as a signal handler or a finalizer may come while one is held, and close it all. Those that
+    use it are methods named `set`, `clear` or `wake` of an object that has this as `_users`.
     """
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from cs.buffer import CornuCopyBuffer
 from core.golden import DIRECTIONS, PACKETS, decode
 from packetwire import LimitExceeded, Packet, PacketDecoder, RemoteProtocolError, StreamTruncated
 from packetwire.core import engine as engine_module
-from packetwire.core import packets as packets_module
+from packetwire.core import packetcodec
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET, MAX_UINT
@@ -63,12 +63,12 @@ def decoded(chunks: Sequence[bytes | memoryview], max_packet_size: int) -> Decod
 
 @contextmanager
 def pieces_kept_from(size: int) -> Iterator[None]:
-    """Have the decoder keep pieces of a packet as they come from this size on, as it does with long ones."""
-    before, packets_module.CHUNK_SIZE = packets_module.CHUNK_SIZE, size
+    """Have the decoder collect the payload of a packet in place from this size on, as it does with long ones."""
+    before, packetcodec.CHUNK_SIZE = packetcodec.CHUNK_SIZE, size
     try:
         yield
     finally:
-        packets_module.CHUNK_SIZE = before
+        packetcodec.CHUNK_SIZE = before
 
 
 def parsed(octets: bytes) -> tuple[list[Packet], BaseException | None]:

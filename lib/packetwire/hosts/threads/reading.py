@@ -177,7 +177,8 @@ class Reading:
                 self._wakeup.clear()
             if ready.get(self._read_fd, 0) & ~select.POLLOUT:
                 self._read_on()
-            if ready.get(self._stream.write_fd, 0) & ~select.POLLIN:
+            found = ready.get(self._stream.write_fd, 0)
+            if found & ~select.POLLIN or found & self._stream.write_events:
                 writing.go_on()
 
     # by workers

@@ -94,17 +94,6 @@ class Writing:
             if self._waiting.locks or any(self._held):
                 self._written()
 
-    def _try_write(self, batch: Sequence[bytes | memoryview]) -> Sequence[bytes | memoryview]:
-        """Write what fits, return the rest. A failure leaves no rest."""
-        try:
-            return self._write_batch(batch)
-        except Exception as error:
-            self._failed(error)
-            return ()
-        except BaseException as error:
-            self._interrupted(error)
-            raise
-
     def _keep(self, rest: Sequence[bytes | memoryview], keeper: int) -> None:
         self.keeper = keeper
         self.leftover = rest
@@ -119,13 +108,25 @@ class Writing:
 
     def go_on(self) -> None:
         """As the clock or the keeper: there is room, or the stream has failed, which writing shows."""
-        self.leftover = self._try_write(self.leftover)
+        try:
+            self.leftover = self._write_batch(self.leftover)
+        except Exception as error:
+            self.leftover = ()
+            self._failed(error)
+        except BaseException as error:
+            self._interrupted(error)
+            raise
         if not self.leftover:
-            keeper, self.keeper = self.keeper, 0
-            self._engine.data_sent()
-            self.role.give_up(CLOCK)
+            keeper = self.keeper
+            self._end_keeping()
             self._written()
             self.flush(keeper)
+
+    def _end_keeping(self) -> None:
+        # again if it was interrupted, so the keeper is the last to be forgotten
+        self._engine.data_sent()
+        self.role.give_up(CLOCK)
+        self.keeper = 0
 
     def recover(self, me: int) -> None:
         """Behind an interruption that may have left the role with this thread."""
@@ -135,7 +136,10 @@ class Writing:
             else:
                 self.role.give_up(me)
         if self.keeper == me:
-            self.leave_to_clock()
+            if self.leftover:
+                self.leave_to_clock()
+            else:
+                self._end_keeping()
 
     def close(self) -> None:
         """Nobody can take the role any more."""
