@@ -21,6 +21,7 @@ class Account:
         stream: ByteStream,
         workers: Workers,
         inline: InlineHandlers,
+        held: list[None],
         abort: Callable[[ConnectionEnded], None],
     ) -> None:
         self.name = name
@@ -29,6 +30,7 @@ class Account:
         self._stream = stream
         self._workers = workers
         self._inline = inline
+        self._held = held
 
     @property
     def owed_bytes(self) -> int:
@@ -47,6 +49,7 @@ class Account:
 
     def resume(self) -> None:
         """Handlers that were held may be started now. From any thread."""
+        self._held.clear()
         if self._workers.jobs or self._workers.slow_jobs or self._inline.jobs:
             self._workers.call_thread()
 

@@ -72,9 +72,10 @@ class Driver:
         jobs: deque[Fields] = deque()
         slow_jobs: deque[Fields] = deque()
         inline_jobs: deque[Fields] = deque()
+        held: list[None] = []  # not empty once a handler was not started, as too much was unsent
         self._parking = parking = open_parking(stream.read_fd)
         self._writing = writing = Writing(
-            engine, stream, waiting=bell, held=(jobs, slow_jobs, inline_jobs),
+            engine, stream, waiting=bell, held=held,
             wait_for_room=self._wait_for_room_to_write, written=self._has_written,
             failed=self._write_failed, interrupted=self._write_interrupted
         )  # fmt: skip
@@ -85,7 +86,7 @@ class Driver:
         )  # fmt: skip
         self._workers = workers = Workers(
             engine, name, jobs=jobs, slow_jobs=slow_jobs, limit=handlers if isinstance(handlers, int) else 1,
-            max_unsent=max_unsent, run_handler=answering.run_handler, writing=writing, clock=clock,
+            max_unsent=max_unsent, held=held, run_handler=answering.run_handler, writing=writing, clock=clock,
             parking=parking, bell=bell, failed=self._has_no_thread, died=self._has_lost_worker
         )  # fmt: skip
         self._inline = inline_handlers = InlineHandlers(
@@ -108,7 +109,7 @@ class Driver:
             engine, stream, name, parking=parking, writing=writing, clock=clock, answering=answering,
             workers=workers, delivery=delivery, reading=reading, bell=bell, closed=self._is_closed
         )  # fmt: skip
-        self._account = Account(name, engine, stream, workers, inline_handlers, closing.abort)
+        self._account = Account(name, engine, stream, workers, inline_handlers, held, closing.abort)
         self._loops = Loops(
             engine, parking=parking, writing=writing, clock=clock, workers=workers, reading=reading,
             inline=inline_handlers, closing=closing

@@ -60,10 +60,10 @@ class InlineHandlers:
         """As a worker: run them, if no other thread does; false if there was nothing to do."""
         jobs, turn, engine, workers = self.jobs, self.turn, self._engine, self._workers
         run_handler, clock, served = self._run_handler, self._clock, False
-        while jobs and not turn and not (engine.unsent_octets and workers.is_held):
+        while jobs and not turn and not (engine.unsent_octets > workers.free_until and workers.is_held):
             try:
                 if turn.setdefault(0, me) == me:
-                    while jobs and not (engine.unsent_octets and workers.is_held):
+                    while jobs and not (engine.unsent_octets > workers.free_until and workers.is_held):
                         workers.begun += 1
                         if clock.is_idle or clock.thread is None:  # it looks how long this takes
                             clock.begin()

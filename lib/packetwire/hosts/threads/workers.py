@@ -47,6 +47,7 @@ class Workers:
         slow_jobs: deque[Fields],
         limit: int,
         max_unsent: int,
+        held: list[None],
         run_handler: Callable[[Fields], None],
         writing: Writing,
         clock: Clock,
@@ -82,6 +83,9 @@ class Workers:
         self._name = name
         self._limit = limit
         self._max_unsent = max_unsent
+        self._held = held
+        self.free_until = max_unsent if engine.budget is None else 0
+        """Bytes without a place in the stream up to which handlers are started without asking."""
         self._run_handler = run_handler
         self._writing = writing
         self._clock = clock
@@ -190,8 +194,9 @@ class Workers:
     def is_held(self) -> bool:
         """Whether no handler is to be started: the peer does not take its replies."""
         engine = self._engine
-        if not engine.unsent_octets:
+        if engine.unsent_octets <= self.free_until or not engine.is_held(self._max_unsent):
             return False
+        self._held.append(None)  # first: whoever makes room from here on has a thread look again
         return engine.is_held(self._max_unsent)
 
     @property
@@ -212,7 +217,7 @@ class Workers:
         handling[me] = self.slots
         on_watch.append(me)
         try:
-            while jobs and not (engine.unsent_octets and self.is_held):
+            while jobs and not (engine.unsent_octets > self.free_until and self.is_held):
                 try:
                     request = jobs.popleft()
                 except IndexError:  # another thread took it

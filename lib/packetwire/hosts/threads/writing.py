@@ -9,7 +9,7 @@ it, the *keeper*, while it reads and waits for its answer.
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from threading import get_ident
 
 from packetwire.core.engine import ConnectionEngine
@@ -22,7 +22,7 @@ class Writing:
     """The writer's role for one connection.
 
     Called back: `wait_for_room` when the role goes to the clock, which calls `go_on`; `written` when there may be
-    room again, for those who are `waiting` and for requests that are `held`; `failed` with the error after which
+    room again, for those who are `waiting`, or since requests were `held`; `failed` with the error after which
     nothing can be written; `interrupted` with a BaseException that hit a write.
     """
 
@@ -32,7 +32,7 @@ class Writing:
         stream: ByteStream,
         *,
         waiting: Bell,
-        held: Sequence[Sized],
+        held: list[None],
         wait_for_room: Callable[[], object],
         written: Callable[[], object],
         failed: Callable[[Exception], object],
@@ -91,7 +91,7 @@ class Writing:
                     role.pop(0, None)
                 if outer is None:
                     inside.pop(me, None)
-            if self._waiting.locks or any(self._held):
+            if self._waiting.locks or self._held:
                 self._written()
 
     def _keep(self, rest: Sequence[bytes | memoryview], keeper: int) -> None:
