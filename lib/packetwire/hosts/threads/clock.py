@@ -55,6 +55,8 @@ class Clock:
         self._started = started
         self._failed = failed
         self._wakeup = Wakeup()
+        self._poll = select.poll()
+        self._poll.register(self._wakeup.fileno(), select.POLLIN)
         self._unstarted = [None]  # popped by whoever starts the thread
         self._stopping = False
 
@@ -106,7 +108,7 @@ class Clock:
         in_vain = 0
         while not self._stopping:
             in_vain = 0 if self._look() else in_vain + 1
-            timeout: float | None = TICK
+            timeout = TICK
             if in_vain > PATIENCE:
                 # said first: whoever begins something then does that first, and looks at this
                 self.is_idle = True
@@ -130,23 +132,28 @@ class Clock:
         self.thread = thread
         return False
 
-    def _wait(self, timeout: float | None) -> bool:
+    def _wait(self, timeout: float) -> bool:
         """Wait until it is woken, or there is room to write, which is used; false at the timeout."""
+        if self._writing.leftover and not self._writing.keeper:
+            self._wait_for_room(timeout)
+            return True
+        if not self._poll.poll(timeout * 1000):
+            return False
+        self._wakeup.clear()
+        return True
+
+    def _wait_for_room(self, timeout: float) -> None:
+        fd, wakeup = self._stream.write_fd, self._wakeup.fileno()
         poller = select.poll()
-        poller.register(self._wakeup.fileno(), select.POLLIN)
-        is_waited_for = bool(self._writing.leftover) and not self._writing.keeper
-        fd = self._stream.write_fd if is_waited_for else -1
+        poller.register(wakeup, select.POLLIN)
         if fd >= 0:
             poller.register(fd, self._stream.write_events)
-        elif is_waited_for:
-            timeout = 0  # the stream has been closed elsewhere: writing says why
-        ready = poller.poll(None if timeout is None else timeout * 1000)
-        if any(found == self._wakeup.fileno() for found, _ in ready):
+        ready = dict(poller.poll(timeout * 1000 if fd >= 0 else 0))
+        if wakeup in ready:
             self._wakeup.clear()
-        has_room = timeout == 0 or any(found == fd for found, _ in ready)
-        if has_room and is_waited_for and not self._stopping:
+        # the stream may have been closed elsewhere: writing says why
+        if (fd in ready or fd < 0) and not self._stopping:
             self._writing.go_on()
-        return bool(ready) or timeout == 0
 
     def stop(self) -> None:
         """Have the thread end."""
