@@ -91,10 +91,15 @@ class HasPacketConnection(HasRequestMap):
         Opens the connection for the call if it is not open. Raises `RequestFailed` (a ValueError) if the
         response is "not ok", and as `PacketConnection.__call__` does.
         """
-        with self.conn as conn:
-            ok, flags, payload = conn(
-                self._rq_type_of(rq), bytes(rq), rq.flags, channel=channel, label=label, timeout=timeout
-            )
+        conn = self.conn
+        rq_type = self._rq_type_of(rq)
+        if conn.is_open():  # it stays so for this call, as closing waits for the response
+            ok, flags, payload = conn(rq_type, bytes(rq), rq.flags, channel=channel, label=label, timeout=timeout)
+        else:
+            with conn:
+                ok, flags, payload = conn(
+                    rq_type, bytes(rq), rq.flags, channel=channel, label=label, timeout=timeout
+                )
         if not ok:
             raise RequestFailed(flags, payload, type(rq).__name__)
         return rq.decode_response_payload(flags, payload)

@@ -104,6 +104,9 @@ def main(count: int) -> int:
             for _ in range(count):
                 clients.append(connected(path))
                 ask(clients[-1])
+            began = time.perf_counter()  # idle is who has done nothing for a moment
+            while status(pid)[0] - before[0] > count and time.perf_counter() - began < PATIENCE:
+                time.sleep(0.01)
             threads, descriptors, kib = (now - then for now, then in zip(status(pid), before, strict=True))
             print(f"{count} idle clients: {threads} threads, {descriptors} descriptors, {kib / 1024:.0f} MiB")
             calm = newcomer(path)

@@ -25,6 +25,8 @@ from packetwire.faults import FaultLog
 
 logger = logging.getLogger("packetwire")
 
+_VALUES = {str, int, tuple, type(None)}  # what mostly is a result, and is no promise of one
+
 
 class Answering:
     """Answers requests through `engine`. Nothing here writes: see `answered`."""
@@ -82,7 +84,7 @@ class Answering:
     ) -> None:
         if type(result) is bytes:
             flags, payload = 0, result
-        elif subscribe(result, partial(self._answer_deferred, key, rq_type)):
+        elif type(result) not in _VALUES and subscribe(result, partial(self._answer_deferred, key, rq_type)):
             return
         else:
             flags, payload = self._faults.response_parts(called, rq_type, result)

@@ -22,7 +22,7 @@ TICK = 0.001
 """Seconds between two looks, and so the time after which a handler counts as slow."""
 PATIENCE = 4
 """Looks in vain after which it sleeps."""
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 1.0
 """Seconds of sleep after which a thread that is not needed ends."""
 
 
