@@ -11,6 +11,7 @@ has stopped accepting.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import select
@@ -292,9 +293,11 @@ class Server:
             return True
         limit = time_limit(timeout)
         deadline = None if limit is None else time.monotonic() + limit
-        while self._thread.is_alive():
+        for naps in itertools.count():
+            if not self._thread.is_alive():
+                break
             left = None if deadline is None else deadline - time.monotonic()
-            self._thread.join(sleep_limit(threading.get_ident(), left))
+            self._thread.join(sleep_limit(threading.get_ident(), left, naps))
             if left is not None and left <= 0:
                 break
         return not self._thread.is_alive()

@@ -234,7 +234,7 @@ class Calls:
             self._reading.leave(me)
 
     def _wait(self, me: int, waiter: Waiter, deadline: float | None) -> bool:
-        role, reading, engine = self._role, self._reading, self._engine
+        role, reading, engine, naps = self._role, self._reading, self._engine, 0
         while not waiter.done:
             try:
                 if not self._delivery.is_observed and engine.ended is None and role.setdefault(0, me) == me:
@@ -251,7 +251,8 @@ class Calls:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
-            waiter.sleep(left)
+            waiter.sleep(left, naps)
+            naps += 1
         return True
 
     def _wait_for_room(self, deadline: float | None) -> None:

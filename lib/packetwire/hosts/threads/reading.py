@@ -22,7 +22,7 @@ from packetwire.hosts.threads.delivery import Delivery
 from packetwire.hosts.threads.inline import InlineHandlers
 from packetwire.hosts.threads.parking import Parking
 from packetwire.hosts.threads.roles import Bell, Role
-from packetwire.hosts.threads.signals import MAX_SLEEP, main_thread, sleep_limit
+from packetwire.hosts.threads.signals import FIRST_SLEEP, main_thread, sleep_limit
 from packetwire.hosts.threads.spinning import Spin
 from packetwire.hosts.threads.waiter import Waiter
 from packetwire.hosts.threads.workers import Workers
@@ -131,7 +131,7 @@ class Reading:
 
         Also false if the connection is observed now, so that others must read.
         """
-        poll, engine = self._poll.poll, self._engine
+        poll, engine, naps = self._poll.poll, self._engine, 0
         if self._writing.keeper and self._writing.keeper == get_ident():
             self._write_and_read(waiter, deadline)
         while not waiter.done and engine.ended is None:
@@ -143,12 +143,13 @@ class Reading:
             if not ready:
                 self.is_polling = True
                 if deadline is None:
-                    ready = poll(MAX_SLEEP * 1000 if get_ident() in main_thread else None)
+                    ready = poll(FIRST_SLEEP * 1000 * 2.0 ** min(naps, 16) if get_ident() in main_thread else None)
                 else:
-                    ready = poll(sleep_limit(get_ident(), deadline - monotonic()) * 1000)
+                    ready = poll(sleep_limit(get_ident(), deadline - monotonic(), naps) * 1000)
                     if not ready and monotonic() >= deadline:
                         return False
                 self.is_polling = False
+            naps = 0 if ready else naps + 1
             if len(ready) > 1 or (ready and ready[0][0] != self._read_fd):
                 self._wakeup.clear()
                 continue
@@ -171,7 +172,7 @@ class Reading:
             if left is not None and left <= 0:
                 return
             self.is_polling = True
-            ready = poll_both(self._stream, self._wakeup.fileno(), sleep_limit(me, left))
+            ready = poll_both(self._stream, self._wakeup.fileno(), sleep_limit(me, left, 0))
             self.is_polling = False
             if self._wakeup.fileno() in ready:
                 self._wakeup.clear()
@@ -207,17 +208,13 @@ class Reading:
             if role.get(0) == me:
                 self.leave(me)
 
-    def _more_comes(self) -> bool:
-        """Amid a long packet: wait a moment for more of it, which is cheaper than to leave and come again."""
+    def _more_comes(self) -> bool:  # amid a long packet; to leave and come again costs more than a moment's wait
         return bool(self._poll_stream.poll(PACKET_WAIT * 1000))
 
     # what is read
 
     def read(self) -> bool:
-        """As the reader: read what there is and deliver what comes of it; false if there was nothing.
-
-        That is one read, or several while a long packet is arriving, of which there may well be more.
-        """
+        """As the reader: read once and deliver what comes of it; false if there was nothing."""
         engine = self._engine
         wanted = engine.octets_wanted
         events: list[Event] = []

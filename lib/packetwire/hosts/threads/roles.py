@@ -81,6 +81,7 @@ class Bell:
 
     def wait_for(self, condition: Callable[[], object], deadline: float | None = None) -> bool:
         """Wait until `condition`; false at the deadline, by the clock of `time.monotonic`."""
+        naps = 0
         while not condition():
             lock = allocate_lock()
             lock.acquire()
@@ -91,7 +92,7 @@ class Bell:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
-                lock.acquire(timeout=sleep_limit(get_ident(), left))
+                naps = 0 if lock.acquire(timeout=sleep_limit(get_ident(), left, naps)) else naps + 1
             finally:
                 with suppress(ValueError):
                     self.locks.remove(lock)

@@ -53,15 +53,15 @@ class Waiter:
             with suppress(RuntimeError):  # released before
                 lock.release()
 
-    def sleep(self, timeout: float | None) -> bool:
-        """Sleep until done, at most `timeout` seconds, and maybe less."""
+    def sleep(self, timeout: float | None, naps: int = 0) -> bool:
+        """Sleep until done, at most `timeout` seconds, and maybe less after that many sleeps."""
         lock = allocate_lock()
         lock.acquire()
         locks = self.__dict__.setdefault("locks", [])  # one step, as several threads may wait
         locks.append(lock)
         try:
             if not self.done:
-                lock.acquire(timeout=sleep_limit(get_ident(), timeout))
+                lock.acquire(timeout=sleep_limit(get_ident(), timeout, naps))
         finally:
             if not self.done:
                 locks.remove(lock)
