@@ -103,8 +103,11 @@ class Writing:
 
     def leave_to_clock(self) -> None:
         """As the keeper: see to it no longer."""
-        self.keeper = 0
-        self._wait_for_room()
+        if self.leftover:
+            self.keeper = 0
+            self._wait_for_room()
+        else:  # it was interrupted before it could say that all is written
+            self._end_keeping()
 
     def go_on(self) -> None:
         """As the clock or the keeper: there is room, or the stream has failed, which writing shows."""
@@ -136,10 +139,7 @@ class Writing:
             else:
                 self.role.give_up(me)
         if self.keeper == me:
-            if self.leftover:
-                self.leave_to_clock()
-            else:
-                self._end_keeping()
+            self.leave_to_clock()
 
     def close(self) -> None:
         """Nobody can take the role any more."""
