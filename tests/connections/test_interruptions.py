@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,14 @@ SAMPLES = {"KeyboardInterrupt": ("61", "2"), "Alarm": ("97", "1")}
 failure of the stream, and what the peer may have sent about that is waited for."""
 
 
+LONG = pytest.mark.long
+
+
+def first_is_short(values: Iterable[str]) -> list[Any]:
+    """The first of them always, the others where there is more time."""
+    return [pytest.param(value, marks=[LONG] if number else []) for number, value in enumerate(values)]
+
+
 def run(module: str, *argv: str) -> None:
     """In a process of its own, as tracing is its own and a hang ends it. The first line has what repeats it."""
     argv = (sys.executable, "-m", f"tests.connections.{module}", *argv)
@@ -29,8 +39,8 @@ def run(module: str, *argv: str) -> None:
     assert not done.stdout.splitlines()[-1].startswith("0 interruptions"), done.stdout
 
 
-@pytest.mark.parametrize("interruption", SAMPLES)
-@pytest.mark.parametrize("where", SITUATIONS)
+@pytest.mark.parametrize("interruption", first_is_short(SAMPLES))
+@pytest.mark.parametrize("where", first_is_short(SITUATIONS))
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_sample_of_opcodes(operation: str, where: str, interruption: str) -> None:
     case = f"{operation}, {where}, {interruption}"
@@ -40,11 +50,12 @@ def test_a_sample_of_opcodes(operation: str, where: str, interruption: str) -> N
     run("interruptions", "--every", every, "--hits", hits, "--case", case)
 
 
-def test_random_times() -> None:
-    run("interruptions", "--timer", "5")
+@pytest.mark.parametrize("seconds", ["2", pytest.param("20", marks=LONG)])
+def test_random_times(seconds: str) -> None:
+    run("interruptions", "--timer", seconds)
 
 
-@pytest.mark.parametrize("where", SITUATIONS)
+@pytest.mark.parametrize("where", first_is_short(SITUATIONS))
 @pytest.mark.parametrize("way", USES)
 def test_a_signal_handler_that_uses_the_connection(way: str, where: str) -> None:
     if (way, where) == ("closes", "beside a call"):
@@ -52,7 +63,7 @@ def test_a_signal_handler_that_uses_the_connection(way: str, where: str) -> None
     run("interruption_handlers", "--every", "97", "--hits", "1", "--case", f", {where}, {way}")
 
 
-@pytest.mark.parametrize("settings", WORKERS)
+@pytest.mark.parametrize("settings", first_is_short(WORKERS))
 def test_an_exception_in_a_worker(settings: str) -> None:
     """While it reads, runs a handler, answers or waits."""
     run("interruption_handlers", "--workers", "2", "--case", settings)
