@@ -58,7 +58,7 @@ HOLDING_UP = {
 }
 
 
-@pytest.mark.parametrize("collected", ["at once", "afterwards"])
+@pytest.mark.parametrize("collected", ["at once", pytest.param("afterwards", marks=pytest.mark.long)])
 @pytest.mark.parametrize("settings", HOLDING_UP.values(), ids=HOLDING_UP)
 def test_answers_of_a_child_that_has_exited(settings: Any, collected: str) -> None:
     held_up = threading.Event()

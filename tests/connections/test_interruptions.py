@@ -56,7 +56,7 @@ def test_random_times(seconds: str) -> None:
 
 
 @pytest.mark.parametrize("where", first_is_short(SITUATIONS))
-@pytest.mark.parametrize("way", USES)
+@pytest.mark.parametrize("way", first_is_short(USES))
 def test_a_signal_handler_that_uses_the_connection(way: str, where: str) -> None:
     if (way, where) == ("closes", "beside a call"):
         pytest.skip("closing waits for the answer, which is held")

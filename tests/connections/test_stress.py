@@ -118,7 +118,7 @@ def test_many_threads_both_ways(over: str, handlers: Any) -> None:
 
 
 @pytest.mark.parametrize("handlers", HANDLERS)
-@pytest.mark.parametrize("asked", [100, 2000])
+@pytest.mark.parametrize("asked", [100, pytest.param(2000, marks=pytest.mark.long)])
 def test_the_peer_is_killed(handlers: Any, asked: int) -> None:
     """Each caller gets results that are right, and then the reason."""
     argv = [sys.executable, "-c", CHILD.replace("HANDLERS", repr(handlers))]

@@ -232,7 +232,9 @@ with connection_pair(b={"request_handler": handler, "handlers": 4}) as (a, b):
 """
 
 
-@pytest.mark.parametrize("how", ["waited for", "submitted", "known as slow"])
+@pytest.mark.parametrize(
+    "how", ["waited for", *(pytest.param(how, marks=pytest.mark.long) for how in ("submitted", "known as slow"))]
+)
 def test_a_handler_that_blocks_costs_no_wake_ups(how: str) -> None:
     """Counted over a second, in a process of its own that has both ends."""
     program = subprocess.run(
