@@ -63,6 +63,9 @@ def gated(**settings: Any) -> Iterator[tuple[PacketConnection, Gate]]:
             gate.opened.set()
 
 
+LONG = pytest.mark.long
+
+
 def test_small_calls_go_on_beside_a_handler_that_blocks() -> None:
     """The first time, when nobody knows that it will block, and again."""
     with gated() as (a, gate):
@@ -233,7 +236,7 @@ with connection_pair(b={"request_handler": handler, "handlers": 4}) as (a, b):
 
 
 @pytest.mark.parametrize(
-    "how", ["waited for", *(pytest.param(how, marks=pytest.mark.long) for how in ("submitted", "known as slow"))]
+    "how", ["waited for", pytest.param("submitted", marks=LONG), pytest.param("known as slow", marks=LONG)]
 )
 def test_a_handler_that_blocks_costs_no_wake_ups(how: str) -> None:
     """Counted over a second, in a process of its own that has both ends."""
