@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -294,3 +295,30 @@ def test_time_limits_hold_while_an_inline_handler_waits_for_another_connection(h
         for responder in owed:
             responder.respond(b"let go")
         assert waiting(timeout=WAIT) == (True, 0, b"let go")
+
+
+@pytest.mark.parametrize("handlers", [1, 2])
+def test_a_handler_that_has_waited_does_not_make_room_for_one_more(handlers: int) -> None:
+    """It runs on beside one that was begun meanwhile; but nothing further is begun until one of them is done."""
+    at_work: list[None] = []
+    most: list[int] = []
+    pair: list[PacketConnection] = []
+
+    def handle(rq_type: int, flags: int, payload: bytes) -> bytes:
+        if rq_type == 0:
+            return pair[1](0, b"back", timeout=WAIT)[2]
+        at_work.append(None)
+        most.append(len(at_work))
+        time.sleep(0.002)
+        at_work.pop()
+        return payload
+
+    with connection_pair(
+        a={"request_handler": lambda rq_type, flags, payload: payload},
+        b={"request_handler": handle, "handlers": handlers},
+    ) as (a, b):
+        pair += [a, b]
+        results = [a.submit(number % 3 and 1, 0, b"%d" % number) for number in range(90)]
+        for result in results:
+            assert result(timeout=WAIT)[0]
+    assert max(most) <= handlers

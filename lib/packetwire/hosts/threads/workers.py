@@ -234,6 +234,8 @@ class Workers:
                     slow.add(request)
                     writing.flush()
                     break
+                if slots.debts:  # one that has waited runs on without a slot: this one's is for that
+                    break
                 if engine.unsent_octets >= WRITE_AT:
                     writing.flush()
         finally:
@@ -267,6 +269,8 @@ class Workers:
                     break
                 served = True
                 self._run_beside(request)
+                if self.slots.debts:  # as in serve
+                    break
         finally:
             self.busy.discard(me)
             handling.pop(me, None)
