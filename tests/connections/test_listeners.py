@@ -238,7 +238,10 @@ def test_clients_that_left_are_forgotten(address: str, service: Service, monkeyp
                     seen.append((len(open_fds()), threading.active_count()))
     finally:
         gc.unfreeze()
-    assert set(seen[1:]) == {seen[1]}
+    assert len({fds for fds, _ in seen[1:]}) == 1
+    # one that opens or closes a client may just be ending, or a clock be there already
+    counts = [count for _, count in seen[1:]]
+    assert max(counts) - min(counts) <= 2
 
 
 # too many clients
