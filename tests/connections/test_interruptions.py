@@ -39,6 +39,7 @@ def run(module: str, *argv: str) -> None:
     assert not done.stdout.splitlines()[-1].startswith("0 interruptions"), done.stdout
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="a trace function may see no opcodes there")
 @pytest.mark.parametrize("interruption", first_is_short(SAMPLES))
 @pytest.mark.parametrize("where", first_is_short(SITUATIONS))
 @pytest.mark.parametrize("operation", OPERATIONS)
