@@ -147,6 +147,22 @@ def test_what_is_said_of_a_packet_that_was_cut_off(octets: bytes, text: str) -> 
     assert str(caught.value) == f"the stream ended inside a packet, {text}"
 
 
+@pytest.mark.parametrize("size", [1, 7, 20, 1000])
+def test_what_is_quoted_of_a_long_packet_that_was_cut_off_does_not_depend_on_its_pieces(size: int) -> None:
+    octets = bytes(LONG)[:2000]
+    whole, pieces = PacketDecoder(), PacketDecoder()
+    whole.feed(octets)
+    for at in range(0, len(octets), size):
+        pieces.feed(octets[at : at + size])
+    told = []
+    for decoder in (whole, pieces):
+        with pytest.raises(StreamTruncated) as caught:
+            decoder.finish()
+        told.append(str(caught.value))
+    assert told[0] == told[1]
+    assert repr(octets[:QUOTED_OCTETS]) in told[0]
+
+
 @pytest.mark.parametrize("piece", [1000, CHUNK_SIZE], ids=["small pieces", "large pieces"])
 def test_what_is_wrong_with_a_long_packet_is_found_at_its_place(piece: int) -> None:
     """The tag begins at octet 7, behind a packet of 4 and a length of 3, and does not end."""

@@ -193,7 +193,7 @@ class PacketReader:
             announced = f" of {self.needed}" if self.needed else ""
             raise StreamTruncated(
                 f"the stream ended inside a packet, after {len(self.partial)}{announced} octets of it: "
-                f"{bytes(self._partial[:QUOTED_OCTETS])!r}"
+                f"{self.partial[:QUOTED_OCTETS]!r}"
             )
 
     def _complete_partial(self, octets: bytes, packets: list[Fields]) -> bytes:
