@@ -1,6 +1,6 @@
 """One connection without its stream: octets in, events out; calls in, octets out.
 
-Strategy: the engine does no I/O, holds no lock and knows no time but what it is told. Octets to send pile up
+Strategy: the engine does no I/O, holds no lock and knows no time but what it is told. Bytes to send pile up
 inside until the owner takes a batch (`data_to_send`) and reports it as written (`data_sent`), because a reply
 counts against the peer's allowance until it is written.
 
