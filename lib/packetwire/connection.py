@@ -154,6 +154,10 @@ class PacketConnection(ConnectionFace[Driver]):
         # a signal handler or a finalizer may come here while its thread holds one
         self._lock = threading.RLock()
         self._opening = threading.RLock()
+        self._started = False
+        """Whether the driver of this opening has been started: whoever comes now need not wait for `_opening`."""
+        self._unfinished: Driver | None = None
+        """What its last user has left, and may not have begun to close."""
 
     # opening and closing
 
@@ -163,6 +167,10 @@ class PacketConnection(ConnectionFace[Driver]):
         Raises what the making of the stream raises, and `ConnectionEnded` in a handler of this connection
         that is still at work while it closes.
         """
+        with self._lock:
+            if self._started and self._opens:
+                self._opens += 1
+                return self
         driver = self._driver
         if driver is not None and not self._opens and driver.runs_in(threading.get_ident()):
             raise ConnectionEnded(f"{self} is being closed, a handler of it cannot open it again")
@@ -171,6 +179,7 @@ class PacketConnection(ConnectionFace[Driver]):
                 if self._opens:
                     self._opens += 1
                     return self
+            self._finish(self.close_timeout)
             self._start()
         return self
 
@@ -208,6 +217,7 @@ class PacketConnection(ConnectionFace[Driver]):
             self._driver, self._opens, self._was_open = driver, 1, True
         try:
             driver.start()
+            self._started = True
         except BaseException:
             with self._lock:
                 self._opens = 0
@@ -239,10 +249,17 @@ class PacketConnection(ConnectionFace[Driver]):
             self._opens -= 1
             if self._opens:
                 return
-            driver = self._driver
-        assert driver is not None
+            self._started = False
+            self._unfinished = self._driver
         with self._opening:
+            self._finish(seconds)
+
+    def _finish(self, seconds: float) -> None:
+        """Close what its last user has left; whoever opens the connection anew may come before the closer."""
+        driver = self._unfinished
+        if driver is not None:
             self.trailing_octets = driver.close(seconds)
+            self._unfinished = None
 
     def _let_go_at_exit(self) -> None:
         """Python ends, and runs no other thread any more: let go of the stream, and wait for nobody but a child."""

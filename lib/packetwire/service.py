@@ -93,13 +93,8 @@ class HasPacketConnection(HasRequestMap):
         """
         conn = self.conn
         rq_type = self._rq_type_of(rq)
-        if conn.is_open():  # it stays so for this call, as closing waits for the response
+        with conn:  # counted also if it is open: its other users may close it before the request has left
             ok, flags, payload = conn(rq_type, bytes(rq), rq.flags, channel=channel, label=label, timeout=timeout)
-        else:
-            with conn:
-                ok, flags, payload = conn(
-                    rq_type, bytes(rq), rq.flags, channel=channel, label=label, timeout=timeout
-                )
         if not ok:
             raise RequestFailed(flags, payload, type(rq).__name__)
         return rq.decode_response_payload(flags, payload)

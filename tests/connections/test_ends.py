@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from packetwire import (
+    BaseRequest,
     ConnectionEnded,
+    HasPacketConnection,
     LimitExceeded,
     Packet,
     PacketConnection,
@@ -115,6 +117,70 @@ def test_with_opens_and_closes_and_counts(ends):
     a.close()
     a.join()
     a.join_recv()
+
+
+class EndedMeanwhile(BaseRequest):
+    """While it is written as bytes, the other user of the connection goes."""
+
+    def __init__(self, leave):
+        self.leave = leave
+
+    def __bytes__(self):
+        self.leave()
+        return b"ab"
+
+
+def test_a_request_opens_the_connection_though_another_user_goes_just_then(fd_ends):
+    with PacketConnection(fd_ends.b, "b", request_handler=reverse):
+        client = HasPacketConnection(fd_ends.a, "a", rq_type_map={1: EndedMeanwhile})
+        conn = client.conn.open()
+        assert client.conn_do_remote(EndedMeanwhile(conn.close)) == (0, b"ba")
+    assert conn.closed
+
+
+class Interloper:
+    """A lock of a connection; just before its first user has it, another thread opens the connection."""
+
+    def __init__(self, conn):
+        self.lock, self.conn = conn._opening, conn
+        self.waiting = True
+
+    def __enter__(self):
+        if self.waiting:
+            self.waiting = False
+            opener = threading.Thread(target=self.conn.open)
+            opener.start()
+            opener.join()
+        return self.lock.__enter__()
+
+    def __exit__(self, *exc_info):
+        return self.lock.__exit__(*exc_info)
+
+
+def test_whoever_opens_it_while_its_last_user_goes_finds_the_former_opening_closed():
+    notes = []
+
+    def connect():
+        ours, theirs = socket.socketpair()
+        notes.append("open")
+        peer = PacketConnection(theirs, "peer", request_handler=reverse).open()
+
+        def close():
+            peer.close()
+            ours.close()
+            theirs.close()
+            notes.append("close")
+
+        return ours, ours, close
+
+    conn = PacketConnection(connect)
+    with conn:
+        conn(1, b"ab")
+        conn._opening = Interloper(conn)
+    assert notes == ["open", "close", "open"]
+    assert conn(1, b"ab")[2] == b"ba"
+    conn.close()
+    assert notes == ["open", "close"] * 2
 
 
 def test_what_is_owed_is_waited_for(ends):

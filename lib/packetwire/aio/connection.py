@@ -108,6 +108,8 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
             channels=channels,
         )
         self._opening = asyncio.Lock()  # keeps opening and closing apart
+        self._unfinished: Driver | None = None
+        """What its last user has left, and may not have begun to close."""
 
     # opening and closing
 
@@ -126,6 +128,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
                 self._open_driver()
                 self._opens += 1
             else:
+                await self._finish(self.close_timeout)
                 await self._start()
         return self
 
@@ -183,7 +186,14 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         self._opens -= 1
         if self._opens:
             return
+        self._unfinished = driver
         async with self._opening:
+            await self._finish(seconds)
+
+    async def _finish(self, seconds: float) -> None:
+        """Close what its last user has left; whoever opens the connection anew may come before the closer."""
+        driver, self._unfinished = self._unfinished, None
+        if driver is not None:
             try:
                 await driver.close(seconds)
             finally:
