@@ -116,7 +116,6 @@ class ResultWaiter(Waiter):
     CANCELLED = "CANCELLED"
 
     _cancelled = False
-    _callbacks: list[_Entry] | None = None
     collected = True  # nothing to complain about when it goes
 
     def __getattr__(self, name: str) -> Any:
@@ -191,11 +190,11 @@ class ResultWaiter(Waiter):
 
     def fsm_callback_discard(self, state: Any, callback: Callback) -> None:
         """Undo `fsm_callback`, if the callback has not begun."""
-        if self._callbacks is not None:
+        if self.callbacks is not None:
             entry = self._entry(state, callback)
             with suppress(ValueError):
                 while True:  # one at a time, as others may be added and taken meanwhile
-                    self._callbacks.remove(entry)
+                    self.callbacks.remove(entry)
 
     def _entry(self, state: Any, callback: Callback) -> _Entry:
         fsm, _, _ = needed("RequestResult.fsm_callback")
@@ -206,13 +205,13 @@ class ResultWaiter(Waiter):
         return _Entry(state, callback, True)
 
     def _add_callback(self, entry: _Entry) -> None:
-        self.__dict__.setdefault("_callbacks", []).append(entry)  # one step, as several threads may add
+        self._own_list("callbacks").append(entry)
         if self.done:  # it may have become so just now: a callback that is popped runs once
-            self._run_callbacks()
+            self.run_callbacks()
 
-    def _run_callbacks(self) -> None:
+    def run_callbacks(self) -> None:
         """Call what there is to call; no lock is held, so that it can do as it likes."""
-        callbacks, transition = self._callbacks, None
+        callbacks, transition = self.callbacks, None
         while callbacks:
             try:
                 state, function, with_transition = callbacks.pop(0)

@@ -21,11 +21,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from packetwire.core.events import ResponseReceived
-from packetwire.core.responses import DecodeResponse, ending_of
+from packetwire.core.responses import DecodeResponse
 from packetwire.core.timelimits import time_limit
 from packetwire.csresult import ResultWaiter, cancellation, loaded
-from packetwire.errors import ConnectionEnded, RequestTimeout
-from packetwire.hosts.threads.waiter import Waiter, outcome_of
+from packetwire.errors import RequestTimeout
+from packetwire.hosts.threads.waiter import outcome_of
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -96,29 +96,13 @@ class LightResult(ResultWaiter):
         """Complete it by an event."""
         self.set_response(response.ok, response.flags, response.payload)
 
-    def set_response(self, ok: bool, flags: int, payload: bytes) -> None:
-        if not ok and (cause := ending_of(flags, payload)) is not None:
-            self.fail(cause)
-            return
-        self.response = ok, flags, payload
-        self.done = True
-        if self.locks is not None:
-            self.wake()
-        if self._callbacks is not None:
-            self._run_callbacks()
-
-    def fail(self, cause: ConnectionEnded) -> None:
-        Waiter.fail(self, cause)
-        if self._callbacks is not None:
-            self._run_callbacks()
-
     def _end_by_hand(self) -> None:
         """Wake whoever waits, though there is neither a response nor an end of the connection."""
         self.done = True
         self.wake()
         self._driver.interrupt_lead()
-        if self._callbacks is not None:
-            self._run_callbacks()
+        if self.callbacks is not None:
+            self.run_callbacks()
 
     def _complete(self, result: Any, exc_info: ExcInfo | None) -> None:
         """Complete it by hand: the response will be dropped."""

@@ -390,7 +390,7 @@ def test_two_threads_add_the_first_callback(result: Any) -> None:
     frame_of: list[Any] = []
 
     def interfere(frame: Any, event: str, arg: Any) -> Any:
-        if frame.f_code.co_name == "_add_callback" and not frame_of:
+        if frame.f_code.co_name in {"_add_callback", "_own_list"} and not frame_of:
             frame.f_trace_opcodes = True
             if event == "opcode" and not frame_of:
                 steps.append(frame.f_lasti)
@@ -406,7 +406,7 @@ def test_two_threads_add_the_first_callback(result: Any) -> None:
         steps: list[int] = []
         frame_of.clear()
         told.clear()
-        result.__dict__.pop("_callbacks", None)
+        result.callbacks = None
         sys.settrace(interfere)
         try:
             result.notify(lambda result: told.append("one"))

@@ -354,7 +354,7 @@ class Driver:
             or engine.send_failure is not None
         ):
             return -1
-        tag = engine.request(rq_type, flags, payload, channel=channel, waiter=waiter)
+        tag = engine.ask(rq_type, flags, payload, channel, waiter)
         if engine.unsent_octets >= WRITE_OCTETS or not (self._flush_due or self._receiving):
             self._send(len(engine.waiters))
         if self._trace:

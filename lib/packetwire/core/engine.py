@@ -90,6 +90,8 @@ _OK_TAIL = head_tail(0, 4, None)
 
 _ERQ_BYTES, _EOF_BYTES = bytes(ERQ_PACKET), bytes(EOF_PACKET)
 
+_OPEN, _ENDED = Half.OPEN, Half.ENDED
+
 _NOBODY = object()
 """In place of a waiter, which may be None."""
 
@@ -159,9 +161,9 @@ class ConnectionEngine:
         self.max_inbound_octets = max_inbound_octets
         self.max_refusals = max_refusals
         self.half_close = half_close
-        self.ours = Half.OPEN
+        self.ours = _OPEN
         """Our direction."""
-        self.theirs = Half.OPEN
+        self.theirs = _OPEN
         """The peer's direction; ENDED as well when its stream broke."""
         self.ended: StreamEnded | None = None
         """The event that ended the peer's direction."""
@@ -217,7 +219,7 @@ class ConnectionEngine:
     @property
     def may_request(self) -> bool:
         """Whether `request` can be called at all."""
-        return self.ours is Half.OPEN and self.ended is None and self.send_failure is None
+        return self.ours is _OPEN and self.ended is None and self.send_failure is None
 
     @property
     def overdue(self) -> bytes:
@@ -288,7 +290,11 @@ class ConnectionEngine:
         `max_outstanding` are out, `ConnectionEnded` if nothing can be asked any more. Then nothing was
         sent.
         """
-        if self.ours is not Half.OPEN or self.ended is not None or self.send_failure is not None:
+        return self.ask(rq_type, flags, payload, channel, waiter)
+
+    def ask(self, rq_type: int, flags: int, payload: BytesLike, channel: int, waiter: Any) -> int:
+        """As `request`, by position."""
+        if self.ours is not _OPEN or self.ended is not None or self.send_failure is not None:
             raise self.why_not()
         if len(self.waiters) >= self.max_outstanding:
             raise LimitExceeded(f"{self.max_outstanding} requests are without an answer: that is max_outstanding")
@@ -298,14 +304,13 @@ class ConnectionEngine:
             tail = None
         if tail is None:
             tail = self._request_tail(channel, flags, rq_type)
-        if type(payload) is not bytes:
-            payload = check_payload(payload)
-        size = len(payload)
+        data = payload if type(payload) is bytes else check_payload(payload)
+        size = len(data)
         tags, used = self._tags, self._next_tags
         if channel not in tags:
             tags.setdefault(channel, count(used.get(channel, FIRST_TAG)))
         if size > self._roomy:
-            self._check_size(packet_head(used.get(channel, FIRST_TAG), tail, size), payload)
+            self._check_size(packet_head(used.get(channel, FIRST_TAG), tail, size), data)
         tag = next(tags[channel])
         if tag >= used.get(channel, 0):
             used[channel] = tag + 1
@@ -319,9 +324,9 @@ class ConnectionEngine:
         self.waiters[key] = waiter
         try:
             if size > JOIN_LIMIT:
-                self._send(head, payload)
+                self._send(head, data)
             else:  # as in _send
-                packet = head + payload
+                packet = head + data
                 octets = len(packet)
                 self.unsent_octets += octets
                 self.unsent.append(packet)
@@ -355,33 +360,32 @@ class ConnectionEngine:
         """
         if type(flags) is not int or not 0 <= flags <= MAX_RESPONSE_FLAGS:
             check_uint("flags", flags, MAX_RESPONSE_FLAGS)
-        if type(payload) is not bytes:
-            payload = check_payload(payload)
+        data = payload if type(payload) is bytes else check_payload(payload)
         key = (channel, tag) if channel else tag
         if self.send_failure is not None or key not in self._inbound:
             return self._cannot_answer(channel, tag)
         if ok and self.budget is not None and self.unsent_octets and self.budget.is_exhausted(self.owed_bytes):
-            ok, flags, payload = False, 0, self._fitting(TOO_MUCH_FOR_ALL)
+            ok, flags, data = False, 0, self._fitting(TOO_MUCH_FOR_ALL)
         usual = ok and not flags and not channel
         tail = _OK_TAIL if usual else head_tail(channel, flags << 3 | (4 if ok else 0), None)
         if tag < 128:
             body = LAST[tag] + tail
         else:
             body = (MORE[tag >> 7] + LAST[tag & 127] if tag < 16384 else encode_varint(tag)) + tail
-        size = len(payload)
+        size = len(data)
         octets = len(body) + size
         head = (LAST[octets] if octets < 128 else encode_varint(octets)) + body
         if size > self._roomy:
-            self._check_size(head, payload)
+            self._check_size(head, data)
         held = self._inbound.pop(key, None)
         if held is None:  # another thread has answered it just now
             return self._cannot_answer(channel, tag)
         self._inbound_octets -= held
         self._unsent_replies += 1
         if size > JOIN_LIMIT:
-            self._send(head, payload)
+            self._send(head, data)
         else:  # as in _send
-            packet = head + payload
+            packet = head + data
             octets = len(packet)
             self.unsent_octets += octets
             self.unsent.append(packet)
@@ -408,7 +412,7 @@ class ConnectionEngine:
 
     def end_requests(self) -> None:
         """Send ERQ: no more requests of ours. A second call does nothing."""
-        if self.ours is Half.OPEN and self.send_failure is None:
+        if self.ours is _OPEN and self.send_failure is None:
             self.ours = TRANSITIONS[self.ours, Act.ERQ]
             self._send(_ERQ_BYTES, b"")
 
@@ -453,7 +457,7 @@ class ConnectionEngine:
             self._batch_refusals += refusals
             self._unsent_replies -= replies
             self._unsent_refusals -= refusals
-        if self.ours is not Half.OPEN:
+        if self.ours is not _OPEN:
             batch = self._ordered(batch)
         return batch
 
@@ -522,7 +526,7 @@ class ConnectionEngine:
                         events.append(_request_event(packet))
                 elif key not in self.waiters:
                     self._receive_unexpected(packet)
-                elif self.theirs is Half.OPEN or flags & 1 or not self._is_given_up(packet):
+                elif self.theirs is _OPEN or flags & 1 or not self._is_given_up(packet):
                     # else the end of the stream says so, and knows why
                     channel, tag = (0, key) if isinstance(key, int) else key
                     fields = channel, tag, flags & 1 == 1, flags >> 1, payload, self.waiters[key]
@@ -547,7 +551,7 @@ class ConnectionEngine:
             return
         waiters, inbound = self.waiters, self._inbound
         serves = (
-            self.accepts_requests and self.budget is None and not self._winding_down and self.ours is not Half.ENDED
+            self.accepts_requests and self.budget is None and not self._winding_down and self.ours is not _ENDED
         )
         waiter: Any = None
         packets: Iterator[Fields] = iter(())
@@ -558,7 +562,7 @@ class ConnectionEngine:
                 if wire_rq_type < 0:
                     # kept before it is claimed: so whoever is interrupted here knows who must be told
                     waiter = waiters.get(key)
-                    if self.theirs is not Half.OPEN or waiters.pop(key, None) is None:
+                    if self.theirs is not _OPEN or waiters.pop(key, None) is None:
                         self._receive_unusual(packet)
                     else:
                         waiter.set_response(flags & 1 == 1, flags >> 1, payload)
@@ -570,7 +574,7 @@ class ConnectionEngine:
                     and key not in inbound
                     and len(inbound) + self._unsent_replies + self._batch_replies < self.max_inbound
                     and self._inbound_octets + len(payload) <= self.max_inbound_octets
-                    and self.theirs is Half.OPEN
+                    and self.theirs is _OPEN
                 ):  # what mostly is so; `_accept_request` looks at each
                     inbound[key] = size = len(payload)
                     self._inbound_octets += size
@@ -632,7 +636,7 @@ class ConnectionEngine:
             cause = ended_by(failure, f"nothing can be sent any more: {failure}")
         truncated = self._truncation(cause)
         if self.half_close and truncated is None and _is_orderly(cause):
-            events: list[Event] = [PeerEndedRequests()] if self.theirs is Half.OPEN else []
+            events: list[Event] = [PeerEndedRequests()] if self.theirs is _OPEN else []
             events.append(
                 self._end_theirs(PeerClosed("the peer ended the connection (end of the stream)"), clean=True)
             )
@@ -704,7 +708,7 @@ class ConnectionEngine:
 
     @property
     def _may_answer(self) -> bool:
-        return self.ours is not Half.ENDED and self.send_failure is None
+        return self.ours is not _ENDED and self.send_failure is None
 
     def _send(self, head: bytes, payload: bytes) -> None:
         size = len(head) + len(payload)
@@ -737,7 +741,7 @@ class ConnectionEngine:
         channel, tag = (0, key) if isinstance(key, int) else key
         size = len(payload)
         inbound = self._inbound
-        if self.theirs is not Half.OPEN:
+        if self.theirs is not _OPEN:
             self._refuse(key, REQUESTS_ENDED)
         elif (channel or not self.accepts_requests) and not (self.observed or channel in self.channels):
             self._refuse(key, self.not_served(channel))
@@ -749,7 +753,7 @@ class ConnectionEngine:
             self._refuse(key, b"too much to do: %d octets wait for their reply" % self._inbound_octets)
         elif self.budget is not None and self.budget.holds(self._inbound_octets + size):
             self._refuse(key, TOO_MUCH_FOR_ALL)
-        elif self.ours is not Half.ENDED:
+        elif self.ours is not _ENDED:
             # also when nothing can be written any more: what the peer asked before it went is not lost
             inbound[key] = size
             self._inbound_octets += size
@@ -766,7 +770,7 @@ class ConnectionEngine:
             )
             self.end()
         elif packet == ERQ_FIELDS:
-            if self.theirs is Half.OPEN:
+            if self.theirs is _OPEN:
                 events.append(PeerEndedRequests())
             self.theirs = TRANSITIONS[self.theirs, Act.ERQ]
         else:
@@ -860,7 +864,7 @@ class ConnectionEngine:
             self._send(_EOF_BYTES, b"")
 
     def _end_theirs(self, cause: ConnectionEnded, *, clean: bool) -> StreamEnded:
-        self.theirs = Half.ENDED
+        self.theirs = _ENDED
         # said before the waiters are taken: whoever adds one afterwards finds this, and sees to it himself
         self.ended = StreamEnded(cause, (), clean)
         lost = []

@@ -14,7 +14,7 @@ from io import BytesIO
 from packetwire.core.packet import FLAG_CHANNEL, FLAG_REQUEST, MAX_HEAD_OCTETS, check_payload
 from packetwire.core.refusals import QUOTED_OCTETS, refuse
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
-from packetwire.core.varint import BytesLike, decode_varint
+from packetwire.core.varint import MAX_UINT, BytesLike, decode_varint
 from packetwire.errors import RemoteProtocolError, StreamTruncated
 
 CHUNK_SIZE = 16384
@@ -58,6 +58,7 @@ class PacketReader:
         self.needed = 0
         """The bytes that the packet that has begun has in all; 0 while that is not known."""
         self._is_skipping = False
+        self._limit = min(max_packet_size, MAX_UINT)
 
     @property
     def bytes_kept(self) -> int:
@@ -116,67 +117,67 @@ class PacketReader:
         # look at what happens to lie behind the packet.
         if self.fault is not None:
             raise self.fault
-        if type(octets) is not bytes:
-            octets = check_payload(octets)
+        data = octets if type(octets) is bytes else check_payload(octets)
         packets: list[Fields] = []
         start = 0
         try:
             if self._partial and not self.ended:
-                octets = self._complete_partial(octets, packets)
+                data = self._complete_partial(data, packets)
             if self.ended:
-                self._partial += octets
+                self._partial += data
                 return packets
             base = self.octets_decoded
-            limit = self.max_packet_size
-            end = len(octets)
+            limit = self._limit
+            end = len(data)
             while start < end:
-                size = octets[start]
+                size = data[start]
                 body = start + 1
                 if size > 127:
-                    size, body = decode_varint(octets, start, end, base)
+                    size, body = decode_varint(data, start, end, base)
                     if body < 0:
                         break
                 if size > limit:
-                    quoted = octets[start : start + QUOTED_OCTETS + 1]
+                    quoted = data[start : start + QUOTED_OCTETS + 1]
                     raise refuse("packet-too-large", quoted, size=size, limit=limit, offset=base + start)
-                stop = body + size
-                if stop > end:
-                    self.needed = stop - start
+                if size > end - body:  # the sum may be more than 63 bits
+                    self.needed = body - start
+                    self.needed += size
                     break
+                stop = body + size
                 packet: Fields | None = None
                 try:
-                    tag = octets[body]
+                    tag = data[body]
                     offset = body + 1
                     octet = 0
                     if tag > 127:
                         # two or three bytes, as the tags of all but the first requests
-                        octet = octets[offset]
+                        octet = data[offset]
                         offset += 1
                         tag = (tag & 0x7F) << 7 | octet & 0x7F
                         if octet > 127:
-                            octet = octets[offset]
+                            octet = data[offset]
                             offset += 1
                             tag = tag << 7 | octet & 0x7F
-                    wire_flags = octets[offset]
+                    wire_flags = data[offset]
                     offset += 1
                     if octet < 128 and wire_flags < 128 and not wire_flags & FLAG_CHANNEL:
                         rq_type = RESPONSE
                         if wire_flags & FLAG_REQUEST:
-                            rq_type = octets[offset]
+                            rq_type = data[offset]
                             offset += 1
                         if offset <= stop and rq_type < 128:
-                            packet = tag, wire_flags >> 2, rq_type, octets[offset:stop]
+                            packet = tag, wire_flags >> 2, rq_type, data[offset:stop]
                 except IndexError:
                     pass
                 if packet is None:
-                    packet = decode_body(octets, body, stop, base)
+                    packet = decode_body(data, body, stop, base)
                 packets.append(packet)
                 start = stop
                 if packet[2] == 0 and packet == EOF_FIELDS:
                     self.ended = True
                     break
             if start < end:
-                self._partial += octets[start:] if start else octets
+                self._partial += data[start:] if start else data
         except RemoteProtocolError as fault:
             self.fault = fault
             if not packets:

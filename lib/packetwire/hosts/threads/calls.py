@@ -94,7 +94,7 @@ class Calls:
                     except (OSError, ValueError) as error:
                         reading.lose(error)
                 try:
-                    tag = engine.request(rq_type, flags, payload, channel=channel, waiter=waiter)
+                    tag = engine.ask(rq_type, flags, payload, channel, waiter)
                 except (LimitExceeded, ConnectionEnded):  # what was seen to above has changed since
                     if role.get(0) == me:
                         reading.leave(me)
@@ -170,7 +170,7 @@ class Calls:
             ):
                 self._wait_for_room(deadline)
             try:
-                tag = engine.request(rq_type, flags, payload, channel=channel, waiter=waiter)
+                tag = engine.ask(rq_type, flags, payload, channel, waiter)
             except LimitExceeded:  # another thread came first
                 continue
             except ConnectionEnded:

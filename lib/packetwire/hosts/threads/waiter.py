@@ -10,7 +10,7 @@ from __future__ import annotations
 from _thread import allocate_lock
 from contextlib import suppress
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packetwire.core.responses import DecodeResponse, Response, ending_of
 from packetwire.errors import ConnectionEnded
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 class Waiter:
     """The answer to one request: `response`, or `ended` if there will be none."""
 
-    # defaults on the class: making one costs nothing
-    done = False
-    response: Response | None = None
-    ended: ConnectionEnded | None = None
-    locks: list[Lock] | None = None
+    # with defaults on the class, see below: making one costs nothing
+    done: bool
+    response: Response | None
+    ended: ConnectionEnded | None
+    locks: list[Lock] | None
+    callbacks: list[Any] | None
+    """What is to be done once it is done, by `run_callbacks`, if anything is."""
 
     def set_response(self, ok: bool, flags: int, payload: bytes) -> None:
         """The response came."""
@@ -38,6 +40,8 @@ class Waiter:
         self.done = True
         if self.locks is not None:
             self.wake()
+        if self.callbacks is not None:
+            self.run_callbacks()
 
     def fail(self, cause: ConnectionEnded) -> None:
         """There will be no response."""
@@ -46,6 +50,12 @@ class Waiter:
             self.done = True
         if self.locks is not None:
             self.wake()
+        if self.callbacks is not None:
+            self.run_callbacks()
+
+    def run_callbacks(self) -> None:
+        """Call what there is to call."""
+        raise NotImplementedError
 
     def wake(self) -> None:
         """Let go whoever sleeps. Again, if the first time was interrupted."""
@@ -57,7 +67,7 @@ class Waiter:
         """Sleep until done, at most `timeout` seconds, and maybe less after that many sleeps."""
         lock = allocate_lock()
         lock.acquire()
-        locks = self.__dict__.setdefault("locks", [])  # one step, as several threads may wait
+        locks = self._own_list("locks")
         locks.append(lock)
         try:
             if not self.done:
@@ -66,6 +76,22 @@ class Waiter:
             if not self.done:
                 locks.remove(lock)
         return self.done
+
+    def _own_list(self, name: str) -> list[Any]:
+        """The list of that name, which is made now if there is none: in one step, as several threads may come."""
+        if _HAS_DICT:
+            made: list[Any] = self.__dict__.setdefault(name, [])
+        else:  # compiled: no thread comes between
+            made = [] if (found := getattr(self, name)) is None else found
+            setattr(self, name, made)
+        return made
+
+
+_HAS_DICT = hasattr(Waiter(), "__dict__")
+"""Whether a waiter keeps its attributes in a dict, as it does unless it is compiled; they begin like this then."""
+if _HAS_DICT:
+    Waiter.done = False
+    Waiter.response = Waiter.ended = Waiter.locks = Waiter.callbacks = None
 
 
 def outcome_of(waiter: Waiter, decode_response: DecodeResponse | None) -> Response:
