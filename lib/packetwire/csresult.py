@@ -190,11 +190,11 @@ class ResultWaiter(Waiter):
 
     def fsm_callback_discard(self, state: Any, callback: Callback) -> None:
         """Undo `fsm_callback`, if the callback has not begun."""
-        if self.callbacks is not None:
+        if self._callbacks is not None:
             entry = self._entry(state, callback)
             with suppress(ValueError):
                 while True:  # one at a time, as others may be added and taken meanwhile
-                    self.callbacks.remove(entry)
+                    self._callbacks.remove(entry)
 
     def _entry(self, state: Any, callback: Callback) -> _Entry:
         fsm, _, _ = needed("RequestResult.fsm_callback")
@@ -205,13 +205,13 @@ class ResultWaiter(Waiter):
         return _Entry(state, callback, True)
 
     def _add_callback(self, entry: _Entry) -> None:
-        self._own_list("callbacks").append(entry)
+        self._own_list("_callbacks").append(entry)
         if self.done:  # it may have become so just now: a callback that is popped runs once
-            self.run_callbacks()
+            self._run_callbacks()
 
-    def run_callbacks(self) -> None:
+    def _run_callbacks(self) -> None:
         """Call what there is to call; no lock is held, so that it can do as it likes."""
-        callbacks, transition = self.callbacks, None
+        callbacks, transition = self._callbacks, None
         while callbacks:
             try:
                 state, function, with_transition = callbacks.pop(0)

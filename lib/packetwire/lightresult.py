@@ -101,8 +101,8 @@ class LightResult(ResultWaiter):
         self.done = True
         self.wake()
         self._driver.interrupt_lead()
-        if self.callbacks is not None:
-            self.run_callbacks()
+        if self._callbacks is not None:
+            self._run_callbacks()
 
     def _complete(self, result: Any, exc_info: ExcInfo | None) -> None:
         """Complete it by hand: the response will be dropped."""

@@ -406,7 +406,7 @@ def test_two_threads_add_the_first_callback(result: Any) -> None:
         steps: list[int] = []
         frame_of.clear()
         told.clear()
-        result.__dict__.pop("callbacks", None)
+        result.__dict__.pop("_callbacks", None)
         sys.settrace(interfere)
         try:
             result.notify(lambda result: told.append("one"))

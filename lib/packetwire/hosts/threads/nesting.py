@@ -19,7 +19,7 @@ _CALL_USERS = frozenset(
     {
         "__call__",
         "_fire",
-        "run_callbacks",
+        "_run_callbacks",
         "_run_receiver",
         "_run_waiting",
         "_show",

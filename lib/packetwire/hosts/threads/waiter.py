@@ -28,8 +28,8 @@ class Waiter:
     response: Response | None
     ended: ConnectionEnded | None
     locks: list[Lock] | None
-    callbacks: list[Any] | None
-    """What is to be done once it is done, by `run_callbacks`, if anything is."""
+    _callbacks: list[Any] | None
+    """What is to be done once it is done, by `_run_callbacks`, if anything is."""
 
     def set_response(self, ok: bool, flags: int, payload: bytes) -> None:
         """The response came."""
@@ -40,8 +40,8 @@ class Waiter:
         self.done = True
         if self.locks is not None:
             self.wake()
-        if self.callbacks is not None:
-            self.run_callbacks()
+        if self._callbacks is not None:
+            self._run_callbacks()
 
     def fail(self, cause: ConnectionEnded) -> None:
         """There will be no response."""
@@ -50,10 +50,10 @@ class Waiter:
             self.done = True
         if self.locks is not None:
             self.wake()
-        if self.callbacks is not None:
-            self.run_callbacks()
+        if self._callbacks is not None:
+            self._run_callbacks()
 
-    def run_callbacks(self) -> None:
+    def _run_callbacks(self) -> None:
         """Call what there is to call."""
         raise NotImplementedError
 
@@ -91,7 +91,7 @@ _HAS_DICT = hasattr(Waiter(), "__dict__")
 """Whether a waiter keeps its attributes in a dict, as it does unless it is compiled; they begin like this then."""
 if _HAS_DICT:
     Waiter.done = False
-    Waiter.response = Waiter.ended = Waiter.locks = Waiter.callbacks = None
+    Waiter.response = Waiter.ended = Waiter.locks = Waiter._callbacks = None
 
 
 def outcome_of(waiter: Waiter, decode_response: DecodeResponse | None) -> Response:
