@@ -47,6 +47,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+compiled: bool | str
+"""True if the modules that were compiled are used; else the reason why they are not."""
+try:
+    from packetwire.twins import choose
+except ImportError as error:  # the core can also be imported where nothing else can be
+    compiled = f"it cannot be looked for compiled modules: {error}"
+else:
+    compiled = choose()
+    del choose
+
 __all__ = [
     "DEFAULT_PACKET_GRACE",
     "AsyncHasPacketConnection",
@@ -84,6 +94,7 @@ __all__ = [
     "StreamTruncated",
     "aserve",
     "child",
+    "compiled",
     "connect_to",
     "serve",
     "stdio",

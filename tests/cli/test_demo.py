@@ -142,7 +142,8 @@ def test_bad_arguments_get_one_line(args: tuple[str, ...], expected: str) -> Non
 
 
 def test_help_and_version() -> None:
-    assert run("--version").stdout == f"packetwire {packetwire.__version__}\n"
+    how = "compiled" if packetwire.compiled is True else f"not compiled: {packetwire.compiled}"
+    assert run("--version").stdout == f"packetwire {packetwire.__version__} ({how})\n"
     output = run("demo", "--help").stdout
     for option in "--seed", "--size", "--in-flight", "--chunk-size", "--corrupt":
         assert option in output

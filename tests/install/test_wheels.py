@@ -34,7 +34,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Archives:
 
 
 def sources() -> set[str]:
-    return {path.relative_to(PACKAGE.parent).as_posix() for path in PACKAGE.rglob("*.py")}
+    return {
+        path.relative_to(PACKAGE.parent).as_posix()
+        for suffix in ("py", "pxd")
+        for path in PACKAGE.rglob(f"*.{suffix}")
+    }
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: Archives) -> None:
@@ -44,7 +48,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Archives) -> None:
         metadata = HeaderParser().parsestr(wheel.read(f"{info}/METADATA").decode())
         assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
         assert "packetwire = packetwire.cli.main:main" in wheel.read(f"{info}/entry_points.txt").decode()
-    assert {name for name in names if not name.startswith(info)} == sources() | DATA
+    compiled = {name for name in names if name.startswith("packetwire/_compiled/")}
+    assert {name for name in names if not name.startswith(info)} - compiled == sources() | DATA
     assert metadata["License-Expression"] == PROJECT["license"]
     assert metadata["Requires-Python"] == PROJECT["requires-python"]
     assert set(metadata.get_all("Provides-Extra")) == set(EXTRAS)
@@ -55,6 +60,7 @@ def test_the_sdist_holds_what_a_wheel_is_built_from_and_no_part_of_the_tests(bui
     with tarfile.open(built.sdist) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames() if not sdist.getmember(name).isdir()}
     wanted = {f"lib/{name}" for name in sources() | DATA} | {"LICENSE", "README.md", "pyproject.toml"}
+    wanted |= {"setup.py", "tools/build_backend.py"}
     assert names >= wanted
     made = {name for name in names if name in ("PKG-INFO", "setup.cfg") or ".egg-info/" in name}
     assert names - wanted - made <= {"CHANGELOG.md", "MANIFEST.in"}

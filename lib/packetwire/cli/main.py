@@ -53,6 +53,15 @@ class OneLineParser(argparse.ArgumentParser):
         return parsed, rest
 
 
+class ShowVersion(argparse.Action):
+    """In one line, however long that is."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        how = "compiled" if packetwire.compiled is True else f"not compiled: {packetwire.compiled}"
+        print(f"packetwire {packetwire.__version__} ({how})")
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, return its exit status."""
     _fill_in_standard_streams()
@@ -100,7 +109,9 @@ def _run(argv: Sequence[str] | None) -> int:
 
     logging.getLogger("packetwire").addHandler(logging.NullHandler())  # what matters comes as an exception
     parser = OneLineParser(prog="packetwire", description="Tagged requests over any bidirectional byte stream.")
-    parser.add_argument("--version", action="version", version=f"packetwire {packetwire.__version__}")
+    parser.add_argument(
+        "--version", action=ShowVersion, nargs=0, help="show the version, and if it is compiled"
+    )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in commands():
         command.add_parser(subparsers)

@@ -1,0 +1,6 @@
+cdef class Waiter:
+    cdef public bint done
+    cdef public object response, ended, locks, _callbacks
+    cpdef set_response(self, ok, flags, payload)
+    cpdef fail(self, cause)
+    cpdef wake(self)

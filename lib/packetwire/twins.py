@@ -1,0 +1,85 @@
+"""The modules that may be compiled, and the choice between what was compiled and Python.
+
+Strategy: all or none. What was compiled is in `_compiled/`, in a directory that bears the checksum of all sources,
+so what was made from others, or for another version, is not even looked at. It is laid out like the package; where
+all of it is there, and can be loaded, the packages look for their modules there first (`__path__`). So whoever
+imports one gets it by the name of its source, and the two never exist side by side in a process.
+
+This module imports nothing of packetwire, as it is also read where the package is built.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
+from zlib import crc32
+
+MODULES = ("core.packetcodec", "core.engine", "hosts.threads.waiter")
+"""In an order in which none needs a later one."""
+PURE = "PACKETWIRE_PURE"
+"""The environment variable that asks for Python, where packetwire is built and where it is imported."""
+DIRECTORY = "_compiled"
+WHY_NOT = "why_not.txt"
+"""In that directory: the reason why nothing was compiled."""
+
+_HOME = os.path.dirname(os.path.abspath(__file__))
+
+
+def stem(home: str, name: str) -> str:
+    """The path of a module without its suffix, in the directory `home`."""
+    return os.path.join(home, *name.split("."))
+
+
+def checksum(home: str = _HOME) -> str:
+    """What tells whether modules were compiled from the sources in `home`: a name that a directory can have."""
+    total = 0
+    for name in MODULES:
+        for suffix in (".py", ".pyx", ".pxd"):
+            path = stem(home, name) + suffix
+            if os.path.exists(path):
+                with open(path, "rb") as file:
+                    total = crc32(file.read(), crc32((name + suffix).encode(), total))
+    return f"c{total:08x}"
+
+
+def choose() -> bool | str:
+    """Have the compiled modules used, and return True; or return the reason why they are not."""
+    if os.environ.get(PURE):
+        return f"{PURE} is set"
+    home = os.path.join(_HOME, DIRECTORY)
+    try:
+        place = os.path.join(home, checksum())
+        built = os.listdir(home) if os.path.isdir(home) else []
+        if WHY_NOT in built:
+            with open(os.path.join(home, WHY_NOT), encoding="utf-8") as file:
+                return file.read().strip()
+    except OSError as error:
+        return f"the compiled modules cannot be looked for: {error}"
+    if os.path.basename(place) not in built:
+        if built:
+            return "the modules were compiled from other sources: install packetwire again"
+        return "packetwire was installed without compiled modules"
+    for name in MODULES:
+        if problem := _problem_of(name, place):
+            return problem
+    for package in sorted({name.rpartition(".")[0] for name in MODULES}):
+        import_module(f"packetwire.{package}").__path__.insert(0, stem(place, package))
+    return True
+
+
+def _problem_of(name: str, place: str) -> str:
+    """What is wrong with a compiled module; empty if it can be loaded."""
+    full_name = f"packetwire.{name}"
+    paths = [stem(place, name) + suffix for suffix in EXTENSION_SUFFIXES]
+    path = next(filter(os.path.exists, paths), None)
+    if path is None:
+        python = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
+        return f"there is no compiled {full_name} for {python}: install packetwire again"
+    loader = ExtensionFileLoader(full_name, path)
+    try:
+        loader.create_module(ModuleSpec(full_name, loader, origin=path))  # loads the file, and runs nothing yet
+    except ImportError as error:
+        return f"the compiled {full_name} cannot be loaded: {error}"
+    return ""
