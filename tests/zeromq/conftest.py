@@ -17,13 +17,14 @@ from packetwire.streams.zmqpeers import PeerStream
 from packetwire.streams.zmqrouter import ZmqListener
 
 HERE = Path(__file__).parent
+WITHOUT_SOCKETS = {"test_peers.py", "test_frames.py", "test_patience.py"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What opens sockets takes half a minute: it is left to `-m long`."""
     for item in items:
-        if item.path.parent == HERE and item.path.name not in ("test_peers.py", "test_frames.py"):
+        if item.path.parent == HERE and item.path.name not in WITHOUT_SOCKETS:
             item.add_marker(pytest.mark.long)
 
 
@@ -75,6 +76,15 @@ def readable(polled: Any, seconds: float = WAIT) -> bool:
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(seconds * 1000))
+
+
+def await_limit(listener: ZmqListener) -> None:
+    """Until so much came for the first who is not accepted that its stream is full, or was given up for that."""
+    while not listener._waiting:
+        pass
+    stream = next(iter(listener._waiting))
+    while not (stream.incoming.is_full or stream.incoming._error):
+        assert stream.incoming.has_octets or readable(stream.read_fd)
 
 
 def read_all(stream: Any, size: int | None = None) -> bytes:

@@ -8,10 +8,19 @@ from typing import Any
 
 import pytest
 
-from packetwire import AsyncPacketConnection, ConnectionEnded, PacketDecoder, PeerClosed, aserve, connect_to
+from packetwire import (
+    AsyncPacketConnection,
+    ConnectionEnded,
+    PacketConnection,
+    PacketDecoder,
+    PeerClosed,
+    aserve,
+    connect_to,
+)
 from packetwire.capture import CaptureDecoder, CaptureWriter, Kind
+from packetwire.streams import zmqpeers
 
-from .conftest import WAIT
+from .conftest import WAIT, await_limit
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -50,6 +59,24 @@ def test_one_client_after_the_other_of_a_pair(endpoint: str) -> None:
             for _ in range(3):
                 async with AsyncPacketConnection(connect_to(str(server.address))) as conn:
                     assert await conn(1, b"abc", timeout=WAIT) == (True, 0, b"cba")
+
+    asyncio.run(main())
+
+
+def test_a_client_that_sends_much_while_the_loop_is_busy(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits until it is accepted, as it would at any other address."""
+    monkeypatch.setattr(zmqpeers, "QUEUE_LIMIT", 1 << 16)
+    sent = bytes(range(256)) * (1 << 12)
+
+    async def main() -> None:
+        async with await aserve(f"zmq+router:{endpoint}", reversing) as server:
+            with PacketConnection(connect_to(client_of(server))) as client:
+                results = [client.submit(1, 0, sent) for _ in range(3)]
+                (listener,) = server._listener.sockets
+                await_limit(listener)
+                for result in results:
+                    assert await asyncio.to_thread(result, timeout=WAIT) == (True, 0, sent[::-1])
+                await asyncio.to_thread(client.close)
 
     asyncio.run(main())
 

@@ -40,7 +40,7 @@ from tools.attacks.zmtp import (
 )
 from tools.attacks.zmtp import endpoint_of as endpoint_of_victim
 
-from .conftest import WAIT, RawDealer, accepted, echo, endpoint_of, open_fds, read_all, readable
+from .conftest import WAIT, RawDealer, accepted, await_limit, echo, endpoint_of, open_fds, read_all, readable
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -228,7 +228,8 @@ def test_streams_that_nothing_came_for_are_forgotten(listening: Callable[..., Zm
 def test_what_is_sent_before_there_is_a_place_is_bounded(
     listening: Callable[..., ZmqListener], endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nobody has to wait for a stream that nobody reads yet."""
+    """And nobody has to wait for long for a stream that nobody reads yet."""
+    monkeypatch.setattr(zmqrouter, "STALL_LIMIT", 0.05)
     monkeypatch.setattr(zmqpeers, "WAITING_LIMIT", 100_000)
     listener = listening(endpoint)
     with ExitStack() as opened:
@@ -381,6 +382,51 @@ def test_what_a_peer_that_is_gone_has_sent_does_not_keep_others_waiting(
         assert client(1, b"served", timeout=WAIT) == (True, 0, b"served")
         assert read_all(deaf) == sent
         assert deaf.is_cut_off
+
+
+def test_nor_does_what_came_before_it_was_accepted(
+    listening: Callable[..., ZmqListener], linked_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmqrouter, "STALL_LIMIT", 1000.0)
+    monkeypatch.setattr(zmqpeers, "QUEUE_LIMIT", 1 << 16)
+    listener = listening(linked_endpoint)
+    with (
+        PacketConnection(lambda: open_dealer(listener.endpoint)) as client,
+        PacketConnection(accepted(listener), request_handler=echo),
+    ):
+        with RawPeer(listener.endpoint) as peer:
+            peer.send(EMPTY)
+            assert peer.receive_frame() == (0, b""), "what it has not read would have the system reset the link"
+            peer.send(frame(bytes(65536)) * 8)
+            await_limit(listener)
+            peer.socket.shutdown(socket.SHUT_RDWR)
+        assert client(1, b"served", timeout=WAIT) == (True, 0, b"served")
+        with closing(accepted(listener)) as stream:
+            assert read_all(stream) == bytes(8 * 65536)
+            assert stream.is_cut_off
+
+
+def test_what_one_that_is_gone_has_sent_is_bounded_until_it_is_accepted(
+    listening: Callable[..., ZmqListener], linked_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmqrouter, "STALL_LIMIT", 1000.0)
+    monkeypatch.setattr(zmqpeers, "WAITING_LIMIT", 2 * 65536)
+    listener = listening(linked_endpoint)
+    with (
+        PacketConnection(lambda: open_dealer(listener.endpoint)) as client,
+        PacketConnection(accepted(listener), request_handler=echo),
+    ):
+        with RawPeer(listener.endpoint) as peer:
+            peer.send(EMPTY)
+            assert peer.receive_frame() == (0, b""), "what it has not read would have the system reset the link"
+            peer.send(frame(bytes(65536)) * 8)
+            await_limit(listener)
+            peer.socket.shutdown(socket.SHUT_RDWR)
+        assert client(1, b"served", timeout=WAIT) == (True, 0, b"served")
+        with closing(accepted(listener)) as stream:
+            assert read_all(stream, 2 * 65536) == bytes(2 * 65536)
+            with pytest.raises(OSError, match="before there was a place"):
+                stream.try_read(1)
 
 
 def test_who_gets_the_number_of_an_offender_that_is_gone_is_not_cut_off(

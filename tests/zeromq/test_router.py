@@ -6,7 +6,9 @@ import fcntl
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -29,7 +31,7 @@ from packetwire.streams import zmqpeers, zmqrouter
 from packetwire.streams.zmq import open_dealer, open_pair
 from packetwire.streams.zmqrouter import ZmqListener
 
-from .conftest import RawDealer, accepted, echo, read_all
+from .conftest import RawDealer, accepted, await_limit, echo, read_all
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -178,6 +180,76 @@ def test_who_does_not_read_keeps_nobody_waiting_for_long(
     finally:
         flood.close()
         deaf.close()
+
+
+@pytest.mark.parametrize("connect", [open_dealer, open_pair])
+def test_who_sends_much_waits_to_be_accepted(
+    listening: Callable[..., ZmqListener], endpoint: str, connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever serves may be busy with something else at that moment."""
+    monkeypatch.setattr(zmqpeers, "QUEUE_LIMIT", 1 << 16)
+    listener = listening(endpoint, pair=connect is open_pair)
+    sent = os.urandom(1 << 20)
+    with closing(connect(listener.endpoint)) as client:
+        assert client.try_write([sent]) == len(sent)
+        client.end_write()
+        await_limit(listener)
+        with closing(accepted(listener)) as stream:
+            assert read_all(stream) == sent
+
+
+def test_many_who_send_wait_together_to_be_accepted(
+    listening: Callable[..., ZmqListener], endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmqpeers, "WAITING_LIMIT", 100_000)
+    listener = listening(endpoint)
+    with ExitStack() as opened:
+        for number in range(4):
+            raw = opened.enter_context(RawDealer(listener.endpoint))
+            raw.send(b"", *[b"%d" % number * 10_000] * 8, b"")
+        while listener._waiting_octets.kept < 100_000:
+            pass
+        streams = [opened.enter_context(closing(accepted(listener))) for _ in range(4)]
+        assert {read_all(stream) for stream in streams} == {b"%d" % number * 80_000 for number in range(4)}
+
+
+def test_who_waits_to_be_accepted_keeps_nobody_waiting_for_long(
+    listening: Callable[..., ZmqListener], endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmqrouter, "STALL_LIMIT", 0.05)
+    monkeypatch.setattr(zmqpeers, "QUEUE_LIMIT", 1 << 16)
+    listener = listening(endpoint)
+    with (
+        ExitStack() as opened,
+        PacketConnection(lambda: open_dealer(listener.endpoint)) as client,
+        PacketConnection(accepted(listener), request_handler=echo),
+    ):
+        for _ in range(5):
+            flood = opened.enter_context(closing(open_dealer(listener.endpoint)))
+            assert flood.try_write([bytes(1 << 20)]) == 1 << 20
+            for _ in range(20):  # between which all of the flood has its turn
+                assert client(1, b"still served", timeout=20)[0]
+        for _ in range(5):
+            stream = opened.enter_context(closing(accepted(listener)))
+            with pytest.raises(OSError, match="before there was a place"):
+                read_all(stream)
+
+
+def test_strangers_keep_nobody_waiting_when_the_patience_with_them_is_gone(
+    listening: Callable[..., ZmqListener], endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zmqrouter, "STALL_LIMIT", 1000.0)
+    monkeypatch.setattr(zmqpeers, "QUEUE_LIMIT", 1 << 16)
+    listener = listening(endpoint)
+    listener._patience.spend(1e6, time.monotonic())
+    with (
+        PacketConnection(lambda: open_dealer(listener.endpoint)) as client,
+        PacketConnection(accepted(listener), request_handler=echo),
+        closing(open_dealer(listener.endpoint)) as flood,
+    ):
+        assert flood.try_write([bytes(1 << 20)]) == 1 << 20
+        for _ in range(20):
+            assert client(1, b"still served", timeout=20)[0]
 
 
 @pytest.mark.parametrize("connect", [open_dealer, open_pair])

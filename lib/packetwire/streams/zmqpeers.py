@@ -40,7 +40,7 @@ DEFAULT_IDLE_LIMIT = 3600.0
 QUEUE_LIMIT = 4 << 20
 """Octets from one peer that are kept until its connection reads them; above that nothing more is received."""
 WAITING_LIMIT = 64 << 20
-"""Octets that are kept for all streams together that wait to be accepted; what is beyond that ends its stream."""
+"""Bytes for all streams together that wait to be accepted; with those nothing more is received, for a while."""
 MAX_PEERS = 4096
 """Identities that are known; above that the oldest ones without a stream are forgotten."""
 
@@ -80,9 +80,15 @@ class WaitingOctets:
     def __init__(self) -> None:
         self.kept = 0
 
-    def has_room(self, stream_size: int, size: int) -> bool:
-        """Whether a stream that has so many octets may have some more."""
-        return stream_size + size <= QUEUE_LIMIT and self.kept + size <= WAITING_LIMIT
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many as there may be."""
+        return self.kept >= WAITING_LIMIT
+
+
+def sent_too_early() -> OSError:
+    """For a peer that sent more than is kept until somebody accepts its stream."""
+    return OSError(errno.ENOBUFS, "this peer sent too much before there was a place for it")
 
 
 class Incoming:
@@ -123,7 +129,7 @@ class Incoming:
         self._socket_fd = None
 
     def wait(self, waiting: WaitingOctets | None) -> None:
-        """Nobody reads here yet: what comes is counted there; None: somebody does."""
+        """Nobody reads here yet: what comes is counted there, and bounded; None: somebody does."""
         if self._waiting is not None:
             self._waiting.kept -= self._size
         self._waiting = waiting
@@ -175,6 +181,16 @@ class Incoming:
     def is_full(self) -> bool:
         return self._is_full
 
+    def _holds_too_much(self) -> bool:
+        """With the lock held."""
+        return self._size > self._limit or (self._waiting is not None and self._waiting.is_full)
+
+    def is_still_full(self) -> bool:
+        """Whether nothing more should come, also when others were accepted meanwhile."""
+        with self._lock:
+            self._is_full = self._is_full and self._holds_too_much()
+            return self._is_full
+
     @property
     def has_octets(self) -> bool:
         """Whether there is something to read."""
@@ -186,10 +202,10 @@ class Incoming:
         return self._ended and not self._frames
 
     def lift_limit(self) -> None:
-        """Keep whatever comes: the peer is gone, so that is little."""
+        """Keep whatever comes: the peer is gone, so that is little. Those that are not accepted have a bound."""
         with self._lock:
             self._limit = math.inf
-            self._is_full = False
+            self._is_full = self._is_full and self._holds_too_much()
 
     def put(self, octets: bytes) -> bool:
         """Octets came; whether there should come no more before some are read."""
@@ -197,14 +213,13 @@ class Incoming:
             if self._ended:
                 return False
             if self._waiting is not None:
-                if not self._waiting.has_room(self._size, len(octets)):
-                    text = "this peer sent too much before there was a place for it"
-                    self._finish(OSError(errno.ENOBUFS, text), is_cut_off=False)
+                if self._holds_too_much():
+                    self._finish(sent_too_early(), is_cut_off=False)
                     return False
                 self._waiting.kept += len(octets)
             self._frames.append(octets)
             self._size += len(octets)
-            self._is_full = self._size > self._limit
+            self._is_full = self._holds_too_much()
             if not self._is_receiving:
                 self._show(True)
             return self._is_full

@@ -16,7 +16,9 @@ events afterwards and wakes the postman. A peer's queue that is full is tried ag
 ROUTER does not tell which of its peers has room.
 
 A stream whose connection does not read makes everyone wait, as the socket has one queue for all: for some
-seconds, after which that stream is ended.
+seconds, after which that stream is ended. So does one that is not accepted yet and brings more than is kept for it:
+the server may only be busy at that moment. But strangers could do that one after the other, so all that are not
+accepted have some seconds for it together, which come back slowly.
 
 Strangers may send what they like. A stream has no descriptor before it is accepted, few streams of a peer wait for
 that at a time, and one that was given up before anything came for it is forgotten. Frames that bring nothing to
@@ -45,6 +47,7 @@ except ModuleNotFoundError as error:
 from packetwire.streams import forking
 from packetwire.streams.bytestream import Buffers
 from packetwire.streams.curve import CurveServer
+from packetwire.streams.patience import Patience
 from packetwire.streams.wakeup import Wakeup
 from packetwire.streams.zmqpeers import (
     DEFAULT_IDLE_LIMIT,
@@ -53,6 +56,7 @@ from packetwire.streams.zmqpeers import (
     Peers,
     PeerStream,
     WaitingOctets,
+    sent_too_early,
 )
 from packetwire.streams.zmqsockets import (
     BOUNDARY,
@@ -95,6 +99,8 @@ FAVOURITE_AFTER = 8
 """Messages in a row from one peer after which its connection receives."""
 STALL_LIMIT = 5.0
 """Seconds that a stream whose connection does not read may keep the others waiting."""
+STALL_SHARE = 0.1
+"""Of the time, in which streams that are not accepted yet may do that; no more than those seconds in a row."""
 STALL_INTERVAL = 0.05
 """Seconds between two looks whether it still does."""
 IDLE_CHECKS = 4
@@ -159,6 +165,10 @@ class ZmqListener:
         self._blocked: set[PeerStream] = set()
         self._farewells: deque[tuple[PeerStream, float]] = deque()
         self._stalled_since: float | None = None
+        self._stalled_by: PeerStream | None = None
+        """The stream that nobody has accepted yet, if it is one of those."""
+        self._patience = Patience(STALL_LIMIT, STALL_SHARE)
+        """With those."""
         self._favourite: PeerStream | None = None
         self._last_identity: Identity | None = None
         self._in_a_row = 0
@@ -272,6 +282,12 @@ class ZmqListener:
         if not of_peer:
             del self._waiting_of[stream.identity]
         stream.incoming.wait(None)
+        if self._stalled_since is not None:
+            if stream is self._stalled_by:  # from now on it counts as one that is accepted
+                now = time.monotonic()
+                self._patience.spend(now - self._stalled_since, now)
+                self._stalled_since, self._stalled_by = now, None
+            self._wakeup.set()  # there may be room now
         if not self._waiting and self._failure is None:
             self._accept_wakeup.clear()
 
@@ -539,8 +555,7 @@ class ZmqListener:
                     self._in_a_row += 1
                 else:
                     self._last_identity, self._in_a_row = identity, 0
-                if self._peers.receive_octets(identity, octets):
-                    self._stalled_since = time.monotonic()
+                if self._peers.receive_octets(identity, octets) and self._stall(identity):
                     return False
             if not self._events() & POLLIN:
                 return False
@@ -667,6 +682,17 @@ class ZmqListener:
                 self._forget_waiting(stream)
                 self._streams.discard(stream)
 
+    def _stall(self, identity: Identity) -> bool:
+        """The stream of this peer is full: receive nothing for a while. False if that is not to be."""
+        now = time.monotonic()
+        stream = self._peers.stream_of(identity)
+        if stream in self._waiting:
+            if self._patience.left(now) <= 0:
+                return False
+            self._stalled_by = stream
+        self._stalled_since = now
+        return True
+
     def _is_stalled(self, now: float) -> bool:
         """Whether a stream is full, so that nothing can be received; one that stays so is ended.
 
@@ -676,17 +702,27 @@ class ZmqListener:
         since = self._stalled_since
         if since is None:
             return False
-        for stream in self._streams:
-            if stream.incoming.is_full and self._is_gone(self._peers.link_of(stream.identity)):
-                stream.incoming.lift_limit()
-        full = [stream for stream in self._streams if stream.incoming.is_full]
-        if full and now - since < STALL_LIMIT:
+        full = [stream for stream in self._streams if self._may_stall(stream) and stream.incoming.is_still_full()]
+        gone = [stream for stream in full if self._is_gone(self._peers.link_of(stream.identity))]
+        for stream in gone:
+            stream.incoming.lift_limit()
+            if stream.incoming.is_full:  # for which there is no room
+                self._peers.break_off(stream.identity, sent_too_early())
+            full.remove(stream)
+        limit = STALL_LIMIT if self._stalled_by is None else self._patience.left(since)
+        if full and now - since < limit:
             return True
-        self._stalled_since = None
+        if self._stalled_by is not None:
+            self._patience.spend(now - since, now)
+        self._stalled_since = self._stalled_by = None
         for stream in full:
             text = f"nobody read what this peer sent for {STALL_LIMIT:g} s, and others had to wait for that"
-            self._peers.break_off(stream.identity, OSError(errno.ENOBUFS, text))
+            reason = sent_too_early() if stream in self._waiting else OSError(errno.ENOBUFS, text)
+            self._peers.break_off(stream.identity, reason)
         return False
+
+    def _may_stall(self, stream: PeerStream) -> bool:
+        return stream is self._stalled_by or stream not in self._waiting
 
     def _is_gone(self, link: Link) -> bool:
         return self._links is not None and (self._links.is_gone(link) or has_hung_up(link))
