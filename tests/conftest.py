@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -16,6 +17,12 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
         _keep_bytecode(config)
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays to the end: the tests that collect garbage need not look through it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def _keep_bytecode(config: pytest.Config) -> None:
