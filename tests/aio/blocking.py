@@ -119,6 +119,14 @@ class BlockingConnection:
     def map(self, requests: Any, *, window: int = 64, channel: int = 0, timeout: Any = None) -> Iterator[Any]:
         return pipelined(lambda rq: self.submit(*request_arguments(rq), channel=channel), requests, window, timeout)
 
+    def map_all(self, requests: Any, **kw: Any) -> list[Any]:
+        """What the `map` of the asyncio face yields, which runs in the loop from its beginning to its end."""
+
+        async def responses() -> list[Any]:
+            return [response async for response in self.conn.map(requests, **kw)]
+
+        return self._run(responses)  # type: ignore[no-any-return]
+
     def join(self, timeout: float | None = None) -> bool:
         return self._run(partial(self.conn.join, timeout)) if self.conn.is_open() else True
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from packetwire.cli.main import COMMANDS
+
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 INTERRUPTS = "import os, signal; os.kill(os.getpid(), signal.SIGINT)\n"
 
@@ -48,3 +50,19 @@ def test_a_mistake_gets_one_line_with_the_help_to_look_at(args: list[str], messa
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
+
+
+def test_a_command_does_not_import_the_others() -> None:
+    """They need much, and whoever starts one waits for it."""
+    code = """
+import sys
+from packetwire.cli.main import main
+try:
+    main(["dump", "--help"])
+except SystemExit:
+    print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert "packetwire.cli.dump" in loaded
+    assert not {f"packetwire.cli.{name}" for name in COMMANDS if name != "dump"} & set(loaded)

@@ -82,10 +82,10 @@ class RawPeer:
         return octets
 
     def read_octets(self, count: int) -> bytes:
-        octets = b""
+        octets = bytearray()
         while len(octets) < count:
             octets += self.read()
-        return octets
+        return bytes(octets)
 
     def close(self) -> None:
         self._ends.close_b()

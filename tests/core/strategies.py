@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from random import Random
@@ -45,11 +46,16 @@ def chunks(octets: bytes, cuts: list[int]) -> list[bytes]:
     return [octets[start:end] for start, end in pairwise(places)]
 
 
+def singly(octets: bytes) -> list[bytes]:
+    """Chunks of one octet each; of a long payload of zeros the inside, behind the first 100, is one."""
+    return re.findall(rb"(?<=\0{100})\0+(?=\0{100})|.", octets, re.DOTALL)
+
+
 @st.composite
 def chunked(draw: st.DrawFn, octets: bytes) -> list[bytes]:
     """`octets` in chunks: of one octet each, or cut anywhere; empty chunks may be among them."""
     if draw(st.integers(0, 4)) == 0:
-        return [bytes((octet,)) for octet in octets]
+        return singly(octets)
     pieces = chunks(octets, draw(st.lists(st.integers(0, len(octets)), max_size=12)))
     if draw(st.booleans()):
         pieces.insert(draw(st.integers(0, len(pieces))), b"")

@@ -201,14 +201,19 @@ def test_cut_at_every_octet(cut_sides: str) -> None:
     assert ends == {PeerClosed, StreamTruncated}
 
 
-@given(st.data())
-def test_any_portions_give_the_same_outcomes(data: st.DataObject) -> None:
+PORTIONS = st.integers(1, 60).flatmap(
+    lambda number: st.lists(st.tuples(SIDES, SIZES, SIZES), min_size=number, max_size=number)
+)
+
+
+@given(PORTIONS)
+def test_any_portions_give_the_same_outcomes(portions: list[tuple[str, int, int]]) -> None:
     pair = Pair(max_inbound=3)
     ask(pair)
-    for _ in range(data.draw(st.integers(1, 60))):
-        side = data.draw(st.sampled_from(pair.sides))
-        side.write(data.draw(SIZES))
-        side.read(data.draw(SIZES))
+    for name, to_write, to_read in portions:
+        side: Side = getattr(pair, name)
+        side.write(to_write)
+        side.read(to_read)
     pair.move()
     answer(pair)
     pair.finish()

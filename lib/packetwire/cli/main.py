@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
@@ -17,16 +18,17 @@ from packetwire.errors import PacketwireError
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
+COMMANDS = ("demo", "serve", "call", "bench", "bridge", "dump", "replay", "fbsp", "iccp")
 
 
-def commands() -> tuple[ModuleType, ...]:
+def commands(words: Sequence[str] = ()) -> list[ModuleType]:
     """Modules with `add_parser(commands)`, which sets `run`: from the arguments to the exit status.
 
+    All of them, or only the one that `words` begin with: it starts sooner if the others are not imported.
     Imported by `main`, so that a Ctrl-C in the meantime ends it as at any other time.
     """
-    from packetwire.cli import bench, bridge, call, demo, dump, fbsp, iccp, replay, serve
-
-    return demo, serve, call, bench, bridge, dump, replay, fbsp, iccp
+    names = [word for word in words[:1] if word in COMMANDS] or COMMANDS
+    return [import_module(f"packetwire.cli.{name}") for name in names]
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -113,7 +115,7 @@ def _run(argv: Sequence[str] | None) -> int:
         "--version", action=ShowVersion, nargs=0, help="show the version, and if it is compiled"
     )
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in commands():
+    for command in commands(sys.argv[1:] if argv is None else argv):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     status: int = args.run(args)
