@@ -208,7 +208,13 @@ class Calls:
             return True
         me = get_ident()
         self._check_not_inside(me)
-        return as_ours(self._flush_and_wait, me, waiter, deadline)
+        is_reader = self._role.get(0) == me  # as a handler may be
+        try:
+            return as_ours(self._flush_and_wait, me, waiter, deadline)
+        except BaseException:
+            if not is_reader and self._role.get(0) == me:
+                self._reading.leave(me)
+            raise
 
     def _flush_and_wait(self, me: int, waiter: Waiter, deadline: float | None) -> bool:
         if self._engine.unsent:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from threading import get_ident
 
 from packetwire.hosts.threads.clock import Clock
-from packetwire.hosts.threads.nesting import inside
+from packetwire.hosts.threads.nesting import inside, is_interrupted
 from packetwire.hosts.threads.reading import Reading
 from packetwire.hosts.threads.roles import Bell
 from packetwire.hosts.threads.waiter import Waiter
@@ -29,9 +29,9 @@ class Recovery:
     def recover(self, waiter: Waiter | None = None) -> None:
         """Behind an exception that may have come at any instruction of a call: give up what it left behind.
 
-        A role that this thread has from further out is not touched: it may be in a signal handler, a finalizer or a
-        callback. Then it has a mark from there (`nesting`); one of the call itself, which is for `waiter`, is gone,
-        or is taken away here.
+        A role that this thread may have from further out is not touched, where it is in a signal handler, a
+        finalizer or a function that we called. It has a mark from there then (`nesting`); the one of this call,
+        which is for `waiter`, is gone, or is taken away here.
         """
         me = get_ident()
         if waiter is not None and inside.get(me) is waiter:
@@ -40,6 +40,7 @@ class Recovery:
             self._writing.recover(me)
             if self._reading.role.get(0) == me:
                 self._reading.leave(me)
+        if not is_interrupted(me):
             self._writing.flush()
             if self._writing.leftover and not self._writing.keeper:
                 self._clock.wake()

@@ -82,7 +82,8 @@ class Writing:
                         inside.pop(me, None)
                     elif not outer:
                         inside[me] = outer
-            except BaseException:
+            except BaseException:  # it may have come in the above `finally`
+                role.give_up(me)
                 put_back(me, outer)
                 raise
             if self._waiting.locks or self._held:
