@@ -215,6 +215,29 @@ def test_a_signal_handler_while_a_call_writes() -> None:
         assert [attempt(each) for each in (conn, other)] == [ANSWERED] * 2
 
 
+def test_what_comes_while_a_result_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: list[str] = []
+    come = threading.Event()
+
+    def handle(*request: Any) -> None:
+        assert come.wait(WAIT)
+
+    with nested() as use, connection_pair(b={"request_handler": handle}) as (conn, _):
+        assert conn._driver is not None
+        reading = conn._driver._reading
+        lead = reading.lead
+
+        def interrupted(*waiting: Any) -> bool:
+            outcomes.append(attempt(use.other))
+            come.set()
+            return lead(*waiting)
+
+        monkeypatch.setattr(reading, "lead", interrupted)
+        assert conn.submit(0)(timeout=WAIT)[0]
+        outcomes.append(attempt(use.other))
+    assert outcomes == [REFUSED, ANSWERED]
+
+
 def test_an_observer_of_what_was_read_before_cannot_wait() -> None:
     """The connection is being opened by this very thread."""
     outcomes: list[str] = []
