@@ -345,7 +345,7 @@ class PacketConnection(ConnectionFace[Driver]):
         try:
             tag = driver.call(rq_type, flags, payload, channel, waiter, deadline)
         except BaseException:
-            driver.recover()
+            driver.recover(waiter)
             raise
         if not waiter.done:
             raise RequestTimeout(self._timeout_text(driver, rq_type, channel, tag, timeout, label))

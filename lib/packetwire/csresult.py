@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from packetwire.errors import RequestCancelled
 from packetwire.hosts.threads.answering import logger
+from packetwire.hosts.threads.nesting import as_users
 from packetwire.hosts.threads.waiter import Waiter
 
 Callback = Callable[[Any, Any], Any]
@@ -222,7 +223,7 @@ class ResultWaiter(Waiter):
             if with_transition and transition is None:
                 transition = self._transition()
             try:
-                function(self, transition) if with_transition else function(self)
+                as_users(function, self, *([transition] if with_transition else []))
             except Exception as error:
                 # as in a plain Result: the callback belongs to something that was cancelled
                 if not is_cancellation(error):

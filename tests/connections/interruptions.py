@@ -31,6 +31,7 @@ from typing import Any
 from tests.childprocesses import child_processes
 
 from packetwire import ConnectionEnded, PacketConnection, PacketwireError, RequestTimeout, Responder
+from packetwire.hosts.threads import nesting
 
 from .at_opcodes import Steps
 
@@ -205,7 +206,12 @@ class Left:
         return found
 
     def _all(self) -> dict[str, set[Any]]:
-        return {"threads": set(threading.enumerate()), "descriptors": self._open(), "children": child_processes()}
+        return {
+            "threads": set(threading.enumerate()),
+            "descriptors": self._open(),
+            "children": child_processes(),
+            "marks": set(nesting.inside),
+        }
 
     def check(self) -> None:
         """It may take a moment: a thread may do what whoever was interrupted has left."""

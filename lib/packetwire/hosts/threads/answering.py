@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 
 from packetwire.core.channels import (
     Channels,
@@ -22,6 +23,7 @@ from packetwire.core.requests import HandlerResult, Outcome, subscribe
 from packetwire.error_text import error_text
 from packetwire.errors import PacketwireError
 from packetwire.faults import FaultLog
+from packetwire.hosts.threads.nesting import OURS, USERS, as_users, inside
 
 logger = logging.getLogger("packetwire")
 
@@ -56,23 +58,27 @@ class Answering:
         self._answered = answered
 
     def run_handler(self, request: Fields) -> None:
-        """Call the handler of a request, and answer it, unless its result is deferred.
+        """As a thread of ours: call the handler of a request, and answer it, unless its result is deferred.
 
         Whatever the handler raises is answered, and raised no further.
         """
         key, flags, wire_rq_type, payload = request
+        me = get_ident()
         try:
             handler = (self._function() or self._handler) if type(key) is int else self._handler_of(key)
             if handler is None:
                 channel, _ = _channel_and_tag(key)
                 self._respond(key, False, 0, self._engine.not_served(channel))
                 return
+            inside[me] = USERS
             result = handler(wire_rq_type - 1, flags, payload)
+            inside[me] = OURS
             if type(result) is bytes and self._trace is None and type(key) is int:
                 self._engine.respond(0, key, True, 0, result)
                 return
             self._answer_result(key, wire_rq_type - 1, handler, result)
         except BaseException as error:
+            inside[me] = OURS
             self._answer_error(key, wire_rq_type - 1, error)
 
     def _handler_of(self, key: Key) -> PlainHandler | None:
@@ -98,12 +104,12 @@ class Answering:
                 self._respond(key, False, 0, refusal)
                 return
             try:
-                self._answer_result(key, event.rq_type, receiver, receiver(event))
+                self._answer_result(key, event.rq_type, receiver, as_users(receiver, event))
             except BaseException as error:
                 self._answer_error(key, event.rq_type, error)
             return
         try:
-            receiver(event)
+            as_users(receiver, event)
         except Exception:
             logger.exception("%s: receiver %r failed for %s", self._name, receiver, type(event).__name__)
 
@@ -144,7 +150,7 @@ class Answering:
             except PacketwireError as error:
                 logger.warning("%s: no answer to request %d on channel %d: %s", self._name, tag, channel, error)
         if self._trace:
-            self._trace("==> response %d:%d ok=%s flags=0x%x", channel, tag, ok, flags)
+            as_users(self._trace, "==> response %d:%d ok=%s flags=0x%x", channel, tag, ok, flags)
 
 
 def _channel_and_tag(key: Key) -> tuple[int, int]:

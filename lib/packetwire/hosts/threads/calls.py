@@ -15,7 +15,7 @@ from packetwire.core.packets import BytesLike
 from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RequestTimeout
 from packetwire.hosts.threads.clock import Clock
 from packetwire.hosts.threads.delivery import Delivery
-from packetwire.hosts.threads.nesting import inside, is_interrupted, own_threads
+from packetwire.hosts.threads.nesting import as_ours, as_users, inside, is_interrupted
 from packetwire.hosts.threads.parking import Parking
 from packetwire.hosts.threads.reading import Reading
 from packetwire.hosts.threads.roles import Bell
@@ -75,18 +75,18 @@ class Calls:
         """Send a request and wait until `waiter` is done, or the deadline, which ends the request too."""
         me = get_ident()
         engine, role, reading = self._engine, self._role, self._reading
-        if me in handling or me in inside or me in own_threads or me == self._writer.get(0):
+        if me in inside or me == self._writer.get(0):
             return self._call_from_inside(me, rq_type, flags, payload, channel, waiter, deadline)
+        if (
+            len(engine.waiters) >= engine.max_outstanding
+            or engine.unsent_octets > self._max_unsent
+            or engine.send_failure is not None
+        ):
+            self._wait_for_room(deadline)
         tag = -1
         try:
-            inside[me] = self
+            inside[me] = waiter
             try:
-                if (
-                    len(engine.waiters) >= engine.max_outstanding
-                    or engine.unsent_octets > self._max_unsent
-                    or engine.send_failure is not None
-                ):
-                    self._wait_for_room(deadline)
                 # before the request leaves, so that no worker wakes up for the response
                 if not (self._is_watched or self._receivers) and role.setdefault(0, me) == me:
                     try:
@@ -98,9 +98,11 @@ class Calls:
                 except (LimitExceeded, ConnectionEnded):  # what was seen to above has changed since
                     if role.get(0) == me:
                         reading.leave(me)
+                    inside.pop(me, None)
                     tag = self.request(rq_type, flags, payload, channel, waiter, deadline)
+                    inside[me] = waiter
                 if self._trace:
-                    self._trace("==> request %d:%d rq_type=%d %r", channel, tag, rq_type, payload[:32])
+                    self._tell_of(channel, tag, rq_type, payload)
                 if role.get(0) == me:
                     self._writing.flush(me)
                     reading.lead(waiter, deadline)
@@ -184,8 +186,12 @@ class Calls:
         elif self._clock.is_idle:
             self._clock.wake()
         if self._trace:
-            self._trace("==> request %d:%d rq_type=%d %r", channel, tag, rq_type, payload[:32])
+            self._tell_of(channel, tag, rq_type, payload)
         return tag
+
+    def _tell_of(self, channel: int, tag: int, rq_type: int, payload: BytesLike) -> None:
+        if self._trace:
+            as_users(self._trace, "==> request %d:%d rq_type=%d %r", channel, tag, rq_type, payload[:32])
 
     def forget(self, channel: int, tag: int) -> bool:
         """Nobody waits for this response any more; false if it came, or is being delivered."""
@@ -202,16 +208,19 @@ class Calls:
             return True
         me = get_ident()
         self._check_not_inside(me)
+        is_reader = self._role.get(0) == me  # as a handler may be
+        try:
+            return as_ours(self._flush_and_wait, me, waiter, deadline)
+        except BaseException:
+            if not is_reader and self._role.get(0) == me:
+                self._reading.leave(me)
+            raise
+
+    def _flush_and_wait(self, me: int, waiter: Waiter, deadline: float | None) -> bool:
         if self._engine.unsent:
             self._writing.flush()
         if me not in handling:
-            if me in inside:
-                return self._wait(me, waiter, deadline)
-            try:
-                inside[me] = self
-                return self._wait(me, waiter, deadline)
-            finally:
-                inside.pop(me, None)
+            return self._wait(me, waiter, deadline)
         kept = me in self._workers.busy and self._workers.on_watch.leave(me)
         if not kept and me in self._workers.busy:
             self._reading.see_to_take_over(me)

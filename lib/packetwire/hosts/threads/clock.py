@@ -12,7 +12,7 @@ import select
 import threading
 from collections.abc import Callable
 
-from packetwire.hosts.threads.nesting import own_threads
+from packetwire.hosts.threads.nesting import OURS, inside
 from packetwire.hosts.threads.writing import Writing
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.finalizing import start_without_waiting
@@ -96,13 +96,13 @@ class Clock:
         self._failed(error)
 
     def _run(self) -> None:
-        own_threads.add(threading.get_ident())
+        inside[threading.get_ident()] = OURS
         try:
             self.is_starting = False
             self._started()
             self._go_round()
         finally:
-            own_threads.discard(threading.get_ident())
+            inside.pop(threading.get_ident(), None)
 
     def _go_round(self) -> None:
         in_vain = 0

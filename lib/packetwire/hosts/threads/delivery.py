@@ -11,6 +11,7 @@ from packetwire.core.events import Event, RequestReceived, ResponseReceived, Str
 from packetwire.core.packetcodec import Fields
 from packetwire.errors import ConnectionEnded
 from packetwire.hosts.threads.answering import Answering, logger
+from packetwire.hosts.threads.nesting import as_users
 from packetwire.hosts.threads.roles import Bell
 
 if TYPE_CHECKING:
@@ -89,10 +90,10 @@ class Delivery:
             return
         for event in events:
             if self._trace:
-                self._trace("<== %s", event_text(event))
+                as_users(self._trace, "<== %s", event_text(event))
             if self._on_event:
                 try:
-                    self._on_event(event)
+                    as_users(self._on_event, event)
                 except Exception:
                     logger.exception("%s: on_event failed for %s", self._name, type(event).__name__)
 

@@ -33,6 +33,7 @@ from packetwire.hosts.threads.closing import Closing
 from packetwire.hosts.threads.delivery import Delivery
 from packetwire.hosts.threads.inline import InlineHandlers
 from packetwire.hosts.threads.loops import Loops
+from packetwire.hosts.threads.nesting import as_ours
 from packetwire.hosts.threads.parking import open_parking
 from packetwire.hosts.threads.reading import Reading
 from packetwire.hosts.threads.recovery import Recovery
@@ -115,8 +116,7 @@ class Driver:
             inline=inline_handlers, closing=closing
         )  # fmt: skip
         workers.work = self._loops.work
-        parts = (self, calls, reading, delivery, writing, workers, closing)
-        self.recover = Recovery(parts, reading=reading, writing=writing, clock=clock, bell=bell).recover
+        self.recover = Recovery(reading=reading, writing=writing, clock=clock, bell=bell).recover
         self.call, self.request, self.wait_for, self.forget = (
             calls.call,
             calls.request,
@@ -137,7 +137,7 @@ class Driver:
         self.stream.start(self._expect_end)
         leading, self.stream.leading_octets = self.stream.leading_octets, b""
         if leading:
-            self._take_in_at_start(leading)
+            as_ours(self._take_in_at_start, leading)
         self._reading.arm()
         self._workers.start()
 

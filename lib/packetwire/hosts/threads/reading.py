@@ -20,6 +20,7 @@ from packetwire.errors import ended_by
 from packetwire.hosts.threads.answering import logger
 from packetwire.hosts.threads.delivery import Delivery
 from packetwire.hosts.threads.inline import InlineHandlers
+from packetwire.hosts.threads.nesting import OURS, inside
 from packetwire.hosts.threads.parking import Parking
 from packetwire.hosts.threads.roles import Bell, Role
 from packetwire.hosts.threads.signals import FIRST_SLEEP, main_thread, sleep_limit
@@ -202,6 +203,7 @@ class Reading:
                 if engine.ended is not None or (engine.octets_wanted < READ_SIZE and engine.deadline is None):
                     return  # else more may well be there, or an end that no poll sees
         except BaseException as error:
+            inside[me] = OURS  # a handler may have been left
             logger.error("%s: reading ended by %r", self._name, error, exc_info=error)
             self._interrupted(error)  # a request may be lost that was to be handled
         finally:

@@ -22,7 +22,7 @@ from packetwire.core.engine import ConnectionEngine
 from packetwire.core.packetcodec import Fields
 from packetwire.hosts.threads.answering import logger
 from packetwire.hosts.threads.clock import Clock
-from packetwire.hosts.threads.nesting import own_threads
+from packetwire.hosts.threads.nesting import OURS, inside
 from packetwire.hosts.threads.parking import Parking
 from packetwire.hosts.threads.roles import Bell, Watch
 from packetwire.hosts.threads.slots import Slots, handling
@@ -134,7 +134,7 @@ class Workers:
 
     def _run(self) -> None:
         me = get_ident()
-        own_threads.add(me)
+        inside[me] = OURS
         self.starting.discard(threading.current_thread())
         self._bell.ring()
         try:
@@ -143,8 +143,8 @@ class Workers:
         except BaseException as error:  # none of a handler's: those are answered
             self._died(error)
         finally:
+            inside.pop(me, None)
             self._alive -= 1
-            own_threads.discard(me)
 
     def call_thread(self) -> None:
         """As any thread: there is something to do for a thread that is parked.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from threading import get_ident
 
 from packetwire.core.engine import ConnectionEngine
-from packetwire.hosts.threads.nesting import inside
+from packetwire.hosts.threads.nesting import OURS, inside, put_back
 from packetwire.hosts.threads.roles import CLOCK, Bell, Role
 from packetwire.streams.bytestream import ByteStream
 
@@ -70,29 +70,41 @@ class Writing:
             me = get_ident()
             outer = inside.get(me)
             try:
-                inside[me] = self
-                if role.setdefault(0, me) == me:
-                    rest: Sequence[bytes | memoryview] = ()
-                    try:
-                        batch = engine.data_to_send()
-                        if batch:  # else it was taken just before
-                            rest = self._write_batch(batch)
-                        if rest:
-                            self._keep(rest, keeper)
-                            return
-                    except Exception as error:
-                        self._failed(error)
-                    except BaseException as error:
-                        self._interrupted(error)
-                        raise
-                    engine.data_sent()
-            finally:
-                if role.get(0) == me:
-                    role.pop(0, None)
-                if outer is None:
-                    inside.pop(me, None)
+                try:
+                    if not outer:
+                        inside[me] = OURS
+                    if role.setdefault(0, me) == me and not self._write(keeper):
+                        return
+                finally:
+                    if role.get(0) == me:
+                        role.pop(0, None)
+                    if outer is None:  # as put_back
+                        inside.pop(me, None)
+                    elif not outer:
+                        inside[me] = outer
+            except BaseException:  # it may have come in the above `finally`
+                role.give_up(me)
+                put_back(me, outer)
+                raise
             if self._waiting.locks or self._held:
                 self._written()
+
+    def _write(self, keeper: int) -> bool:
+        """Write one batch; false if something of it is left to the keeper or the clock, who has the role now."""
+        engine = self._engine
+        try:
+            batch = engine.data_to_send()
+            rest = self._write_batch(batch) if batch else ()  # it may have been taken just before
+            if rest:
+                self._keep(rest, keeper)
+                return False
+        except Exception as error:
+            self._failed(error)
+        except BaseException as error:
+            self._interrupted(error)
+            raise
+        engine.data_sent()
+        return True
 
     def _keep(self, rest: Sequence[bytes | memoryview], keeper: int) -> None:
         self.keeper = keeper
