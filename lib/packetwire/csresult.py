@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from packetwire.errors import RequestCancelled
 from packetwire.hosts.threads.answering import logger
 from packetwire.hosts.threads.nesting import as_users
-from packetwire.hosts.threads.waiter import Waiter
+from packetwire.hosts.threads.waiter import RequestWaiter
 
 Callback = Callable[[Any, Any], Any]
 
@@ -108,7 +108,7 @@ class _Entry(NamedTuple):
     with_transition: bool
 
 
-class ResultWaiter(Waiter):
+class ResultWaiter(RequestWaiter):
     """A waiter that looks like a `Result`: its states, its callbacks, and all else that is taken from there."""
 
     PENDING = "PENDING"

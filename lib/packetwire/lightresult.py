@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from packetwire.core.events import ResponseReceived
-from packetwire.core.responses import DecodeResponse
 from packetwire.core.timelimits import time_limit
 from packetwire.csresult import ResultWaiter, cancellation, loaded
 from packetwire.errors import RequestTimeout
@@ -29,8 +28,6 @@ from packetwire.hosts.threads.waiter import outcome_of
 
 if TYPE_CHECKING:
     from typing import TypeAlias
-
-    from packetwire.hosts.threads.driver import Driver
 
     ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -47,15 +44,6 @@ class LightResult(ResultWaiter):
 
     _outcome: tuple[Any, ExcInfo | None] | None = None
     _cancel_msg: str | None = None
-    tag = -1
-
-    def __init__(
-        self, driver: Driver, label: str | None, channel: int, decode_response: DecodeResponse | None
-    ) -> None:
-        self._driver = driver
-        self._label = label
-        self._channel = channel
-        self._decode = decode_response
 
     def __str__(self) -> str:
         name = "RequestResult" if type(self) is LightResult else type(self).__name__
@@ -140,7 +128,7 @@ class LightResult(ResultWaiter):
             outcome = self.__dict__.setdefault("_outcome", outcome)
         return outcome
 
-    def __call__(self, *a: Any, timeout: float | None = None, **kw: Any) -> Any:
+    def _call_with(self, a: tuple[Any, ...], timeout: float | None, kw: dict[str, Any]) -> Any:
         if a:
             if timeout is not None:
                 kw["timeout"] = timeout
@@ -150,8 +138,9 @@ class LightResult(ResultWaiter):
             self._wait(timeout)
         elif timeout is not None:
             time_limit(timeout)  # a mistake is told however quick the peer was
-        if self.response is not None and self._decode is None:
-            return self.response
+        return self._result_or_raise()
+
+    def _result_or_raise(self) -> Any:
         result, exc_info = self._collect()
         if exc_info is not None and exc_info[1] is not None:
             raise exc_info[1].with_traceback(exc_info[2])

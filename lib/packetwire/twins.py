@@ -16,7 +16,20 @@ from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
 from zlib import crc32
 
-MODULES = ("core.packetcodec", "core.engine", "hosts.threads.waiter")
+MODULES = (
+    "core.packing",
+    "core.packetcodec",
+    "core.engine",
+    "hosts.threads.waiter",
+    "hosts.threads.answering",
+    "hosts.threads.delivery",
+    "hosts.threads.writing",
+    "hosts.threads.clock",
+    "hosts.threads.workers",
+    "hosts.threads.inline",
+    "hosts.threads.reading",
+    "hosts.threads.calls",
+)
 """In an order in which none needs a later one."""
 PURE = "PACKETWIRE_PURE"
 """The environment variable that asks for Python, where packetwire is built and where it is imported."""

@@ -89,13 +89,22 @@ def test_a_payload_is_taken_when_it_is_given() -> None:
     assert sent_packets(engine)[0].payload == b"x" * 20_000
 
 
+def test_a_request_type_that_looks_like_the_key_of_another() -> None:
+    engine = ConnectionEngine()
+    engine.request(5, 7, channel=16)
+    sent_packets(engine)
+    with pytest.raises(TypeError, match="rq_type must be an int"):
+        engine.request((16, 7, 5))  # type: ignore[arg-type]
+    assert sent_packets(engine) == []
+
+
 def test_many_kinds_of_requests() -> None:
     """More than the engine remembers the octets of, twice."""
     engine = ConnectionEngine(max_outstanding=10_000)
     kinds = [(rq_type, flags, channel) for rq_type in range(200) for flags in (0, 77, 300) for channel in (0, 200)]
     for rq_type, flags, channel in kinds * 2:
         engine.request(rq_type, flags, channel=channel)
-        assert len(engine._request_tails) <= MAX_TAILS
+        assert len(engine._request_tails) + len(engine._usual_tails) <= MAX_TAILS
     packets = sent_packets(engine)
     assert [(packet.rq_type, packet.flags, packet.channel) for packet in packets] == [
         (rq_type + 1, flags, channel) for rq_type, flags, channel in kinds * 2

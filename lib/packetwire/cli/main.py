@@ -111,9 +111,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
     logging.getLogger("packetwire").addHandler(logging.NullHandler())  # what matters comes as an exception
     parser = OneLineParser(prog="packetwire", description="Tagged requests over any bidirectional byte stream.")
-    parser.add_argument(
-        "--version", action=ShowVersion, nargs=0, help="show the version, and if it is compiled"
-    )
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version, and if it is compiled")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in commands(sys.argv[1:] if argv is None else argv):
         command.add_parser(subparsers)

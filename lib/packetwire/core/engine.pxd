@@ -1,5 +1,6 @@
 cimport cython
 from packetwire.core.packetcodec cimport PacketReader
+from packetwire.core.packing cimport packed
 
 cdef class ConnectionEngine:
     cdef public bint accepts_requests, observed, half_close
@@ -9,7 +10,7 @@ cdef class ConnectionEngine:
     cdef public object octets_wanted
     cdef public PacketReader decoder
     cdef public object _roomy
-    cdef public dict _tags, _next_tags, _request_tails
+    cdef public dict _tags, _next_tags, _request_tails, _usual_tails
     cdef public object waiters, _inbound, unsent
     cdef public Py_ssize_t _inbound_octets
     cdef public bint _erq_taken, _eof_taken

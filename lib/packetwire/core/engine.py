@@ -37,11 +37,12 @@ from packetwire.core.packet import (
 )
 from packetwire.core.packetcodec import EOF_FIELDS, ERQ_FIELDS, Fields, Key, PacketReader, decode_body
 from packetwire.core.packets import packet_of
+from packetwire.core.packing import packed
 from packetwire.core.refusals import refuse
 from packetwire.core.settings import DEFAULT_MAX_OUTSTANDING as DEFAULT_MAX_OUTSTANDING
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.state import TRANSITIONS, Act, Half
-from packetwire.core.varint import LAST, MAX_UINT, MAX_VARINT_OCTETS, MORE, BytesLike, decode_varint, encode_varint
+from packetwire.core.varint import MAX_UINT, MAX_VARINT_OCTETS, BytesLike, decode_varint
 from packetwire.errors import (
     ChildExited,
     ConnectionEnded,
@@ -180,6 +181,7 @@ class ConnectionEngine:
         self._tags: dict[int, count[int]] = {}
         self._next_tags: dict[int, int] = {}
         self._request_tails: dict[tuple[int, int, int], bytes] = {}
+        self._usual_tails: dict[int, bytes] = {}  # of requests without channel and flags, by their type
         self.waiters: dict[Key, Any] = {}
         """Our requests that have no answer yet, and who waits for each."""
         self._inbound: dict[Key, int] = {}  # request not answered -> octets of its payload
@@ -299,7 +301,10 @@ class ConnectionEngine:
         if len(self.waiters) >= self.max_outstanding:
             raise LimitExceeded(f"{self.max_outstanding} requests are without an answer: that is max_outstanding")
         try:
-            tail = self._request_tails.get((channel, flags, rq_type))
+            if channel == 0 and flags == 0:  # as most have neither
+                tail = self._usual_tails.get(rq_type)
+            else:
+                tail = self._request_tails.get((channel, flags, rq_type))
         except TypeError:  # not hashable, and so no int
             tail = None
         if tail is None:
@@ -314,19 +319,13 @@ class ConnectionEngine:
         tag = next(tags[channel])
         if tag >= used.get(channel, 0):
             used[channel] = tag + 1
-        if tag < 128:
-            body = LAST[tag] + tail
-        else:
-            body = (MORE[tag >> 7] + LAST[tag & 127] if tag < 16384 else encode_varint(tag)) + tail
-        octets = len(body) + size
-        head = (LAST[octets] if octets < 128 else encode_varint(octets)) + body
         key = (channel, tag) if channel else tag
         self.waiters[key] = waiter
         try:
             if size > JOIN_LIMIT:
-                self._send(head, data)
+                self._send(packet_head(tag, tail, size), data)
             else:  # as in _send
-                packet = head + data
+                packet = packed(tag, tail, data)
                 octets = len(packet)
                 self.unsent_octets += octets
                 self.unsent.append(packet)
@@ -342,10 +341,14 @@ class ConnectionEngine:
         check_uint("rq_type", rq_type, MAX_RQ_TYPE)
         check_uint("flags", flags, MAX_REQUEST_FLAGS)
         check_channel(channel)
-        if len(self._request_tails) >= MAX_TAILS:
+        if len(self._request_tails) + len(self._usual_tails) >= MAX_TAILS:
             self._request_tails.clear()
+            self._usual_tails.clear()
         tail = head_tail(channel, flags << 2 | FLAG_REQUEST, rq_type + 1)
-        self._request_tails[channel, flags, rq_type] = tail
+        if channel or flags:
+            self._request_tails[channel, flags, rq_type] = tail
+        else:
+            self._usual_tails[rq_type] = tail
         return tail
 
     def forget(self, channel: int, tag: int) -> bool:
@@ -368,24 +371,18 @@ class ConnectionEngine:
             ok, flags, data = False, 0, self._fitting(TOO_MUCH_FOR_ALL)
         usual = ok and not flags and not channel
         tail = _OK_TAIL if usual else head_tail(channel, flags << 3 | (4 if ok else 0), None)
-        if tag < 128:
-            body = LAST[tag] + tail
-        else:
-            body = (MORE[tag >> 7] + LAST[tag & 127] if tag < 16384 else encode_varint(tag)) + tail
         size = len(data)
-        octets = len(body) + size
-        head = (LAST[octets] if octets < 128 else encode_varint(octets)) + body
         if size > self._roomy:
-            self._check_size(head, data)
+            self._check_size(packet_head(tag, tail, size), data)
         held = self._inbound.pop(key, None)
         if held is None:  # another thread has answered it just now
             return self._cannot_answer(channel, tag)
         self._inbound_octets -= held
         self._unsent_replies += 1
         if size > JOIN_LIMIT:
-            self._send(head, data)
+            self._send(packet_head(tag, tail, size), data)
         else:  # as in _send
-            packet = head + data
+            packet = packed(tag, tail, data)
             octets = len(packet)
             self.unsent_octets += octets
             self.unsent.append(packet)

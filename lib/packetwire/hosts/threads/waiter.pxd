@@ -4,3 +4,6 @@ cdef class Waiter:
     cpdef set_response(self, ok, flags, payload)
     cpdef fail(self, cause)
     cpdef wake(self)
+
+cdef class RequestWaiter(Waiter):
+    cdef public object tag, _driver, _label, _channel, _decode

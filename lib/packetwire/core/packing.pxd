@@ -1,0 +1,1 @@
+cpdef bytes packed(tag, bytes tail, bytes payload)

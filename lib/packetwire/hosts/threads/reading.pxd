@@ -1,0 +1,32 @@
+cimport cython
+from packetwire.core.engine cimport ConnectionEngine
+from packetwire.hosts.threads.delivery cimport Delivery
+from packetwire.hosts.threads.inline cimport InlineHandlers
+from packetwire.hosts.threads.waiter cimport Waiter
+from packetwire.hosts.threads.workers cimport Workers
+from packetwire.hosts.threads.writing cimport Writing
+
+cdef class Reading:
+    cdef public object role
+    cdef public InlineHandlers inline
+    cdef public object last_packet
+    cdef public bint is_polling
+    cdef object _decoded
+    cdef ConnectionEngine _engine
+    cdef Writing _writing
+    cdef Workers _workers
+    cdef Delivery _delivery
+    cdef public object _stream, _try_read, _name, _arm, _jobs, _inline_jobs, _bell, _locks, _receivers
+    cdef bint _is_watched
+    cdef object _failure, _read_fd, _wakeup, _poll, _poll_stream, _spin
+    cpdef leave(self, me)
+    cpdef arm(self)
+    @cython.locals(engine=ConnectionEngine, naps=cython.long)
+    cpdef bint lead(self, Waiter waiter, deadline) except -1
+    @cython.locals(engine=ConnectionEngine)
+    cdef _read_on(self)
+    @cython.locals(engine=ConnectionEngine)
+    cpdef serve(self, me)
+    @cython.locals(engine=ConnectionEngine, events=list)
+    cpdef bint read(self) except -1
+    cpdef take_in(self, octets)
