@@ -6,6 +6,7 @@ and watches its pid: a grandchild may hold the pipes open long after the child i
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
@@ -39,6 +40,8 @@ STDERR_READS = 16
 """Reads of standard error behind the exit of the child: a process that it has left behind may go on writing."""
 MONITOR_WAIT = 2.0
 """Seconds for the monitor thread to end, which has nothing left to do."""
+PIPE_SIZE = 1 << 20
+"""Bytes that the pipes to a child hold, if they can: the most that a user without privileges may ask for."""
 POLL_INTERVAL = 0.05
 """Seconds between two looks at a pid where the system has no descriptor for it."""
 STOPPED_INTERVAL = 1.0
@@ -124,7 +127,18 @@ def _start(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 forking.guard(pipe)
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            _enlarge(pipe.fileno())
     return process
+
+
+def _enlarge(fd: int) -> None:
+    """Give a pipe more room, where that goes: what is long then passes with fewer switches between the two ends."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    except (AttributeError, OSError):
+        pass  # not on this system, no pipe, or this user has as many large pipes as one may have
 
 
 class ProcessStream(ByteStream):
