@@ -94,7 +94,6 @@ __all__ = [
     "StreamTruncated",
     "aserve",
     "child",
-    "compiled",
     "connect_to",
     "serve",
     "stdio",

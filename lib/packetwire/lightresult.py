@@ -24,7 +24,7 @@ from packetwire.core.events import ResponseReceived
 from packetwire.core.timelimits import time_limit
 from packetwire.csresult import ResultWaiter, cancellation, loaded
 from packetwire.errors import RequestTimeout
-from packetwire.hosts.threads.waiter import outcome_of
+from packetwire.hosts.threads.waiter import call_waiter, outcome_of
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -127,6 +127,8 @@ class LightResult(ResultWaiter):
             # of threads that decode at a time all take what the first of them got
             outcome = self.__dict__.setdefault("_outcome", outcome)
         return outcome
+
+    __call__ = call_waiter
 
     def _call_with(self, a: tuple[Any, ...], timeout: float | None, kw: dict[str, Any]) -> Any:
         if a:

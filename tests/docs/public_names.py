@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tests.sources import source_path
+
 import packetwire
 
 from .pages import ROOT
@@ -52,7 +54,7 @@ def found_at(path: str) -> Any:
 @cache
 def statements(module: str) -> list[ast.stmt]:
     """Those of a module."""
-    return ast.parse(inspect.getsource(import_module(module))).body
+    return ast.parse(source_path(import_module(module)).read_text()).body
 
 
 def docstring(path: str) -> str:

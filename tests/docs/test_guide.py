@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.sources import source_path
 
 import packetwire
 from packetwire import errors
@@ -152,7 +153,7 @@ def constants() -> dict[tuple[str, str], Any]:
     return {
         (module.__name__, name): getattr(module, name)
         for module in modules
-        for node in ast.parse(Path(module.__file__).read_text()).body
+        for node in ast.parse(source_path(module).read_text()).body
         for name in assigned_names(node)
         if name.isupper() and not name.startswith("_")
     }

@@ -6,11 +6,12 @@ So a reason that is added is expected to be met without being written down anywh
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from types import ModuleType
+
+from tests.sources import place_of, source_path
 
 OF_THE_ENVIRONMENT = {"extra_missing"}
 """Exceptions for a package that is not installed."""
@@ -45,11 +46,11 @@ class RaisedIn:
     """
 
     def __init__(self, module: ModuleType, without: Collection[str] = ()) -> None:
-        self._file = module.__file__
+        self._place = place_of(module)
         self._lines: dict[int, str] = {}
         found: Counter[str] = Counter()
         skipped = set()
-        for scope, node in _scoped(ast.parse(inspect.getsource(module))):
+        for scope, node in _scoped(ast.parse(source_path(module).read_text())):
             if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):
                 continue
             if _name_of(node.exc.func) in OF_THE_ENVIRONMENT:
@@ -74,7 +75,7 @@ class RaisedIn:
             line = 0
             step = error.__traceback__
             while step is not None:
-                if step.tb_frame.f_code.co_filename == self._file:
+                if step.tb_frame.f_code.co_filename.endswith(self._place):
                     line = step.tb_lineno
                 step = step.tb_next
             reasons += [self._lines[line]] if line in self._lines else []
@@ -90,7 +91,7 @@ class TextsOf:
 
     def __init__(self, module: ModuleType, names: Collection[str], position: int = 0) -> None:
         self._patterns: dict[str, re.Pattern[str]] = {}
-        nodes = [node for _, node in _scoped(ast.parse(inspect.getsource(module)))]
+        nodes = [node for _, node in _scoped(ast.parse(source_path(module).read_text()))]
         for node in nodes:
             if isinstance(node, ast.Call) and _name_of(node.func) in names and len(node.args) > position:
                 text = node.args[position]

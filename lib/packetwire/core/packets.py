@@ -33,6 +33,9 @@ class PacketDecoder(PacketReader):
     `max_packet_size` counts the octets that follow the length field.
     """
 
+    def __init__(self, max_packet_size: int = DEFAULT_MAX_PACKET_SIZE) -> None:
+        super().__init__(max_packet_size)  # said here for `help`, which knows nothing of what is compiled
+
     def feed(self, octets: BytesLike) -> list[Packet]:  # type: ignore[override]
         """Take octets, return the packets that they complete.
 

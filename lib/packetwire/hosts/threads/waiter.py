@@ -19,8 +19,6 @@ from packetwire.hosts.threads.signals import sleep_limit
 if TYPE_CHECKING:
     from threading import Lock
 
-    from packetwire.hosts.threads.driver import Driver
-
 
 class Waiter:
     """The answer to one request: `response`, or `ended` if there will be none."""
@@ -97,27 +95,18 @@ if _HAS_DICT:
 
 
 class RequestWaiter(Waiter):
-    """A waiter that the caller gets: it knows its request, and waits for the response when it is called."""
+    """A waiter that the caller gets: it knows its request, and waits for the response by `call_waiter`."""
 
     tag: int
 
     def __init__(
-        self, driver: Driver, label: str | None, channel: int, decode_response: DecodeResponse | None
+        self, driver: Any, label: str | None, channel: int, decode_response: DecodeResponse | None
     ) -> None:
         self._driver = driver
         self._label = label
         self._channel = channel
         self._decode = decode_response
         self.tag = -1
-
-    def __call__(self, *a: Any, timeout: float | None = None, **kw: Any) -> Any:
-        if a or timeout is not None or kw:
-            return self._call_with(a, timeout, kw)
-        if not self.done:
-            self._wait(None)
-        if self.response is not None and self._decode is None:
-            return self.response
-        return self._result_or_raise()
 
     def _call_with(self, a: tuple[Any, ...], timeout: float | None, kw: dict[str, Any]) -> Any:
         raise NotImplementedError
@@ -127,6 +116,17 @@ class RequestWaiter(Waiter):
 
     def _result_or_raise(self) -> Any:
         raise NotImplementedError
+
+
+def call_waiter(self: RequestWaiter, *a: Any, timeout: float | None = None, **kw: Any) -> Any:
+    """The method `__call__` of a `RequestWaiter`; as a function, because a compiled method has no signature."""
+    if a or timeout is not None or kw:
+        return self._call_with(a, timeout, kw)
+    if not self.done:
+        self._wait(None)
+    if self.response is not None and self._decode is None:
+        return self.response
+    return self._result_or_raise()
 
 
 def outcome_of(waiter: Waiter, decode_response: DecodeResponse | None) -> Response:
