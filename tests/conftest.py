@@ -19,6 +19,11 @@ def pytest_configure(config: pytest.Config) -> None:
         _keep_bytecode(config)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: some tests wait for most of their time, so one more than there are processors."""
+    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) + 1
+
+
 def pytest_collection_finish() -> None:
     """What is there by now stays to the end: the tests that collect garbage need not look through it each time."""
     gc.collect()
