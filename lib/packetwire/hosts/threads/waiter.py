@@ -119,7 +119,8 @@ class RequestWaiter(Waiter):
 
 
 def call_waiter(self: RequestWaiter, *a: Any, timeout: float | None = None, **kw: Any) -> Any:
-    """The method `__call__` of a `RequestWaiter`; as a function, because a compiled method has no signature."""
+    """Wait for the response, and return it: `(ok, flags, payload)`; at most `timeout` seconds."""
+    # it is the method `__call__` of results; a function, because what is compiled as a method has no signature
     if a or timeout is not None or kw:
         return self._call_with(a, timeout, kw)
     if not self.done:
