@@ -218,3 +218,28 @@ def test_a_time_limit_holds_while_a_handler_blocks(handlers: Any, first: str) ->
         opened.set()
         assert under_way[0](timeout=WAIT) == (True, 0, b"opened"), "the call returned after the handler"
         owed[0].respond()
+
+
+class Ended:
+    """A thread that has ended; another thread is added while it is asked."""
+
+    ident = None
+
+    def __init__(self, threads: set[Any]) -> None:
+        self.threads = threads
+
+    def is_alive(self) -> bool:
+        self.threads.add(Ended(set()))
+        return False
+
+
+def test_two_threads_that_add_a_thread_at_a_time_do_not_disturb_each_other() -> None:
+    with connection_pair(None, {"request_handler": lambda rq_type, flags, payload: payload}) as (ours, theirs):
+        workers = theirs._driver._workers
+        there = set(workers.threads)
+        workers.threads.update(Ended(workers.threads) for _ in range(3))
+        workers.starting.discard(workers._new_thread())  # it is never started
+        workers.threads.intersection_update(there)
+        workers.parked -= 1
+        workers._alive -= 1
+        assert ours(1, b"ab", timeout=WAIT)[2] == b"ab"

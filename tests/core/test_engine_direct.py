@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packetwire import ConnectionEnded, LimitExceeded, PeerEndedRequests, RemoteProtocolError, StreamEnded
-from packetwire.core.engine import END_GRACE, NO_HANDLER, ConnectionEngine
+from packetwire.core.engine import END_GRACE, NO_HANDLER, NOT_BEGUN, ConnectionEngine
 from packetwire.core.engine import ENDINGS as ALL_ENDINGS
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 
@@ -190,6 +190,27 @@ def test_a_request_that_is_interrupted_has_no_waiter() -> None:
     with pytest.raises(KeyboardInterrupt):
         engine.request(1, waiter=Waiter())
     assert engine.outstanding == 0
+
+
+class AskedMeanwhile(dict[Any, bytes]):
+    """What the peer gave up; another request is made while that is looked at."""
+
+    def __init__(self, engine: ConnectionEngine, given_up: dict[Any, bytes]) -> None:
+        super().__init__(given_up)
+        self.engine = engine
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.engine.waiters[1000 + len(self.engine.waiters)] = Waiter()
+        return super().get(key, default)
+
+
+def test_a_request_beside_an_end_that_gives_requests_up() -> None:
+    engine = ConnectionEngine()
+    tags = [engine.request(1, waiter=Waiter()) for _ in range(3)]
+    engine._given_up = AskedMeanwhile(engine, dict.fromkeys(tags, NOT_BEGUN))
+    (*_, ended) = engine.receive(bytes(ERQ_PACKET) + bytes(EOF_PACKET))
+    assert isinstance(ended, StreamEnded)
+    assert NOT_BEGUN.decode() in str(ended.cause)
 
 
 def test_a_request_beside_the_end_raises_why() -> None:

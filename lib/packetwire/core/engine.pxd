@@ -18,7 +18,8 @@ cdef class ConnectionEngine:
     cdef public Py_ssize_t _batch_octets, _batch_replies, _batch_refusals
     cdef public object deadline, _expected, budget
     cdef public bint _ending, _winding_down
-    cdef public dict _not_begun, _given_up
+    cdef public dict _not_begun
+    cdef public object _given_up
 
     @cython.locals(size=Py_ssize_t, octets=Py_ssize_t, tag=cython.longlong, data=bytes, body=bytes, head=bytes,
                    packet=bytes, tags=dict, used=dict)

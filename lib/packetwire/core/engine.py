@@ -833,7 +833,7 @@ class ConnectionEngine:
         """
         if not self._given_up:
             return ""
-        not_begun = all(self._given_up.get(key) == NOT_BEGUN for key in self.waiters)
+        not_begun = all(self._given_up.get(key) == NOT_BEGUN for key in list(self.waiters))
         return f" with requests under way: {(NOT_BEGUN if not_begun else NOT_DONE).decode()}"
 
     def _put_off(self, key: Key) -> None:

@@ -113,7 +113,7 @@ class Workers:
     def _new_thread(self) -> threading.Thread:
         worker = threading.Thread(target=self._run, name=f"{self._name}-worker", daemon=True)
         # those that left are forgotten only here: closing waits until the last of them is gone
-        for gone in [thread for thread in self.threads if thread not in self.starting and not thread.is_alive()]:
+        for gone in [each for each in self.threads.copy() if each not in self.starting and not each.is_alive()]:
             self.threads.discard(gone)
         self.starting.add(worker)
         self.threads.add(worker)
