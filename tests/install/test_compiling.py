@@ -98,6 +98,12 @@ def test_where_there_is_a_compiler_all_is_compiled(built: Archives, tmp_path: Pa
     assert run([sys.executable, "-m", "packetwire", "--version"], PYTHONPATH=str(place)).endswith(" (compiled)\n")
 
 
+@needs_compiler
+def test_a_wheel_that_is_not_made_from_an_sdist(tmp_path: Path) -> None:
+    wheel = wheel_of(tmp_path, CC=quick_compiler(tmp_path))
+    assert said(unpacked(wheel, tmp_path / "there")) == "True"
+
+
 def test_nothing_is_built_on_demand(tmp_path: Path) -> None:
     wheel = wheel_of(tmp_path, **{twins.PURE: "1"})
     assert wheel.name.endswith("-py3-none-any.whl")

@@ -37,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Archives:
 def sources() -> set[str]:
     return {
         path.relative_to(PACKAGE.parent).as_posix()
-        for suffix in ("py", "pxd")
+        for suffix in ("py", "pxd", "pyx")
         for path in PACKAGE.rglob(f"*.{suffix}")
     }
 
