@@ -170,6 +170,7 @@ def test_requests_after_a_failed_write_wait_for_the_reason(run):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)  # as that of threads
 @pytest.mark.parametrize("streams", [False, True])
 def test_ten_thousand_times_open_call_close_leaves_nothing(run, streams):
     async def main():

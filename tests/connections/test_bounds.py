@@ -73,6 +73,7 @@ def test_memory_does_not_grow_while_callers_time_out(fd_ends):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)  # half a minute on two processors, but what compiles beside it leaves it a fifth of them
 @pytest.mark.parametrize(("ends", "handlers"), [("pipes", 4), ("socketpair", "inline")])
 def test_ten_thousand_times_open_call_close_leaves_nothing(ends, handlers):
     """In a process of its own, whose memory no other test has filled and emptied before."""
