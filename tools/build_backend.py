@@ -142,9 +142,8 @@ class CompileAll(build_ext):
             self._give_up(error)
 
     def _translate(self) -> None:
-        """Have Cython make C of copies of the sources, which know their checksum."""
+        """Have Cython make C of copies of the sources."""
         shutil.rmtree(GENERATED, ignore_errors=True)
-        checksum = twins["checksum"](str(SOURCE))
         for name in MODULES:
             suffixes = [".py", ".pyx", ".pxd"]
             if (SOURCE / Path(*name.split(".")).with_suffix(".pyx")).exists():
@@ -155,8 +154,6 @@ class CompileAll(build_ext):
                     copy = _generated(name, suffix)
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(source, copy)
-                    if suffix != ".pxd":
-                        copy.write_text(f"{copy.read_text()}\nCHECKSUM = {checksum!r}\n")
                     for folder in copy.relative_to(GENERATED).parents[:-1]:
                         (GENERATED / folder / "__init__.py").touch()
         if importlib.util.find_spec("Cython") is None:

@@ -52,7 +52,7 @@ compiled: bool | str
 try:
     from packetwire.twins import choose
 except ImportError as error:  # the core can also be imported where nothing else can be
-    compiled = f"it cannot be looked for compiled modules: {error}"
+    compiled = f"compiled modules cannot be looked for: {error}"
 else:
     compiled = choose()
     del choose

@@ -155,7 +155,7 @@ class PacketConnection(ConnectionFace[Driver]):
         self._lock = threading.RLock()
         self._opening = threading.RLock()
         self._started = False
-        """Whether the driver of this opening has been started: whoever comes now need not wait for `_opening`."""
+        """The driver of this opening runs, so a further user need not wait for `_opening`."""
         self._unfinished: Driver | None = None
         """What its last user has left, and may not have begun to close."""
 

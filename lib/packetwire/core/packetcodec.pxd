@@ -8,7 +8,7 @@ cdef class PacketReader:
     cdef public long long _limit
     @cython.locals(
         data=bytes, start=Py_ssize_t, body=Py_ssize_t, stop=Py_ssize_t, offset=Py_ssize_t, end=Py_ssize_t,
-        size=cython.longlong, limit=cython.longlong, tag=cython.long, octet=cython.long, wire_flags=cython.long, rq_type=cython.long,
-        packets=list,
+        size=cython.longlong, limit=cython.longlong, tag=cython.long, octet=cython.long, wire_flags=cython.long,
+        rq_type=cython.long, packets=list,
     )
     cpdef list feed(self, octets)

@@ -29,7 +29,7 @@ class Waiter:
     ended: ConnectionEnded | None
     locks: list[Lock] | None
     _callbacks: list[Any] | None
-    """What is to be done once it is done, by `_run_callbacks`, if anything is."""
+    """Called by `_run_callbacks` once it is done; None if there are none."""
 
     def set_response(self, ok: bool, flags: int, payload: bytes) -> None:
         """The response came."""
@@ -81,8 +81,11 @@ class Waiter:
         """The list of that name, which is made now if there is none: in one step, as several threads may come."""
         if _HAS_DICT:
             made: list[Any] = self.__dict__.setdefault(name, [])
-        else:  # compiled: no thread comes between
-            made = [] if (found := getattr(self, name)) is None else found
+        else:
+            made = []  # first, as the garbage collector may let others run; compiled, no thread comes below
+            found: list[Any] | None = getattr(self, name)
+            if found is not None:
+                return found
             setattr(self, name, made)
         return made
 
