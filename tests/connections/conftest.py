@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -168,5 +169,9 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
             for thread in threads_since(threads):
                 with suppress(RuntimeError):  # it is just being started
                     thread.join(10)
+    deadline = time.monotonic() + 10
+    while any(isinstance(one, threading._DummyThread) for one in threads_since(threads)):
+        assert time.monotonic() < deadline, "a bare thread does not end"  # it cannot be joined
+        time.sleep(0)
     assert threads_since(threads) == set()
     assert open_fds() - fds == set()
