@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -20,3 +21,14 @@ def source_path(module: ModuleType) -> Path:
 def place_of(module: ModuleType) -> str:
     """The end of the file's name that a traceback has for it, compiled or not."""
     return "/".join(source_path(module).parts[-2:])
+
+
+def plain(name: str) -> ModuleType:
+    """A module of packetwire as it is in Python, beside the one that is in use."""
+    path = HOME.joinpath("packetwire", *name.split(".")).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(f"plain_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

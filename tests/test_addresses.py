@@ -29,15 +29,15 @@ from packetwire import (
     ConnectionEnded,
     LocalProtocolError,
     PacketConnection,
+    Ship,
     aserve,
     bridge,
+    bridging,
     connect_to,
     serve,
 )
 from packetwire.addresses import (
     KINDS,
-    SSH_FLAGS,
-    SSH_OPTIONS_WITH_VALUE,
     Address,
     ExecAddress,
     SshAddress,
@@ -50,6 +50,7 @@ from packetwire.addresses import (
     ZmqRouterAddress,
     parse_address,
 )
+from packetwire.sshaddresses import SSH_FLAGS, SSH_OPTIONS_WITH_VALUE, ShipAddress, alive_options, ssh_argv
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -65,6 +66,11 @@ PARSED = [
     ("ssh:-p 2222 -4C -o User=a host store", SshAddress("host", "store", ("-p", "2222", "-4C", "-o", "User=a"))),
     ("ssh:-i 'my key' -- host store", SshAddress("host", "store", ("-i", "my key"))),
     ("ssh:-o -p host store", SshAddress("host", "store", ("-o", "-p"))),
+    ("ship:host:shop:Shop", ShipAddress("host", Ship("shop:Shop"))),
+    ("ship:me@host:a.b:C.d", ShipAddress("me@host", Ship("a.b:C.d"))),
+    ("ship:::1:shop:Shop", ShipAddress("::1", Ship("shop:Shop"))),
+    ("ship:-p 2222 host:shop:Shop", ShipAddress("host", Ship("shop:Shop"), ("-p", "2222"))),
+    ("ship:host:shop:Shop /opt/python3", ShipAddress("host", Ship("shop:Shop"), (), "/opt/python3")),
     ("unix:/run/store.sock", UnixAddress("/run/store.sock")),
     ("unix:a:b c", UnixAddress("a:b c")),
     ("tcp:localhost:7000", TcpAddress("localhost", 7000)),
@@ -80,7 +86,8 @@ PARSED = [
 ]
 
 ALL_FORMS = (
-    "expected exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, stdio:, "
+    "expected exec:CMD, ssh:[OPTIONS] HOST CMD, ship:[OPTIONS] HOST:MODULE:NAME, unix:PATH, "
+    "tcp:HOST:PORT, tls:HOST:PORT, stdio:, "
     "zmq+pair:ENDPOINT, zmq+dealer:ENDPOINT or zmq+router:ENDPOINT"
 )
 
@@ -93,37 +100,37 @@ REFUSED = [
     ("exec:", "expected exec:CMD; there is no command"),
     ("exec:  ", "expected exec:CMD; there is no command"),
     ("exec:store 'a", "expected exec:CMD; No closing quotation"),
-    ("exec:sto\0re", "expected exec:CMD; there is a null octet in it"),
-    ("ssh:", "expected ssh:[OPTIONS] HOST CMD; '' is no host"),
+    ("exec:sto\0re", "expected exec:CMD; there is a null byte in it"),
+    ("ssh:", "expected ssh:[OPTIONS] HOST CMD; invalid host ''"),
     ("ssh:host", "expected ssh:[OPTIONS] HOST CMD; there is no command"),
     ("ssh:host  ", "there is no command"),
-    ("ssh:-4 -C", "'' is no host"),
+    ("ssh:-4 -C", "invalid host ''"),
     ("ssh:-p", "the ssh option -p needs a value"),
     ("ssh:-p 22 host", "there is no command"),
-    ("ssh:-t host store", "'-t' is no option of ssh that can be used here"),
-    ("ssh:-4t host store", "'-4t' is no option of ssh that can be used here"),
-    ("ssh:- host store", "'-' is no option of ssh"),
-    ("ssh:--help host store", "'--help' is no option of ssh"),
+    ("ssh:-t host store", "'-t' is not an option of ssh that can be used here"),
+    ("ssh:-4t host store", "'-4t' is not an option of ssh that can be used here"),
+    ("ssh:- host store", "'-' is not an option of ssh"),
+    ("ssh:--help host store", "'--help' is not an option of ssh"),
     ("ssh:-p22 host store", "write '-p22' as two words, -p 22"),
     ("ssh:-oProxyCommand=evil store x", "write '-oProxyCommand=evil' as two words"),
-    ("ssh:-- -oProxyCommand=evil store", "'-oProxyCommand=evil' is no host"),
-    ("ssh:-4 -- -p store", "'-p' is no host"),
+    ("ssh:-- -oProxyCommand=evil store", "invalid host '-oProxyCommand=evil'"),
+    ("ssh:-4 -- -p store", "invalid host '-p'"),
     ("ssh:'host store", "No closing quotation"),
     ("unix:", "expected unix:PATH; there is no path"),
-    ("unix:/run/\0", "expected unix:PATH; there is a null octet in it"),
-    ("tcp:", "expected tcp:HOST:PORT; '' is no port"),
-    ("tcp:localhost", "'localhost' is no port"),
-    ("tcp:localhost:", "'' is no port"),
-    ("tcp:localhost:http", "'http' is no port"),
-    ("tcp:localhost:-1", "'-1' is no port"),
-    ("tcp:localhost:٣", "'٣' is no port"),
+    ("unix:/run/\0", "expected unix:PATH; there is a null byte in it"),
+    ("tcp:", "expected tcp:HOST:PORT; invalid port ''"),
+    ("tcp:localhost", "invalid port 'localhost'"),
+    ("tcp:localhost:", "invalid port ''"),
+    ("tcp:localhost:http", "invalid port 'http'"),
+    ("tcp:localhost:-1", "invalid port '-1'"),
+    ("tcp:localhost:٣", "invalid port '٣'"),
     ("tcp:localhost:65536", "a port is a number from 0 to 65535, not 65536"),
     ("tcp::7000", "there is no host"),
     ("tcp:[]:7000", "there is no host"),
     ("tcp:::1:7000", "an IPv6 address goes in brackets: tcp:[::1]:7000"),
     ("tcp:[::1:7000", "an IPv6 address goes in brackets"),
-    ("tcp:[a:7000", "'[a' is no host"),
-    ("tls:", "expected tls:HOST:PORT; '' is no port"),
+    ("tcp:[a:7000", "invalid host '[a'"),
+    ("tls:", "expected tls:HOST:PORT; invalid port ''"),
     ("tls:::1:7000", "an IPv6 address goes in brackets: tls:[::1]:7000"),
     ("stdio:x", "expected stdio:; 'x' stands behind it"),
 ]
@@ -139,7 +146,7 @@ def test_what_a_text_means(text: str, address: Address) -> None:
 def test_a_text_that_is_no_address_is_named_with_what_was_expected(text: str, expected: str) -> None:
     with pytest.raises(LocalProtocolError) as caught:
         parse_address(text)
-    assert str(caught.value).startswith(f"{text!r} is no address: expected ")
+    assert str(caught.value).startswith(f"invalid address {text!r}: expected ")
     assert expected in str(caught.value)
 
 
@@ -205,13 +212,13 @@ def test_no_word_but_the_options_is_an_option_of_ssh(
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        (("-oProxyCommand=evil", "store"), "'-oProxyCommand=evil' is no host"),
-        (("", "store"), "'' is no host"),
+        (("-oProxyCommand=evil", "store"), "invalid host '-oProxyCommand=evil'"),
+        (("", "store"), "invalid host ''"),
         (("host", ""), "there is no command"),
         (("host", "store", ("-p",)), "-p needs a value"),
-        (("host", "store", ("host",)), "'host' is no option"),
-        (("host", "store", ("-o", "A=b", "x")), "'x' is no option"),
-        (("host", "store", ("",)), "'' is no option"),
+        (("host", "store", ("host",)), "'host' is not an option"),
+        (("host", "store", ("-o", "A=b", "x")), "'x' is not an option"),
+        (("host", "store", ("",)), "'' is not an option"),
     ],
 )
 def test_an_address_of_ssh_made_by_a_program_is_checked_too(fields: Any, expected: str) -> None:
@@ -381,7 +388,7 @@ def test_port_0_cannot_be_connected_to() -> None:
 
 
 def test_a_text_that_is_no_address_is_refused_before_any_opening() -> None:
-    with pytest.raises(LocalProtocolError, match="'nonsense' is no address"):
+    with pytest.raises(LocalProtocolError, match="invalid address 'nonsense'"):
         connect_to("nonsense")
 
 
@@ -461,8 +468,8 @@ def test_a_server_notices_it_too(face: str) -> None:
 
 def test_a_bridge_notices_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     found: queue.Queue[float] = queue.Queue()
-    opened = bridge._socket_stream
-    monkeypatch.setattr(bridge, "_socket_stream", lambda sock: found.put(user_timeout(sock)) or opened(sock))
+    opened = bridging._socket_stream
+    monkeypatch.setattr(bridging, "_socket_stream", lambda sock: found.put(user_timeout(sock)) or opened(sock))
     with (
         serve("tcp:127.0.0.1:0", PacketConnection) as server,
         bridge.Bridge(TcpAddress("127.0.0.1", 0, 20.0), replace(server.address, user_timeout=30.0)) as joined,
@@ -517,8 +524,8 @@ def test_ssh_is_asked_to_notice_it_unless_the_user_has_said_something(
         pytest.skip("there is no ssh")
     (tmp_path / "config").write_text(config + "\n")
     address = SshAddress("host", "store", ("-F", str(tmp_path / "config"), *options))
-    assert address._alive_options(30) == added
-    assert address._argv(*added)[-3 - len(added) :] == [*added, "--", "host", "store"]
+    assert alive_options(address.options, address.host, 30) == added
+    assert ssh_argv(address.options, "host", "store", added)[-3 - len(added) :] == [*added, "--", "host", "store"]
 
 
 @pytest.mark.parametrize("script", [None, "exit 255", "echo nothing of the kind"])
@@ -529,4 +536,4 @@ def test_ssh_that_does_not_tell_its_configuration(
     if script is not None:
         (tmp_path / "ssh").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "ssh").chmod(0o755)
-    assert SshAddress("host", "store")._alive_options(30) == []
+    assert alive_options((), "host", 30) == []

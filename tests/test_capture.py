@@ -28,7 +28,7 @@ from packetwire.capture import (
 )
 from packetwire.streams.open import open_stream
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("plain_streams")]
 
 RECORDS = st.lists(
     st.builds(
@@ -42,13 +42,13 @@ RECORDS = st.lists(
 )
 
 
-def read(octets: bytes) -> list[Record]:
-    return CaptureDecoder().feed(octets)
+def read(data: bytes) -> list[Record]:
+    return CaptureDecoder().feed(data)
 
 
 def happened(path: Path) -> list[tuple[str, int, bytes]]:
     """All but the times."""
-    return [(record.sign, record.connection, record.octets) for record in read(path.read_bytes())]
+    return [(record.sign, record.connection, record.data) for record in read(path.read_bytes())]
 
 
 # the codec
@@ -56,49 +56,50 @@ def happened(path: Path) -> list[tuple[str, int, bytes]]:
 
 @given(RECORDS, st.data())
 def test_chunks_do_not_matter(records: list[Record], data: st.DataObject) -> None:
-    octets = HEADER + b"".join(map(bytes, records))
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(octets)), max_size=6)))
+    content = HEADER + b"".join(map(bytes, records))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=6)))
     decoder = CaptureDecoder()
     found = []
-    for start, end in zip([0, *cuts], [*cuts, len(octets)], strict=True):
-        found += decoder.feed(octets[start:end])
+    for start, end in zip([0, *cuts], [*cuts, len(content)], strict=True):
+        found += decoder.feed(content[start:end])
     assert found == records
-    assert (decoder.partial_octets, decoder.octets_decoded) == (0, len(octets))
+    assert (decoder.partial_size, decoder.bytes_decoded) == (0, len(content))
+    assert (decoder.partial_octets, decoder.octets_decoded) == (0, len(content))
 
 
 @given(RECORDS, st.data())
 def test_what_was_cut_off_is_read_to_its_last_whole_record(records: list[Record], data: st.DataObject) -> None:
-    octets = HEADER + b"".join(map(bytes, records))
-    cut = data.draw(st.integers(0, len(octets)))
+    content = HEADER + b"".join(map(bytes, records))
+    cut = data.draw(st.integers(0, len(content)))
     decoder = CaptureDecoder()
-    found = decoder.feed(octets[:cut])
+    found = decoder.feed(content[:cut])
     whole = HEADER + b"".join(map(bytes, found))
     assert found == records[: len(found)]
     assert len(whole) <= cut or not found
     if cut >= len(HEADER):
-        assert decoder.octets_decoded == len(whole)
-        assert decoder.partial_octets == cut - len(whole)
+        assert decoder.bytes_decoded == len(whole)
+        assert decoder.partial_size == cut - len(whole)
         if len(found) < len(records):
             assert len(whole + bytes(records[len(found)])) > cut, "the next one is not whole"
 
 
 @given(st.binary(max_size=200), RECORDS)
-def test_anything_else_is_refused_or_read(octets: bytes, records: list[Record]) -> None:
+def test_anything_else_is_refused_or_read(data: bytes, records: list[Record]) -> None:
     for begin in b"", HEADER, HEADER + b"".join(map(bytes, records)):
         decoder = CaptureDecoder()
         try:
-            found = decoder.feed(begin + octets)
+            found = decoder.feed(begin + data)
         except CaptureError:
             continue
         assert (
-            begin + octets
-            == (HEADER + b"".join(map(bytes, found)))[: decoder.octets_decoded]
-            + ((begin + octets)[decoder.octets_decoded :])
+            begin + data
+            == (HEADER + b"".join(map(bytes, found)))[: decoder.bytes_decoded]
+            + ((begin + data)[decoder.bytes_decoded :])
         )
 
 
 @pytest.mark.parametrize(
-    ("octets", "message"),
+    ("data", "message"),
     [
         (b"\0packetwire-capture 2\n", "a capture of version b'2', of which nothing is known here"),
         (b"\0other", re.escape(r"no capture: it begins with b'\x00other'")),
@@ -111,9 +112,9 @@ def test_anything_else_is_refused_or_read(octets: bytes, records: list[Record]) 
     ],
     ids=["version", "magic", "kind", "connection", "size"],
 )
-def test_refusals(octets: bytes, message: str) -> None:
+def test_refusals(data: bytes, message: str) -> None:
     with pytest.raises(CaptureError, match=message):
-        read(octets)
+        read(data)
 
 
 def test_the_largest_record_is_read() -> None:
@@ -155,13 +156,13 @@ def test_what_is_written(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_long_octets_are_split(path: Path) -> None:
-    octets = os.urandom(MAX_RECORD) * 2 + b"rest"
+def test_long_data_is_split(path: Path) -> None:
+    data = os.urandom(MAX_RECORD) * 2 + b"rest"
     with CaptureWriter(path) as capture:
-        capture.begin("").record(Kind.FORTH, octets)
+        capture.begin("").record(Kind.FORTH, data)
     _, *pieces = read(path.read_bytes())
-    assert [len(piece.octets) for piece in pieces] == [MAX_RECORD, MAX_RECORD, 4]
-    assert b"".join(piece.octets for piece in pieces) == octets
+    assert [len(piece.data) for piece in pieces] == [MAX_RECORD, MAX_RECORD, 4]
+    assert b"".join(piece.data for piece in pieces) == data
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 17, 18, 41])
@@ -202,7 +203,7 @@ def test_two_writers_keep_out_of_each_others_way(path: Path) -> None:
 
 def test_a_fifo_is_refused(path: Path) -> None:
     os.mkfifo(path)
-    with pytest.raises(CaptureError, match="is no regular file"):
+    with pytest.raises(CaptureError, match="is not a regular file"):
         CaptureWriter(path)
 
 
@@ -243,7 +244,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_writer_that_is_killed_has_written_all(path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, path], check=False, timeout=30)
     assert done.returncode == -signal.SIGKILL
-    assert [octets for _, _, octets in happened(path)] == [b"a", *(b"%d" % number for number in range(1000))]
+    assert [data for _, _, data in happened(path)] == [b"a", *(b"%d" % number for number in range(1000))]
 
 
 # a stream that is captured
@@ -282,37 +283,38 @@ def test_a_connection_over_a_captured_stream(path: Path, capture: CaptureWriter)
 def decoders(path: Path) -> Iterator[tuple[str, set[int]]]:
     """The tags that each record completes."""
     by_sign = {">": PacketDecoder(), "<": PacketDecoder()}
-    for sign, _, octets in happened(path):
-        if sign in by_sign and octets:
-            yield sign, {packet.tag for packet in by_sign[sign].feed(octets)}
+    for sign, _, data in happened(path):
+        if sign in by_sign and data:
+            yield sign, {packet.tag for packet in by_sign[sign].feed(data)}
 
 
-def test_octets_that_are_tried_again_are_recorded_once(path: Path, capture: CaptureWriter) -> None:
+def test_bytes_that_are_tried_again_are_recorded_once(path: Path, capture: CaptureWriter) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         stream = CapturedStream(open_stream(ours), capture.begin("ours"))
-        octets = os.urandom(3_000_000)
-        rest: tuple[bytes | memoryview, ...] = (octets[:1000], octets[1000:2_000_000], octets[2_000_000:])
+        data = os.urandom(3_000_000)
+        rest: tuple[bytes | memoryview, ...] = (data[:1000], data[1000:2_000_000], data[2_000_000:])
         received = bytearray()
         tries = 0
         while rest:
             rest = tuple(stream.write_batch(rest))
             tries += 1
             received += theirs.recv(1 << 20)
-        while len(received) < len(octets):
+        while len(received) < len(data):
             received += theirs.recv(1 << 20)
         stream.close()
     assert tries > 2
-    assert received == octets
-    assert b"".join(o for sign, _, o in happened(path) if sign == ">") == octets
+    assert received == data
+    assert b"".join(o for sign, _, o in happened(path) if sign == ">") == data
 
 
-def test_leading_octets_and_the_end_are_recorded(path: Path, capture: CaptureWriter) -> None:
+def test_leading_data_and_the_end_are_recorded(path: Path, capture: CaptureWriter) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         inner = open_stream(ours)
-        inner.leading_octets = b"first "
+        inner.leading_data = b"first "
         stream = capture.stream(inner, "ours")
+        assert (stream.leading_data, inner.leading_data) == (b"first ", b"")
         assert (stream.leading_octets, inner.leading_octets) == (b"first ", b"")
         theirs.sendall(b"then")
         theirs.shutdown(socket.SHUT_WR)

@@ -15,12 +15,12 @@ from packetwire.capture import HEADER, CaptureDecoder, CaptureWriter, Kind
 Write = Callable[[int, bytes], int]
 
 
-def full(fd: int, octets: bytes) -> int:
+def full(fd: int, data: bytes) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def taking_half(fd: int, octets: bytes) -> int:
-    return len(octets) // 2
+def taking_half(fd: int, data: bytes) -> int:
+    return len(data) // 2
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "a.cap"
 
 
-WAYS: list[tuple[Write, str]] = [(full, "No space left on device"), (taking_half, "octets were taken")]
+WAYS: list[tuple[Write, str]] = [(full, "No space left on device"), (taking_half, "bytes were taken")]
 
 
 @pytest.mark.parametrize(("write", "reason"), WAYS, ids=[reason for _, reason in WAYS])
@@ -46,7 +46,7 @@ def test_a_disk_that_is_full(
         assert reason in str(capture.failure)
         assert str(path) in str(capture.failure)
     assert caplog.text.count("nothing more is captured") == 1
-    assert [record.octets for record in CaptureDecoder().feed(path.read_bytes())] == [b"first"]
+    assert [record.data for record in CaptureDecoder().feed(path.read_bytes())] == [b"first"]
 
 
 @pytest.mark.parametrize("there", [b"", HEADER[:3]])

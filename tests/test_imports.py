@@ -6,8 +6,10 @@ import os
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+from tests.forkserver import ForkServer
 
 import packetwire
 
@@ -20,6 +22,9 @@ MODULES = sorted(
 )
 
 
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV"))}
+
+
 def run(code: str, *arguments: str) -> str:
     """The output of `code` in an interpreter of its own, with warnings as errors."""
     done = subprocess.run(
@@ -28,7 +33,7 @@ def run(code: str, *arguments: str) -> str:
         capture_output=True,
         text=True,
         timeout=60,
-        env={name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV"))},
+        env=CLEAN,
     )
     assert done.stderr == ""
     assert done.returncode == 0
@@ -83,8 +88,24 @@ def test_there_are_modules() -> None:
     assert {"packetwire.core.engine", "packetwire.streams.open", "packetwire.connection"} <= set(MODULES)
 
 
+OTHERS = "asyncio, cs.binary, cs.buffer, cs.result, google.protobuf, msgspec, rich, ssl, subprocess, zmq"
+"""What modules here import from elsewhere."""
+
+
+@pytest.fixture(scope="module")
+def without_package() -> Iterator[ForkServer]:
+    """Forks of an interpreter that has imported nothing of the package."""
+    server = ForkServer(f"import {OTHERS}", "-W", "error", env=CLEAN)
+    yield server
+    server.close()
+
+
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("module", MODULES)
-def test_every_module_can_be_imported_first(module: str) -> None:
-    """In an interpreter of its own, so that no cycle of imports hides behind another import."""
-    assert module in run(LIST_LOADED, f"import {module}").split()
+def test_every_module_can_be_imported_first(without_package: ForkServer, module: str) -> None:
+    """In a process of its own, so that no cycle of imports hides behind another import."""
+    done = without_package.run(LIST_LOADED, [f"import {module}"])
+    assert (done.returncode, done.stderr) == (0, b"")
+    loaded = done.stdout.decode().split()
+    assert module in loaded
+    assert "packetwire" in loaded, "nothing of it was there before"

@@ -28,7 +28,7 @@ ADDRESS_SIZE = 32
 
 
 class Damaged(Exception):
-    """The octets are not those that belong to the address."""
+    """The bytes are not those that belong to the address."""
 
 
 def address_of(data):
@@ -37,26 +37,26 @@ def address_of(data):
 
 @dataclass
 class ChunkRequest(BaseRequest[bytes]):
-    """A request that is nothing but octets, as its answer is."""
+    """A request that is nothing but bytes, as its answer is."""
 
-    octets: bytes
+    data: bytes
 
     def __bytes__(self):
-        return self.octets
+        return self.data
 
     @classmethod
-    def from_bytes(cls, octets):
-        return cls(octets)
+    def from_bytes(cls, data):
+        return cls(data)
 
 
 class Put(ChunkRequest):
-    """Store a chunk. The answer is its address, which both ends make of the octets."""
+    """Store a chunk. The answer is its address, which both ends make of the bytes."""
 
     def fulfil(self, store):
-        return store.write(self.octets)
+        return store.write(self.data)
 
     def decode_response_payload(self, flags, payload):
-        if payload != address_of(self.octets):
+        if payload != address_of(self.data):
             raise Damaged("a chunk was stored that is not the one that was sent")
         return payload
 
@@ -65,11 +65,11 @@ class Get(ChunkRequest):
     """Fetch the chunk at an address."""
 
     def fulfil(self, store):
-        return store.read(self.octets)
+        return store.read(self.data)
 
     def decode_response_payload(self, flags, payload):
-        if address_of(payload) != self.octets:
-            raise Damaged(f"the chunk {self.octets.hex()} is damaged")
+        if address_of(payload) != self.data:
+            raise Damaged(f"the chunk {self.data.hex()} is damaged")
         return payload
 
 

@@ -38,8 +38,8 @@ class Digest(BaseRequest[str]):
         return os.fsencode(self.path)
 
     @classmethod
-    def from_bytes(cls, octets):
-        return cls(os.fsdecode(octets))
+    def from_bytes(cls, data):
+        return cls(os.fsdecode(data))
 
     def fulfil(self, context):
         with open(self.path, "rb") as file:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from packetwire.addresses import connect_to
     from packetwire.aio.connection import AsyncPacketConnection
+    from packetwire.aio.pool import AsyncPool, AsyncReconnecting, AsyncSupervised
     from packetwire.aio.server import aserve
     from packetwire.aio.service import AsyncHasPacketConnection
     from packetwire.connection import DEFAULT_PACKET_GRACE, PacketConnection
@@ -21,14 +22,21 @@ if TYPE_CHECKING:
     from packetwire.core.packet import Packet
     from packetwire.core.packets import PacketDecoder
     from packetwire.core.requests import BaseRequest, Responder
+    from packetwire.current import CurrentRequest, current_request
     from packetwire.errors import (
+        CapabilityMissing,
         ChildExited,
         ConnectionEnded,
+        DeadlineExceeded,
+        Draining,
         LimitExceeded,
         LocalProtocolError,
         PacketwireError,
         PeerClosed,
+        PeerUnresponsive,
+        PreambleMissing,
         ProtocolError,
+        ProtocolMismatch,
         RemoteProtocolError,
         RequestCancelled,
         RequestError,
@@ -36,9 +44,11 @@ if TYPE_CHECKING:
         RequestTimeout,
         StreamTruncated,
     )
+    from packetwire.pool import Pool, Reconnecting, Supervised
     from packetwire.result import RequestResult, RequestState
     from packetwire.server import serve
     from packetwire.service import HasPacketConnection
+    from packetwire.ship.shipment import Ship
     from packetwire.streams.bytestream import ByteStream
     from packetwire.streams.files import ReadableFile, SendableFile
     from packetwire.streams.open import PacketConnectionRecv, PacketConnectionRecvSend, PacketConnectionSend
@@ -61,10 +71,17 @@ __all__ = [
     "DEFAULT_PACKET_GRACE",
     "AsyncHasPacketConnection",
     "AsyncPacketConnection",
+    "AsyncPool",
+    "AsyncReconnecting",
+    "AsyncSupervised",
     "BaseRequest",
     "ByteStream",
+    "CapabilityMissing",
     "ChildExited",
     "ConnectionEnded",
+    "CurrentRequest",
+    "DeadlineExceeded",
+    "Draining",
     "HasPacketConnection",
     "LimitExceeded",
     "LocalProtocolError",
@@ -77,8 +94,13 @@ __all__ = [
     "PacketwireError",
     "PeerClosed",
     "PeerEndedRequests",
+    "PeerUnresponsive",
+    "Pool",
+    "PreambleMissing",
     "ProtocolError",
+    "ProtocolMismatch",
     "ReadableFile",
+    "Reconnecting",
     "RemoteProtocolError",
     "RequestCancelled",
     "RequestError",
@@ -90,11 +112,14 @@ __all__ = [
     "Responder",
     "ResponseReceived",
     "SendableFile",
+    "Ship",
     "StreamEnded",
     "StreamTruncated",
+    "Supervised",
     "aserve",
     "child",
     "connect_to",
+    "current_request",
     "serve",
     "stdio",
 ]
@@ -102,6 +127,7 @@ __all__ = [
 _HOMES = {
     "packetwire.addresses": ("connect_to",),
     "packetwire.aio.connection": ("AsyncPacketConnection",),
+    "packetwire.aio.pool": ("AsyncPool", "AsyncReconnecting", "AsyncSupervised"),
     "packetwire.aio.server": ("aserve",),
     "packetwire.aio.service": ("AsyncHasPacketConnection",),
     "packetwire.connection": ("DEFAULT_PACKET_GRACE", "PacketConnection"),
@@ -109,14 +135,21 @@ _HOMES = {
     "packetwire.core.packet": ("Packet",),
     "packetwire.core.packets": ("PacketDecoder",),
     "packetwire.core.requests": ("BaseRequest", "Responder"),
+    "packetwire.current": ("CurrentRequest", "current_request"),
     "packetwire.errors": (
+        "CapabilityMissing",
         "ChildExited",
         "ConnectionEnded",
+        "DeadlineExceeded",
+        "Draining",
         "LimitExceeded",
         "LocalProtocolError",
         "PacketwireError",
         "PeerClosed",
+        "PeerUnresponsive",
+        "PreambleMissing",
         "ProtocolError",
+        "ProtocolMismatch",
         "RemoteProtocolError",
         "RequestCancelled",
         "RequestError",
@@ -124,16 +157,18 @@ _HOMES = {
         "RequestTimeout",
         "StreamTruncated",
     ),
+    "packetwire.pool": ("Pool", "Reconnecting", "Supervised"),
     "packetwire.result": ("RequestResult", "RequestState"),
     "packetwire.server": ("serve",),
     "packetwire.service": ("HasPacketConnection",),
+    "packetwire.ship.shipment": ("Ship",),
     "packetwire.streams.bytestream": ("ByteStream",),
     "packetwire.streams.files": ("ReadableFile", "SendableFile"),
     "packetwire.streams.open": ("PacketConnectionRecv", "PacketConnectionRecvSend", "PacketConnectionSend"),
     "packetwire.streams.process": ("child",),
     "packetwire.streams.stdio": ("stdio",),
 }
-"""Where the public names live. A module is imported when a name of it is asked for: so a child starts fast,
+"""The modules of the public names. A module is imported when a name of it is asked for: so a child starts fast,
 and the pure core can be imported where there are no threads."""
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -1,23 +1,23 @@
-"""Addresses: where a peer is, written as one text, and how to reach it.
+"""Addresses: where a peer is, written as a string, and how to reach it.
 
     exec:CMD                a child process over its standard input and output; CMD is split as a shell would
                             split it, but no shell is involved
     ssh:[OPTIONS] HOST CMD  a command on another machine, by the `ssh` program; CMD is for the shell there
+    ship:[OPTIONS] HOST:MODULE:NAME  a service of ours, sent to another machine that has only Python
     unix:PATH               a Unix socket
     tcp:HOST:PORT           TCP, without any authentication or encryption; IPv6 as tcp:[::1]:PORT
-    tls:HOST:PORT           TLS over TCP; what is trusted is no part of the address, but an `ssl.SSLContext`
+    tls:HOST:PORT           TLS over TCP; trust is not part of the address, but of an `ssl.SSLContext`
     stdio:                  the process that started this one
     zmq+pair:ENDPOINT       a ZMQ socket PAIR; the endpoint is tcp://HOST:PORT, ipc://PATH or inproc://NAME
     zmq+dealer:ENDPOINT     a ROUTER there, to connect to
     zmq+router:ENDPOINT     a ROUTER here, to serve on
 
-`parse_address` makes an object of such a text, `connect_to` what `PacketConnection` takes as `recv_send`.
+`parse_address` makes an object of such a string, `connect_to` a `recv_send` for `PacketConnection`.
 Each kind is one class and one line of `KINDS`.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import shlex
@@ -26,10 +26,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self
 
+from packetwire.core.preamble import check_sync
 from packetwire.core.timelimits import seconds_of
 from packetwire.errors import LocalProtocolError
+from packetwire.sshaddresses import ShipAddress, SshAddress, as_ship, ssh_words
 from packetwire.streams import forking
 from packetwire.streams.sockets import connect_tcp
 from packetwire.streams.zmqpeers import DEFAULT_IDLE_LIMIT
@@ -37,11 +39,15 @@ from packetwire.streams.zmqpeers import DEFAULT_IDLE_LIMIT
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from packetwire.ship.shipment import Ship
+    from packetwire.streams.bytestream import ByteStream
     from packetwire.streams.curve import CurveClient, CurveServer
+    from packetwire.streams.tls import TlsStream
 
 __all__ = [
     "Address",
     "ExecAddress",
+    "ShipAddress",
     "SshAddress",
     "StdioAddress",
     "TcpAddress",
@@ -55,39 +61,30 @@ __all__ = [
 ]
 
 CONNECT_TIMEOUT = 30.0
-"""Seconds for a connection to be made."""
+"""Seconds to make a connection."""
 
 # A host that vanished is noticed within two minutes, even by a connection that only waits.
 KEEPALIVE_IDLE = 60
 KEEPALIVE_INTERVAL = 15
 KEEPALIVE_PROBES = 4
 DEFAULT_USER_TIMEOUT = 120.0
-"""Seconds for the other machine to acknowledge what was sent, or what TCP asks when nothing is."""
+"""Seconds for the other machine to acknowledge what was sent, or a keepalive probe if nothing is."""
 MAX_USER_TIMEOUT = 1_000_000.0
-SSH_ALIVE_INTERVAL = 30
-"""Seconds of silence after which `ssh` asks whether the other machine is there; it gives up after three times."""
-SSH_CONFIG_SECONDS = 10.0
-"""Seconds for `ssh` to tell its configuration."""
-
-SSH_FLAGS = frozenset("46AaCgKkMqsTvXxYy")
-SSH_OPTIONS_WITH_VALUE = frozenset("BbcDEeFIiJLlmoPpRSw")
-"""The options of `ssh` that go with a command whose standard input and output are a connection."""
-
 ZMQ_TRANSPORTS = ("tcp", "ipc", "inproc")
 
 
 class Address(Protocol):
-    """What the classes of addresses have in common; their `str` can be parsed again."""
+    """The protocol of all classes of addresses. Their `str` can be parsed again."""
 
     form: ClassVar[str]
 
     @classmethod
     def parse(cls, rest: str) -> Self:
-        """The address for what stands behind the colon. Raises ValueError, which says what is wrong."""
+        """The address for the part after the scheme's colon. Raises ValueError, which says what is wrong."""
         ...
 
-    def open(self, timeout: float) -> Any:
-        """Connect: what a callable `recv_send` returns. Raises OSError."""
+    def open(self, timeout: float) -> object:
+        """Connect; returns what a callable `recv_send` returns. Raises OSError."""
         ...
 
 
@@ -105,119 +102,17 @@ class ExecAddress:
 
     @classmethod
     def parse(cls, rest: str) -> Self:
-        """The address of the command that these words are."""
+        """The address of a command, split as a shell would split it."""
         return cls(tuple(shlex.split(rest)))
 
     def __str__(self) -> str:
         return "exec:" + shlex.join(self.argv)
 
-    def open(self, timeout: float) -> Any:
-        """Start the child. Raises OSError if it cannot be started."""
+    def open(self, timeout: float, sync: bool | str = False) -> ByteStream:
+        """Start the child; `sync` as for `child`. Raises OSError if it cannot be started."""
         from packetwire.streams.process import child
 
-        return child(self.argv)()
-
-
-@dataclass(frozen=True)
-class SshAddress:
-    """`ssh:[OPTIONS] HOST CMD`: a command on another machine.
-
-    `host` may be `user@host`, `options` are those of the `ssh` program, an option's value being a word of
-    its own: `("-p", "2222")`. No terminal is allocated there and nobody is asked for a password here
-    (BatchMode). A program that gets the host from elsewhere should build this object, not the text.
-    """
-
-    host: str
-    command: str
-    options: tuple[str, ...] = ()
-
-    form: ClassVar[str] = "ssh:[OPTIONS] HOST CMD"
-
-    def __post_init__(self) -> None:
-        words = iter(self.options)
-        for word in words:
-            if _ssh_option_has_value(word) and next(words, None) is None:
-                raise LocalProtocolError(f"the ssh option {word} needs a value")
-        if not self.host or self.host.startswith("-"):
-            raise LocalProtocolError(f"{self.host!r} is no host")
-        if not self.command:
-            raise LocalProtocolError("there is no command")
-
-    @classmethod
-    def parse(cls, rest: str) -> Self:
-        """The address of options, a host and a command. Raises ValueError."""
-        text = io.StringIO(rest)  # of which the words are taken one by one, up to the host
-        words = shlex.shlex(text, posix=True)
-        words.whitespace_split = True
-        words.commenters = ""
-        options = []
-        word = words.get_token() or ""
-        while word.startswith("-") and word != "--":
-            options.append(word)
-            if _ssh_option_has_value(word):
-                options += filter(None, [words.get_token()])
-            word = words.get_token() or ""
-        host = (words.get_token() or "") if word == "--" else word
-        return cls(host, text.read().strip(), tuple(options))
-
-    def __str__(self) -> str:
-        return f"ssh:{shlex.join([*self.options, self.host])} {self.command}"
-
-    @property
-    def argv(self) -> list[str]:
-        """The command that is run here. The user's options come first: of two, `ssh` takes the first."""
-        return self._argv()
-
-    def _argv(self, *more: str) -> list[str]:
-        return ["ssh", *self.options, "-T", "-o", "BatchMode=yes", *more, "--", self.host, self.command]
-
-    def open(self, timeout: float) -> Any:
-        """Start `ssh`. Raises OSError if there is no such program.
-
-        If neither the options nor the user's configuration has a ServerAliveInterval, ours is set, so that a dead
-        link ends the connection.
-        """
-        from packetwire.streams.process import child
-
-        return child(self._argv(*self._alive_options(timeout)))()
-
-    def _alive_options(self, timeout: float) -> list[str]:
-        """What to add if `ssh -G` says that there is no interval.
-
-        An option of the command line goes before all that is configured, so one that may be there is not added.
-        """
-        if any("serveraliveinterval" in word.lower() for word in self.options):
-            return []
-        import subprocess
-
-        try:
-            told = subprocess.run(
-                ["ssh", "-G", *self.options, "--", self.host],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                check=False,
-                timeout=min(timeout, SSH_CONFIG_SECONDS),
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return []  # whatever is wrong, the connection itself will tell
-        found = re.search(rb"^serveraliveinterval +(\S+)", told.stdout, re.MULTILINE | re.IGNORECASE)
-        return ["-o", f"ServerAliveInterval={SSH_ALIVE_INTERVAL}"] if found and found[1] == b"0" else []
-
-
-def _ssh_option_has_value(word: str) -> bool:
-    """Raises for what is no option, or none that makes sense here.
-
-    A value stuck to its option is refused, so that a host of the form -oProxyCommand=… never is an option.
-    """
-    letters = word[1:]
-    if word.startswith("-") and letters and SSH_FLAGS.issuperset(letters):
-        return False
-    if word.startswith("-") and letters in SSH_OPTIONS_WITH_VALUE:
-        return True
-    if word[:1] == "-" and letters[:1] in SSH_OPTIONS_WITH_VALUE:
-        raise LocalProtocolError(f"write {word!r} as two words, {word[:2]} {letters[1:]}")
-    raise LocalProtocolError(f"{word!r} is no option of ssh that can be used here")
+        return child(self.argv, sync=sync, sync_timeout=timeout)()
 
 
 @dataclass(frozen=True)
@@ -240,7 +135,7 @@ class UnixAddress:
     def __str__(self) -> str:
         return f"unix:{self.path}"
 
-    def open(self, timeout: float) -> Any:
+    def open(self, timeout: float) -> object:
         """Connect, within `timeout` seconds. Raises OSError."""
         sock = forking.guarded_socket(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
@@ -263,9 +158,9 @@ class TcpAddress:
     host: str
     port: int
     user_timeout: float | None = field(default=DEFAULT_USER_TIMEOUT, repr=False)
-    """Seconds without an acknowledgement after which the system ends a connection, idle or busy, and so also one
-    whose other end lives but takes nothing for so long; None, or infinity, leaves that to the system. It is no part
-    of the text."""
+    """Seconds without an acknowledgement after which the system ends a connection, idle or busy; so also one whose
+    other end lives but takes nothing for that long. None, or infinity, leaves that to the system. It is not part of
+    the string."""
 
     form: ClassVar[str] = "tcp:HOST:PORT"
     scheme: ClassVar[str] = "tcp"
@@ -280,11 +175,11 @@ class TcpAddress:
         if not self.host:
             raise LocalProtocolError("there is no host")
         if "[" in self.host or "]" in self.host:
-            raise LocalProtocolError(f"{self.host!r} is no host")
+            raise LocalProtocolError(f"invalid host {self.host!r}")
         try:
-            self.host.encode("idna")  # as the resolver does, which would raise something else than an OSError
+            self.host.encode("idna")  # as the resolver does, whose UnicodeError would not be an OSError
         except UnicodeError as error:
-            raise LocalProtocolError(f"{self.host!r} is no host") from error
+            raise LocalProtocolError(f"invalid host {self.host!r}") from error
         if not 0 <= self.port <= 65535:
             raise LocalProtocolError(f"a port is a number from 0 to 65535, not {self.port}")
 
@@ -293,7 +188,7 @@ class TcpAddress:
         """The address of HOST:PORT. Raises ValueError."""
         host, colon, port = rest.rpartition(":")
         if not colon or not re.fullmatch("[0-9]+", port):
-            raise ValueError(f"{port!r} is no port")
+            raise ValueError(f"invalid port {port!r}")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
@@ -304,7 +199,7 @@ class TcpAddress:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}:{host}:{self.port}"
 
-    def open(self, timeout: float) -> Any:
+    def open(self, timeout: float) -> object:
         """Connect, within `timeout` seconds. Raises OSError."""
         sock = self.connect(timeout)
         return sock, sock, partial(forking.close_socket, sock)
@@ -326,8 +221,10 @@ class TlsAddress(TcpAddress):
     form: ClassVar[str] = "tls:HOST:PORT"
     scheme: ClassVar[str] = "tls"
 
-    def open(self, timeout: float, ssl_context: SSLContext | None = None, server_name: str | None = None) -> Any:
-        """Connect and shake hands; without a context the system's CAs are trusted."""
+    def open(
+        self, timeout: float, ssl_context: SSLContext | None = None, server_name: str | None = None
+    ) -> TlsStream:
+        """Connect and shake hands. Without a context the system's CAs are trusted."""
         from packetwire.streams.open import open_stream
         from packetwire.streams.tls import client_context, start_tls
 
@@ -346,12 +243,12 @@ class TlsAddress(TcpAddress):
             raise
 
 
-def _is_infinite(value: Any) -> bool:
+def _is_infinite(value: object) -> bool:
     return isinstance(value, float) and value == math.inf
 
 
-def _is_user_timeout(value: Any) -> bool:
-    """Whether it is within the bounds. Raises TypeError for what is no number."""
+def _is_user_timeout(value: float) -> bool:
+    """True if a timeout is within the bounds. Raises TypeError if it is not a number."""
     try:
         return 1 <= seconds_of(value, "user_timeout") <= MAX_USER_TIMEOUT
     except LocalProtocolError:  # NaN
@@ -361,13 +258,13 @@ def _is_user_timeout(value: Any) -> bool:
 def keep_alive(sock: socket.socket, user_timeout: float | None = DEFAULT_USER_TIMEOUT) -> None:
     """Have the system notice when the other machine has vanished, whether anything is sent or not.
 
-    SO_KEEPALIVE only asks while nothing is under way; what is not acknowledged is sent again for a quarter of an
-    hour unless there is a `user_timeout`, which on Linux replaces the number of questions as well.
+    SO_KEEPALIVE sends probes only while nothing is under way; unacknowledged data is retransmitted for a quarter of
+    an hour unless there is a `user_timeout`, which on Linux also overrides the number of probes.
     """
     idle, interval = KEEPALIVE_IDLE, KEEPALIVE_INTERVAL
     options = []
     if user_timeout is not None:
-        # asked in time: the question comes first, and then the time for its answer
+        # probe early enough: the timeout includes the idle time before the first probe
         idle, interval = min(idle, max(1, int(user_timeout / 2))), min(interval, max(1, int(user_timeout / 8)))
         options.append(("TCP_USER_TIMEOUT", int(user_timeout * 1000)))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -385,6 +282,10 @@ def keep_alive(sock: socket.socket, user_timeout: float | None = DEFAULT_USER_TI
 class StdioAddress:
     """`stdio:`: the process that started this one, over our standard input and output."""
 
+    sync: bool = field(default=False, repr=False)
+    """True to say where the packets begin, if the near end has asked for that: see `packetwire.stdio`. It is not
+    part of the string."""
+
     form: ClassVar[str] = "stdio:"
 
     @classmethod
@@ -397,16 +298,16 @@ class StdioAddress:
     def __str__(self) -> str:
         return "stdio:"
 
-    def open(self, timeout: float) -> Any:
+    def open(self, timeout: float) -> ByteStream:
         """Take standard input and output: see `packetwire.stdio`. Raises `LocalProtocolError` the second time."""
         from packetwire.streams.stdio import stdio
 
-        return stdio()
+        return stdio(sync=self.sync)
 
 
 @dataclass(frozen=True)
 class ZmqAddress:
-    """What the addresses of ZMQ sockets have in common."""
+    """The base of the addresses of ZMQ sockets."""
 
     endpoint: str
 
@@ -417,7 +318,7 @@ class ZmqAddress:
         transport, separator, place = self.endpoint.partition("://")
         if transport not in ZMQ_TRANSPORTS or not separator or not place:
             raise LocalProtocolError(
-                f"{self.endpoint!r} is no endpoint: expected tcp://HOST:PORT, ipc://PATH or inproc://NAME"
+                f"invalid endpoint {self.endpoint!r}: expected tcp://HOST:PORT, ipc://PATH or inproc://NAME"
             )
 
     @classmethod
@@ -433,18 +334,18 @@ class ZmqAddress:
 class ZmqPairAddress(ZmqAddress):
     """`zmq+pair:ENDPOINT`: a PAIR, which has one peer at a time.
 
-    `curve` are CURVE keys: a `CurveClient` to connect, a `CurveServer` to serve. They are no part of the text.
+    `curve` are CURVE keys: a `CurveClient` to connect, a `CurveServer` to serve. They are not part of the string.
     """
 
     curve: CurveClient | CurveServer | None = field(default=None, repr=False)
     idle_limit: float | None = DEFAULT_IDLE_LIMIT
-    """Seconds after which a client that is silent is let go; None for never."""
+    """Seconds after which a silent client's connection is ended; None for never."""
 
     form: ClassVar[str] = "zmq+pair:ENDPOINT"
     scheme: ClassVar[str] = "zmq+pair"
 
-    def open(self, timeout: float) -> Any:
-        """Connect; `timeout` seconds for the peer to be there. Raises OSError."""
+    def open(self, timeout: float) -> ByteStream:
+        """Connect, waiting up to `timeout` seconds for the peer. Raises OSError."""
         from packetwire.streams.zmq import open_pair
 
         return open_pair(self.endpoint, timeout=timeout, curve=_for_client(self.curve))
@@ -454,7 +355,7 @@ class ZmqPairAddress(ZmqAddress):
 class ZmqDealerAddress(ZmqAddress):
     """`zmq+dealer:ENDPOINT`: a ROUTER, to connect to.
 
-    `curve` are CURVE keys; `identity` is how the ROUTER knows us again. They are no part of the text.
+    `curve` are CURVE keys; the ROUTER recognises us by the `identity`. They are not part of the string.
     """
 
     curve: CurveClient | None = field(default=None, repr=False)
@@ -466,10 +367,10 @@ class ZmqDealerAddress(ZmqAddress):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.identity is not None and not (1 <= len(self.identity) <= 255 and self.identity[0]):
-            raise LocalProtocolError("an identity has from 1 to 255 octets, and does not begin with a null octet")
+            raise LocalProtocolError("an identity has 1 to 255 bytes, and does not begin with a null byte")
 
-    def open(self, timeout: float) -> Any:
-        """Connect; `timeout` seconds for the ROUTER to be there. Raises OSError."""
+    def open(self, timeout: float) -> ByteStream:
+        """Connect, waiting up to `timeout` seconds for the ROUTER. Raises OSError."""
         from packetwire.streams.zmq import open_dealer
 
         return open_dealer(self.endpoint, timeout=timeout, curve=_for_client(self.curve), identity=self.identity)
@@ -477,21 +378,21 @@ class ZmqDealerAddress(ZmqAddress):
 
 @dataclass(frozen=True)
 class ZmqRouterAddress(ZmqAddress):
-    """`zmq+router:ENDPOINT`: a ROUTER, to serve on. `curve` are CURVE keys, which are no part of the text."""
+    """`zmq+router:ENDPOINT`: a ROUTER, to serve on. `curve` are CURVE keys, which are not part of the string."""
 
     curve: CurveServer | None = field(default=None, repr=False)
     idle_limit: float | None = DEFAULT_IDLE_LIMIT
-    """Seconds after which a client that is silent is let go; None for never."""
+    """Seconds after which a silent client's connection is ended; None for never."""
 
     form: ClassVar[str] = "zmq+router:ENDPOINT"
     scheme: ClassVar[str] = "zmq+router"
 
-    def open(self, timeout: float) -> Any:
-        """Raises `LocalProtocolError`: one connects to a ROUTER by a `ZmqDealerAddress`."""
+    def open(self, timeout: float) -> NoReturn:
+        """Raise `LocalProtocolError`: to connect to a ROUTER takes a `ZmqDealerAddress`."""
         raise LocalProtocolError(f"{self}: a ROUTER is for serving, connect to it by zmq+dealer:{self.endpoint}")
 
 
-def _for_client(curve: Any) -> CurveClient | None:
+def _for_client(curve: object) -> CurveClient | None:
     from packetwire.streams.curve import CurveClient
 
     if curve is not None and not isinstance(curve, CurveClient):
@@ -502,6 +403,7 @@ def _for_client(curve: Any) -> CurveClient | None:
 KINDS: dict[str, type[Address]] = {
     "exec": ExecAddress,
     "ssh": SshAddress,
+    "ship": ShipAddress,
     "unix": UnixAddress,
     "tcp": TcpAddress,
     "tls": TlsAddress,
@@ -510,28 +412,28 @@ KINDS: dict[str, type[Address]] = {
     "zmq+dealer": ZmqDealerAddress,
     "zmq+router": ZmqRouterAddress,
 }
-"""The kinds of addresses by what stands before the first colon."""
+"""The kinds of addresses, by the part before the first colon."""
 
 
 def forms(kinds: Sequence[type[Address]]) -> str:
-    """How addresses of these kinds are written, for messages."""
+    """The forms of addresses of these kinds, for messages."""
     *some, last = (kind.form for kind in kinds)
     return f"{', '.join(some)} or {last}" if some else last
 
 
 def parse_address(text: str) -> Address:
-    """The address that `text` is. Raises `LocalProtocolError`, which says what was expected."""
+    """The address in `text`. Raises `LocalProtocolError`, which says what was expected."""
     scheme, colon, rest = text.partition(":")
     kind = KINDS.get(scheme) if colon else None
     if kind is None:
-        raise LocalProtocolError(f"{text!r} is no address: expected {forms(list(KINDS.values()))}")
+        raise LocalProtocolError(f"invalid address {text!r}: expected {forms(list(KINDS.values()))}")
     try:
         if "\0" in text:
-            raise ValueError("there is a null octet in it")
+            raise ValueError("there is a null byte in it")
         return kind.parse(rest)
     except ValueError as error:
         reason = str(error)
-        raise LocalProtocolError(f"{text!r} is no address: expected {kind.form}; {reason}") from error
+        raise LocalProtocolError(f"invalid address {text!r}: expected {kind.form}; {reason}") from error
 
 
 def connect_to(
@@ -540,21 +442,31 @@ def connect_to(
     timeout: float = CONNECT_TIMEOUT,
     ssl_context: SSLContext | None = None,
     server_name: str | None = None,
+    sync: bool | str = False,
+    ship: str | Ship | None = None,
 ) -> Callable[[], Any]:
-    """A `recv_send` that connects to `address` at each opening, and ends that at each close.
+    """A `recv_send` that connects to `address` at each opening, and disconnects at each close.
 
         with PacketConnection(connect_to("unix:/run/store.sock")) as conn: ...
 
-    A `tls:` address is that of a server with a certificate for `server_name`, or else for the host, from a
-    CA that the system trusts. Another CA, or a certificate of our own, is in the `ssl_context`; see
+    The server at a `tls:` address must have a certificate for `server_name`, or else for the host, from a CA that
+    the system trusts. Another CA, or a certificate of our own, goes into the `ssl_context`; see
     `packetwire.streams.tls.client_context`.
 
-    Raises `LocalProtocolError` if the text is no address. Opening raises an OSError, which names the
-    address, if there is nobody, or not the right one; sockets wait for at most `timeout` seconds.
+    `sync=True` is for a shell that says something before the command of an `ssh:` address starts, as at a login:
+    all of it is dropped. An `exec:` address must end by a command for a shell then, as in `exec:sh -lc CMD`. If
+    `sync` is 16 hexadecimal digits, the far program has them too, and says so itself, by `stdio(sync=DIGITS)`.
+    Opening raises `PreambleMissing` if that does not come within `timeout` seconds and 64 KiB.
+
+    With `ship="MODULE:NAME"` the far end needs only Python 3.11 or newer: this service, and packetwire, are sent to
+    it, and it serves. The address is `ssh:HOST`, or `ssh:HOST PYTHON`, or `exec:PYTHON`; see `packetwire.Ship`.
+
+    Raises `LocalProtocolError` if the address is invalid. Opening raises an OSError, which names the address, if
+    there is nobody, or the wrong one; sockets wait for up to `timeout` seconds.
     """
     timeout = seconds_of(timeout)
-    target = parse_address(address) if isinstance(address, str) else address
-    connect_within = target.open
+    target = _to_ship(address, ship) if ship is not None else _parsed(address)
+    connect_within: Callable[[float], object] = target.open
     if isinstance(target, TlsAddress):
         if ssl_context is not None:
             from packetwire.streams.tls import prepared
@@ -563,14 +475,63 @@ def connect_to(
         connect_within = partial(target.open, ssl_context=ssl_context, server_name=server_name)
     elif ssl_context is not None or server_name is not None:
         raise LocalProtocolError(f"{target} has no use for an ssl_context or a server_name: only tls: has")
+    if isinstance(target, ExecAddress | SshAddress) and ship is None:
+        check_sync(target.argv, sync)
+        connect_within = partial(target.open, sync=sync)
+    elif sync is not False:
+        raise LocalProtocolError(f"{target} has no use for sync: only exec: and ssh: have")
 
-    def connect() -> Any:
+    def connect() -> object:
         try:
             return connect_within(timeout)
         except OSError as error:
             raise naming(target, error) from error
 
     return connect
+
+
+def _parsed(address: str | Address) -> Address:
+    return parse_address(address) if isinstance(address, str) else address
+
+
+def _to_ship(address: str | Address, ship: str | Ship) -> Address:
+    """The address of a far end to which a service is sent, of one with a Python in place of a command."""
+    service = as_ship(ship)
+    scheme, _, rest = address.partition(":") if isinstance(address, str) else ("", "", "")
+    if scheme == "ssh":
+        try:
+            options, host, python = ssh_words(rest)
+            return ShipAddress(host, service, options, python)
+        except ValueError as error:
+            raise LocalProtocolError(f"invalid address {address!r}: {error}") from error
+    target = _parsed(address)
+    if isinstance(target, SshAddress):
+        return ShipAddress(target.host, service, target.options, target.command)
+    if isinstance(target, ExecAddress):
+        return _ShippedExec(target, service)
+    raise LocalProtocolError(f"{target} has no use for ship: only exec: and ssh: have")
+
+
+@dataclass(frozen=True)
+class _ShippedExec(Address):
+    """`exec:PYTHON`, to which a service is sent."""
+
+    address: ExecAddress
+    ship: Ship
+
+    form: ClassVar[str] = "exec:PYTHON"
+
+    @classmethod
+    def parse(cls, rest: str) -> Self:
+        """There is no string for it."""
+        raise ValueError(rest)
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    def open(self, timeout: float) -> ByteStream:
+        """Start the child, and send what is needed."""
+        return self.ship.open(self.ship.python_argv(self.address.argv), timeout, str(self))
 
 
 def naming(address: Address, error: OSError) -> OSError:

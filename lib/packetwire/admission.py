@@ -1,6 +1,6 @@
-"""Who is let in: accepting from listening sockets, and turning away those for whom there is no place.
+"""Letting clients in: accepting from listening sockets, and turning away those for whom there is no place.
 
-Who gives up a place is decided in `core.admission`.
+`core.admission` decides which client gives up its place.
 """
 
 from __future__ import annotations
@@ -11,19 +11,11 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar
 
-from packetwire.core.admission import (
-    Answer,
-    Occupant,
-    Places,
-    Repetitions,
-    is_leaving,
-    longest_silent,
-    who_gives_way,
-)
+from packetwire.core.admission import AdmissionPolicy, Answer, Limits, Occupant, Repetitions
 from packetwire.core.settings import check_places as check_places
 from packetwire.errors import ConnectionEnded, LimitExceeded, RemoteProtocolError
 from packetwire.listeners import BACKLOG, Acceptor, Listener
@@ -42,12 +34,6 @@ logger = logging.getLogger("packetwire")
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 LISTENER_BROKEN = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP}
-RETRY_SECONDS = 0.05
-"""Seconds until somebody who waits for a place asks again, if nobody leaves before."""
-LEAVING_SECONDS = 0.5
-"""Seconds for who was asked to leave to be gone, before others are asked."""
-LEAVING_AT_ONCE = 4
-"""Who are asked at a time: one has fewer descriptors than have to be free for another one."""
 IPV6_PREFIX = 64
 """Bits that make two IPv6 addresses one: whoever has a network has all of its addresses."""
 
@@ -62,12 +48,7 @@ class Guest(Occupant, Protocol):
 
     @property
     def name(self) -> str:
-        """Who it is, for the log."""
-        ...
-
-    @property
-    def origin(self) -> str | None:
-        """The address that it comes from, if clients from there are counted."""
+        """Its name in the log."""
         ...
 
     def give_way(self, cause: ConnectionEnded) -> None:
@@ -79,7 +60,7 @@ GuestT = TypeVar("GuestT", bound=Guest)
 
 
 def is_exhaustion(error: BaseException | None) -> TypeGuard[OSError]:
-    """Whether the system is out of descriptors or memory, which is not the fault of one client."""
+    """Tell if the system is out of descriptors or memory, which is not the fault of one client."""
     return isinstance(error, OSError) and error.errno in EXHAUSTED
 
 
@@ -90,59 +71,66 @@ def _accept_from(listening: Acceptor) -> Client:
 
 
 class Admission(Generic[GuestT]):
-    """Accepts clients. `pause` is called when it makes no sense to accept anybody for a moment, since the system is
-    out of something; `ask_again` with the seconds until it may, if nobody leaves before, when all places are taken.
-    """
+    """Accepts clients as the policy decides, and tells those that have to leave."""
 
     def __init__(
         self,
         listener: Listener,
-        pause: Callable[[], object],
-        ask_again: Callable[[float], object],
         guests: Collection[GuestT],
-        most: int,
+        limits: Limits,
         *,
-        most_of_one_address: int | None = None,
-        allow_uids: frozenset[int] | None = None,
         farewell: bytes = THE_END,
-        what: str = "max_connections",
     ) -> None:
         """`guests` are those that have a place at the time; `farewell` is what is sent to who is turned away."""
         self._listener = listener
-        self._pause = pause
-        self._ask_again = ask_again
         self._guests = guests
-        self._most = most
-        self._most_of_one_address = most_of_one_address
-        self._allow_uids = allow_uids
+        self._limits = limits
         self._farewell = farewell
-        self._what = what
-        self._places: Places[GuestT] = Places(most)
+        self._policy: AdmissionPolicy[GuestT] = AdmissionPolicy(guests, limits)
         self._repetitions = Repetitions()
-        self._exhausted = False
 
-    # one after the other
+    @property
+    def paused_until(self) -> float | None:
+        """The time at which accepting is resumed, if nobody leaves before; None while clients are accepted."""
+        return self._policy.paused_until
 
-    def admit(self, listening: Acceptor, patience: float) -> Client | None:
-        """A client that waits there and has a place now, or None.
-
-        Clients wait for at most `patience` seconds for a place. Raises OSError if nobody can be accepted any more.
-        """
-        answer, leaver = self._places.ask(self._guests, time.monotonic(), patience)
-        if answer is Answer.ADMIT:
-            client = self.accept(listening)
-            return client if client is None or self._has_place_for(client) else None
-        if leaver is not None:
-            self._ask_to_leave(leaver, f"all {self._what}={self._most} places are taken")
-        if answer is Answer.TURN_AWAY:
-            self._turn_away_all()
-        else:
-            self._ask_again(min(RETRY_SECONDS, patience))
-        return None
+    @property
+    def is_paused(self) -> bool:
+        """True while nobody is to be accepted."""
+        return self._policy.is_paused(time.monotonic())
 
     def freed(self) -> None:
         """Somebody has left."""
-        self._places.freed()
+        self._policy.freed()
+
+    # one after the other
+
+    def admit_all(self, ready: Iterable[Acceptor], start: Callable[[Client], object]) -> None:
+        """Call `start` with a client from each of these places, if one waits there and has a place now.
+
+        Raises OSError if nobody can be accepted any more.
+        """
+        for listening in ready:
+            client = None if self.is_paused else self.admit(listening)
+            if client is None:
+                continue
+            try:
+                start(client)
+            except RuntimeError as error:  # the system has no more threads
+                client.close()
+                self.ran_out(error)
+
+    def admit(self, listening: Acceptor) -> Client | None:
+        """A client that waits there and has a place now, or None. Raises OSError as `admit_all` does."""
+        verdict = self._policy.ask(time.monotonic())
+        if verdict.answer is Answer.ADMIT:
+            client = self.accept(listening)
+            return client if client is None or self._has_place_for(client) else None
+        if verdict.leaver is not None:
+            self._ask_to_leave(verdict.leaver, verdict.reason)
+        if verdict.answer is Answer.TURN_AWAY:
+            self._turn_away_all()
+        return None
 
     def accept(self, listening: Acceptor) -> Client | None:
         """A client that waits and may come in, or None. Raises OSError if nobody can be accepted any more."""
@@ -155,56 +143,41 @@ class Admission(Generic[GuestT]):
             if error.errno in EXHAUSTED:
                 self.ran_out(error)
             return None  # else it is gone already, or what is wrong with it concerns nobody else
-        self._exhausted = False
+        self._policy.accepted()
         return client if self._is_allowed(client) else None
 
     def ran_out(self, error: Exception) -> None:
         """The system is out of something, which polling again at once would not change."""
-        if not self._exhausted:
-            self._exhausted = True
-            logger.error("%s: clients have to wait: %s", self._listener.address, error)
-        if self._can_make_room(error):
-            self._ask_again(RETRY_SECONDS)
-        else:
-            self._pause()
-
-    def _can_make_room(self, error: Exception) -> bool:
-        """Whether somebody who has never completed a packet leaves, or may do so soon."""
         now = time.monotonic()
-        leaving = sum(is_leaving(one, now, LEAVING_SECONDS) for one in self._guests)
-        while leaving < LEAVING_AT_ONCE and (leaver := longest_silent(self._guests, now)) is not None:
+        if self._policy.ran_out(now):
+            logger.error("%s: clients have to wait: %s", self._listener.address, error)
+        for leaver in self._policy.make_room(now):
             self._ask_to_leave(leaver, f"the system has nothing left for others: {error}")
-            leaving += 1
-        return leaving > 0 or any(one.last_packet is None and one.asked_to_leave is None for one in self._guests)
 
     # who may not come in
 
     def _is_allowed(self, client: Client) -> bool:
-        if self._allow_uids is None or not isinstance(client, socket.socket):
+        if self._limits.allow_uids is None or not isinstance(client, socket.socket):
             return True
         try:
             uid = peer_uid(client)
         except OSError:
             uid = -1  # gone already
-        if uid in self._allow_uids:
+        if self._policy.allows_user(uid):
             return True
         self.warn("uid", "a client of user %d was turned away, who is not in allow_uids", uid)
         self._send_away(client)
         return False
 
     def _has_place_for(self, client: Client) -> bool:
-        """Whether there is a place for one more from that address; somebody else from there may give it up."""
-        if self._most_of_one_address is None or (origin := origin_of(client)) is None:
+        """Tell if there is a place for one more from that address; somebody else from there may give it up."""
+        origin = None if self._limits.most_of_one_address is None else origin_of(client)
+        verdict = self._policy.ask_for_address(origin, time.monotonic())
+        if verdict.leaver is not None:
+            self._ask_to_leave(verdict.leaver, verdict.reason)
+        if verdict.answer is Answer.ADMIT:
             return True
-        theirs = [one for one in self._guests if one.origin == origin and one.asked_to_leave is None]
-        if len(theirs) < self._most_of_one_address:
-            return True
-        leaver = who_gives_way(theirs, time.monotonic())
-        full = f"all max_per_address={self._most_of_one_address} places of {origin} are taken"
-        if leaver is not None:
-            self._ask_to_leave(leaver, full)
-            return True
-        self.warn("address", "a client was turned away: %s", full)
+        self.warn("address", "a client was turned away: %s", verdict.reason)
         self._send_away(client)
         return False
 
@@ -250,8 +223,8 @@ class Admission(Generic[GuestT]):
             "%s: %d clients turned away, as %s=%d are connected",
             self._listener.address,
             count,
-            self._what,
-            self._most,
+            self._limits.name,
+            self._limits.most,
         )
 
     def warn(self, kind: str, text: str, *args: object) -> None:
@@ -279,7 +252,7 @@ class Admission(Generic[GuestT]):
 
 
 class ServedConnection(Protocol):
-    """What has to be known of the connection to a client."""
+    """The connection to a client, as far as it has to be known here."""
 
     @property
     def _last_packet(self) -> float | None: ...
@@ -317,12 +290,12 @@ class ServedClient(Generic[ConnectionT]):
 
     @property
     def last_packet(self) -> float | None:
-        """When its last packet was complete; None if it has never completed one."""
+        """The time at which its last packet was complete; None if it has never completed one."""
         return None if self._conn is None else self._conn._last_packet
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is owed to it, or by it."""
+        """True if nothing is owed to it, or by it."""
         return (self._conn is None or self._conn._is_settled) and not has_unread(self._stream)
 
     def give_way(self, cause: ConnectionEnded) -> None:
@@ -344,7 +317,7 @@ class ServedClient(Generic[ConnectionT]):
 
 
 def name_of(client: Any) -> str:
-    """Who a client is, for the log."""
+    """The name of a client, for the log."""
     with suppress(OSError):
         if isinstance(client, PeerStream):
             return f"client {client.identity.hex() or 'of the PAIR'}"
@@ -357,7 +330,7 @@ def name_of(client: Any) -> str:
 
 
 def has_unread(client: Any) -> bool:
-    """Whether something has come from it that nobody has had the time to read."""
+    """Tell if something has come from it that nobody has had the time to read."""
     if not isinstance(client, socket.socket):
         return False
     poller = select.poll()

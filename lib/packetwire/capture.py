@@ -1,10 +1,10 @@
-"""Captures: files that hold what went over streams, when, and in which direction.
+"""Captures: files with everything that went over streams, with times and directions.
 
-A capture is a header and then records, each written with one system call, so what was killed while it wrote
-leaves a file that can be read to its last whole record. Each connection in it has a number and two ends: for
+A capture is a header and then records, each written with one system call, so a process that is killed while it
+writes leaves a file that can be read to its last whole record. Each connection in it has a number and two ends: for
 a stream of ours the first end is this side, for a bridge it is the client. The format is specified in
-`docs/wire.md`. What is read is not trusted: a record that is damaged, or larger than any writer makes it, is
-refused as soon as its head is there.
+`docs/wire.md`. The content of a file is not trusted: a record that is damaged, or larger than any writer makes it,
+is refused as soon as its head was read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 from packetwire.errors import ConnectionEnded, PacketwireError
 from packetwire.streams import forking
@@ -30,12 +30,12 @@ __all__ = ["CaptureDecoder", "CaptureError", "CaptureWriter", "Kind", "Record"]
 logger = logging.getLogger("packetwire")
 
 MAGIC = b"\0packetwire-capture "
-"""No packet stream begins like this: a packet of length 0 has no tag."""
+"""No packet stream begins like this, as a packet of length 0 has no tag."""
 HEADER = MAGIC + b"1\n"
 HEADER_LIMIT = 32
-"""Octets within which the header of any version ends."""
+"""Bytes of the header of any version, at most."""
 MAX_RECORD = 1 << 20
-"""Octets that one record carries; more are split."""
+"""Bytes that one record carries, at most; longer data is split."""
 FILE_MODE = 0o600
 SCAN_SIZE = 65536
 
@@ -43,27 +43,25 @@ _HEAD = struct.Struct("!BIQI")
 
 
 class CaptureError(PacketwireError):
-    """What is read is no capture, or a damaged one."""
+    """The file is not a capture, or a damaged one."""
 
 
 class Kind(enum.IntEnum):
-    """What a record tells. The values are characters, to be seen in a dump of the file's octets."""
+    """The kinds of records. Their values are characters, to be recognised in a dump of the file."""
 
     BEGIN = ord("+")
-    """A connection begins; the octets are a text about it."""
+    """A connection begins; the data is a text about it."""
     FORTH = ord(">")
-    """Octets from the first end to the second; none if the first end has ended its direction."""
+    """Data from the first end to the second; empty if the first end has ended its direction."""
     BACK = ord("<")
-    """Octets from the second end to the first; none if the second end has ended its direction."""
+    """Data from the second end to the first; empty if the second end has ended its direction."""
     OVER = ord("-")
-    """The connection is over; the octets are a text that says why, or none."""
+    """The connection is over; the data is a text that says why, or empty."""
 
     __hash__ = int.__hash__  # that of an enum is computed in Python, and a capture has millions of these
 
 
 _KINDS = {int(kind): kind for kind in Kind}
-_new_record: Any = tuple.__new__
-"""As the class itself, in less time."""
 
 
 class Record(NamedTuple):
@@ -75,7 +73,12 @@ class Record(NamedTuple):
     time: int
     """Nanoseconds since 1970 (UTC)."""
     octets: bytes = b""
-    """What went over the stream, or the text that the kind says."""
+    """Another name of `data`."""
+
+    @property
+    def data(self) -> bytes:
+        """The bytes that went over the stream, or the text of a BEGIN or OVER."""
+        return self.octets
 
     @property
     def sign(self) -> str:
@@ -86,28 +89,42 @@ class Record(NamedTuple):
         return _HEAD.pack(self.kind, self.connection, self.time, len(self.octets)) + self.octets
 
 
+_new_record = cast("Callable[[type[Record], tuple[Kind, int, int, bytes]], Record]", tuple.__new__)
+"""The same as calling the class, in less time."""
+
+
 class CaptureDecoder:
-    """Octets in, records out, whatever the chunks that the octets come in."""
+    """Decodes records from bytes, in chunks of any size."""
 
     def __init__(self) -> None:
-        self.octets_decoded = 0
-        """The position in the file behind the last whole record, or the header."""
+        self.bytes_decoded = 0
+        """The position in the file after the last whole record, or after the header."""
         self._partial = bytearray()
 
     @property
-    def partial_octets(self) -> int:
-        """Octets of a record, or of the header, that is not whole yet."""
+    def partial_size(self) -> int:
+        """Bytes of a record, or of the header, that is not whole yet."""
         return len(self._partial)
 
-    def feed(self, octets: bytes) -> list[Record]:
-        """Take octets, return the records that they complete.
+    @property
+    def octets_decoded(self) -> int:
+        """Former name of `bytes_decoded`."""
+        return self.bytes_decoded
 
-        Raises `CaptureError` for what no writer writes; the records before it are lost with it only if they
-        came in the same chunk.
+    @property
+    def partial_octets(self) -> int:
+        """Former name of `partial_size`."""
+        return self.partial_size
+
+    def feed(self, octets: bytes) -> list[Record]:
+        """Decode more bytes; returns the records that they complete.
+
+        Raises `CaptureError` for anything that no writer writes; records before it are lost only if they came in
+        the same chunk.
         """
         self._partial += octets
         start = 0
-        if self.octets_decoded == 0:
+        if self.bytes_decoded == 0:
             start = self._header_size()
             if not start:
                 return []
@@ -119,7 +136,7 @@ class CaptureDecoder:
             kind = _KINDS.get(number)
             if kind is None or not connection or size > MAX_RECORD:
                 head = bytes(partial[start : start + _HEAD.size])
-                raise CaptureError(f"a damaged record at offset {self.octets_decoded + start}: {head!r}")
+                raise CaptureError(f"a damaged record at offset {self.bytes_decoded + start}: {head!r}")
             body = start + _HEAD.size
             behind = body + size
             if behind > end:
@@ -127,11 +144,11 @@ class CaptureDecoder:
             records.append(_new_record(Record, (kind, connection, when, bytes(partial[body:behind]))))
             start = behind
         del self._partial[:start]
-        self.octets_decoded += start
+        self.bytes_decoded += start
         return records
 
     def _header_size(self) -> int:
-        """The octets of the header; 0 if it is not whole."""
+        """The size of the header; 0 if it is not whole."""
         begin = bytes(self._partial[:HEADER_LIMIT])
         if begin.startswith(HEADER):
             return len(HEADER)
@@ -149,16 +166,16 @@ class CaptureWriter:
         with CaptureWriter("shop.cap") as capture:
             stream = capture.stream(open_stream(ours), "to the shop")
 
-    A file that is a capture already is continued, behind its last whole record. A write that fails is logged
-    once and ends the capture, not the connections: `failure` is the reason. Raises OSError or `CaptureError`,
-    which name the file, if it cannot be written to.
+    A file that is a capture already is continued, after its last whole record. A write that fails is logged once,
+    and ends the capture, not the connections: `failure` is the reason. Raises OSError or `CaptureError`, which name
+    the file, if it cannot be opened for that.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.failure: OSError | None = None
         self._lock = threading.Lock()
-        self._since = time.time_ns() - time.monotonic_ns()  # times only go up, even if the clock is set
+        self._since = time.time_ns() - time.monotonic_ns()  # times only increase, even if the clock is set back
         self._number = 0
         with forking.opening():
             self._fd = _open(self.path)
@@ -170,19 +187,19 @@ class CaptureWriter:
             raise
 
     def _continue(self) -> None:
-        """Begin the file, or find the end of what is in there."""
+        """Begin the file, or find the end of the records in it."""
         if not os.fstat(self._fd).st_size:
             self._write_header()
             return
         decoder = CaptureDecoder()
         try:
-            while octets := os.read(self._fd, SCAN_SIZE):
-                for record in decoder.feed(octets):
+            while data := os.read(self._fd, SCAN_SIZE):
+                for record in decoder.feed(data):
                     self._number = max(self._number, record.connection)
         except CaptureError as error:
             raise CaptureError(f"{self.path!r} is there already: {error}") from None
-        os.ftruncate(self._fd, decoder.octets_decoded)
-        if not decoder.octets_decoded:
+        os.ftruncate(self._fd, decoder.bytes_decoded)
+        if not decoder.bytes_decoded:
             self._write_header()
 
     def _write_header(self) -> None:
@@ -191,7 +208,7 @@ class CaptureWriter:
             raise self.failure
 
     def begin(self, text: str) -> CapturedConnection:
-        """A connection begins; `text` says which."""
+        """Record that a connection begins; `text` describes it."""
         with self._lock:
             self._number += 1
             number = self._number
@@ -200,24 +217,24 @@ class CaptureWriter:
         return connection
 
     def stream(self, stream: ByteStream, text: str) -> CapturedStream:
-        """The same stream, of which all that is read and written is recorded."""
+        """`stream`, with everything that is read and written being recorded."""
         return CapturedStream(stream, self.begin(text))
 
     def write(self, kind: Kind, connection: int, octets: bytes | memoryview) -> None:
-        """Record what has just come, or gone."""
+        """Record an event, with its data, at the present time."""
         view = memoryview(octets)
         with self._lock:
             for start in range(0, len(view) or 1, MAX_RECORD):
                 piece = bytes(view[start : start + MAX_RECORD])
                 self._write(bytes(Record(kind, connection, self._since + time.monotonic_ns(), piece)))
 
-    def _write(self, octets: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         if self.failure is not None or self._fd < 0:
             return
         try:
-            written = os.write(self._fd, octets)
-            if written < len(octets):
-                raise OSError(f"only {written} of {len(octets)} octets were taken")
+            written = os.write(self._fd, data)
+            if written < len(data):
+                raise OSError(f"only {written} of {len(data)} bytes were taken")
         except OSError as error:
             self.failure = OSError(f"{self.path}: {error.strerror or error}")
             logger.warning("%s: nothing more is captured", self.failure)
@@ -230,7 +247,7 @@ class CaptureWriter:
                 os.close(fd)
 
     def after_fork(self) -> None:
-        """In the child of a fork: the file, and its lock, are the parent's."""
+        """In the child of a fork: close the copy of the descriptor, replace the lock."""
         self._lock = threading.Lock()
         fd, self._fd = self._fd, -1
         forking.close_copy(fd)
@@ -252,7 +269,7 @@ def _open(path: str) -> int:
     fd = forking.above_standard(os.open(path, flags, FILE_MODE))
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise CaptureError(f"{path!r} is no regular file: a capture must not have to wait for a reader")
+            raise CaptureError(f"{path!r} is not a regular file: a capture must not have to wait for a reader")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -271,19 +288,19 @@ class CapturedConnection:
         self._number = number
         self._over = False
 
-    def record(self, kind: Kind, octets: bytes | memoryview = b"") -> None:
-        """What has just happened."""
-        self._writer.write(kind, self._number, octets)
+    def record(self, kind: Kind, data: bytes | memoryview = b"") -> None:
+        """Record an event that has just happened."""
+        self._writer.write(kind, self._number, data)
 
     def over(self, text: str = "") -> None:
-        """The connection is over. A second call does nothing."""
+        """Record that the connection is over. A second call does nothing."""
         if not self._over:
             self._over = True
             self.record(Kind.OVER, text.encode("utf-8", "replace"))
 
 
 class CapturedStream(ByteStream):
-    """`inner`, of which all that is read and written is recorded; it closes it."""
+    """`inner`, with everything that is read and written being recorded. Closes `inner`."""
 
     def __init__(self, inner: ByteStream, connection: CapturedConnection) -> None:
         super().__init__(
@@ -292,12 +309,13 @@ class CapturedStream(ByteStream):
         self._inner = inner
         self._connection = connection
         self.half_closes = inner.half_closes
-        self.leading_octets, inner.leading_octets = inner.leading_octets, b""
-        if self.leading_octets:
-            connection.record(Kind.BACK, self.leading_octets)
+        self.is_remote = inner.is_remote
+        self.leading_data, inner.leading_data = inner.leading_data, b""
+        if self.leading_data:
+            connection.record(Kind.BACK, self.leading_data)
 
     def __getattr__(self, name: str) -> Any:
-        # what only some streams have: the process of a child, the ssl_object of TLS
+        # attributes of some streams only: the process of a child, the ssl_object of TLS
         if name == "_inner":
             raise AttributeError(name)
         return getattr(self._inner, name)
@@ -328,7 +346,7 @@ class CapturedStream(ByteStream):
 
 
 class _CapturedReader:
-    """Records what is read."""
+    """Records everything that is read."""
 
     def __init__(self, reader: ReadHalf, connection: CapturedConnection) -> None:
         self._try_read = reader.try_read
@@ -338,26 +356,26 @@ class _CapturedReader:
         self.give_back = reader.give_back
 
     def try_read(self, size: int) -> bytes | None:
-        octets = self._try_read(size)
-        if octets or (octets is not None and not self._ended):
-            self._ended = not octets
-            self._connection.record(Kind.BACK, octets)
-        return octets
+        data = self._try_read(size)
+        if data or (data is not None and not self._ended):
+            self._ended = not data
+            self._connection.record(Kind.BACK, data)
+        return data
 
     def close(self) -> None:
-        """The stream closes what is below."""
+        """Nothing: the stream itself closes the one below."""
 
 
 class _CapturedWriter:
-    """Records what the stream below is given, before it can be answered: the answer must not come first.
+    """Records everything that is written, before the stream below gets it: else the answer might be recorded first.
 
-    Whoever tries again does so with the same octets, so it is noted how many of them are recorded already.
+    A try that took less is repeated with the same bytes, so we note how many of them are recorded already.
     """
 
     def __init__(self, writer: WriteHalf, connection: CapturedConnection) -> None:
         self._writer = writer
         self._connection = connection
-        self._recorded = 0  # of the octets that come next
+        self._recorded = 0  # of the bytes that come next
         self.fileno = writer.fileno
         self.end = writer.end
 
@@ -378,4 +396,4 @@ class _CapturedWriter:
         return taken
 
     def close(self) -> None:
-        """The stream closes what is below."""
+        """Nothing: the stream itself closes the one below."""

@@ -10,18 +10,27 @@ import itertools
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from functools import partial
+from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
+from packetwire._sync.mapping import pipelined
+from packetwire.connectionbase import (
+    ABANDON_TIMEOUT,
+    ConnectionFace,
+    Setting,
+    deadline_of,
+    no_response,
+    request_arguments,
+)
 from packetwire.core import settings
+from packetwire.core.calloptions import CallOptions
 from packetwire.core.channels import RequestHandler
 from packetwire.core.engine import FIRST_TAG
-from packetwire.core.events import Event, RequestReceived, without_payload
+from packetwire.core.events import Event
+from packetwire.core.hello import NO_FEATURES
 from packetwire.core.packet import EOF_PACKET, ERQ_PACKET
-from packetwire.core.requests import Responder
 from packetwire.core.responses import DecodeResponse, Response
 from packetwire.core.settings import (
     DEFAULT_CLOSE_TIMEOUT,
@@ -32,13 +41,14 @@ from packetwire.core.settings import (
     DEFAULT_SPIN,
     Settings,
 )
-from packetwire.core.timelimits import seconds_of, time_limit
+from packetwire.core.timelimits import milliseconds_of, seconds_of, time_limit
 from packetwire.core.varint import BytesLike
-from packetwire.errors import ConnectionEnded, LocalProtocolError, RequestTimeout, about_request
-from packetwire.face import ABANDON_TIMEOUT, ConnectionFace, Setting, request_arguments
+from packetwire.errors import ConnectionEnded, RequestCancelled, RequestTimeout
 from packetwire.hosts.threads.driver import Driver
+from packetwire.hosts.threads.slots import inheriting
 from packetwire.hosts.threads.waiter import Waiter, outcome_of
 from packetwire.lightresult import LightResult
+from packetwire.plannedcalls import submit_planned
 from packetwire.streams import forking
 from packetwire.streams.open import PacketConnectionRecvSend, open_stream
 
@@ -75,13 +85,13 @@ class PacketConnection(ConnectionFace[Driver]):
     - `handlers`: how many handlers run at once, in threads of packetwire's own; one that waits for a call of its
       own is not counted. "inline": one at a time, in the thread that reads. `inline`: the request types for which
       that is so. None of them runs in a thread that waits for a response.
-    - `max_packet_size`: octets of a packet, both ways, its fields included: a payload of 36 fewer always fits.
-      `max_outstanding`: requests of ours without an answer, at which `submit` waits; `max_unsent`: octets not
+    - `max_packet_size`: bytes of a packet, both ways, its fields included: a payload of 36 fewer always fits.
+      `max_outstanding`: requests of ours without an answer, at which `submit` waits; `max_unsent`: bytes not
       written, past which `submit` waits.
     - `on_event(event)` sees every event in wire order, in the thread that reads, which is then one of packetwire's
       own; see `take`.
     - `trace_log(format, *args)` is told of every packet; `capture`, a `packetwire.capture.CaptureWriter`, records
-      all octets, for `packetwire dump`.
+      all bytes, for `packetwire dump`.
     - `close_timeout`: seconds, the default of `close`.
     - `leading_octets`: what was read from the stream before, such as the `trailing_octets` of a
       connection that used it.
@@ -89,6 +99,16 @@ class PacketConnection(ConnectionFace[Driver]):
       and EOF; for pipes and sockets. The peer's requests are answered behind it in any case.
     - `spin`: seconds that a thread that waits for a response looks for it before it sleeps, as long as that
       mostly succeeds; by default never. It makes round trips shorter, for some processor time.
+    - `capabilities`: how this end comes to know what the other understands beyond requests and responses. "auto":
+      it is asked once it has shown that it knows the question, or when a call needs it; "require": at the opening,
+      which fails without an answer; "passive": an end that has not shown it is never asked; "off": never, and
+      every byte is as in 0.1.0. `docs/wire.md` has the details.
+    - `keepalive`: seconds; a peer of which something is awaited, and that has sent nothing for so long, is asked
+      for a sign of life, and if nothing comes for as long again the connection ends by `PeerUnresponsive`. "auto":
+      15 seconds where the other end may vanish without a word, over TCP, TLS, SSH and ZMQ; elsewhere, and with
+      None, never. Only peers that understand it are asked. An inline handler must be shorter than that.
+    - `protocol` and `protocol_version` name what is spoken over the connection: if the peer names another protocol,
+      calls raise `ProtocolMismatch`.
     - `packet_grace` is accepted for compatibility and has no effect: nothing waits for company.
     """
 
@@ -101,6 +121,7 @@ class PacketConnection(ConnectionFace[Driver]):
 
     spin = Setting[float]()
     packet_grace = Setting[float | None]()
+    _runs_coroutines = False
 
     def __init__(
         self,
@@ -123,6 +144,10 @@ class PacketConnection(ConnectionFace[Driver]):
         capture: CaptureWriter | None = None,
         channels: Mapping[int, RequestHandler] | None = None,
         half_close: bool = False,
+        capabilities: str = "auto",
+        protocol: str | None = None,
+        protocol_version: str | None = None,
+        keepalive: float | str | None = "auto",
     ) -> None:
         super().__init__(
             recv_send,
@@ -138,6 +163,10 @@ class PacketConnection(ConnectionFace[Driver]):
                 half_close=half_close,
                 spin=spin,
                 packet_grace=packet_grace,
+                capabilities=capabilities,
+                protocol=protocol,
+                protocol_version=protocol_version,
+                keepalive=keepalive,
             ),
             request_handler=request_handler,
             trace_log=trace_log,
@@ -157,7 +186,7 @@ class PacketConnection(ConnectionFace[Driver]):
         self._started = False
         """The driver of this opening runs, so a further user need not wait for `_opening`."""
         self._unfinished: Driver | None = None
-        """What its last user has left, and may not have begun to close."""
+        """The driver that its last user has left, and may not have begun to close."""
 
     # opening and closing
 
@@ -187,6 +216,7 @@ class PacketConnection(ConnectionFace[Driver]):
         self._supplied.check()
         stream = open_stream(self.recv_send)
         self._closing = stream.weaken_close()
+        self.preamble = getattr(stream, "preamble", b"")
         try:
             self._check_half_close(stream.half_closes)
             if not callable(self.recv_send):
@@ -208,6 +238,7 @@ class PacketConnection(ConnectionFace[Driver]):
                 max_unsent=self._settings.max_unsent,
                 spin=self._settings.spin,
                 channels=self._channels,
+                keepalive=self._make_keepalive(stream.is_remote),
             )
         except BaseException:
             stream.close()
@@ -217,6 +248,8 @@ class PacketConnection(ConnectionFace[Driver]):
             self._driver, self._opens, self._was_open = driver, 1, True
         try:
             driver.start()
+            if self.capabilities == "require":
+                self._check_peer(driver)
             self._started = True
         except BaseException:
             with self._lock:
@@ -224,11 +257,17 @@ class PacketConnection(ConnectionFace[Driver]):
             driver.close(0.0)
             raise
 
+    def _check_peer(self, driver: Driver) -> None:
+        """Raise what is wrong with a peer whose capabilities are required."""
+        driver.control.require(NO_FEATURES, "capabilities are required", None)
+        if driver.engine.barred is not None:
+            raise driver.engine.why_not()
+
     def close(self, timeout: float | None = None) -> None:
         """Give the connection up; the last user's close ends it, within `timeout` seconds.
 
         The end is announced (ERQ), what is owed both ways is waited for, EOF is sent and the peer's EOF
-        waited for. What is not done by then is ended all the same: requests without an answer fail with
+        waited for. The rest is ended all the same: requests without an answer fail with
         `ConnectionEnded`. Closing a closed connection does nothing.
         """
         seconds = seconds_of(self.close_timeout if timeout is None else timeout)
@@ -298,9 +337,12 @@ class PacketConnection(ConnectionFace[Driver]):
         return self.join_recv(timeout)
 
     def join_recv(self, timeout: float | None = None) -> bool:
-        """Wait until nothing more is received: servers call this. False at the timeout."""
+        """Wait until nothing more is received: servers call this. False at the timeout.
+
+        Raises `ConnectionEnded` if the connection was never opened.
+        """
         limit = time_limit(timeout)
-        return self._driver.join_receive(limit) if self._driver else True
+        return (self._driver or self._open_driver()).join_receive(limit)
 
     def _when_all_received(self, then: Callable[[], object]) -> None:
         """Have `then` called, once, when nothing more is received: in any thread, so it must be quick."""
@@ -329,16 +371,36 @@ class PacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         label: str | None = None,
         timeout: float | None = None,
+        **options: Unpack[CallOptions],
     ) -> Response:
         """Ask and wait for the response: `(ok, flags, payload)`.
 
         `decode_response(flags, payload)` makes the payload of an "ok" response. Raises `RequestTimeout`
         after `timeout` seconds, whereupon a late response is dropped; `ConnectionEnded` if the connection
         ends first; `LocalProtocolError` or TypeError for what cannot be sent.
+
+        Options, for a peer that understands them; for any other one the call raises `CapabilityMissing`:
+
+        - `deadline`: seconds from now after which nobody needs the response, or None. The far end is told how many
+          are left. Raises `DeadlineExceeded` when they are over.
+        - `meta`: a mapping of str to bytes, which the handler gets by `current_request().meta`.
+        - `on_progress(payload)`: called with each report of the handler, in a thread of the connection.
+        - `idle_timeout`: seconds in which neither the response nor a report may come.
+
+        Such a peer is also told when a request is given up, for whatever reason.
         """
         driver = self._driver
         if driver is None or not self._opens:
             driver = self._open_driver()
+        if options or inheriting:
+            outer = inheriting.get(get_ident())
+            if options or outer is not None:
+                request = rq_type, flags, payload, channel
+                result = submit_planned(
+                    driver, request, options, outer, time_limit(timeout), label, decode_response
+                )
+                collected: Response = result.collect(timeout)
+                return collected
         limit = None if timeout is None else time_limit(timeout)
         deadline = None if limit is None else time.monotonic() + limit
         waiter = Waiter()
@@ -348,19 +410,16 @@ class PacketConnection(ConnectionFace[Driver]):
             driver.recover(waiter)
             raise
         if not waiter.done:
-            raise RequestTimeout(self._timeout_text(driver, rq_type, channel, tag, timeout, label))
+            if waiter.given_up:
+                raise RequestCancelled("the request whose handler makes this call was given up")
+            text = no_response(
+                str(self), driver.engine, rq_type, channel, tag, label, timeout, driver.stream.hint()
+            )
+            raise RequestTimeout(text)
         response = waiter.response
         if response is not None and decode_response is None:
             return response
         return outcome_of(waiter, decode_response)
-
-    def _timeout_text(
-        self, driver: Driver, rq_type: int, channel: int, tag: int, timeout: float | None, label: str | None
-    ) -> str:
-        what = f"request {tag}" + (f" ({label})" if label else "") + (f" on channel {channel}" if channel else "")
-        partial_octets = driver.engine.partial_octets
-        hint = f"; a packet has begun: {partial_octets[:100]!r}" if partial_octets else ""
-        return f"{self}: no response to {what}, rq_type {rq_type}, within {timeout} s{hint}{driver.stream.hint()}"
 
     def submit(
         self,
@@ -372,24 +431,55 @@ class PacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         label: str | None = None,
         timeout: float | None = None,
+        **options: Unpack[CallOptions],
     ) -> RequestResult:
         """Ask, return a result that will be `(ok, flags, payload)`.
 
         Waits, at most `timeout` seconds, while `max_outstanding` requests are without an answer or more
-        than `max_unsent` octets unsent. Raises as the call does.
+        than `max_unsent` bytes unsent. Takes the options of the call, and raises as it does.
         """
         driver = self._driver
         if driver is None or not self._opens:
             driver = self._open_driver()
         limit = None if timeout is None else time_limit(timeout)
+        if options or inheriting:
+            outer = inheriting.get(get_ident())
+            if options or outer is not None:
+                request = rq_type, flags, payload, channel
+                return submit_planned(  # pyright: ignore[reportReturnType]  # as below
+                    driver, request, options, outer, limit, label, decode_response
+                )
         deadline = None if limit is None else time.monotonic() + limit
         result = LightResult(driver, label, channel, decode_response)
-        try:
-            result.tag = driver.request(rq_type, flags, payload, channel, result, deadline)
-        except BaseException:
-            driver.recover()
-            raise
-        return result
+        driver.submit(result, rq_type, flags, payload, channel, deadline)
+        return result  # pyright: ignore[reportReturnType]  # a RequestResult for isinstance
+
+    def ping(self, timeout: float | None = None) -> float:
+        """Seconds that a packet to the peer and back takes, whatever the handlers there do.
+
+        Raises `CapabilityMissing` for a peer that does not understand it, `RequestTimeout`, or why the connection
+        ended.
+        """
+        driver = self._open_driver()
+        return driver.control.ping(deadline_of(timeout))
+
+    def drain_peer(self, timeout: float | None = None, *, cut_off: float | None = None, reason: str = "") -> None:
+        """Tell the peer to send no more requests, and wait until it knows: its calls raise `Draining` from then on.
+
+        Requests that came before are answered as usual, later ones are refused. `cut_off` are the seconds until
+        this end will close the connection, and `reason` says why, for people. Raises as `ping`.
+        """
+        driver = self._open_driver()
+        driver.control.drain(milliseconds_of(cut_off), reason, deadline_of(timeout))
+
+    def run_job(self, job: Callable[[], object], *, channel: int = 0, kind: int = 0) -> bool:
+        """Have `job()` called by a thread of the connection's own, as its handlers are: at most `handlers` at once.
+
+        `channel` and `kind` say of which jobs it will take about as long. False if the connection is closed, or
+        ends. An exception of the job is logged.
+        """
+        driver = self._driver
+        return driver is not None and self._opens > 0 and driver.run_job(job, channel, kind)
 
     def map(
         self,
@@ -399,6 +489,7 @@ class PacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         timeout: float | None = None,
         return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
     ) -> Iterator[Response]:
         """Ask many, up to `window` at a time, yield the responses in the order of the requests.
 
@@ -406,92 +497,12 @@ class PacketConnection(ConnectionFace[Driver]):
         for each response. An exception that a request raises ends the iteration, and has the request as
         `request`; with `return_exceptions` it is yielded in place of the response, and the others go on.
         """
-        time_limit(timeout)  # a mistake is told here, not at the first response
+        time_limit(timeout)  # raises here, not at the first response
         return pipelined(
-            lambda request: self.submit(*request_arguments(request), channel=channel, timeout=timeout),
+            self,
+            lambda request: self.submit(*request_arguments(request), channel=channel, timeout=timeout, **options),
             requests,
             window,
             timeout,
             return_exceptions,
         )
-
-    def take(self, event: RequestReceived) -> Responder:
-        """In `on_event`: take this request over from the request handler, and answer it by the `Responder`."""
-        driver = self._open_driver()
-        responder = Responder()
-        driver.take(event)
-        responder.when_done(partial(driver.answer, without_payload(event)))
-        return responder
-
-
-def pipelined(
-    submit: Callable[[Any], Any],
-    requests: Iterable[Any],
-    window: int,
-    timeout: float | None,
-    return_exceptions: bool = False,
-) -> Iterator[Any]:
-    """Submit `requests`, up to `window` ahead of the results, and yield these in order.
-
-    If the iteration is left early, the requests under way are cancelled.
-    """
-    if not window >= 1:  # nor NaN
-        raise LocalProtocolError(f"window must be 1 or more, got {window}")
-    return _pipeline(submit, requests, window, timeout, return_exceptions)
-
-
-def _pipeline(
-    submit: Callable[[Any], Any],
-    requests: Iterable[Any],
-    window: int,
-    timeout: float | None,
-    return_exceptions: bool,
-) -> Iterator[Any]:
-    under_way: deque[_Mapped] = deque()
-    try:
-        for number, request in enumerate(requests):
-            if len(under_way) >= window:
-                yield under_way[0].collected(timeout, return_exceptions)
-                under_way.popleft()
-            under_way.append(_Mapped(number, request, submit, return_exceptions))
-        while under_way:
-            yield under_way[0].collected(timeout, return_exceptions)
-            under_way.popleft()
-    finally:
-        for mapped in under_way:
-            mapped.cancel()
-
-
-class _Mapped:
-    """One request of a `map`: its result, or why there is none."""
-
-    def __init__(self, number: int, request: Any, submit: Callable[[Any], Any], return_exceptions: bool) -> None:
-        self._number = number
-        self._request = request
-        self._result: Any = None
-        self._error: Exception | None = None
-        try:
-            self._result = submit(request)
-        except Exception as error:
-            about_request(error, number, request)
-            if not return_exceptions:
-                raise
-            self._error = error
-
-    def collected(self, timeout: float | None, return_exceptions: bool) -> Any:
-        """What is yielded for it; raises what came instead, unless that is to be yielded."""
-        if self._error is not None:
-            return self._error
-        try:
-            return self._result(timeout=timeout)
-        except Exception as error:
-            about_request(error, self._number, self._request)
-            if not return_exceptions:
-                raise
-            self.cancel()
-            return error
-
-    def cancel(self) -> None:
-        """Give the request up, if it is under way."""
-        if self._result is not None:
-            self._result.cancel()

@@ -1,9 +1,9 @@
-"""How results of requests stand to cs.result, for programs that use that package.
+"""Compatibility of results with cs.result, for programs that use that package.
 
-Strategy: nothing here imports cs.result until something is asked of a result that only a `cs.result.Result` has.
-Until the program itself has imported it there is no `Result` that a result could be compared with, nor a
-`CancellationError` that could be caught; from then on a result says that it is a `Result`, by `__class__`, and its
-cancellation is a `CancellationError`, too. So a result costs no more than a waiter, and needs no package.
+Strategy: nothing here imports cs.result until a result is asked for something that only a `cs.result.Result` has.
+Until the program itself has imported it there is no `Result` to compare a result with, and no `CancellationError`
+to catch; from then on a result is a `Result` by its `__class__`, and its cancellation is a `CancellationError`,
+too. So a result costs no more than a waiter, and does not need the package.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from packetwire.hosts.threads.answering import logger
 from packetwire.hosts.threads.nesting import as_users
 from packetwire.hosts.threads.waiter import RequestWaiter
 
-Callback = Callable[[Any, Any], Any]
+Callback = Callable[[Any, Any], object]
 
 ONLY_THERE = frozenset(
     [
@@ -30,11 +30,11 @@ ONLY_THERE = frozenset(
         *("pending", "post_notify", "run_func_in_thread", "state"),
     ]
 )
-"""Attributes of a `Result` for which cs.result is imported. Any other name may be a question, as in `hasattr`."""
+"""Attributes of a `Result` that make us import cs.result; any other may just be a question, as in `hasattr`."""
 
 
 def loaded(module: str, name: str) -> Any:
-    """`name` of a module if the program has imported that, or None."""
+    """`name` of a module if the program has imported that, else None."""
     return getattr(sys.modules.get(module), name, None)
 
 
@@ -51,10 +51,10 @@ def needed(purpose: str) -> tuple[Any, Any, Any]:
 
 
 def attribute_of(result: object, name: str) -> Any:
-    """The attribute `name`, which `result` does not have by itself, as a `Result` would have it."""
+    """The attribute `name` of a `Result`, for a `result` that does not have it itself."""
     cls = type(result)
     if any(name in vars(base) for base in cls.__mro__):
-        # it is a property that raised AttributeError, and says why again
+        # a property raised AttributeError: have it raise that again, with its message
         return object.__getattribute__(result, name)
     base = loaded("cs.result", "Result")
     if base is None and name in ONLY_THERE:
@@ -65,14 +65,14 @@ def attribute_of(result: object, name: str) -> Any:
         if name in vars(definer):
             found = vars(definer)[name]
             return found.__get__(result, result.__class__) if hasattr(type(found), "__get__") else found
-    return base.__getattr__(result, name)  # the names of states and events are made there
+    return base.__getattr__(result, name)  # makes attributes of states and events
 
 
-# its cancellation is a CancellationError
+# cancellation is a CancellationError
 
 
 def cancellation(text: str, result: object) -> RequestCancelled:
-    """What is raised of a result that was cancelled."""
+    """The exception of a cancelled result."""
     base = loaded("cs.fsm", "CancellationError")
     if base is None:
         return RequestCancelled(text)
@@ -81,35 +81,38 @@ def cancellation(text: str, result: object) -> RequestCancelled:
         names = {
             "__module__": RequestCancelled.__module__,
             "__doc__": RequestCancelled.__doc__,
-            # anywhere else there may be no cs.fsm
+            # as a plain one: where it is unpickled there may be no cs.fsm
             "__reduce__": lambda self: (RequestCancelled, self.args),
         }
         kind = globals()["_Cancelled"] = type(RequestCancelled.__name__, (RequestCancelled, base), names)
     error: RequestCancelled = kind(text)
-    error.fsm = result  # type: ignore[attr-defined]  # not by the constructor, which checks it for an FSM
+    # the attributes of the other class, whose constructor would check that the result is an FSM
+    error.message, error.fsm = text, result  # type: ignore[attr-defined]
     return error
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """True if it says that something was cancelled."""
+    """True if an exception says that something was cancelled."""
     kind = loaded("cs.fsm", "CancellationError")
     return isinstance(error, RequestCancelled) or (kind is not None and isinstance(error, kind))
 
 
-# what it looks like
+# the interface of a Result
 
 
 class _Entry(NamedTuple):
-    """Something to call when a result is done."""
+    """A callback for when a result is done."""
 
-    state: str | None
-    """The state that it is called in, or None for any."""
-    function: Callable[..., Any]
+    state: object
+    """The state in which it is called, or None for any."""
+    function: Callable[..., object]
     with_transition: bool
 
 
 class ResultWaiter(RequestWaiter):
-    """A waiter that looks like a `Result`: its states, its callbacks, and all else that is taken from there."""
+    """A waiter with the interface of a `Result`: states, callbacks, and everything else from there."""
+
+    __slots__ = ()
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -117,14 +120,14 @@ class ResultWaiter(RequestWaiter):
     CANCELLED = "CANCELLED"
 
     _cancelled = False
-    collected = True  # nothing to complain about when it goes
+    collected = True  # so that nothing is logged when it is garbage-collected
 
     def __getattr__(self, name: str) -> Any:
         return attribute_of(self, name)
 
     @property
     def extra(self) -> Any:
-        """What its users note there, as attributes."""
+        """A mapping for the user's own attributes."""
         if "_extra" not in self.__dict__:
             _, _, mapping = needed("RequestResult.extra")
             self.__dict__.setdefault("_extra", mapping())
@@ -135,7 +138,7 @@ class ResultWaiter(RequestWaiter):
         """`PENDING`, `DONE`, or `CANCELLED`, which it also is if the connection ended first."""
         if not self.done:
             return "PENDING"
-        # a request that was lost with its connection is not DONE for whoever acts on that, as in the reference
+        # as in the reference, a request that was lost with its connection is not DONE
         return "CANCELLED" if self._cancelled or self.ended is not None else "DONE"
 
     @property
@@ -176,20 +179,20 @@ class ResultWaiter(RequestWaiter):
     def name(self) -> str:
         raise NotImplementedError
 
-    def cancel(self, msg: str | None = None) -> None:
+    def cancel(self, msg: str | None = None, *, wait: float | None = None) -> bool | None:
         raise NotImplementedError
 
     # callbacks
 
-    def notify(self, notifier: Callable[[Any], Any]) -> None:
+    def notify(self, notifier: Callable[[Any], object]) -> None:
         """Call `notifier(self)` when done, in the thread that reads the connection; at once if it is done."""
         self._add_callback(_Entry(None, notifier, False))
 
-    def fsm_callback(self, state: Any, callback: Callback) -> None:
+    def fsm_callback(self, state: object, callback: Callback) -> None:
         """Call `callback(self, transition)` on the transition to `state`; at once if that is its state."""
         self._add_callback(self._entry(state, callback))
 
-    def fsm_callback_discard(self, state: Any, callback: Callback) -> None:
+    def fsm_callback_discard(self, state: object, callback: Callback) -> None:
         """Undo `fsm_callback`, if the callback has not begun."""
         if self._callbacks is not None:
             entry = self._entry(state, callback)
@@ -197,7 +200,7 @@ class ResultWaiter(RequestWaiter):
                 while True:  # one at a time, as others may be added and taken meanwhile
                     self._callbacks.remove(entry)
 
-    def _entry(self, state: Any, callback: Callback) -> _Entry:
+    def _entry(self, state: object, callback: Callback) -> _Entry:
         fsm, _, _ = needed("RequestResult.fsm_callback")
         if state is fsm.FSM_ANY_STATE:
             return _Entry(None, callback, True)
@@ -207,11 +210,12 @@ class ResultWaiter(RequestWaiter):
 
     def _add_callback(self, entry: _Entry) -> None:
         self._own_list("_callbacks").append(entry)
-        if self.done:  # it may have become so just now: a callback that is popped runs once
+        self._driver.be_eager()
+        if self.done:  # maybe just now, by another thread: a callback that is popped runs once
             self._run_callbacks()
 
     def _run_callbacks(self) -> None:
-        """Call what there is to call; no lock is held, so that it can do as it likes."""
+        """Call the callbacks; no lock is held, so they can do anything."""
         callbacks, transition = self._callbacks, None
         while callbacks:
             try:
@@ -225,11 +229,11 @@ class ResultWaiter(RequestWaiter):
             try:
                 as_users(function, self, *([transition] if with_transition else []))
             except Exception as error:
-                # as in a plain Result: the callback belongs to something that was cancelled
+                # as in a plain Result: the callback's own work was cancelled, which is not a failure
                 if not is_cancellation(error):
                     logger.exception("%s: callback %r failed", self.name, function)
 
-    def _transition(self) -> Any:
+    def _transition(self) -> object:
         state = self.fsm_state
         _, transition, _ = needed("RequestResult.fsm_callback")
         return transition(
@@ -240,7 +244,7 @@ class ResultWaiter(RequestWaiter):
             extra={},
         )
 
-    def fsm_event(self, event: str, **extra: Any) -> str:
+    def fsm_event(self, event: str, **extra: object) -> str:
         """Only "cancel" can be sent by hand; see `result` and `exc_info` for completing."""
         if event == "cancel":
             self.cancel()

@@ -1,4 +1,4 @@
-"""What the peer is told of a handler's exception."""
+"""The text that the peer gets for a handler's exception."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ import traceback
 from packetwire.errors import RequestError
 
 ERROR_TEXT_LIMIT = 16384
-"""Characters."""
+"""Characters of the text, at most."""
+
+
+class RequestRefused(RequestError):
+    """A `RequestError` whose payload was made already, for a peer that understands it."""
+
+    def __init__(self, text: str, payload: bytes) -> None:
+        super().__init__(text)
+        self.payload = payload
 
 
 def error_text(error: BaseException, detail: str) -> bytes:
     """The payload of the failed response, by `detail`: "none", "message" or "traceback"."""
+    if isinstance(error, RequestRefused):
+        return error.payload
     if isinstance(error, RequestError):
         text = _told(error)
     elif detail == "none":
@@ -24,8 +34,8 @@ def error_text(error: BaseException, detail: str) -> bytes:
 
 
 def _told(error: RequestError) -> str:
-    """The text of a `RequestError`, which may be no str, or missing where a subclass does not call `__init__`."""
+    """The text of a `RequestError`, even if it is not a str, or missing as a subclass did not call `__init__`."""
     try:
         return str(getattr(error, "text", error))
-    except Exception:  # of the text's own __str__: the peer is answered all the same
+    except Exception:  # raised by the text's own __str__: the peer must be answered all the same
         return "the request failed"

@@ -1,10 +1,9 @@
-"""What the log says of requests that failed, and of handlers that return what they hardly mean."""
+"""Logging of requests that failed, and of handlers whose results are probably mistakes."""
 
 from __future__ import annotations
 
 import logging
 import traceback
-from typing import Any
 
 from packetwire.core.faults import FaultCounter, Worth, is_caused_by_peer
 from packetwire.core.requests import HandlerResult, response_parts
@@ -15,14 +14,14 @@ logger = logging.getLogger("packetwire")
 SHOWN = 500
 """Characters of an exception in a line of the log."""
 TRACEBACK_SHOWN = 16_384
-"""Characters of a traceback; what is in the middle of a longer one is left out."""
+"""Characters of a traceback; the middle of a longer one is left out."""
 
 
 class FaultLog:
     """Logs the failures of one connection's requests: the first of each kind singly, then how many there were.
 
-    A `RequestError` is a handler's answer and not logged. What the peer did wrong is a line at WARNING, anything
-    else an entry at ERROR with the traceback.
+    A `RequestError` is a handler's answer and not logged. A fault of the peer is a line at WARNING, anything else
+    an entry at ERROR with the traceback.
     """
 
     def __init__(self, name: str) -> None:
@@ -32,7 +31,7 @@ class FaultLog:
         self._warned: set[int] = set()  # ids of handlers, which must not be kept alive
 
     def failed(self, channel: int, tag: int, rq_type: int, error: BaseException) -> None:
-        """A request was not done, for `error`."""
+        """Log a request that failed with `error`."""
         if isinstance(error, RequestError):
             return
         counted = self._counter.add(error)
@@ -64,28 +63,30 @@ class FaultLog:
         shown, exc_info = _shown(error), details
         if details is not None:
             whole = "".join(traceback.format_exception(details))
-            if len(whole) > TRACEBACK_SHOWN:  # the peer may have a say in it
+            if len(whole) > TRACEBACK_SHOWN:  # the peer may have made it so long
                 half = TRACEBACK_SHOWN // 2
                 shown, exc_info = f"{shown}\n{whole[:half]}\n…\n{whole[-half:]}".rstrip(), None
         logger.log(level, text, self._name, tag, channel, rq_type, shown, exc_info=exc_info)
 
     def sum_up(self) -> None:
-        """Say how many failures were only counted, if that was not said yet: at the end of the connection."""
+        """At the end of the connection: log how many failures were only counted, unless that was logged."""
         only_counted = self._counter.only_counted()
         if only_counted > self._summed_up:
             self._summed_up = only_counted
             logger.warning("%s: %d more requests failed than are shown above", self._name, only_counted)
 
-    def response_parts(self, handler: Any, rq_type: int, result: HandlerResult) -> tuple[int, bytes]:
-        """As the function of that name; a result that is a bool is taken, and warned of once for each handler."""
+    def response_parts(self, handler: object, rq_type: int, result: HandlerResult) -> tuple[int, bytes]:
+        """As the function of that name. Accepts a bool, with a warning once for each handler."""
         value = result[0] if type(result) is tuple and result else result
         if type(value) is bool:
             self._warn_of_bool(handler, rq_type, value)
         return response_parts(result)
 
-    def _warn_of_bool(self, handler: Any, rq_type: int, value: bool) -> None:
-        while hasattr(handler, "func"):  # of a partial, or what refers to it weakly
-            handler = handler.func
+    def _warn_of_bool(self, handler: object, rq_type: int, value: bool) -> None:
+        while (
+            inner := getattr(handler, "func", None)
+        ) is not None:  # of a partial, or a weak reference to a handler
+            handler = inner
         classes = getattr(getattr(handler, "__self__", None), "conn_rq_class_by_type", {})
         if rq_type in classes:
             handler = classes[rq_type].fulfil

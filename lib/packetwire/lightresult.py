@@ -1,13 +1,13 @@
-"""What `submit` returns: a waiter for one response that can do all that a `cs.result.Result` can.
+"""The result of `submit`: a waiter for one response, with the whole interface of a `cs.result.Result`.
 
-A plain Result sets up a state machine, two locks and an attribute mapping, and tells all of them about its
-end; that takes ten times as long as the request. This one answers the usual questions (`ready`, `is_done`,
-calling it, `join`, `notify`) from the waiter that it is. What else a Result has is taken from cs.result when it is
-asked for (`csresult`); all but that works where cs.result is not installed.
+A plain Result sets up a state machine, two locks and an attribute mapping, and updates all of them when it is done;
+that takes ten times as long as the request. This one implements the usual operations (`ready`, `is_done`, calling
+it, `join`, `notify`) itself. All others of a Result are taken from cs.result on demand (`csresult`); only these
+need cs.result to be installed.
 
-No lock is held anywhere here, as the threads that complete, cancel and wait agree by single steps: the engine gives
+No lock is held anywhere here, as the threads that complete, cancel and wait agree by atomic steps: the engine gives
 a request away once, a callback is taken from the list before it is called, and the first outcome that is stored is
-everybody's.
+the outcome for all.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from packetwire.core.calloptions import CallPlan
 from packetwire.core.events import ResponseReceived
+from packetwire.core.progress import Reports
+from packetwire.core.responses import failure_of
+from packetwire.core.statuses import StatusCode
 from packetwire.core.timelimits import time_limit
 from packetwire.csresult import ResultWaiter, cancellation, loaded
-from packetwire.errors import RequestTimeout
+from packetwire.errors import DeadlineExceeded, RequestCancelled, RequestTimeout
 from packetwire.hosts.threads.waiter import call_waiter, outcome_of
 
 if TYPE_CHECKING:
@@ -32,18 +36,27 @@ if TYPE_CHECKING:
     ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
+def _as_it_is(flags: int, payload: bytes) -> bytes:
+    return payload
+
+
 class LightResult(ResultWaiter):
     """The result of one request: `(ok, flags, payload)`, once the response is there.
 
-    Call it to wait for that; `timeout` limits the wait, in seconds, and raises `RequestTimeout`, after
-    which it can still be called again. `decode_response` runs in the thread that collects the result.
-    If the connection ends first, the call raises why.
+    Call it to wait for that; after `timeout` seconds that raises `RequestTimeout`, and it can be called
+    again. `decode_response` runs in the thread that collects the result. If the connection ends first,
+    the call raises the reason.
 
-    To its users it is a `packetwire.RequestResult`, and a `cs.result.Result` if they have that.
+    For `isinstance` it is a `packetwire.RequestResult`, and a `cs.result.Result` if cs.result is imported.
     """
 
-    _outcome: tuple[Any, ExcInfo | None] | None = None
+    __slots__ = ()  # its attributes are where those of the waiter are: compiled, it has no dict until it needs one
+
+    _outcome: tuple[object, ExcInfo | None] | None = None
     _cancel_msg: str | None = None
+    _plan: CallPlan | None = None
+    _reports: Reports | None = None
+    _heard = 0.0
 
     def __str__(self) -> str:
         name = "RequestResult" if type(self) is LightResult else type(self).__name__
@@ -64,11 +77,11 @@ class LightResult(ResultWaiter):
         self.__reduce_ex__(None)
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        # `isinstance` looks here, too. Before cs.result is imported there is no Result that it could be asked for
+    def __class__(self) -> type:  # pyright: ignore[reportIncompatibleMethodOverride]  # it has no setter
+        # `isinstance` looks here, too. Before cs.result is imported nobody can ask for its Result
         if type(self) is LightResult and loaded("cs.result", "Result") is not None:
-            module = import_module("packetwire.result")  # not by a statement, as it imports this module
-            # it has no such name yet for a signal handler that interrupts its import
+            module = import_module("packetwire.result")  # not by a statement, as that module imports this one
+            # in a signal handler that interrupts its import it does not have that name yet
             shown: type = getattr(module, "RequestResult", LightResult)
             return shown
         return type(self)
@@ -78,22 +91,22 @@ class LightResult(ResultWaiter):
         """The connection, the tag of the request, and its label if it has one."""
         return f"{self._driver.name}:{self.tag}" + (f":{self._label}" if self._label else "")
 
-    # completion, by the reader of the connection
+    # completion, by the connection's reader
 
     def deliver(self, response: ResponseReceived) -> None:
-        """Complete it by an event."""
+        """Complete it with the response of an event."""
         self.set_response(response.ok, response.flags, response.payload)
 
     def _end_by_hand(self) -> None:
-        """Wake whoever waits, though there is neither a response nor an end of the connection."""
+        """Wake waiting threads, with neither a response nor an end of the connection."""
         self.done = True
         self.wake()
         self._driver.interrupt_lead()
         if self._callbacks is not None:
             self._run_callbacks()
 
-    def _complete(self, result: Any, exc_info: ExcInfo | None) -> None:
-        """Complete it by hand: the response will be dropped."""
+    def _complete(self, result: object, exc_info: ExcInfo | None) -> None:
+        """Complete it without the response, which will be dropped."""
         if result is not None and exc_info is not None:
             raise ValueError(f"one of (result, exc_info) must be None, got ({result!r}, {exc_info!r})")
         if self.done or not self._driver.forget(self._channel, self.tag):
@@ -101,12 +114,85 @@ class LightResult(ResultWaiter):
         self._outcome = result, exc_info
         self._end_by_hand()
 
-    def cancel(self, msg: str | None = None) -> None:
-        """Give the request up: whoever waits for it gets `RequestCancelled`, a late response is dropped."""
-        if not self.done and self._driver.forget(self._channel, self.tag):
-            # from here on no response can be delivered
+    def cancel(self, msg: str | None = None, *, wait: float | None = None) -> bool | None:
+        """Give the request up: waiting calls raise `RequestCancelled`, a late response is dropped.
+
+        The far end is told, if it understands that, and `msg` with it. With `wait` the response is waited for, so
+        many seconds at most: it is the far end's word that it is done with the request, and the result, if it has
+        one. Then this returns whether the handler had begun; None if the far end does not say.
+        """
+        if wait is not None:
+            return self._cancel_and_wait(msg, wait)
+        if not self.done and self._driver.forget(self._channel, self.tag, StatusCode.CANCELLED, msg or ""):
+            # forgotten by the engine: no response can be delivered any more
             self._cancelled, self._cancel_msg = True, msg
             self._end_by_hand()
+        return None
+
+    def _cancel_and_wait(self, msg: str | None, wait: float) -> bool | None:
+        if not self.done:
+            self._driver.tell_cancelled(self._channel, self.tag, msg or "")
+        if not self.wait(wait):
+            self.cancel(msg)
+        response = self.response
+        if response is None or response[0]:
+            return None if response is None else True
+        begun: bool | None = self._driver.engine.status_of(response[1]).begun
+        return begun
+
+    # a call with options
+
+    def follow(self, plan: CallPlan) -> None:
+        """Wait as the plan says, and report what comes to whom it names."""
+        self._plan = plan
+        if self._decode is None:
+            self._decode = _as_it_is  # so that the response is collected by `_collect`
+        self._heard = time.monotonic()
+        if plan.on_progress is not None:
+            self._reports = Reports(plan.on_progress)
+
+    def take_report(self, payload: bytes) -> Callable[[], object] | None:
+        """A report of progress came."""
+        self._heard = time.monotonic()
+        reports = self._reports
+        return reports.deliver if reports is not None and reports.add(payload) else None
+
+    def _check_deadline(self) -> None:
+        """Raise `DeadlineExceeded` if the far end says that the deadline has passed: its clock may be first."""
+        response = self.response
+        if self._plan is None or self._plan.deadline is None or response is None or response[0]:
+            return
+        status = self._driver.engine.status_of(response[1])
+        if status.code is StatusCode.DEADLINE:
+            raise failure_of(status, response[1], response[2], self.name)
+
+    def collect(self, timeout: float | None) -> Any:
+        """Wait as the plan says; return the response, or give the request up and raise why."""
+        try:
+            self._wait(timeout)
+        finally:
+            if not self.done:
+                self._driver.forget(self._channel, self.tag)
+        return self._result_or_raise()
+
+    def _wait_as_planned(self, plan: CallPlan, limit: float | None, timeout: float | None) -> None:
+        end = None if limit is None else time.monotonic() + limit
+        while True:
+            idle = None if plan.idle_timeout is None else self._heard + plan.idle_timeout
+            until = min((each for each in (end, plan.deadline, idle) if each is not None), default=None)
+            if self._driver.wait_for(self, until):
+                return
+            now = time.monotonic()
+            if self.given_up:
+                return
+            if plan.deadline is not None and now >= plan.deadline:
+                self._driver.forget(self._channel, self.tag, StatusCode.DEADLINE)
+                raise DeadlineExceeded(f"{self.name}: no response before the deadline")
+            if end is not None and now >= end:
+                raise RequestTimeout(f"{self.name}: no response within {timeout} s")
+            if plan.idle_timeout is not None and now >= self._heard + plan.idle_timeout:
+                self._driver.forget(self._channel, self.tag)
+                raise RequestTimeout(f"{self.name}: neither response nor progress within {plan.idle_timeout} s")
 
     # collection
 
@@ -115,16 +201,17 @@ class LightResult(ResultWaiter):
         self._wait(timeout)
         return self._collect()
 
-    def _collect(self) -> tuple[Any, ExcInfo | None]:
+    def _collect(self) -> tuple[object, ExcInfo | None]:
         if self._cancelled:
             return None, None
         outcome = self._outcome
         if outcome is None:
             try:
+                self._check_deadline()
                 outcome = outcome_of(self, self._decode), None
             except BaseException as error:
                 outcome = None, (type(error), error, error.__traceback__)
-            # of threads that decode at a time all take what the first of them got
+            # if several threads decode at the same time, all take the outcome of the first
             outcome = self.__dict__.setdefault("_outcome", outcome)
         return outcome
 
@@ -139,7 +226,7 @@ class LightResult(ResultWaiter):
         if not self.done:
             self._wait(timeout)
         elif timeout is not None:
-            time_limit(timeout)  # a mistake is told however quick the peer was
+            time_limit(timeout)  # so that an invalid timeout raises even if the peer was quicker
         return self._result_or_raise()
 
     def _result_or_raise(self) -> Any:
@@ -150,13 +237,13 @@ class LightResult(ResultWaiter):
             raise cancellation(self._cancel_msg or f"cancelled: {self}", self)
         return result
 
-    def get(self, default: Any = None) -> Any:
+    def get(self, default: object = None) -> Any:
         """Wait; return the result, or `default` if there is none."""
         result, exc_info = self.join()
         return result if exc_info is None and not self._cancelled else default
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is done; false after `timeout` seconds."""
+        """Wait until it is done; False after `timeout` seconds."""
         with suppress(RequestTimeout):
             self._wait(timeout)
         return self.done
@@ -165,16 +252,23 @@ class LightResult(ResultWaiter):
         limit = None if timeout is None else time_limit(timeout)
         deadline = None if limit is None else time.monotonic() + limit
         try:
-            done = self._driver.wait_for(self, deadline)
+            if self._plan is None:
+                done = self._driver.wait_for(self, deadline)
+            else:
+                self._wait_as_planned(self._plan, limit, timeout)
+                done = self.done
         except BaseException:
             self._driver.recover()
             raise
+        if self.given_up and not done:
+            self.cancel()
+            raise RequestCancelled(f"{self.name}: the request whose handler made it was given up")
         if not done:
             raise RequestTimeout(f"{self.name}: no response within {timeout} s")
 
     @property
     def result(self) -> Any:
-        """The result of one that is done; assigning it completes it by hand, and the response will be dropped."""
+        """The result, once done. Assigning it completes the result; the response will be dropped."""
         if not self.done:
             raise AttributeError(f".result: {self} not ready")
         if self._cancelled:
@@ -187,7 +281,7 @@ class LightResult(ResultWaiter):
 
     @property
     def exc_info(self) -> ExcInfo | None:
-        """The exception of one that is done, as `sys.exc_info` has it, or None; can be assigned like `result`."""
+        """The exception, once done, as in `sys.exc_info()`, or None; can be assigned like `result`."""
         if not self.done:
             raise AttributeError(f".exc_info: {self} not ready")
         if self._cancelled:
@@ -198,12 +292,12 @@ class LightResult(ResultWaiter):
     def exc_info(self, exc_info: ExcInfo) -> None:
         self._complete(None, exc_info)
 
-    def put(self, value: Any) -> None:
+    def put(self, value: object) -> None:
         """Complete it with `value`."""
         self._complete(value, None)
 
     def raise_(self, exc: BaseException | type[BaseException] | None = None) -> None:
-        """Complete it by an exception: `exc`, or the one that is being handled."""
+        """Complete it with an exception: `exc`, or the one that is being handled."""
         if exc is None:
             self._complete(None, sys.exc_info())
             return
@@ -212,8 +306,8 @@ class LightResult(ResultWaiter):
         except BaseException:
             self._complete(None, sys.exc_info())
 
-    def run_func(self, func: Callable[..., Any], *a: Any, **kw: Any) -> None:
-        """Complete it by `func(*a, **kw)`."""
+    def run_func(self, func: Callable[..., object], *a: object, **kw: object) -> None:
+        """Complete it with the outcome of `func(*a, **kw)`."""
         try:
             outcome = func(*a, **kw)
         except BaseException:

@@ -70,7 +70,7 @@ _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 class Acceptor(Protocol):
-    """What clients come to: a listening socket that does not block, or a bound ZMQ socket."""
+    """The place that clients come to: a listening socket that does not block, or a bound ZMQ socket."""
 
     def fileno(self) -> int:
         """Readable when there is a client."""
@@ -86,7 +86,7 @@ class Acceptor(Protocol):
 
 
 class Listener:
-    """What to accept clients from; `address` is the real one, with the port that the system chose."""
+    """The sockets to accept clients from; `address` is the real one, with the port that the system chose."""
 
     def __init__(self, address: Address, sockets: Sequence[Acceptor]) -> None:
         self.address = address

@@ -1,4 +1,4 @@
-"""How much memory this process may use, and giving back what it does not use any more."""
+"""The memory that this process may use, and returning unused memory to the system."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 CGROUPS = Path("/sys/fs/cgroup")
 DEFAULT_MAX_MEMORY = 1 << 30
-"""Bytes that the connections of a server may hold, all together, where there is much memory."""
+"""Bytes that all connections of a server together may hold, if memory is plentiful."""
 PARTS = 4
-"""That is no more than one of so many parts of the memory that this process may use."""
+"""The bound is at most this fraction of the memory that the process may use: a quarter."""
 
 
 def default_max_memory() -> int:
@@ -20,7 +20,7 @@ def default_max_memory() -> int:
 
 
 def memory_limit() -> int:
-    """Bytes that this process may use: those of its control group, or of the machine."""
+    """Bytes that this process may use, by its control group or by the machine."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -29,19 +29,19 @@ def memory_limit() -> int:
 
 
 def _limits_of(_: str, controllers: str, path: str) -> list[int]:
-    """The limits of a control group and of those that it is in, of either version."""
+    """The limits of a control group, of either version, and of its parents."""
     if controllers and "memory" not in controllers.split(","):
         return []
     root, name = (CGROUPS / "memory", "memory.limit_in_bytes") if controllers else (CGROUPS, "memory.max")
     groups = PurePosixPath(path.lstrip("/"))
     limits = []
     for group in (groups, *groups.parents):
-        with suppress(OSError, ValueError):  # "max" is no number
+        with suppress(OSError, ValueError):  # "max" means no limit
             limits.append(int((root / group / name).read_text()))
     return limits
 
 
 def give_back() -> None:
-    """Give memory that is free back to the system, where the C library can do that."""
+    """Return free memory to the system, if the C library can do that."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

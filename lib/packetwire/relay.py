@@ -1,10 +1,10 @@
-"""`Relay`: octets from each of two streams to the other.
+"""`Relay`: bytes from each of two streams to the other.
 
-Strategy. One thread polls both streams and passes on what comes; they never block, so it waits in its poll
-only, where it can always be told to stop. A direction holds one piece of octets at most, and reads no further
-until that is written. So a side that takes nothing stops the other side's reading, and memory stays flat. The
-end of a direction is passed on when all before it is written, and the other direction goes on. When one end is
-gone, what it sent before is still passed on, and nothing is read for it any more.
+Strategy. Both streams are polled, by a thread or in an event loop, and what comes is passed on; they never block,
+so nothing waits but the poll, which can always be told to stop. A direction holds one piece of data at most, and
+reads no further until that is written. So a side that takes nothing stops the other side's reading, and memory
+stays flat. The end of a direction is passed on when all before it is written, and the other direction goes on. The
+last data of an end that is gone is still passed on, and nothing is read for it any more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from packetwire.streams.bytestream import Buffers, ByteStream
 from packetwire.streams.wakeup import Wakeup
 
 RELAY_SIZE = 65536
-"""Octets that a direction holds at most."""
+"""Bytes that a direction holds at most."""
 
 _GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
 
@@ -41,7 +41,7 @@ class Relay:
 
     @property
     def last_forth(self) -> float | None:
-        """When something came from the first stream; None if nothing ever did. By `time.monotonic`."""
+        """The time of the last data from the first stream; None if there was none. By `time.monotonic`."""
         return self._forth.last_read
 
     @property
@@ -50,21 +50,42 @@ class Relay:
         return self._back.last_read
 
     def stop(self) -> None:
-        """Have `run` return soon. From any thread."""
+        """Have it be over soon. From any thread."""
         self._stopped = True
         self._wakeup.set()
 
-    def run(self) -> None:
-        """Relay until both directions are over, or until `stop`."""
+    # in this order, `wanted` and `advance` again and again until it is over
+
+    def begin(self) -> None:
+        """Both streams are in use from here on."""
         for stream in self._ends:
             stream.start(partial(self._note_exit, stream))
-        while not self._stopped and not (self._forth.over and self._back.over):
-            ready = self._poll()
-            for direction in self._directions:
-                if direction.is_ready(ready):
-                    direction.advance()
-                direction.look_at_sink(ready)
-            self._see_to_ends()
+
+    @property
+    def is_over(self) -> bool:
+        """True if both directions are over, or it was stopped."""
+        return self._stopped or (self._forth.over and self._back.over)
+
+    def wanted(self) -> dict[int, int]:
+        """The descriptors to poll before the next `advance`, with their events."""
+        wanted = {self._wakeup.fileno(): select.POLLIN}
+        for direction in self._directions:
+            if not direction.over:
+                for fd, events in direction.wanted():
+                    wanted[fd] = wanted.get(fd, 0) | events
+        return wanted
+
+    def advance(self, ready: dict[int, int]) -> None:
+        """Go on as far as that goes at once; `ready` is what a poll has found."""
+        self._wakeup.clear()
+        for direction in self._directions:
+            if direction.is_ready(ready):
+                direction.advance()
+            direction.look_at_sink(ready)
+        self._see_to_ends()
+
+    def finish(self) -> None:
+        """It is over: write what fits, and pass the ends on."""
         for direction in self._directions:
             direction.finish()
 
@@ -73,7 +94,10 @@ class Relay:
         self._wakeup.close()
 
     def failure(self) -> Exception | None:
-        """What went wrong, once `run` has returned: a stream that was cut off, a child that failed."""
+        """The reason, if it failed, once it is over: a stream that was cut off, a child that failed.
+
+        This may wait for up to a second.
+        """
         for direction in self._directions:
             if self._failure is None and direction.source_ended and not self._stopped:
                 reason = direction.source.end_reason()
@@ -81,27 +105,13 @@ class Relay:
             self._failure = self._failure or direction.read_failure
         return self._failure
 
-    def _poll(self) -> dict[int, int]:
-        """Wait until a direction can go on: the descriptors that are ready, with their events."""
-        wanted = {self._wakeup.fileno(): select.POLLIN}
-        for direction in self._directions:
-            if not direction.over:
-                for fd, events in direction.wanted():
-                    wanted[fd] = wanted.get(fd, 0) | events
-        poller = select.poll()
-        for fd, events in wanted.items():
-            poller.register(fd, events)
-        ready = dict(poller.poll())
-        self._wakeup.clear()
-        return ready
-
     def _note_exit(self, stream: ByteStream, cause: ConnectionEnded) -> None:
         """From any thread: `stream` is at its end, although no poll may show it."""
         self._exits.append((stream, cause))
         self._wakeup.set()
 
     def _see_to_ends(self) -> None:
-        """What has happened to one direction, and to the ends, concerns the other direction as well."""
+        """See to what happened to one direction, and to the ends: it concerns the other direction as well."""
         while self._exits:
             stream, cause = self._exits.pop()
             for direction in self._directions:
@@ -126,27 +136,27 @@ def _is_failure(reason: ConnectionEnded | None) -> bool:
 
 
 class _Direction:
-    """From one stream to the other. It holds one piece of octets at most, and reads no further until then."""
+    """From one stream to the other. It holds one piece of data at most, and reads no further until then."""
 
     def __init__(self, source: ByteStream, sink: ByteStream, record: Callable[[bytes], None] | None) -> None:
         self.source = source
         self.over = False
-        """Whether nothing more is read or written."""
+        """Nothing more is read or written."""
         self.source_ended = False
         self.last_read: float | None = None
         self.read_failure: Exception | None = None
         self.write_failed = False
         self.draining = False
-        """Whether the source is going: what can be read at once is passed on, and nothing waited for."""
+        """The source is going: what can be read at once is passed on, and nothing waited for."""
         self._sink = sink
         self._record = record
         self._unsent: Buffers = ()
         self._at_end = False  # nothing more is read; the end is passed on when there is room
         if source.leading_octets:
-            octets, source.leading_octets = source.leading_octets, b""
+            data, source.leading_octets = source.leading_octets, b""
             self.last_read = time.monotonic()
-            self._unsent = (octets,)
-            self._note(octets)
+            self._unsent = (data,)
+            self._note(data)
 
     def wanted(self) -> list[tuple[int, int]]:
         """The descriptors, with their events, to poll before the next `advance`."""
@@ -156,7 +166,7 @@ class _Direction:
         return [(self._sink.write_fd, 0), (self.source.read_fd, select.POLLIN)]
 
     def is_ready(self, ready: dict[int, int]) -> bool:
-        """Whether what it wants is among what a poll has found."""
+        """Tell if what it wants is among what a poll has found."""
         return not self.over and any(ready.get(fd, 0) & (events | _GONE) for fd, events in self.wanted())
 
     def look_at_sink(self, ready: dict[int, int]) -> None:
@@ -193,21 +203,21 @@ class _Direction:
 
     def _read(self) -> None:
         try:
-            octets = self.source.try_read(RELAY_SIZE)
+            data = self.source.try_read(RELAY_SIZE)
         except Exception as error:
             self.read_failure = error
-            octets = b""
-        if octets:
+            data = b""
+        if data:
             self.last_read = time.monotonic()
-            self._unsent = (octets,)
-            self._note(octets)
-        elif octets is not None or self.draining:
-            self.source_ended = octets is not None
+            self._unsent = (data,)
+            self._note(data)
+        elif data is not None or self.draining:
+            self.source_ended = data is not None
             self._end()
 
-    def _note(self, octets: bytes) -> None:
+    def _note(self, data: bytes) -> None:
         if self._record is not None:
-            self._record(octets)
+            self._record(data)
 
     def _write(self) -> None:
         try:

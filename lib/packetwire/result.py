@@ -1,6 +1,6 @@
-"""The public names of what `submit` returns, for type annotations, `isinstance` and subclasses.
+"""The public class of the results of `submit`, for type annotations, `isinstance` and subclasses.
 
-Importing this module imports cs.result, which takes a while, if that is installed; asking and collecting do not
+Importing this module imports cs.result, if that is installed, which takes a while; submitting and collecting do not
 need it.
 """
 
@@ -14,17 +14,18 @@ from packetwire.lightresult import LightResult
 try:
     from cs.result import Result
 except ModuleNotFoundError:
-    RequestResult = LightResult
+    RequestResult = LightResult  # pyright: ignore[reportAssignmentType]
 else:
 
     class RequestResult(LightResult, Result):  # type: ignore[misc,no-redef]
         __doc__ = LightResult.__doc__
 
-        __del__ = staticmethod(bool)  # does nothing, and not in Python: a Ctrl-C in there would get lost
+        # does nothing, and without Python code: a Ctrl-C in that would get lost
+        __del__ = staticmethod(bool)  # pyright: ignore[reportAssignmentType]
 
 
 class RequestState(NamedTuple):
-    """A request's `decode_response` and `Result`, and the three ways to end it, as the reference has them."""
+    """A request's `decode_response` and `Result`, and the three ways to end it, as in the reference."""
 
     decode_response: DecodeResponse | None
     result: Any

@@ -13,49 +13,40 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
-import select
 import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
+from packetwire._sync.accepting import AcceptLoop
 from packetwire.addresses import (
     Address,
-    StdioAddress,
-    TcpAddress,
-    TlsAddress,
-    UnixAddress,
-    ZmqPairAddress,
-    ZmqRouterAddress,
-    keep_alive,
-    parse_address,
 )
-from packetwire.admission import Admission, ServedClient, is_exhaustion
-from packetwire.connection import PacketConnection
-from packetwire.core.budget import STALL_SECONDS, Budget
+from packetwire.admission import is_exhaustion
 from packetwire.core.settings import DEFAULT_DRAIN as DEFAULT_DRAIN
 from packetwire.core.settings import DEFAULT_MAX_CONNECTIONS as DEFAULT_MAX_CONNECTIONS
 from packetwire.core.settings import ServerSettings
 from packetwire.core.timelimits import seconds_of, time_limit
-from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, PeerClosed, ended_by
 from packetwire.hosts.threads.signals import sleep_limit
-from packetwire.listeners import OPEN_SOCKET_MODE, SOCKET_MODE, Acceptor, Listener, check_listenable, listen
-from packetwire.memory import default_max_memory, give_back
-from packetwire.service import HasPacketConnection
+from packetwire.listeners import Listener
+from packetwire.memory import give_back
+from packetwire.serversession import ServerSession, ServiceFactory
+from packetwire.serversession import connection_of as connection_of
+from packetwire.serving import (
+    ABANDON_TIMEOUT,
+    CUT_SECONDS,
+    GIVE_BACK_SECONDS,
+    LOOK_SECONDS,
+    Prepared,
+    ServerBase,
+    see_to_budget,
+)
 from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream
-from packetwire.streams.credentials import checked_uids
-from packetwire.streams.open import PacketConnectionRecvSend
-from packetwire.streams.wakeup import Wakeup
-from packetwire.streams.zmqpeers import THE_END
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -64,23 +55,10 @@ __all__ = ["Server", "serve"]
 
 logger = logging.getLogger("packetwire")
 
-ABANDON_TIMEOUT = 1.0
-"""The same when the block of a `with` was left by an exception."""
-CUT_SECONDS = 2.0
-"""Seconds for sessions to end that were cut off."""
-LOOK_SECONDS = 0.1
-"""Seconds between two looks at who holds how much, while that is too much."""
-GIVE_BACK_SECONDS = 0.5
-"""Seconds after the end of a client that held much until memory is given back to the system."""
-PAUSE_SECONDS = 0.5
-"""Seconds without accepting, when there is no place or the system ran out of something."""
 CLOSING_AT_ONCE = 8
 """Sessions that are closed at the same time, besides those that take long."""
 LONG_CLOSING = 0.05
 """Seconds after which closing a session counts as taking long."""
-
-Service = HasPacketConnection | PacketConnection
-ServiceFactory = Callable[[PacketConnectionRecvSend], Service]
 
 
 def serve(
@@ -108,14 +86,14 @@ def serve(
     `recv_send` is a `TlsStream`, whose `ssl_object.getpeercert()` tells who the client is, if clients need a
     certificate.
 
-    When `max_connections` clients are connected and one more comes, one gives its place to it: who has never
-    completed a packet, the oldest first, else who has been idle for longest with nothing owed in either direction.
+    With `max_connections` clients connected, one gives its place to the next: the oldest that has never completed a
+    packet, else the one that has been idle for longest with nothing owed in either direction.
     If all have something to do, and none leaves within half a second, those that wait are turned away. Both are
     told that the connection has ended. `max_per_address` is a bound for the clients from one IP address, or from
     one IPv6 network of 64 bits; Unix sockets and ZMQ streams have none.
 
-    Whoever reaches a `tcp:` address can connect; a Unix socket is its owner's, or with `allow_uids` for the users
-    with these numbers, which the system tells of whoever connects.
+    Everybody who reaches a `tcp:` address can connect; a Unix socket is its owner's, or with `allow_uids` for the
+    users with these numbers, which the system tells of whoever connects.
 
     `max_memory` is a bound for the bytes that all connections hold together: requests without a reply, replies that
     are not written, packets that are arriving. Past it, those that hold most begin nothing more; whoever of them
@@ -127,87 +105,19 @@ def serve(
 
     Raises `LocalProtocolError` for what is no such address, OSError if it can't be served on.
     """
-    given = address if isinstance(address, Listener) else None
-    if isinstance(address, Listener):
-        address = address.address
-    elif isinstance(address, str):
-        address = parse_address(address)
-    check_listenable(address)
-    check_factory(factory)
     settings = ServerSettings(
         max_connections=max_connections,
         max_per_address=max_per_address,
         max_memory=max_memory,
         drain_timeout=drain_timeout,
     )
-    check_context(address, ssl_context)
-    uids = users_of(address, allow_uids)
-    stdio: ByteStream | None = None
-    if given is not None:
-        listener = given
-    elif isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
-        listener = listen(address, mode=mode_for(uids))
-    else:
-        stdio = StdioAddress().open(0)
-        listener = Listener(address, [])
-    return Server(
-        listener,
-        factory,
-        stdio,
-        ssl_context=ssl_context,
-        allow_uids=uids,
-        **asdict(settings),
-    )
+    prepared = Prepared(address, factory, settings, ssl_context, allow_uids)
+    listener, client = prepared.listen()
+    return Server(listener, factory, client, **prepared.options)
 
 
-def see_to_budget(budget: Budget, admission: Admission[Any]) -> None:
-    """While connections are held: end those that take nothing, and let go on who may."""
-    if not budget.is_pressed:
-        return
-    for debtor in budget.look(time.monotonic()):
-        text = (
-            f"its client has taken nothing for {STALL_SECONDS:g} s of {debtor.owed_bytes} octets, and all clients "
-            f"together hold more than max_memory={budget.limit}"
-        )
-        admission.warn("memory", "%s: its connection was ended: %s", getattr(debtor, "name", "a client"), text)
-        debtor.abort(ended_by(LimitExceeded(text), text))
-    for debtor in budget.debtors:
-        debtor.resume()
-
-
-def users_of(address: Address, allow_uids: Iterable[int] | None) -> frozenset[int] | None:
-    """`allow_uids` as a set. Raises `LocalProtocolError` or TypeError if it makes no sense for that address."""
-    if allow_uids is None:
-        return None
-    if not isinstance(address, UnixAddress):
-        raise LocalProtocolError(f"{address} has no use for allow_uids: only unix: has")
-    return checked_uids(allow_uids)
-
-
-def mode_for(uids: frozenset[int] | None) -> int:
-    """The mode of a Unix socket for those users."""
-    return SOCKET_MODE if uids is None or uids <= {os.geteuid()} else OPEN_SOCKET_MODE
-
-
-def check_factory(factory: object) -> None:
-    if not callable(factory):
-        raise TypeError(
-            f"factory must be a class or another callable, which is given a stream, got {factory!r:.100}"
-        )
-
-
-def check_context(address: Address, ssl_context: SSLContext | None) -> None:
-    if isinstance(address, TlsAddress) != (ssl_context is not None):
-        need = "needs an ssl_context with a certificate" if ssl_context is None else "has no use for an ssl_context"
-        raise LocalProtocolError(f"{address} {need}")
-    if ssl_context is not None:
-        from packetwire.streams.tls import prepared
-
-        prepared(ssl_context, server_side=True)
-
-
-class Server:
-    """What `serve` returns: it runs until `stop`, or until the end of a `with` block.
+class Server(ServerBase[ServerSession]):
+    """The server that `serve` returns: it runs until `stop`, or until the end of a `with` block.
 
     `address` is where it is reached, with the real port; `failure` is what ended it, if nobody stopped it.
     """
@@ -226,35 +136,24 @@ class Server:
         max_memory: int | None = None,
     ) -> None:
         """`client` is there from the beginning; without listening sockets it is the only one."""
-        self.address = listener.address
-        self.failure: BaseException | None = None
-        self._listener = listener
-        self._factory = factory
-        self._drain_timeout = drain_timeout
-        self._ssl_context = ssl_context
-        self._sessions: set[_Session] = set()
-        self._is_over = False
-        self._ended: deque[_Session] = deque()
-        self._closing: dict[_Session, float] = {}  # with when that began
-        self._over: deque[_Session] = deque()
-        self._wakeup = Wakeup()
-        self._budget = Budget(
-            default_max_memory() if max_memory is None else max_memory, max_connections, self._wakeup.set
+        super().__init__(
+            listener,
+            self._wake,
+            max_connections=max_connections,
+            drain_timeout=drain_timeout,
+            ssl_context=ssl_context,
+            max_per_address=max_per_address,
+            allow_uids=allow_uids,
+            max_memory=max_memory,
         )
+        self._factory = factory
+        self._is_over = False
+        self._ended: deque[ServerSession] = deque()
+        self._closing: dict[ServerSession, float] = {}  # with when that began
+        self._over: deque[ServerSession] = deque()
         self._give_back_at: float | None = None
         self._stop_lock = threading.Lock()
-        self._stop_deadline: float | None = None
-        self._paused_until: float | None = None
-        self._admission: Admission[_Session] = Admission(
-            listener,
-            self._pause,
-            self._ask_again,
-            self._sessions,
-            max_connections,
-            most_of_one_address=max_per_address,
-            allow_uids=allow_uids,
-            farewell=THE_END if ssl_context is None else b"",
-        )
+        self._accepting = AcceptLoop(listener, self._admission)
         forking.register(self)
         self._thread = threading.Thread(target=self._run, name=f"packetwire-{self.address}", daemon=True)
         try:
@@ -263,8 +162,11 @@ class Server:
             self._thread.start()
         except BaseException:
             listener.close()
-            self._wakeup.close()
+            self._accepting.close()
             raise
+
+    def _wake(self) -> None:
+        self._accepting.wake()
 
     @property
     def connections(self) -> int:
@@ -274,16 +176,15 @@ class Server:
     def stop(self, drain_timeout: float | None = None) -> None:
         """Have it end; returns at once, from any thread, also from a handler. A second call can only hurry.
 
-        No more clients are accepted, and no more requests begun. What was begun has `drain_timeout` seconds to
-        finish; handlers can make calls to their clients meanwhile. A client that has got its replies is told that
-        this is the end. Who is left when the time is over is cut off, and gets a `ConnectionEnded` that says so.
+        No more clients are accepted, and no more requests begun. Requests that were begun have `drain_timeout`
+        seconds to finish; handlers can make calls to their clients meanwhile. A client that has got its replies is
+        told that this is the end. A client that is left when the time is over is cut off, and gets a
+        `ConnectionEnded` that says so.
         """
         drain = self._drain_timeout if drain_timeout is None else seconds_of(drain_timeout, "drain_timeout")
-        deadline = time.monotonic() + drain
         with self._stop_lock:
-            if self._stop_deadline is None or deadline < self._stop_deadline:
-                self._stop_deadline = deadline
-        self._wakeup.set()
+            self._stop_at(time.monotonic() + drain)
+        self._accepting.wake()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, at most `timeout` seconds: whether it has. Not to be called by a handler."""
@@ -326,7 +227,7 @@ class Server:
 
     def _run(self) -> None:
         try:
-            while self._stop_deadline is None and (self._listener.sockets or self._sessions):
+            while self._goes_on:
                 self._wait_for_something(None)
         except Exception as error:
             self.failure = error
@@ -334,42 +235,29 @@ class Server:
         finally:
             self._listener.close()
             self._drain()
-            self._wakeup.close()
+            self._accepting.close()
             self._is_over = True  # first this: whose client ends from now on closes by itself
             self._close_left_behind()
 
     def _wait_for_something(self, deadline: float | None) -> None:
         """Wait for a client, for the end of a session, for `stop`, or the deadline, and see to it."""
-        paused = self._paused_until
-        sockets = [] if paused else self._listener.sockets
-        poller = select.poll()
-        poller.register(self._wakeup.fileno(), select.POLLIN)
-        for sock in sockets:
-            poller.register(sock.fileno(), select.POLLIN)
-        until = paused or deadline
-        left = None if until is None else max(0.0, until - time.monotonic()) * 1000
-        if self._budget.is_pressed or self._give_back_at is not None:
-            left = LOOK_SECONDS * 1000 if left is None else min(left, LOOK_SECONDS * 1000)
-        if self._ended:
-            left = LONG_CLOSING * 1000 if left is None else min(left, LONG_CLOSING * 1000)
-        ready = {fd for fd, _ in poller.poll(left)}
-        self._wakeup.clear()
+        ready = self._accepting.wait(
+            None if deadline is None else deadline - time.monotonic(),
+            LOOK_SECONDS if self._budget.is_pressed or self._give_back_at is not None else None,
+            LONG_CLOSING if self._ended else None,
+        )
         over = self._forget_sessions()
         self._close_sessions()
         see_to_budget(self._budget, self._admission)
         self._give_back_in_time(over)
         if over:
             self._admission.freed()
-        if over or (paused and time.monotonic() >= paused):
-            self._paused_until = None
         for session in over:
             if is_exhaustion(session.failure):
                 self._admission.ran_out(session.failure)
-        for sock in sockets:
-            if self._paused_until is None and sock.fileno() in ready:
-                self._admit(sock)
+        self._admission.admit_all(ready, self._start_session)
 
-    def _give_back_in_time(self, over: list[_Session]) -> None:
+    def _give_back_in_time(self, over: list[ServerSession]) -> None:
         """Give memory back, a moment after the last of those who held much has gone."""
         if over and self._budget.was_used:
             self._give_back_at = time.monotonic() + GIVE_BACK_SECONDS
@@ -378,7 +266,7 @@ class Server:
             self._budget.was_used = False
             give_back()
 
-    def _forget_sessions(self) -> list[_Session]:
+    def _forget_sessions(self) -> list[ServerSession]:
         """Let go of the sessions that are over; returns them."""
         over = []
         while self._over:
@@ -407,23 +295,8 @@ class Server:
             self._closing[session] = now
             at_once += 1
 
-    def _admit(self, listening: Acceptor) -> None:
-        client = self._admission.admit(listening, PAUSE_SECONDS)
-        if client is not None:
-            try:
-                self._start_session(client)
-            except RuntimeError as error:  # the system has no more threads
-                self._admission.ran_out(error)
-
-    def _pause(self) -> None:
-        """Accept nobody until a client leaves, or for a moment."""
-        self._ask_again(PAUSE_SECONDS)
-
-    def _ask_again(self, seconds: float) -> None:
-        self._paused_until = time.monotonic() + seconds
-
     def _start_session(self, stream: socket.socket | ByteStream) -> None:
-        session = _Session(
+        session = ServerSession(
             stream,
             self._factory,
             self.address,
@@ -441,29 +314,28 @@ class Server:
             stream.close()
             raise
 
-    def _client_has_ended(self, session: _Session) -> None:
+    def _client_has_ended(self, session: ServerSession) -> None:
         """From any thread: nothing more is received from that client."""
         self._ended.append(session)
-        self._wakeup.set()
+        self._accepting.wake()
         if self._is_over:
             self._close_left_behind()
 
     def _close_left_behind(self) -> None:
-        """When the accepting thread is gone: close those whose service returns so late."""
+        """Without the accepting thread: close those whose service returns so late."""
         while self._ended:
             try:
                 self._ended.popleft().start_closing()
             except (IndexError, RuntimeError):  # another thread has it; or there are no more threads
                 return
 
-    def _session_over(self, session: _Session) -> None:
+    def _session_over(self, session: ServerSession) -> None:
         """In the thread of the session: the last thing that it does."""
         self._over.append(session)
-        self._wakeup.set()
+        self._accepting.wake()
 
     def _drain(self) -> None:
         """Let every session end within the deadline, then anyhow."""
-        self._paused_until = None
         if self._stop_deadline is None:
             self.stop()
         for session in self._sessions:
@@ -483,129 +355,3 @@ class Server:
             self._wait_for_something(deadline)
         if self._sessions:
             logger.error("%s: %d services do not return; they are left behind", self.address, len(self._sessions))
-
-
-class _Session(ServedClient[PacketConnection]):
-    """One client and its service. `thread` is the one that opens it, and later the one that closes it."""
-
-    def __init__(
-        self,
-        stream: socket.socket | ByteStream,
-        factory: ServiceFactory,
-        address: Address,
-        on_ended: Callable[[_Session], None],
-        on_over: Callable[[_Session], None],
-        ssl_context: SSLContext | None,
-        admission: Admission[_Session],
-        budget: Budget,
-    ) -> None:
-        super().__init__(stream, ssl_context, admission, budget)
-        self._factory = factory
-        self._address = address
-        self._on_ended = on_ended
-        self._on_over = on_over
-        self._shaking_hands = ssl_context is not None
-        self._tls: ByteStream | None = None
-        self._service: Service | None = None
-        self.thread = self._make_thread(self._open)
-
-    def _make_thread(self, target: Callable[[], None]) -> threading.Thread:
-        return threading.Thread(target=target, name=f"packetwire-{self._address}-client", daemon=True)
-
-    def start_closing(self) -> None:
-        """When its client has ended. Raises RuntimeError if the system has no more threads."""
-        thread = self._make_thread(self._close)
-        thread.start()
-        self.thread = thread
-
-    def _open(self) -> None:
-        try:
-            if isinstance(self._address, TcpAddress) and isinstance(self._stream, socket.socket):
-                with suppress(OSError):  # some systems refuse it when the client is gone already
-                    keep_alive(self._stream, self._address.user_timeout)
-            stream = self._stream if self._ssl_context is None else self._shake_hands(self._ssl_context)
-            if stream is not None:
-                self._open_service(stream)
-        except BaseException as error:
-            self._has_failed(error)
-        if self._service is None:
-            self._let_go()
-
-    def _shake_hands(self, ssl_context: SSLContext) -> ByteStream | None:
-        from packetwire.streams.tls import start_tls
-
-        try:
-            self._tls = start_tls(self._stream, ssl_context, server_side=True)
-        except OSError as error:
-            if self.asked_to_leave is None:
-                self._admission.warn("handshake", "a client was not let in: %s (%s)", error, self.name)
-        finally:
-            self._shaking_hands = False
-        return self._tls
-
-    def _open_service(self, stream: socket.socket | ByteStream) -> None:
-        service = self._factory(stream)
-        self._conn = conn = connection_of(service)
-        conn._budget = self._budget
-        service.__enter__()
-        self._service = service
-        if self._ending:
-            _announce_end(conn)
-        conn._when_all_received(partial(self._on_ended, self))
-
-    def _close(self) -> None:
-        service, conn = self._service, self._conn
-        assert service is not None
-        assert conn is not None
-        try:
-            if conn.is_open() and not isinstance(conn.ended, PeerClosed):
-                self.failure = conn.ended
-                self._admission.ended(self.name, conn.ended)
-            service.__exit__(None, None, None)
-        except BaseException as error:
-            self._has_failed(error)
-        self._let_go()
-
-    def _has_failed(self, error: BaseException) -> None:
-        self.failure = error
-        self._admission.failed(self.name, error)
-        if self._tls is not None:
-            self._tls.end_write()  # without that it would look as if someone had cut it off
-
-    def _let_go(self) -> None:
-        try:
-            if self._tls is not None:
-                self._tls.close()
-            self._stream.close()
-        finally:
-            self._on_over(self)
-
-    def end(self) -> None:
-        """Have the client told that this is the end, behind the replies that it is owed. From any thread."""
-        self._ending = True  # first: the session looks at it when it has opened the connection
-        if self._conn is not None:
-            _announce_end(self._conn)
-        elif self._shaking_hands:
-            self._shut_down()
-
-    def cut_off(self, *, orderly: bool) -> None:
-        """End it now; if `orderly`, what is owed is refused first, which can take a moment. From any thread."""
-        conn = self._conn
-        while orderly and conn is not None and conn.is_open():
-            conn.close(0)
-        self._shut_down()
-
-
-def connection_of(service: Any) -> PacketConnection:
-    """The connection of what a factory made. Raises TypeError for something else."""
-    conn = getattr(service, "conn", service)
-    if not isinstance(conn, PacketConnection):
-        raise TypeError(
-            f"the factory must return a HasPacketConnection or a PacketConnection, got {service!r:.100}"
-        )
-    return conn
-
-
-def _announce_end(conn: PacketConnection) -> None:
-    with suppress(ConnectionEnded):  # it may not be open yet, or have ended by itself
-        conn._wind_down()

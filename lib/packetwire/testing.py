@@ -1,17 +1,17 @@
-"""For tests of your requests: connections within one process, and a link on which things go wrong.
+"""Tools for tests of your requests: connections within one process, and a link with faults.
 
     def test_put():
         with connection_pair(b={"request_handler": handle}) as (a, b):
             assert a(PUT, b"Emma", timeout=5) == (True, 1, b"")
 
 `connection_pair` makes two open connections, `stream_pair` two streams to make connections of. A `FaultyLink`
-carries the octets between two ends, and does to them what its `Faults` say: they come in small pieces, wait,
-are damaged, or stop coming.
+carries bytes between two ends, and its `Faults` say how: they come in small pieces, are delayed or damaged, or stop
+coming.
 
-Strategy of the link. It is a relay: each end has two pipes, and a thread passes octets from pipe to pipe. So
-what the ends get are descriptors, which every kind of connection can poll, in this process or in another, and
-a fault looks as it does in life: a stalled peer is a pipe that fills up, a cut is an end of the stream. Faults
-are placed by the number of an octet, and what is held back is let go by a call; nothing depends on time.
+Strategy of the link. It is a relay: each end has two pipes, and a thread passes bytes from pipe to pipe. So the
+ends are descriptors, which every kind of connection can poll, in this process or in another, and a fault looks as
+it does in reality: a stalled peer is a pipe that fills up, a cut is an end of the stream. The place of a fault is
+the number of a byte, and bytes that are held back are released by a call; nothing depends on time.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from packetwire.streams.wakeup import Wakeup
 __all__ = ["NO_FAULTS", "Direction", "Faults", "FaultyLink", "connection_pair", "stream_pair"]
 
 PACKET_PIPE_SIZE = select.PIPE_BUF
-"""Octets that a pipe passes on as one piece."""
+"""Bytes that a pipe passes on as one piece, at most."""
 RELAY_SIZE = 65536
-"""Octets that a link takes before it waits for the receiver, unless it delays them on purpose."""
+"""Bytes that a link holds before it waits for the receiver, unless it delays them on purpose."""
 
 Ends = tuple[PacketConnectionRecvSend, PacketConnectionRecvSend]
 
@@ -73,6 +73,7 @@ def connection_pair(
     b: Mapping[str, Any] | None = None,
     *,
     over: str | Ends = "socketpair",
+    capabilities: str = "off",
 ) -> Iterator[tuple[PacketConnection, PacketConnection]]:
     """Two open connections, each the other's peer.
 
@@ -80,30 +81,30 @@ def connection_pair(
             assert a(0, b"abc") == (True, 0, b"abc")
 
     `a` and `b` are the arguments of each `PacketConnection`; `over` is that of `stream_pair`, for instance
-    `link.ends` of a `FaultyLink`. At the end both are closed, which waits for what is still to be answered:
-    at most for `close_timeout`.
+    `link.ends` of a `FaultyLink`. `capabilities` is that of both; "off", so that the bytes are those of the
+    requests alone. At the end both are closed, which waits up to `close_timeout` for requests that have no answer.
     """
     with (
         stream_pair(over) as (ours, theirs),
-        PacketConnection(ours, **{"name": "a", **(a or {})}) as first,
-        PacketConnection(theirs, **{"name": "b", **(b or {})}) as second,
+        PacketConnection(ours, **{"name": "a", "capabilities": capabilities, **(a or {})}) as first,
+        PacketConnection(theirs, **{"name": "b", "capabilities": capabilities, **(b or {})}) as second,
     ):
         yield first, second
 
 
 @dataclass(frozen=True)
 class Faults:
-    """What happens to the octets of one direction, which are numbered from 0.
+    """The faults of one direction, whose bytes are numbered from 0.
 
-        Faults(pieces=[1])                 each read gets one octet
+        Faults(pieces=[1])                 each read gets one byte
         Faults(pieces=[3, 1, 4096])        these sizes, again and again
-        Faults(stall_at=100)               100 octets pass, the others are not taken: the sender's pipe fills up
-        Faults(delay_at=100)               100 octets pass, the others are taken, and passed on later
-        Faults(cut_at=100)                 100 octets pass, then the stream ends, in both directions
-        Faults(flips={100: 0x80})          the highest bit of octet 100 is flipped
+        Faults(stall_at=100)               100 bytes pass, the others are not taken: the sender's pipe fills up
+        Faults(delay_at=100)               100 bytes pass, the others are taken, and passed on later
+        Faults(cut_at=100)                 100 bytes pass, then the stream ends, in both directions
+        Faults(flips={100: 0x80})          the highest bit of byte 100 is flipped
 
-    `pieces`: a read of the receiver gets at most that many octets, on Linux exactly that many unless there
-    are no more; none can be larger than 4096. `stall_at` and `delay_at` last until the link's `release`.
+    `pieces`: a read of the receiver gets at most that many bytes, on Linux exactly that many unless there
+    are no more; at most 4096. `stall_at` and `delay_at` last until the link's `release`.
     For a random fault draw these numbers from a `random.Random` with a known seed.
     """
 
@@ -116,15 +117,15 @@ class Faults:
     def __post_init__(self) -> None:
         for size in self.pieces:
             if not 1 <= size <= PACKET_PIPE_SIZE:
-                raise LocalProtocolError(f"a piece has from 1 to {PACKET_PIPE_SIZE} octets, got {size!r}")
+                raise LocalProtocolError(f"a piece has from 1 to {PACKET_PIPE_SIZE} bytes, got {size!r}")
         for what in ("stall_at", "delay_at", "cut_at"):
             at = getattr(self, what)
             if at is not None and at < 0:
-                raise LocalProtocolError(f"{what} is the number of an octet, got {at!r}")
+                raise LocalProtocolError(f"{what} is the number of a byte, got {at!r}")
 
 
 NO_FAULTS = Faults()
-"""A direction that does nothing to its octets."""
+"""A direction without faults."""
 
 
 class FaultyLink:
@@ -133,11 +134,11 @@ class FaultyLink:
         with FaultyLink(a_to_b=Faults(cut_at=10)) as link:
             with connection_pair(over=link.ends) as (a, b):
                 with pytest.raises(ConnectionEnded):
-                    a(0, b"more than ten octets")
+                    a(0, b"more than ten bytes")
 
-    `a` and `b` are (recv, send) descriptors; another process can have them too. They are the link's, which
-    closes them at the end. Close the connections first, as `with` does; if the link still holds octets back
-    then, call `release` or `cut` before, or they wait for each other until their `close_timeout`.
+    `a` and `b` are (recv, send) descriptors, which another process can have, too. They belong to the link, which
+    closes them at the end. Close the connections first, as `with` does; if the link still holds bytes back by then,
+    call `release` or `cut` before, or they wait for each other until their `close_timeout`.
     """
 
     def __init__(self, a_to_b: Faults = NO_FAULTS, b_to_a: Faults = NO_FAULTS) -> None:
@@ -146,9 +147,9 @@ class FaultyLink:
         self._opened.callback(self._wakeup.close)
         try:
             self.a_to_b = Direction(a_to_b, self._opened, self._wakeup)
-            """From a to b: see there what has happened."""
+            """The direction from a to b, and its state."""
             self.b_to_a = Direction(b_to_a, self._opened, self._wakeup)
-            """From b to a."""
+            """The direction from b to a."""
         except BaseException:
             self._opened.close()
             raise
@@ -164,19 +165,19 @@ class FaultyLink:
         return self.a, self.b
 
     def release(self) -> None:
-        """Let go what is stalled or delayed, and do so no more. From any thread."""
+        """Release bytes that are stalled or delayed, and hold none back from now on. Thread-safe."""
         self.a_to_b.release()
         self.b_to_a.release()
 
     def cut(self) -> None:
-        """End the stream in both directions, now, as when a process or a line dies. From any thread."""
+        """End the stream in both directions, now, as when a process or a line dies. Thread-safe."""
         self._cut = True
         self._wakeup.set()
 
     def __enter__(self) -> Self:
         try:
             self._thread.start()
-        except BaseException:  # the system has no more of them
+        except BaseException:  # the system has no more threads
             self._opened.close()
             raise
         return self
@@ -215,10 +216,10 @@ class Direction:
     def __init__(self, faults: Faults, opened: ExitStack, wakeup: Wakeup) -> None:
         self.faults = faults
         self.taken = 0
-        """Octets that were taken from the sender."""
+        """Bytes that were taken from the sender."""
         self._passed = 0
         self.reached = threading.Event()
-        """Set when the place of a stall, a delay or a cut is reached, or the first octet was damaged."""
+        """Set when the place of a stall, a delay or a cut is reached, or the first byte was damaged."""
         self._wakeup = wakeup
         self._in_fd, self.sender_fd = _pipe(opened, keep="write")
         self.receiver_fd, self._out_fd = _pipe(opened, packets=bool(faults.pieces), keep="read")
@@ -235,7 +236,7 @@ class Direction:
         forking.register(self)
 
     def after_fork(self) -> None:
-        """In the child of a fork: another thread may have held the locks."""
+        """In the child of a fork: replace the locks, which another thread may have held."""
         self._passing = threading.Lock()
         reached, self.reached = self.reached, threading.Event()
         if reached.is_set():
@@ -243,34 +244,34 @@ class Direction:
 
     @property
     def passed(self) -> int:
-        """Octets that were passed on: all that the receiver can have seen."""
+        """Bytes that were passed on: the receiver cannot have seen more."""
         with self._passing:
             return self._passed
 
     @property
     def is_cut(self) -> bool:
-        """Whether the place of the cut is reached."""
+        """True once the place of the cut is reached."""
         return self.passed == self.faults.cut_at
 
     def release(self) -> None:
-        """Let go what is stalled or delayed. From any thread."""
+        """Release bytes that are stalled or delayed. Thread-safe."""
         self._released = True
         self._wakeup.set()
 
     # all below runs in the relay's thread
 
     def wanted(self) -> list[tuple[int, int]]:
-        """What to poll."""
+        """The descriptors to poll, with their events."""
         wanted = []
         if self._in_fd >= 0 and self._to_take():
             wanted.append((self._in_fd, select.POLLIN))
         if self._out_fd >= 0:
-            # without any event it still says that the receiver is gone
+            # even without events a poll says that the receiver is gone
             wanted.append((self._out_fd, select.POLLOUT if self._to_pass() else 0))
         return wanted
 
     def work(self, ready: Mapping[int, int]) -> None:
-        """Take and pass on what can be; `ready` has the events of descriptors."""
+        """Take and pass on as much as possible; `ready` has the events of descriptors."""
         try:
             if self._in_fd in ready:
                 self._take()
@@ -280,24 +281,24 @@ class Direction:
         except BlockingIOError:
             pass  # the pipe is full
         except BrokenPipeError:
-            self.end()  # the receiver is gone: the sender shall see that
+            self.end()  # the receiver is gone: let the sender see that
         self._note()
 
     def end(self) -> None:
         """Nothing more passes. A second call does nothing."""
-        for fd in (self._in_fd, self._out_fd):  # who sees the end can count on the other side's broken pipe
+        for fd in (self._in_fd, self._out_fd):  # in this order: once the receiver sees the end, sending fails
             if fd >= 0:
                 os.close(fd)
         self._in_fd = self._out_fd = -1
 
     def _to_take(self) -> int:
-        """Octets to take from the sender now."""
+        """Bytes to take from the sender now."""
         delaying = self.faults.delay_at is not None and not self._released
         room = RELAY_SIZE if delaying else max(0, RELAY_SIZE - len(self._held))
         return min(room, self._before(self.faults.stall_at, self.taken), self._before_cut(self.taken))
 
     def _to_pass(self) -> int:
-        """Octets to pass on with one write."""
+        """Bytes to pass on with one write."""
         before = self._before(self.faults.delay_at, self.passed)
         return min(len(self._held), self._size, before, self._before_cut(self.passed))
 
@@ -310,18 +311,18 @@ class Direction:
     def _take(self) -> None:
         size = self._to_take()
         if not size:
-            return  # `release` came between, and what is held has to leave first
-        octets = bytearray(os.read(self._in_fd, size))
-        if not octets:
+            return  # `release` came in between, and bytes that are held have to leave first
+        data = bytearray(os.read(self._in_fd, size))
+        if not data:
             os.close(self._in_fd)
             self._in_fd = -1
             self._sender_ended = True
         for place, bits in self.faults.flips.items():
-            if 0 <= place - self.taken < len(octets):
-                octets[place - self.taken] ^= bits
+            if 0 <= place - self.taken < len(data):
+                data[place - self.taken] ^= bits
                 self.reached.set()
-        self.taken += len(octets)
-        self._held += octets
+        self.taken += len(data)
+        self._held += data
 
     def _pass_on(self) -> None:
         while self._out_fd >= 0 and (size := self._to_pass()):
@@ -341,9 +342,9 @@ class Direction:
 
 
 def _pipe(opened: ExitStack, *, packets: bool = False, keep: str = "both") -> tuple[int, int]:
-    """A pipe, (read, write); what is to `keep` of it is closed with `opened`.
+    """A pipe, (read, write); the ends that `keep` names are closed with `opened`.
 
-    With `packets` each read gets what one write has put in, where the system can do that.
+    With `packets` each read returns the bytes of one write, on systems that can do that.
     """
     if packets and hasattr(os, "O_DIRECT") and hasattr(os, "pipe2"):
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_DIRECT)

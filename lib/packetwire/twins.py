@@ -1,11 +1,11 @@
-"""The modules that may be compiled, and the choice between what was compiled and Python.
+"""The modules that may be compiled, and the choice between compiled ones and Python.
 
-Strategy: all or none. What was compiled is in `_compiled/`, in a directory that bears the checksum of all sources,
-so what was made from others, or for another version, is not even looked at. It is laid out like the package; where
-all of it is there, and can be loaded, the packages look for their modules there first (`__path__`). So whoever
-imports one gets it by the name of its source, and the two never exist side by side in a process.
+Strategy: all or none. Compiled modules are in `_compiled/`, in a directory named by the checksum of all sources, so
+those of other sources, or another version, are never loaded. It is laid out like the package; if all modules are
+there, and can be loaded, the packages look for their modules there first (`__path__`). So a compiled module is
+imported under the name of its source, and the two never exist side by side in a process.
 
-This module imports nothing of packetwire, as it is also read where the package is built.
+This module imports nothing of packetwire, as the build of the package uses it, too.
 """
 
 from __future__ import annotations
@@ -18,8 +18,15 @@ from zlib import crc32
 
 MODULES = (
     "core.packing",
+    "core.payloads",
     "core.packetcodec",
     "core.engine",
+    "streams.systemcalls",
+    "streams.bytestream",
+    "streams.ownership",
+    "streams.fds",
+    "streams.sockets",
+    "hosts.threads.role",
     "hosts.threads.waiter",
     "hosts.threads.answering",
     "hosts.threads.delivery",
@@ -27,12 +34,23 @@ MODULES = (
     "hosts.threads.clock",
     "hosts.threads.workers",
     "hosts.threads.inline",
+    "hosts.threads.readerrole",
     "hosts.threads.reading",
+    "hosts.threads.waiting",
     "hosts.threads.calls",
+    "hosts.threads.loops",
+    "aio.request",
+    "aio.workers",
+    "aio.writing",
+    "aio.calls",
+    "aio.coroutines",
+    "aio.answering",
+    "aio.delivery",
+    "aio.polled",
 )
-"""In an order in which none needs a later one."""
+"""In such an order that none needs a later one."""
 PURE = "PACKETWIRE_PURE"
-"""The environment variable that asks for Python, where packetwire is built and where it is imported."""
+"""The environment variable that asks for Python, when packetwire is built and when it is imported."""
 DIRECTORY = "_compiled"
 WHY_NOT = "why_not.txt"
 """In that directory: the reason why nothing was compiled."""
@@ -46,7 +64,7 @@ def stem(home: str, name: str) -> str:
 
 
 def checksum(home: str = _HOME) -> str:
-    """What tells whether modules were compiled from the sources in `home`: a name that a directory can have."""
+    """The checksum of the sources in `home`, as a name for the directory of the compiled modules."""
     total = 0
     for name in MODULES:
         for suffix in (".py", ".pyx", ".pxd"):
@@ -58,7 +76,7 @@ def checksum(home: str = _HOME) -> str:
 
 
 def choose() -> bool | str:
-    """Have the compiled modules used, and return True; or return the reason why they are not."""
+    """Use the compiled modules, and return True; or return the reason why they cannot be used."""
     if os.environ.get(PURE):
         return f"{PURE} is set"
     home = os.path.join(_HOME, DIRECTORY)
@@ -83,7 +101,7 @@ def choose() -> bool | str:
 
 
 def _problem_of(name: str, place: str) -> str:
-    """What is wrong with a compiled module; empty if it can be loaded."""
+    """The reason why a compiled module cannot be loaded; empty if it can."""
     full_name = f"packetwire.{name}"
     paths = [stem(place, name) + suffix for suffix in EXTENSION_SUFFIXES]
     path = next(filter(os.path.exists, paths), None)

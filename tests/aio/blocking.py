@@ -19,9 +19,10 @@ from packetwire import (
     LocalProtocolError,
     PacketConnection,
     RequestTimeout,
+    aserve,
 )
 from packetwire.connection import pipelined
-from packetwire.face import request_arguments
+from packetwire.connectionbase import request_arguments
 
 
 class BlockingConnection:
@@ -117,7 +118,9 @@ class BlockingConnection:
         return self._run(submit)
 
     def map(self, requests: Any, *, window: int = 64, channel: int = 0, timeout: Any = None) -> Iterator[Any]:
-        return pipelined(lambda rq: self.submit(*request_arguments(rq), channel=channel), requests, window, timeout)
+        return pipelined(
+            self, lambda rq: self.submit(*request_arguments(rq), channel=channel), requests, window, timeout
+        )
 
     def map_all(self, requests: Any, **kw: Any) -> list[Any]:
         """What the `map` of the asyncio face yields, which runs in the loop from its beginning to its end."""
@@ -147,6 +150,34 @@ class BlockingConnection:
 
 async def _called(function: Callable[[], Any]) -> Any:
     return function()
+
+
+class BlockingServer:
+    """An `AsyncServer` in a loop thread, made as `serve` makes a `Server`, and used in the same way."""
+
+    def __init__(self, *args: Any, **limits: Any) -> None:
+        self._loop = LoopThread("server")
+        try:
+            self.server = self._loop.run(partial(aserve, *args, **limits))
+        except BaseException:
+            self._loop.stop()
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        """What needs no loop: `address`, `connections`, `failure`."""
+        return getattr(self.server, name)
+
+    def stop(self, drain_timeout: float | None = None) -> None:
+        self._loop.run(partial(_called, partial(self.server.stop, drain_timeout)))
+
+    def __enter__(self) -> BlockingServer:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        try:
+            self._loop.run(partial(self.server.__aexit__, *exc))
+        finally:
+            self._loop.stop()
 
 
 class BlockingResult:

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from tests.leftovers import open_fds, threads_since
 
 from packetwire import AsyncPacketConnection
 
@@ -191,17 +192,6 @@ class RawPeer:
             pass
 
 
-def open_fds() -> set[str]:
-    """What the process has open: a descriptor's number and what it is."""
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-        except FileNotFoundError:
-            pass  # the one that listdir used
-    return found
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _uvloop_keeps_two_descriptors() -> None:
     """It makes them for signals, with its first loop, for the whole process."""
@@ -219,5 +209,5 @@ def _nothing_left() -> Iterator[None]:
     for thread in set(threading.enumerate()) - threads:
         if thread.name == "packetwire-reader":
             thread.join(20)  # a read of a file, which nothing can wake, ends with the file that was closed just now
-    assert set(threading.enumerate()) - threads == set()
+    assert threads_since(threads) == set()
     assert open_fds() - fds == set()

@@ -10,10 +10,11 @@ import socket
 import threading
 
 import pytest
+from tests.leftovers import open_fds
 
 from packetwire import AsyncPacketConnection, ConnectionEnded, LimitExceeded, RequestTimeout
 
-from .conftest import TRANSPORTS, RawPeer, connected, open_fds
+from .conftest import TRANSPORTS, RawPeer, connected
 from .test_ends import EOF, request
 
 pytestmark = pytest.mark.timeout(120)
@@ -62,7 +63,7 @@ def test_submit_without_drain_is_refused_before_memory_is_gone(run, fd_ends):
         async with fd_ends() as (ours, _), AsyncPacketConnection(ours, close_timeout=0) as a:
             payload = bytes(MEGABYTE)
             futures = []
-            with pytest.raises(LimitExceeded, match="octets unsent.*drain"):
+            with pytest.raises(LimitExceeded, match="bytes unsent.*drain"):
                 while True:
                     futures.append(a.submit(1, 0, payload))
             assert len(futures) <= 5

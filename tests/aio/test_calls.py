@@ -393,6 +393,7 @@ def test_an_exception_in_on_event_is_logged_and_harmless(run, fd_ends, caplog):
     assert "observer is broken" in caplog.text
 
 
+@pytest.mark.usefixtures("plain_streams")
 def test_trace_log_is_told_of_packets_both_ways(run, fd_ends):
     lines = []
     trace = {"trace_log": lambda text, *args: lines.append(text % args)}

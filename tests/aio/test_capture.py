@@ -24,7 +24,7 @@ from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 
 from .conftest import RawPeer, Run
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("plain_streams")]
 
 
 @pytest.fixture

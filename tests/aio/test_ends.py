@@ -235,6 +235,7 @@ def test_two_threads_and_loops_at_the_ends_of_a_stream(run, ends):
 # cut off and broken
 
 
+@pytest.mark.usefixtures("plain_streams")
 def test_the_stream_is_cut_at_every_octet(run, fd_ends):
     transcript = b"".join(response(tag, b"%d" % tag * tag) for tag in range(2, 7)) + ERQ + EOF
     boundaries = {0}

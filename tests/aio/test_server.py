@@ -162,6 +162,7 @@ async def until(condition):
         await asyncio.sleep(0.001)
 
 
+@pytest.mark.usefixtures("plain_streams")
 @pytest.mark.parametrize("handlers", [None, 4])
 def test_a_server_that_stops_loses_no_job_that_reports_over_its_own_connection(run, address, handlers):
     reported = []

@@ -1,4 +1,4 @@
-"""One end of an echo between brokers: `serve`, `sync`, `async` or `mixed`, of packetwire or of hololinked.
+"""One end of an echo: `serve`, `sync`, `async` or `mixed`, of packetwire's brokers, of hololinked's, or of neither.
 
 Each runs on its own interpreter. A client prints the requests per second of each block, one for each line of its
 input, which says how many requests. `async 8` stands for eight clients in one loop, `mixed 25` for 25 in one loop
@@ -13,7 +13,9 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 SERVER_ID = "bench"
@@ -115,11 +117,33 @@ async def async_clients(whose: Any, address: str, count: int) -> list[Any]:
     return clients
 
 
+@contextmanager
+def measured(count: int) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    print_rate(count, began)
+
+
+def run_alone(what: str, address: str, many: int) -> None:
+    """ZMQ without brokers."""
+    import hololinked_alone as alone
+
+    if what == "serve":
+        alone.serve(address)
+    elif what == "sync":
+        alone.ask(address, measured)
+    else:
+        asyncio.run(alone.ask_async(address, measured, many, many if what == "mixed" else 0))
+
+
 def print_rate(count: int, began: float) -> None:
     print(json.dumps(count / (time.perf_counter() - began)), flush=True)
 
 
 def main(who: str, what: str, address: str, many: str = "1") -> None:
+    if who == "alone":
+        run_alone(what, address, int(many))
+        return
     whose: Any = {"ours": Ours, "theirs": Theirs}[who]()
     if what == "serve":
         asyncio.run(whose.serve(address))

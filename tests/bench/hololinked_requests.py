@@ -2,7 +2,9 @@
 
     python tests/bench/hololinked_requests.py PYTHON_OF_HOLOLINKED
 
-The contenders take turns, so that they meet the same machine. Prints a table of medians for each kind of client.
+The contenders take turns, so that they meet the same machine. Prints a table of medians for each kind of client,
+and the processor time of both ends for each request, which depends less on what else the machine does (on Linux).
+"ZMQ alone" sends the same frames back and forth, and does not look into them.
 """
 
 from __future__ import annotations
@@ -74,31 +76,56 @@ def main(hololinked: str) -> None:
         with ExitStack() as opened:
             directory = opened.enter_context(tempfile.TemporaryDirectory())
             contenders: dict[str, list[Process]] = {}
+            servers: dict[str, Process] = {}
             for name, python, whose in (
                 ("hololinked", hololinked, "theirs"),
                 ("packetwire", sys.executable, "ours"),
+                ("ZMQ alone", sys.executable, "alone"),
             ):
                 for transport, address in (("ipc", f"ipc://{directory}/{whose}.ipc"), ("tcp", free_address())):
-                    start(opened, python, PROGRAM, whose, "serve", address)
+                    if whose == "alone" and transport != "ipc":
+                        continue
+                    server = start(opened, python, PROGRAM, whose, "serve", address)
+                    servers[f"{name}, {transport}"] = server
                     processes = contenders[f"{name}, {transport}"] = []
                     for kind, *many in clients:
                         processes.append(start(opened, python, PROGRAM, whose, kind, address, *many))
                         block(processes[-1:], WARM_UP)
-            compare(f"{what}, requests/s", contenders)
+            compare(f"{what}, requests/s", contenders, servers)
 
 
-def compare(what: str, contenders: dict[str, list[Process]]) -> None:
+def processor_time(processes: list[Process]) -> float:
+    """Microseconds of all their threads, of which none ends in between."""
+    tasks = [task for process in processes for task in Path(f"/proc/{process.pid}/task").iterdir()]
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1000
+
+
+def compare(what: str, contenders: dict[str, list[Process]], servers: dict[str, Process]) -> None:
     """Measure in turns, and print the table; hololinked over ipc is what the others are compared with."""
     measured: dict[str, list[float]] = {name: [] for name in contenders}
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for _ in range(ROUNDS):
         for name, processes in contenders.items():
+            ends = [servers[name]], processes
+            before = [processor_time(end) for end in ends]
             measured[name].append(block(processes, REQUESTS))
+            server, clients = (
+                (processor_time(end) - then) / REQUESTS for end, then in zip(ends, before, strict=True)
+            )
+            spent[name].append((server, clients))
     base = statistics.median(measured["hololinked, ipc"])
-    print(f"| contender | {what} | rounds from .. to | it / hololinked, ipc |")
-    print("|---|---:|---:|---:|")
+    base_spent = statistics.median(map(sum, spent["hololinked, ipc"]))
+    print(
+        f"| contender | {what} | rounds from .. to | it / hololinked, ipc | µs server, clients | hololinked / it |"
+    )
+    print("|---|---:|---:|---:|---:|---:|")
     for name, rates in measured.items():
         median = statistics.median(rates)
-        print(f"| {name} | {median:,.0f} | {min(rates):,.0f} .. {max(rates):,.0f} | {median / base:.2f} |")
+        server, clients = (statistics.median(end) for end in zip(*spent[name], strict=True))
+        print(
+            f"| {name} | {median:,.0f} | {min(rates):,.0f} .. {max(rates):,.0f} | {median / base:.2f} "
+            f"| {server:.0f}, {clients:.0f} | {base_spent / statistics.median(map(sum, spent[name])):.2f} |"
+        )
     print(flush=True)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from . import forked
+
 
 @pytest.fixture(autouse=True)
 def what_ctrl_c_does() -> Iterator[None]:
@@ -14,3 +16,11 @@ def what_ctrl_c_does() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forks_end() -> Iterator[None]:
+    """The interpreter behind those that ran commands ends with the tests."""
+    yield
+    if forked.server.cache_info().currsize:
+        forked.server().close()

@@ -149,7 +149,7 @@ def test_what_is_served() -> None:
         (("--json", "/dev/null/x"), "argument --json: cannot write '/dev/null/x': Not a directory"),
         (("--json", "/"), "argument --json: cannot write '/': Is a directory"),
         (("--unknown",), "packetwire bench: unrecognized arguments: --unknown (see packetwire bench --help)"),
-        (("nowhere",), "'nowhere' is no address"),
+        (("nowhere",), "invalid address 'nowhere'"),
         (("exec:",), "there is no command"),
         (("stdio:",), "stdio: is for serving"),
         (("tcp:localhost:0",), "port 0 is for listening"),
@@ -329,8 +329,8 @@ def run_in_terminal(*args: str, **env: str) -> tuple[int, str]:
 
     def read() -> None:
         try:
-            while octets := os.read(ours, 4096):
-                written.extend(octets)
+            while data := os.read(ours, 4096):
+                written.extend(data)
         except OSError:
             pass  # on Linux that is how a terminal ends
 

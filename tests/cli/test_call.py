@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,9 +20,11 @@ import pytest
 from packetwire import PacketConnection, RequestReceived, serve
 from packetwire.core.events import Event
 
+from .forked import packetwire
+
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 LIMIT = 30
-ALL_OCTETS = bytes(range(256))
+ALL_BYTES = bytes(range(256))
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -47,13 +50,13 @@ class Order(Reply):
     def __bytes__(self):
         return repr((self.count, self.price, self.name, self.fresh, self.picture, self.serial)).encode()
     @classmethod
-    def from_bytes(cls, octets): return cls(*eval(octets)[:-1])
+    def from_bytes(cls, data): return cls(*eval(data)[:-1])
 
 @dataclass
 class Nothing(Reply):
     def __bytes__(self): return b""
     @classmethod
-    def from_bytes(cls, octets): return cls()
+    def from_bytes(cls, data): return cls()
 
 class Text(Nothing):
     def decode_response_payload(self, flags, payload): return "text: " + payload.decode()
@@ -71,9 +74,9 @@ class Plain(Reply):
     def __init__(self, data): self.data = data
     def __bytes__(self): return self.data
     @classmethod
-    def from_bytes(cls, octets):
-        if octets == b"bad": raise ValueError("not that")
-        return cls(octets)
+    def from_bytes(cls, data):
+        if data == b"bad": raise ValueError("not that")
+        return cls(data)
 
 @dataclass
 class Checked(Nothing):
@@ -96,7 +99,7 @@ REQUESTS = {
     0: Order, 1: Nothing, 2: Text, 3: Pair, 4: Number, 5: Silent, 6: Plain, 7: Checked, 8: Flagged, 9: Strange,
     100: Fail, 101: Forever,
 }
-TWICE = {0: Nothing, 1: Nothing}
+TWICE = {0: Nothing, 1: type("Nothing", (Nothing,), {})}
 
 class Shop(HasPacketConnection):
     def __init__(self, recv_send):
@@ -174,14 +177,7 @@ def call(folder: Path) -> Call:
     """Run it in that directory."""
 
     def call(*args: str | bytes, stdin: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [*PACKETWIRE, "call", *args],
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=LIMIT,
-            **{"cwd": folder} | options,
-        )
+        return packetwire("call", *args, stdin=stdin, **{"cwd": folder} | options)
 
     return call
 
@@ -204,12 +200,12 @@ PRINTED = b"printed while it is imported\n"
         (["7", "zwölf €"], b"", (7, 0, "zwölf €".encode())),
         (["7", b"\xff\xfe"], b"", (7, 0, b"\xff\xfe")),
         (["7", ""], b"", (7, 0, b"")),
-        (["7", "-"], ALL_OCTETS, (7, 0, ALL_OCTETS)),
+        (["7", "-"], ALL_BYTES, (7, 0, ALL_BYTES)),
         (["7", "--", "-x"], b"", (7, 0, b"-x")),
         (["7", "--hex", "00ff10"], b"", (7, 0, b"\x00\xff\x10")),
         (["7", "--hex", "00 FF 10"], b"", (7, 0, b"\x00\xff\x10")),
         (["7", "--hex", ""], b"", (7, 0, b"")),
-        (["7", "--file", "octets"], b"", (7, 0, ALL_OCTETS)),
+        (["7", "--file", "data"], b"", (7, 0, ALL_BYTES)),
         (["--flags", "5", "7", "text"], b"", (7, 5, b"text")),
         (["7", "--flags", "0x10", "text"], b"", (7, 16, b"text")),
         (["7", "text", "--flags", "5"], b"", (7, 5, b"text")),
@@ -221,14 +217,14 @@ PRINTED = b"printed while it is imported\n"
 def test_what_is_sent_and_its_echo(
     call: Call, peer: Peer, folder: Path, args: list[str], stdin: bytes, request_: tuple[int, int, bytes]
 ) -> None:
-    (folder / "octets").write_bytes(ALL_OCTETS)
+    (folder / "data").write_bytes(ALL_BYTES)
     assert outcome(call(peer.address, *args, stdin=stdin)) == (0, request_[2], b"")
     assert peer.requests == [request_]
 
 
 def test_a_large_payload(call: Call, peer: Peer) -> None:
-    octets = os.urandom(4 << 20)
-    assert outcome(call(peer.address, "7", "-", stdin=octets)) == (0, octets, b"")
+    data = os.urandom(4 << 20)
+    assert outcome(call(peer.address, "7", "-", stdin=data)) == (0, data, b"")
 
 
 def test_a_channel(call: Call, peer: Peer) -> None:
@@ -254,7 +250,7 @@ def test_ssh(call: Call, folder: Path) -> None:
     (folder / "ssh").write_text('#!/bin/sh\nfor command in "$@"; do :; done\nexec sh -c "$command"\n')
     (folder / "ssh").chmod(0o755)
     env = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
-    done = call(f"ssh:-p 22 me@host cd {folder} && {sys.executable} echo.py", "7", "text", env=env, cwd=None)
+    done = call(f"ssh:-p 22 me@host cd {folder} && {sys.executable} echo.py", "7", "text", env=env, cwd=".")
     assert outcome(done) == (0, b"text", b"")
 
 
@@ -339,7 +335,7 @@ def test_nobody_reads_the_output(peer: Peer) -> None:
             "exec:sh -c 'echo one >&2; echo two >&2; kill -9 $$'",
             r"child sh -c .* \(pid \d+\) was killed by signal 9 \(SIGKILL\); its standard error ends: two",
         ),
-        ("exec:echo hello", r"the peer broke the protocol: a response to tag .* the octets there: b'hello\\n'"),
+        ("exec:echo hello", r"the peer broke the protocol: a response to tag .* the bytes there: b'hello\\n'"),
     ],
 )
 def test_a_connection_that_fails_gets_one_line(call: Call, address: str, expected: str) -> None:
@@ -351,7 +347,7 @@ def test_a_connection_that_fails_gets_one_line(call: Call, address: str, expecte
 def test_a_payload_that_is_too_large(call: Call, peer: Peer) -> None:
     status, output, errors = outcome(call(peer.address, "7", "-", stdin=bytes(65 << 20)))
     assert (status, output) == (1, b"")
-    assert re.fullmatch(rb"packetwire: a packet of \d+ octets, .* exceeds max_packet_size=\d+\n", errors)
+    assert re.fullmatch(rb"packetwire: a packet of \d+ bytes, .* exceeds max_packet_size=\d+\n", errors)
 
 
 def test_the_time_is_over(call: Call, peer: Peer) -> None:
@@ -416,23 +412,23 @@ def test_ctrl_c(peer: Peer, folder: Path, kind: str) -> None:
         (["Order", "count=1", "name=a=b\nc", "picture=d"], (1, 1.5, "a=b\nc", True, b"d", 7)),
         (["Order", "count=1", "name=zwölf", b"picture=\xff"], (1, 1.5, "zwölf", True, b"\xff", 7)),
         (["Order", "count=1", "picture:hex=00ff"], (1, 1.5, "egg", True, b"\0\xff", 7)),
-        (["Order", "count=1", "picture:file=octets"], (1, 1.5, "egg", True, ALL_OCTETS, 7)),
+        (["Order", "count=1", "picture:file=data"], (1, 1.5, "egg", True, ALL_BYTES, 7)),
         (["Order", "count:file=count", "name:hex=7061"], (42, 1.5, "pa", True, b"", 7)),
         (["Order", "count=1", "--flags", "3", "name=late"], (1, 1.5, "late", True, b"", 7)),
     ],
 )
 def test_fields(call: Call, peer: Peer, folder: Path, args: list[str | bytes], payload: tuple[Any, ...]) -> None:
-    (folder / "octets").write_bytes(ALL_OCTETS)
+    (folder / "data").write_bytes(ALL_BYTES)
     (folder / "count").write_text("42")
-    octets = repr(payload).encode()
-    assert outcome(call(peer.address, "--module", "shop:REQUESTS", *args)) == (0, octets, PRINTED)
-    assert peer.requests == [(0, 3 if "--flags" in args else 0, octets)]
+    data = repr(payload).encode()
+    assert outcome(call(peer.address, "--module", "shop:REQUESTS", *args)) == (0, data, PRINTED)
+    assert peer.requests == [(0, 3 if "--flags" in args else 0, data)]
 
 
 @pytest.mark.parametrize(
     ("name", "reply", "printed"),
     [
-        ("Nothing", b"octets\xff", b"octets\xff"),
+        ("Nothing", b"bytes\xff", b"bytes\xff"),
         ("Text", b"text", b"text: text\n"),
         ("Pair", (3, b"x"), b"(3, b'x')\n"),
         ("Number", b"0042", b"42\n"),
@@ -444,7 +440,7 @@ def test_the_decoded_response_is_printed(call: Call, peer: Peer, name: str, repl
     assert outcome(call(peer.address, "--module", "shop:REQUESTS", name)) == (0, printed, PRINTED)
 
 
-def test_decoded_octets_in_hexadecimal(call: Call, peer: Peer) -> None:
+def test_decoded_bytes_in_hexadecimal(call: Call, peer: Peer) -> None:
     peer.reply = b"\0\xff"
     assert outcome(call(peer.address, "--module", "shop:REQUESTS", "Nothing", "--hex-out")) == (
         0,
@@ -453,11 +449,11 @@ def test_decoded_octets_in_hexadecimal(call: Call, peer: Peer) -> None:
     )
 
 
-@pytest.mark.parametrize("args", [["--hex", "6f63"], ["--file", "octets"], ["-"]])
+@pytest.mark.parametrize("args", [["--hex", "6f63"], ["--file", "data"], ["-"]])
 def test_a_payload_as_such_for_a_class_that_is_no_dataclass(
     call: Call, peer: Peer, folder: Path, args: list[str]
 ) -> None:
-    (folder / "octets").write_bytes(b"oc")
+    (folder / "data").write_bytes(b"oc")
     done = call(peer.address, "--module", "shop:REQUESTS", "Plain", *args, "--flags", "2", stdin=b"oc")
     assert outcome(done) == (0, b"oc", PRINTED)
     assert peer.requests == [(6, 2, b"oc")]
@@ -516,7 +512,7 @@ TYPED = ("unix:x", "--module", "shop:REQUESTS")
     [
         ((), "packetwire call: the following arguments are required: ADDRESS, TYPE (see packetwire call --help)"),
         (("unix:x",), "the following arguments are required: TYPE"),
-        (("x", "7"), "argument ADDRESS: 'x' is no address: expected exec:CMD, ssh:[OPTIONS] HOST CMD, unix:PATH, "),
+        (("x", "7"), "argument ADDRESS: invalid address 'x': expected exec:CMD, ssh:[OPTIONS] HOST CMD, "),
         (("ssh:-p22 host x", "7"), "write '-p22' as two words, -p 22"),
         (("zmq+router:tcp://x:1", "7"), "a ROUTER is for serving; connect by zmq+dealer:"),
         (("stdio:", "7"), "stdio: is for serving: here standard output is for the results"),
@@ -582,7 +578,7 @@ TYPED = ("unix:x", "--module", "shop:REQUESTS")
             (*TYPED, "Order", "count=3", "notes=x"),
             "the field 'notes' is of type <class 'list'>; only int, float, bool, str, bytes",
         ),
-        ((*TYPED, "Order", "count=3", "picture:hex=0"), "the field 'picture' is no hexadecimal: '0'"),
+        ((*TYPED, "Order", "count=3", "picture:hex=0"), "the field 'picture' is not hexadecimal: '0'"),
         (
             (*TYPED, "Order", "count=3", "picture:file=no"),
             "the field 'picture' cannot be read from 'no': No such file",
@@ -591,8 +587,8 @@ TYPED = ("unix:x", "--module", "shop:REQUESTS")
             (*TYPED, "Strange", "when=1"),
             "the types of the fields of Strange are not known: name 'nonesuch' is not defined",
         ),
-        ((*TYPED, "Plain", "data=1"), "Plain is no dataclass: give its payload by --hex, --file or -"),
-        ((*TYPED, "Plain"), "Plain is no dataclass"),
+        ((*TYPED, "Plain", "data=1"), "Plain is not a dataclass: give its payload by --hex, --file or -"),
+        ((*TYPED, "Plain"), "Plain is not a dataclass"),
         (
             (*TYPED, "Checked", "count=0"),
             "no Checked can be made of these arguments: ValueError: count must be 1 or more (shop.py",
@@ -624,3 +620,19 @@ def test_help(call: Call) -> None:
         assert option in text
     for word in "exec:CMD", "ssh:[OPTIONS] HOST CMD", "FIELD=VALUE", "Exit status: 0", "124", "130":
         assert word in text
+
+
+def test_a_shell_that_says_something_first(call: Call, folder: Path) -> None:
+    (folder / "echo.py").write_text(ECHO)
+    command = f"echo Welcome; exec {shlex.quote(sys.executable)} echo.py"
+    address = f"exec:sh -c {shlex.quote(command)}"
+    assert outcome(call(address, "1", "abc", "--sync", "--timeout", "0.5"))[0] == 1  # the line comes before it
+    (folder / ".profile").write_text("echo Welcome\n")
+    login = f"exec:env HOME={folder} sh -lc {shlex.quote(command.partition('exec ')[2])}"
+    assert outcome(call(login, "1", "abc", "--sync")) == (0, b"abc", b"")
+    status, _, error = outcome(call("unix:socket", "1", "--sync"))
+    assert (status, error) == (1, b"packetwire: unix:socket has no use for sync: only exec: and ssh: have\n")
+    status, _, error = outcome(call("exec:sh -c 'echo bad >&2; exit 3'", "1", "--sync"))
+    assert status == 1
+    assert b"exited with status 3" in error
+    assert error.endswith(b"bad\n")

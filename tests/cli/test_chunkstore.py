@@ -52,7 +52,7 @@ def test_an_unknown_address_fails_and_is_named(client: ChunkClient) -> None:
     assert client.ask(Length()) == 0
 
 
-def test_one_octet_is_flipped_if_asked_for(client: ChunkClient) -> None:
+def test_one_byte_is_flipped_if_asked_for(client: ChunkClient) -> None:
     got = client.ask(Get(client.ask(Add(b"damaged"))))
     assert [index for index in range(7) if got[index] != b"damaged"[index]] == [3]
 

@@ -18,6 +18,8 @@ import pytest
 import packetwire
 from packetwire.cli.sources import find_files
 
+from .forked import packetwire_text
+
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 SMALL = ("--size", "300kB")
 LARGE = ("--size", "200MB")
@@ -86,10 +88,10 @@ def test_a_killed_store_is_shown() -> None:
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
-def test_a_flipped_octet_is_found(seed: str) -> None:
+def test_a_flipped_byte_is_found(seed: str) -> None:
     done = run("demo", "--corrupt", "--size", "0", "--chunk-size", "4KiB", "--seed", seed)
     assert (done.returncode, done.stderr) == (1, "")
-    place = re.fullmatch(r"(.*), octets ([\d,]+) to ([\d,]+)", labelled(done.stdout, "mismatch"))
+    place = re.fullmatch(r"(.*), bytes ([\d,]+) to ([\d,]+)", labelled(done.stdout, "mismatch"))
     assert place
     (path,) = (file.path for file in find_files() if file.name == place[1])
     first, last = (int(number.replace(",", "")) for number in place.groups()[1:])
@@ -99,9 +101,9 @@ def test_a_flipped_octet_is_found(seed: str) -> None:
     assert labelled(done.stdout, "  got") == hashlib.sha256(chunk).hexdigest()
     chunk[len(chunk) // 2] ^= 0xFF
     alike = sum(
-        octets[at : at + 4096] == chunk
-        for octets in [file.path.read_bytes() for file in find_files()]
-        for at in range(0, len(octets), 4096)
+        data[at : at + 4096] == chunk
+        for data in [file.path.read_bytes() for file in find_files()]
+        for at in range(0, len(data), 4096)
     )
     assert re.match(rf"{alike} of [\d,]+ chunks did not come back", labelled(done.stdout, "FAILED"))
     assert "ok  " not in done.stdout
@@ -111,7 +113,7 @@ def test_options_are_followed() -> None:
     done = run("demo", "--size", "100KiB", "--seed", "7", "--chunk-size", "1024", "--in-flight", "3")
     assert done.returncode == 0
     expected = 100 + sum(-(-file.size // 1024) for file in find_files())
-    assert labelled(done.stdout, "chunks") == f"{expected:,} of up to 1,024 octets, 3 requests in flight"
+    assert labelled(done.stdout, "chunks") == f"{expected:,} of up to 1,024 bytes, 3 requests in flight"
     assert labelled(done.stdout, "generated") == "0.1 MB from seed 7"
 
 
@@ -135,7 +137,7 @@ def test_options_are_followed() -> None:
     ],
 )
 def test_bad_arguments_get_one_line(args: tuple[str, ...], expected: str) -> None:
-    done = run(*args)
+    done = packetwire_text(*args)
     assert (done.returncode, done.stdout) == (2, "")
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1
@@ -258,8 +260,8 @@ def run_in_terminal(*args: str, **env: str) -> tuple[int, str]:
 
     def read() -> None:
         try:
-            while octets := os.read(ours, 4096):
-                written.extend(octets)
+            while data := os.read(ours, 4096):
+                written.extend(data)
         except OSError:
             pass  # on Linux that is how a terminal ends
 

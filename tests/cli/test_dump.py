@@ -17,12 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packetwire import Packet
-from packetwire.capture import HEADER, Kind, Record
+from packetwire import Packet, PacketConnection
+from packetwire.capture import HEADER, CaptureWriter, Kind, Record
 from packetwire.cli import conversation
 from packetwire.cli.conversation import Conversations, Note, Seen, shown
 from packetwire.cli.failure import CommandFailed
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
+from packetwire.testing import stream_pair
+
+from .forked import packetwire
 
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 LIMIT = 30
@@ -44,9 +47,7 @@ PACKETS = [item for item in items("cs_packets.json") if item["kind"] == "packet"
 
 def run(*args: Any, stdin: bytes | None = None) -> tuple[int, str, str]:
     """The exit status and what was said."""
-    done = subprocess.run(
-        [*PACKETWIRE, "dump", *map(str, args)], input=stdin or b"", capture_output=True, check=False, timeout=LIMIT
-    )
+    done = packetwire("dump", *map(str, args), stdin=stdin or b"")
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -68,10 +69,10 @@ def response(tag: int, payload: bytes = b"", flags: int = 1, channel: int = 0) -
 
 
 def capture(*records: tuple[str, int, int, bytes]) -> bytes:
-    """Of (sign, connection, milliseconds, octets)."""
+    """Of (sign, connection, milliseconds, bytes)."""
     return HEADER + b"".join(
-        bytes(Record(Kind(ord(sign)), connection, BEGIN + when * MILLISECOND, octets))
-        for sign, connection, when, octets in records
+        bytes(Record(Kind(ord(sign)), connection, BEGIN + when * MILLISECOND, data))
+        for sign, connection, when, data in records
     )
 
 
@@ -92,18 +93,18 @@ CONVERSATION = capture(
 SHOWN = [
     "times are seconds since 2023-11-14 22:13:20.000000000 UTC",
     "0.000000 1 + unix:a unix:b",
-    "0.001000 1 > request 0:2 type=7 flags=0x5 2 octets b'hi'",
-    "0.002000 1 > request 0:3 type=8 flags=0x0 80 octets b'longlonglonglonglonglonglonglong'…",
+    "0.001000 1 > request 0:2 type=7 flags=0x5 2 bytes b'hi'",
+    "0.002000 1 > request 0:3 type=8 flags=0x0 80 bytes b'longlonglonglonglonglonglonglong'…",
     "0.003000 2 + unix:a unix:b",
-    "0.004000 2 > request 16:2 type=9 flags=0x0 0 octets",
-    "0.005000 1 < response 0:3 not ok flags=0x0 2 octets b'no'; to type 8, after 3.000 ms",
-    "0.005000 1 < response 0:2 ok flags=0x5 2 octets b'\\x00\\xff'; to type 7, after 4.000 ms",
-    "0.006000 1 < request 0:2 type=1 flags=0x0 0 octets",
-    "0.007000 1 > response 0:2 ok flags=0x0 0 octets; to type 1, after 1.000 ms",
+    "0.004000 2 > request 16:2 type=9 flags=0x0 0 bytes",
+    "0.005000 1 < response 0:3 not ok flags=0x0 2 bytes b'no'; to type 8, after 3.000 ms",
+    "0.005000 1 < response 0:2 ok flags=0x5 2 bytes b'\\x00\\xff'; to type 7, after 4.000 ms",
+    "0.006000 1 < request 0:2 type=1 flags=0x0 0 bytes",
+    "0.007000 1 > response 0:2 ok flags=0x0 0 bytes; to type 1, after 1.000 ms",
     "0.008000 1 > ERQ",
     "0.008000 1 > EOF",
     "0.008000 1 > ends its direction",
-    "0.009000 2 < response 0:99 ok flags=0x0 0 octets; to no request that was seen",
+    "0.009000 2 < response 0:99 ok flags=0x0 0 bytes; to no request that was seen",
     "0.010000 1 - over: because",
 ]
 
@@ -147,7 +148,7 @@ def test_hex_shows_all_of_each_payload(tmp_path: Path) -> None:
     path.write_bytes(request(2, 0, bytes(range(30, 50))))
     _, stdout, _ = run(path, "--hex")
     assert stdout.splitlines() == [
-        "  > request  0:2 type=0 flags=0x0 20 octets",
+        "  > request  0:2 type=0 flags=0x0 20 bytes",
         "  00000000  1e 1f 20 21 22 23 24 25 26 27 28 29 2a 2b 2c 2d  .. !\"#$%&'()*+,-",
         "  00000010  2e 2f 30 31                                      ./01",
     ]
@@ -157,8 +158,8 @@ def test_payloads_as_text(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(request(2, 0, "grün\n\x1b[2J".encode()) + request(3, 0, b"\xff"))
     assert lines(path, "--decode", "text") == [
-        "> request 0:2 type=0 flags=0x0 10 octets 'grün\\n\\x1b[2J'",
-        "> request 0:3 type=0 flags=0x0 1 octet b'\\xff'",
+        "> request 0:2 type=0 flags=0x0 10 bytes 'grün\\n\\x1b[2J'",
+        "> request 0:3 type=0 flags=0x0 1 byte b'\\xff'",
     ]
 
 
@@ -190,10 +191,10 @@ def test_a_decoder_that_is_not_installed_says_what_to_install(tmp_path: Path) ->
 def test_the_summary(path: Path) -> None:
     assert lines(path, "--summary") == [
         "connections 2",
-        "> 6 packets, 82 octets of payload",
-        "< 4 packets, 4 octets of payload",
+        "> 6 packets, 82 bytes of payload",
+        "< 4 packets, 4 bytes of payload",
         "",
-        "requests number not ok no answer octets median p99 slowest",
+        "requests number not ok no answer bytes median p99 slowest",
         "> type 7 1 0 0 4 4.000 ms 4.000 ms 4.000 ms",
         "> type 8 1 1 0 82 3.000 ms 3.000 ms 3.000 ms",
         "> type 9, channel 16 1 0 1 0 - - -",
@@ -231,12 +232,12 @@ def test_what_comes_through_a_pipe_is_shown_at_once() -> None:
         assert dump.stdin
         assert dump.stdout
         dump.stdin.write(request(2, 7))
-        assert dump.stdout.readline() == b"  > request  0:2 type=7 flags=0x0 0 octets\n"
+        assert dump.stdout.readline() == b"  > request  0:2 type=7 flags=0x0 0 bytes\n"
         dump.stdin.close()
         assert dump.wait(LIMIT) == 0
 
 
-# the reference's octets
+# the reference's bytes
 
 
 @pytest.mark.parametrize("item", STREAMS, ids=lambda item: item["id"])
@@ -250,9 +251,9 @@ def test_golden_streams(item: dict[str, Any], tmp_path: Path) -> None:
     assert len(asked) == len(answers) > 0
     assert all("; to type" in line and line.endswith("after 1.000 ms") for line in answers)
     assert found[-1].endswith("< EOF")
-    for octets in forth, back:
-        raw = lines("-", stdin=octets)
-        assert len(raw) == len([line for line in found if f" {'>' if octets is forth else '<'} " in line])
+    for data in forth, back:
+        raw = lines("-", stdin=data)
+        assert len(raw) == len([line for line in found if f" {'>' if data is forth else '<'} " in line])
 
 
 def test_golden_packets() -> None:
@@ -269,7 +270,7 @@ def test_golden_packets() -> None:
         else:
             ok = "ok" if flags & 1 else "not ok"
             expected = f"> response {item['channel']}:{item['tag']} {ok} flags=0x{flags >> 1:x} "
-        assert line.startswith(expected + f"{len(payload)} octet"), item["id"]
+        assert line.startswith(expected + f"{len(payload)} byte"), item["id"]
 
 
 # cut off, malformed, damaged
@@ -283,23 +284,23 @@ def test_a_capture_that_was_cut_off_is_shown_to_its_last_whole_packet(path: Path
     shown_lines = [" ".join(line.split()) for line in stdout.splitlines()]
     whole = [line for line in shown_lines if "the stream ended inside a packet" not in line]
     assert whole == SHOWN[: len(whole)]
-    assert stderr == "" or re.fullmatch(r"the file ends inside a record, after \d+ octets of it\n", stderr)
+    assert stderr == "" or re.fullmatch(r"the file ends inside a record, after \d+ bytes of it\n", stderr)
 
 
 def test_a_packet_that_was_cut_off_is_told_of() -> None:
-    octets = capture((">", 1, 0, request(2, 0, b"abcdef")[:5]))
-    assert lines("-", stdin=octets)[1:] == [
-        "0.000000 1 > the stream ended inside a packet, after 5 of 10 octets of it: b'\\t\\x02\\x02\\x01a'"
+    data = capture((">", 1, 0, request(2, 0, b"abcdef")[:5]))
+    assert lines("-", stdin=data)[1:] == [
+        "0.000000 1 > the stream ended inside a packet, after 5 of 10 bytes of it: b'\\t\\x02\\x02\\x01a'"
     ]
 
 
 def test_what_is_malformed_ends_its_direction_only() -> None:
-    octets = capture(
+    data = capture(
         (">", 1, 0, request(2, 7) + bytes.fromhex("80808080808080808080")),
         (">", 1, 1, request(3, 7)),
         ("<", 1, 2, response(2)),
     )
-    status, stdout, stderr = run("-", stdin=octets)
+    status, stdout, stderr = run("-", stdin=data)
     assert (status, stderr) == (1, "")
     _, first, fault, answer = [" ".join(line.split()) for line in stdout.splitlines()]
     assert "> request 0:2" in first
@@ -308,23 +309,23 @@ def test_what_is_malformed_ends_its_direction_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "message"),
+    ("data", "message"),
     [
         (HEADER + b"x" * 20, "a damaged record at offset 22"),
         (b"\0packetwire-capture 7\n", "a capture of version b'7', of which nothing is known here"),
         (b"\0\x1b[2Jother", "no capture: it begins with b'\\x00\\x1b[2Jother'"),
     ],
 )
-def test_what_is_damaged_gets_one_line(octets: bytes, message: str) -> None:
-    status, stdout, stderr = run("-", stdin=octets)
+def test_what_is_damaged_gets_one_line(data: bytes, message: str) -> None:
+    status, stdout, stderr = run("-", stdin=data)
     assert (status, stdout) == (1, "")
     assert stderr.startswith(f"packetwire: {message}")
     assert stderr.count("\n") == 1
 
 
 def test_texts_from_elsewhere_move_no_cursor() -> None:
-    octets = capture(("+", 1, 0, b"\x1b[2J\r\nname \xff"), ("-", 1, 0, b"x" * 1000))
-    _, begun, over = lines("-", stdin=octets)
+    data = capture(("+", 1, 0, b"\x1b[2J\r\nname \xff"), ("-", 1, 0, b"x" * 1000))
+    _, begun, over = lines("-", stdin=data)
     assert begun == "0.000000 1 + \\x1b[2J\\r\\nname �"
     assert over.endswith("x…")
     assert len(over) < 400
@@ -332,22 +333,22 @@ def test_texts_from_elsewhere_move_no_cursor() -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=300))
-def test_anything_is_shown_or_refused(octets: bytes) -> None:
+def test_anything_is_shown_or_refused(data: bytes) -> None:
     conversations = Conversations(1000)
     for kind in Kind:
-        for happening in conversations.add(Record(kind, 1, 0, octets)):
+        for happening in conversations.add(Record(kind, 1, 0, data)):
             if isinstance(happening, Note):
                 assert happening.text == shown(happening.text)
             else:
-                assert happening.packet.payload in octets
+                assert happening.packet.payload in data
     assert list(conversations.finish()) == [] or conversations.connections == 1
 
 
 # bounds
 
 
-def records_of(count: int, kind: Kind, octets: bytes) -> Iterator[Record]:
-    return (Record(kind, number, 0, octets) for number in range(1, count + 1))
+def records_of(count: int, kind: Kind, data: bytes) -> Iterator[Record]:
+    return (Record(kind, number, 0, data) for number in range(1, count + 1))
 
 
 def test_the_connections_of_a_capture_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +368,7 @@ def test_packets_that_do_not_end_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     begun = request(2, 0, bytes(2000))[:300]
     for record in records_of(3, Kind.FORTH, begun):
         list(conversations.add(record))
-    with pytest.raises(CommandFailed, match="more than 1000 octets of packets that do not end"):
+    with pytest.raises(CommandFailed, match="more than 1000 bytes of packets that do not end"):
         list(conversations.add(Record(Kind.BACK, 1, 0, begun)))
 
 
@@ -477,6 +478,30 @@ def test_a_writer_of_a_fifo_may_take_its_time(fifo: Path, monkeypatch: pytest.Mo
         with conversation.open_input(str(fifo)) as source:
             os.write(holding, request(2, 1))
             (record,) = [next(iter(source))]
-            assert record.octets == request(2, 1)
+            assert record.data == request(2, 1)
     finally:
         os.close(holding)
+
+
+def test_control_requests_and_frames_are_named(tmp_path: Path) -> None:
+    """Once an end has said HELLO: before that they are requests on reserved channels."""
+    path = tmp_path / "a.cap"
+    capture = CaptureWriter(str(path))
+    with (
+        stream_pair() as (ours, theirs),
+        capture,
+        PacketConnection(theirs, request_handler=lambda rq_type, flags, payload: payload),
+        PacketConnection(ours, capture=capture) as conn,
+    ):
+        conn(1, b"one")
+        conn(2, deadline=100.0, meta={"k": b"v"}, on_progress=lambda payload: None)
+        conn._driver.tell_cancelled(0, 2, "no more")
+        conn.ping(30)
+        conn.drain_peer(30)
+    found = "\n".join(lines(path))
+    assert "< HELLO 1:2 " in found
+    assert "> META of its request 0:3, " in found
+    assert "ms left, wants progress, {'k': b'v'}" in found
+    assert "> CANCEL of its request 0:2, code 1 'no more'" in found
+    assert "> PING 1:2 0 bytes" in found
+    assert "> DRAIN 1:3 0 bytes" in found

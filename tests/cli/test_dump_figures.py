@@ -74,4 +74,4 @@ def test_without_requests_there_is_no_table(capsys: pytest.CaptureFixture[str]) 
     summary.add(Seen(1, 0, Kind.FORTH, EOF_PACKET))
     lines = shown(summary, capsys)
     assert len(lines) == 3
-    assert "1 packets, 0 octets of payload" in lines[1]
+    assert "1 packets, 0 bytes of payload" in lines[1]

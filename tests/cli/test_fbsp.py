@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -39,6 +40,8 @@ from packetwire.fbsp import (
     operation,
 )
 from packetwire.messaging.multipart import join_frames
+
+from .forked import packetwire
 
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 LIMIT = 60
@@ -124,8 +127,7 @@ def address(request: pytest.FixtureRequest) -> str:
 
 def run(*args: Any, stdin: bytes = b"") -> tuple[int, bytes, str]:
     """The exit status and what was said, of a command in a process of its own."""
-    argv = [*PACKETWIRE, *map(str, args)]
-    done = subprocess.run(argv, input=stdin, capture_output=True, check=False, timeout=LIMIT)
+    done = packetwire(*map(str, args), stdin=stdin)
     return done.returncode, done.stdout, done.stderr.decode()
 
 
@@ -252,6 +254,53 @@ def test_bad_arguments(arguments: tuple[str, ...], text: str, here: Run) -> None
     assert text in stderr
 
 
+# gateways
+
+
+def test_a_gateway_until_sigterm(stream: str, tmp_path: Path, here: Run) -> None:
+    front = f"ipc://{tmp_path}/gateway"
+    argv = [*PACKETWIRE, "fbsp", "gateway", front, stream]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline() == f"gateway from {front} to {stream}\n"
+            assert here("fbsp", "call", front, 1, 2, 3) == (0, b"0\n1\n2\n", "state: RUNNING\n")
+            process.terminate()
+            assert (process.wait(LIMIT), process.stderr.read()) == (0, "")
+        finally:
+            process.kill()
+
+
+def test_a_gateway_for_the_client_that_starts_it(endpoint: str, here: Run) -> None:
+    gateway = shlex.join([*PACKETWIRE, "fbsp", "gateway", "--quiet", "stdio:", endpoint])
+    assert here("fbsp", "call", f"exec:{gateway}", 1, 1, "a") == (0, b"a", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("ipc://x", "stdio:"), "stdio: is for serving"),
+        (("exec:true", "ipc://x"), "exec:true cannot be served on"),
+        (("pgm://x", "exec:true"), "expected tcp://HOST:PORT or ipc://PATH, got 'pgm://x'"),
+        (("ipc://x", "exec:true", "--allow-uid", "1"), "--allow-uid is for a unix: address, not for ipc://x"),
+        (("ipc://x", "exec:true", "--max-per-address", "1"), "--max-per-address is for packet streams"),
+        (("ipc://x", "exec:true", "--cert", "x"), "--cert is for tls: addresses, not for ipc://x"),
+        (("ipc://x", "exec:true", "--server-name", "x"), "--server-name is for tls: addresses, not for exec:true"),
+        (("ipc://x", "exec:true", "--max-clients", "0"), "expected a whole number from 1, got '0'"),
+    ],
+)
+def test_arguments_that_a_gateway_cannot_use(arguments: tuple[str, ...], text: str, here: Run) -> None:
+    status, stdout, stderr = here("fbsp", "gateway", *arguments)
+    assert (status, stdout, stderr.count("\n")) == (2, b"", 1)
+    assert text in stderr
+
+
+def test_a_place_that_a_gateway_cannot_have(tmp_path: Path, here: Run) -> None:
+    status, stdout, stderr = here("fbsp", "gateway", f"ipc://{tmp_path}/nowhere/socket", "exec:true")
+    assert (status, stdout, stderr.count("\n")) == (1, b"", 1)
+    assert "nowhere" in stderr
+
+
 # dump
 
 
@@ -297,9 +346,9 @@ def test_what_is_no_message_is_shown_as_such(tmp_path: Path) -> None:
     ]
     status, stdout, stderr = run("dump", "-", "--decode", "fbsp", stdin=b"".join(map(bytes, packets)))
     assert (status, stderr) == (0, "")
-    shown = [line.split(" octet", 1)[1] for line in stdout.decode().splitlines()]
+    shown = [line.split(" byte", 1)[1] for line in stdout.decode().splitlines()]
     assert shown[0] == "s REQUEST token=0000000000000000 call 1:1 1 frame b'x'"
     assert "not decoded: ValueError: frame 0" in shown[1]
-    assert "not decoded: InvalidMessageError: a control frame of 3 octets, not 16" in shown[2]
+    assert "not decoded: InvalidMessageError: a control frame of 3 bytes, not 16" in shown[2]
     assert shown[3] == "s nothing"
     assert shown[4] == "s b'refused'"

@@ -146,7 +146,9 @@ def test_a_configuration(start: Start, tmp_path: Path) -> None:
         (("--ready-timeout", "x", "true"), "expected a number of seconds"),
         pytest.param(("--nonsense", "true"), "unrecognized arguments: --nonsense", marks=pytest.mark.long),
         pytest.param(
-            ("--config", "/dev/null", "true"), "argument --config: '/dev/null' is no JSON: ", marks=pytest.mark.long
+            ("--config", "/dev/null", "true"),
+            "argument --config: '/dev/null' is not valid JSON: ",
+            marks=pytest.mark.long,
         ),
     ],
 )
@@ -166,4 +168,4 @@ def test_a_command_or_a_configuration_that_does_not_exist(start: Start, tmp_path
     (tmp_path / "list.json").write_text("[]")
     status, _, stderr = start("--config", str(tmp_path / "list.json"), "true").end()
     assert status == 2
-    assert stderr.endswith("list.json' is no JSON object\n")
+    assert stderr.endswith("list.json' is not a JSON object\n")

@@ -48,12 +48,12 @@ def test_more_requests_than_are_under_way_at_a_time(service: Service, path: Path
     assert lines == [f"{count} requests on 1 connection; responses: 0 the same, 0 different, {count} not in FILE"]
 
 
-def test_octets_behind_the_end(path: Path) -> None:  # noqa: F811
+def test_bytes_behind_the_end(path: Path) -> None:  # noqa: F811
     path.write_bytes(capture(request(2, 1, b"x"), (">", bytes(EOF_PACKET) + b"behind"), (">", b"more")))
-    assert "6 octets or more behind EOF, which are left out" in dumped(path)
+    assert "6 bytes or more behind EOF, which are left out" in dumped(path)
 
 
 def test_a_direction_that_was_cut_off_in_a_packet(path: Path) -> None:  # noqa: F811
-    sign, octets = request(2, 1, b"x" * 50)
-    path.write_bytes(capture((sign, octets[:20]), (sign, b"")))
+    sign, data = request(2, 1, b"x" * 50)
+    path.write_bytes(capture((sign, data[:20]), (sign, b"")))
     assert "the stream ended inside a packet, after 20 of" in dumped(path)

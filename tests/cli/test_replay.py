@@ -17,6 +17,9 @@ from packetwire.capture import HEADER, CaptureWriter, Kind, Record
 from packetwire.cli import replay as replaying
 from packetwire.cli.main import main
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
+from packetwire.testing import stream_pair
+
+from .forked import packetwire_text
 
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 LIMIT = 30
@@ -61,13 +64,7 @@ def address(tmp_path: Path) -> str:
 
 def run(path: Path, *args: str) -> tuple[int, list[str], str]:
     """Replay a file to the service beside it: the exit status, the lines and the standard error."""
-    done = subprocess.run(
-        [*PACKETWIRE, "replay", str(path), address(path.parent), *args],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=LIMIT,
-    )
+    done = packetwire_text("replay", path, address(path.parent), *args)
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
@@ -83,7 +80,7 @@ def response(
 
 
 def capture(*records: tuple[str, bytes], connection: int = 1) -> bytes:
-    return HEADER + b"".join(bytes(Record(Kind(ord(sign)), connection, 0, octets)) for sign, octets in records)
+    return HEADER + b"".join(bytes(Record(Kind(ord(sign)), connection, 0, data)) for sign, data in records)
 
 
 def test_what_a_bridge_recorded_is_the_same_again(service: Service, path: Path, tmp_path: Path) -> None:
@@ -131,7 +128,7 @@ def test_differences(service: Service, path: Path) -> None:
     status, lines, stderr = run(path)
     assert (status, stderr) == (1, "")
     assert lines == [
-        f"connection 1, request 0:3 type=1: payload {b'y' * 32!r}… (100 octets), now {b'x' * 32!r}… (100 octets)",
+        f"connection 1, request 0:3 type=1: payload {b'y' * 32!r}… (100 bytes), now {b'x' * 32!r}… (100 bytes)",
         "connection 1, request 0:4 type=1: flags 0x9, now 0x7",
         "connection 1, request 0:5 type=4: now not ok; payload b'', now b'ValueError: not any more'",
         "connection 1, request 16:6 type=5: now ok; payload b'failed', now b'fine'",
@@ -252,7 +249,7 @@ def test_a_service_that_ends(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "message"),
+    ("data", "message"),
     [
         (HEADER + b"x" * 20, "a damaged record at offset 22"),
         (bytes.fromhex("80808080808080808080"), "packets in FILE are malformed; those before were replayed"),
@@ -263,8 +260,8 @@ def test_a_service_that_ends(path: Path, tmp_path: Path) -> None:
         (bytes(Packet(is_request=True, tag=9, rq_type=0)), "a request in FILE cannot be sent again: Packet("),
     ],
 )
-def test_what_cannot_be_replayed(service: Service, path: Path, octets: bytes, message: str) -> None:
-    path.write_bytes(octets)
+def test_what_cannot_be_replayed(service: Service, path: Path, data: bytes, message: str) -> None:
+    path.write_bytes(data)
     status, _, stderr = run(path)
     assert status == 1
     assert stderr.startswith(f"packetwire: {message}")
@@ -294,7 +291,7 @@ def test_the_open_connections_are_bounded(
         ([], "the following arguments are required: FILE, ADDRESS"),
         (["-"], "the following arguments are required: ADDRESS"),
         (["nonesuch", "unix:a"], "argument FILE: cannot read 'nonesuch': No such file or directory"),
-        (["-", "unx:a"], "argument ADDRESS: 'unx:a' is no address"),
+        (["-", "unx:a"], "argument ADDRESS: invalid address 'unx:a'"),
         (["-", "stdio:"], "argument ADDRESS: stdio: is for serving"),
         (["-", "unix:a", "--end", "third"], "argument --end: invalid choice: 'third'"),
         (["-", "unix:a", "--connection", "x"], "argument --connection: expected a whole number from 0, got 'x'"),
@@ -305,14 +302,20 @@ def test_the_open_connections_are_bounded(
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_mistakes(args: list[str], message: str) -> None:
-    done = subprocess.run(
-        [*PACKETWIRE, "replay", *args],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        timeout=LIMIT,
-    )
+    done = packetwire_text("replay", *args)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_what_the_recorded_ends_have_agreed_on_is_not_said_again(path: Path, service: Service) -> None:
+    """Control requests and frames are the engine's; the live peer is asked anew."""
+    recorded, kept = Service(), CaptureWriter(str(path))
+    with stream_pair() as (ours, theirs), kept, recorded(theirs), PacketConnection(ours, capture=kept) as conn:
+        assert conn(1, b"one")[0]
+        assert conn(2, b"two", deadline=LIMIT, meta={"k": b"v"})[0]
+        conn.ping(LIMIT)
+    status, found, errors = run(path)
+    assert (status, errors) == (0, "")
+    assert found == ["2 requests on 1 connection; responses: 2 the same, 0 different"]
+    assert service.requests == recorded.requests == [(1, 0, b"one"), (2, 0, b"two")]

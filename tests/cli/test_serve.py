@@ -27,6 +27,8 @@ from packetwire import (
     connect_to,
 )
 
+from .forked import packetwire_text
+
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 LIMIT = 30
 
@@ -45,7 +47,7 @@ class Echo(BaseRequest):
     data: bytes
     def __bytes__(self): return self.data
     @classmethod
-    def from_bytes(cls, octets): return cls(octets)
+    def from_bytes(cls, data): return cls(data)
     def fulfil(self, context): return self.flags, self.data
 
 class Together(Echo):
@@ -163,13 +165,8 @@ def start(folder: Path) -> Iterator[Start]:
     signal.signal(signal.SIGINT, before)
 
 
-def run(folder: Path, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*PACKETWIRE, "serve", *args],
-        **{"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "cwd": folder} | options,
-        check=False,
-        timeout=LIMIT,
-    )
+def run(folder: Path, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    return packetwire_text("serve", *args, stdin=stdin, cwd=folder)
 
 
 @contextmanager
@@ -439,11 +436,9 @@ def test_sigterm_ends_stdio(start: Start, folder: Path) -> None:
 
 
 def test_a_parent_that_sends_garbage_is_a_failure(folder: Path) -> None:
-    (folder / "garbage").write_bytes(b"\xff" * 100)
-    with open(folder / "garbage", "rb") as garbage:
-        done = run(folder, "--quiet", "store:REQUESTS", "stdio:", stdin=garbage)
+    done = run(folder, "--quiet", "store:REQUESTS", "stdio:", stdin=b"\xff" * 100)
     assert done.returncode == 1
-    assert re.fullmatch(r"packetwire: the peer broke the protocol: an integer of more than 9 octets .*", last(done))
+    assert re.fullmatch(r"packetwire: the peer broke the protocol: an integer of more than 9 bytes .*", last(done))
 
 
 def last(done: subprocess.CompletedProcess[str]) -> str:
@@ -476,18 +471,18 @@ def last(done: subprocess.CompletedProcess[str]) -> str:
             ("store:two", "unix:x"),
             "store:two cannot be called with a recv_send alone: missing a required argument: 'other'",
         ),
-        (("store:NUMBERS", "unix:x"), "store:NUMBERS is no request map: it must have subclasses of BaseRequest"),
-        (("store:NAMES", "unix:x"), "store:NAMES is no request map"),
+        (("store:NUMBERS", "unix:x"), "store:NUMBERS is not a request map: it must have subclasses of BaseRequest"),
+        (("store:NAMES", "unix:x"), "store:NAMES is not a request map"),
         (("store:NOTHING", "unix:x"), "store:NOTHING is an empty request map"),
         (
             ("store:Store", "unx:x"),
-            "packetwire serve: argument ADDRESS: 'unx:x' is no address: expected exec:CMD, ",
+            "packetwire serve: argument ADDRESS: invalid address 'unx:x': expected exec:CMD, ",
         ),
         (
             ("store:Store", "exec:x"),
             "exec:x cannot be served on: expected unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, stdio:, zmq+pair:",
         ),
-        (("store:Store", "tcp:localhost"), "'tcp:localhost' is no address: expected tcp:HOST:PORT"),
+        (("store:Store", "tcp:localhost"), "invalid address 'tcp:localhost': expected tcp:HOST:PORT"),
         (
             ("store:Store", "unix:x", "more"),
             "packetwire serve: unrecognized arguments: more (see packetwire serve --help)",
@@ -596,3 +591,28 @@ def test_help(folder: Path) -> None:
         assert option in text
     for word in "unix:PATH", "tcp:HOST:PORT", "stdio:", "no authentication", "SIGTERM", "Exit status: 0", "130":
         assert word in text
+
+
+def test_a_forced_command_has_what_came_before_dropped(folder: Path) -> None:
+    digits = "0123456789abcdef"
+    asked = rf"printf '\npacketwire-%s\n' {digits}; exec anything"
+    command = [
+        "sh",
+        "-c",
+        'echo Welcome; exec "$@"',
+        "sh",
+        *PACKETWIRE,
+        "serve",
+        "store:REQUESTS",
+        "stdio:",
+        "--sync",
+    ]
+    env = os.environ | {"SSH_ORIGINAL_COMMAND": asked}
+    with PacketConnection(child(command, cwd=folder, env=env, sync=digits)) as conn:
+        assert conn(0, b"abc", timeout=LIMIT)[0]
+        assert conn.preamble == b"Welcome\n"
+    done = run(folder, "store:REQUESTS", f"unix:{folder}/socket", "--sync")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        f"packetwire: --sync is for stdio:, not for unix:{folder}/socket",
+    )

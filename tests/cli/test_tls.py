@@ -12,6 +12,8 @@ import pytest
 
 from connections.certificates import Certificate, make_certificate
 
+from .forked import packetwire_text
+
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 LIMIT = 30
 
@@ -48,7 +50,7 @@ def address(
 
 
 def call(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*PACKETWIRE, "call", *args], capture_output=True, text=True, timeout=LIMIT, check=False)
+    return packetwire_text("call", *args)
 
 
 @pytest.mark.parametrize("address", ["anyone"], indirect=True)
@@ -99,9 +101,7 @@ def test_a_server_that_wants_to_know_who_comes(address: str, certificates: tuple
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, args: list[str], status: int, said: str) -> None:
-    done = subprocess.run(
-        [*PACKETWIRE, *args], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False
-    )
+    done = packetwire_text(*args, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
     assert done.stderr.startswith("packetwire: ") or done.stderr.startswith("packetwire ")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from cs.buffer import CornuCopyBuffer
+from tests.leftovers import join, open_fds, threads_since
 
 from packetwire import PacketConnection
+
+from .sshd import Sshd, running_sshd
 
 
 @dataclass
@@ -100,6 +101,13 @@ DESCRIPTORS = ("pipes", "socketpair")
 """The transports that faults are tried on: their ends can be closed under a connection."""
 
 
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A server of OpenSSH."""
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
 @pytest.fixture(params=TRANSPORTS)
 def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
     """Two connected ends, over each transport."""
@@ -141,24 +149,6 @@ def open_both(
     return ends.stack.enter_context(first), ends.stack.enter_context(second)
 
 
-def open_fds() -> set[str]:
-    """What the process has open: a descriptor's number and what it is."""
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-        except FileNotFoundError:
-            pass  # the one that listdir used
-    return found
-
-
-def threads_since(before: set[threading.Thread]) -> set[threading.Thread]:
-    """Threads that were not there; a bare one that has ended does not count, though it stays listed."""
-    running = sys._current_frames()
-    listed = set(threading.enumerate()) - before
-    return {one for one in listed if not isinstance(one, threading._DummyThread) or one.ident in running}
-
-
 @pytest.fixture(autouse=True)
 def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """After the test the threads, descriptors and blocking modes are what they were."""
@@ -167,11 +157,6 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("leaves_threads"):
         for _ in range(3):  # one may start another in its end
             for thread in threads_since(threads):
-                with suppress(RuntimeError):  # it is just being started
-                    thread.join(10)
-    deadline = time.monotonic() + 10
-    while any(isinstance(one, threading._DummyThread) for one in threads_since(threads)):
-        assert time.monotonic() < deadline, "a bare thread does not end"  # it cannot be joined
-        time.sleep(0)
+                join(thread, 10)
     assert threads_since(threads) == set()
     assert open_fds() - fds == set()

@@ -23,8 +23,9 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -174,6 +175,16 @@ def situation(name: str) -> Iterator[tuple[PacketConnection, OtherCall | None]]:
             with suppress(PacketwireError):
                 conn.close(0.2)
             conn.close(0.0)  # what was interrupted may have been one of the calls that are counted
+            join_closers(conn)
+
+
+def join_closers(conn: PacketConnection) -> None:
+    """Amid reading it is closed by a thread: that must end by itself, before the stream is taken from it."""
+    deadline = time.monotonic() + WAIT
+    while closers := [thread for thread in threading.enumerate() if thread.name == f"{conn.name}-closer"]:
+        assert time.monotonic() < deadline, f"closing does not end{stacks_of(closers)}"
+        with suppress(RuntimeError):  # it is just being started
+            closers[0].join(deadline - time.monotonic())
 
 
 def check_works(
@@ -189,6 +200,16 @@ def check_works(
             check_reason(error, interruption)
     else:
         assert child or (ok, payload) == (True, b"retfa"), payload
+
+
+def stacks_of(threads: Iterable[threading.Thread]) -> str:
+    """Where these threads are."""
+    frames = sys._current_frames()
+    return "".join(
+        f"\n{thread.name}:\n" + "".join(traceback.format_stack(frames[thread.ident]))
+        for thread in threads
+        if thread.ident in frames
+    )
 
 
 class Left:
@@ -217,7 +238,8 @@ class Left:
         """It may take a moment: a thread may do what whoever was interrupted has left."""
         deadline = time.monotonic() + WAIT
         while left := self._left():
-            assert time.monotonic() < deadline, f"{' and '.join(left)} are left: {left}"
+            stacks = stacks_of(left.get("threads", ()))
+            assert time.monotonic() < deadline, f"{' and '.join(left)} are left: {left}{stacks}"
             time.sleep(0.001)
 
     def _left(self) -> dict[str, set[Any]]:

@@ -7,9 +7,11 @@ import os
 import sys
 import threading
 
+from tests.leftovers import open_fds
+
 from packetwire import PacketConnection
 
-from .conftest import TRANSPORTS, Ends, open_fds
+from .conftest import TRANSPORTS, Ends
 
 WARM_UP = 2000
 TIMES = 10_000

@@ -25,7 +25,8 @@ PORT_TRIES = 5
 SSHD_CONFIG = """
 ListenAddress 127.0.0.1:{port}
 HostKey {directory}/host_key
-AuthorizedKeysFile {directory}/user_key.pub
+AuthorizedKeysFile {directory}/user_key.pub {directory}/forced_keys
+SetEnv HOME={directory}/home
 PidFile none
 StrictModes no
 UsePAM no
@@ -37,7 +38,7 @@ MaxStartups 100
 """
 
 SSH_CONFIG = """
-Host here stranger unknown
+Host here forced stranger unknown
     HostName 127.0.0.1
     Port {port}
     User {user}
@@ -50,12 +51,15 @@ Host here unknown
     IdentityFile {directory}/user_key
 Host stranger
     IdentityFile {directory}/stranger_key
-Host here stranger
+Host forced
+    IdentityFile {directory}/forced_key
+Host here forced stranger
     UserKnownHostsFile {directory}/known_hosts
 Host unknown
     UserKnownHostsFile /dev/null
 """
-"""`here` is let in; `stranger` has a key that is not; the key of `unknown` is not known to us."""
+"""`here` is let in, and `forced` to the command of `Sshd.force`; `stranger` has a key that is not; the key of
+`unknown` is not known to us."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,18 @@ class Sshd:
 
     config: Path
     port: int
+
+    @property
+    def home(self) -> Path:
+        """The home directory of whoever logs in, where profiles of shells can be written."""
+        return self.config.parent / "home"
+
+    def force(self, command: Sequence[str]) -> None:
+        """Have the host `forced` run this command, whatever is asked for."""
+        directory = self.config.parent
+        quoted = shlex.join(command).replace('"', r"\"")
+        key = (directory / "forced_key.pub").read_text()
+        (directory / "forced_keys").write_text(f'command="{quoted}" {key}')
 
     def argv(self, command: Sequence[str], host: str = "here") -> list[str]:
         """What runs `command` there."""
@@ -79,7 +95,8 @@ def running_sshd(directory: Path) -> Iterator[Sshd]:
     """Start one; what it needs is written to `directory`. Skips the test if there is no `sshd` or no `ssh`."""
     sshd = _find("sshd")
     _find("ssh")
-    for name in "host_key", "user_key", "stranger_key":
+    (directory / "home").mkdir()
+    for name in "host_key", "user_key", "forced_key", "stranger_key":
         keygen = [_find("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", f"{directory}/{name}"]
         subprocess.run(keygen, check=True)
     if os.geteuid() == 0:

@@ -91,7 +91,7 @@ def test_a_gigabyte_offered_to_a_peer_that_does_not_read(fd_ends, how):
                 a(1, megabyte(), timeout=timeout)
 
         if how == "submits":
-            with pytest.raises(RequestTimeout, match="octets unsent"):
+            with pytest.raises(RequestTimeout, match="bytes unsent"):
                 for _ in range(1000):
                     a.submit(1, 0, megabyte(), timeout=0.1)
         elif how == "map":
@@ -186,7 +186,7 @@ def test_an_oversized_packet_ends_the_connection_before_it_is_read(fd_ends):
     with PacketConnection(fd_ends.a, max_packet_size=1000) as a:
         result = a.submit(1)
         peer.send(response(2, bytes(2000))[:6])
-        with pytest.raises(ConnectionEnded, match="announces 2002 octets.*the limit is 1000"):
+        with pytest.raises(ConnectionEnded, match="announces 2002 bytes.*the limit is 1000"):
             result()
 
 

@@ -343,6 +343,7 @@ def test_decode_response_runs_in_the_caller(connect):
     assert a(1, b"abc")[0]
 
 
+@pytest.mark.usefixtures("plain_streams")
 def test_on_event_sees_everything_in_wire_order(connect):
     seen = []
     a, b = connect({"on_event": seen.append, "request_handler": reverse}, {"request_handler": reverse})
@@ -380,6 +381,7 @@ def test_an_exception_in_on_event_is_logged_and_harmless(fd_connect, caplog):
     assert "observer is broken" in caplog.text
 
 
+@pytest.mark.usefixtures("plain_streams")
 def test_trace_log_is_told_of_packets_both_ways(fd_connect):
     lines = []
     a, _ = fd_connect({"trace_log": lambda text, *args: lines.append(text % args)}, {"request_handler": reverse})

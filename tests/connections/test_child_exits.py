@@ -18,6 +18,7 @@ from packetwire import (
     child,
 )
 from packetwire.streams import process as processes
+from packetwire.streams import starting
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -95,7 +96,7 @@ def test_one_that_leaves_orderly_is_not_cut_off_behind_its_wrapper(tmp_path):
 
 @pytest.mark.parametrize(("terminal", "expected"), [(True, False), (False, True)])
 def test_by_default_the_terminal_decides(monkeypatch, terminal, expected):
-    monkeypatch.setattr(processes, "has_controlling_terminal", lambda: terminal)
+    monkeypatch.setattr(starting, "has_controlling_terminal", lambda: terminal)
     with PacketConnection.spawn(["cat"], close_timeout=0.1) as conn:
         assert (os.getpgid(conn.process.pid) == conn.process.pid) is expected
     for choice in (True, False):

@@ -11,6 +11,7 @@ import textwrap
 import threading
 
 import pytest
+from tests.leftovers import open_fds
 
 from childprocesses import child_processes
 from packetwire import (
@@ -23,8 +24,6 @@ from packetwire import (
     RequestTimeout,
     child,
 )
-
-from .conftest import open_fds
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -140,7 +139,7 @@ def test_stderr_is_forwarded_if_asked_for(capfd):
         ),
         ("raise SystemError('at start')", None, "SystemError: at start"),
         ("print('Last login: today', flush=True)", None, "Last login"),
-        ("import os; os.write(1, bytes(5)); import time; time.sleep(30)", RemoteProtocolError, "octet"),
+        ("import os; os.write(1, bytes(5)); import time; time.sleep(30)", RemoteProtocolError, "at byte 1"),
     ],
 )
 def test_a_child_that_is_no_peer_is_quoted(code, cause, quoted):

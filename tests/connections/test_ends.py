@@ -31,6 +31,7 @@ from packetwire import (
 )
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import open_stream
+from packetwire.testing import connection_pair
 
 from .conftest import TRANSPORTS, Ends
 
@@ -427,7 +428,7 @@ def test_the_peer_closes_with_requests_pending(fd_ends):
 
 def test_a_peer_that_stops_reading_stops_nobody_for_ever(fd_ends):
     with PacketConnection(fd_ends.a, close_timeout=0.2) as a:
-        with pytest.raises(RequestTimeout, match="octets unsent"):
+        with pytest.raises(RequestTimeout, match="bytes unsent"):
             for _ in range(100):
                 a.submit(1, payload=bytes(100_000), timeout=0.1)
         with pytest.raises(RequestTimeout):
@@ -553,6 +554,16 @@ def test_close_from_a_handler_ends_the_connection(fd_ends):
     assert a.closed
 
 
+@pytest.mark.timeout(20)
+def test_close_where_a_reader_has_gone_and_no_other_may_read_yet():
+    """As in a signal handler between the two: whoever it has interrupted reads no more before it returns."""
+    with connection_pair() as (a, b):
+        a(0)
+        a._driver._parking.disarm()
+        a.close(60)
+        assert b.join(20)
+
+
 def test_an_exception_in_the_with_block_does_not_wait_for_answers(fd_ends):
     with pytest.raises(ZeroDivisionError), PacketConnection(fd_ends.a, close_timeout=0.1) as a:
         result = a.submit(1)
@@ -608,7 +619,7 @@ def test_ctrl_c_in_a_waiting_call_leaves_the_connection_usable(fd_ends):
     def handler(rq_type, flags, payload):
         if rq_type == 1:
             main = threading.main_thread()
-            where = "__call__" if packetwire.compiled is True else "lead"  # what is compiled has no frame
+            where = "__call__" if packetwire.compiled is True else "wait"  # what is compiled has no frame
             while sys._current_frames()[main.ident].f_code.co_name != where or not sleeps(main):
                 pass  # not yet in its poll
             signal.pthread_kill(main.ident, signal.SIGINT)
@@ -668,7 +679,8 @@ def test_closing_while_a_worker_is_being_started(fd_ends, monkeypatch):
         closing.set()
         closer.join(20)
         assert not closer.is_alive()
-        thread.join(20)
+        for worker in {thread, *b._driver._workers.threads}:
+            worker.join(20)  # one was in the handler: close leaves it to that
     assert b.closed
 
 

@@ -17,6 +17,7 @@ from collections import Counter
 from contextlib import contextmanager
 
 import pytest
+from tests.leftovers import open_fds
 
 from packetwire import ConnectionEnded, LocalProtocolError, PacketConnection, child, connect_to, serve
 from packetwire.capture import CaptureWriter
@@ -26,7 +27,6 @@ from packetwire.streams import forking
 from packetwire.streams.wakeup import Wakeup
 
 from .certificates import make_certificate
-from .conftest import open_fds
 
 pytestmark = [
     pytest.mark.timeout(60),

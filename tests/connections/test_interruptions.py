@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import packetwire
+
 from .interruption_handlers import USES, WORKERS
 from .interruptions import OPERATIONS, SITUATIONS, cases
 
@@ -48,6 +50,8 @@ def test_a_sample_of_opcodes(operation: str, where: str, interruption: str) -> N
     if case not in [name for name, *_ in cases()]:
         pytest.skip("closing waits for the answer, which is held")
     every, hits = SAMPLES[interruption]
+    if packetwire.compiled is True:  # there are few opcodes then
+        every = str(max(1, int(every) // 10))
     run("interruptions", "--every", every, "--hits", hits, "--case", case)
 
 

@@ -21,9 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.leftovers import open_fds
 
+import packetwire.core.admission
 import packetwire.server
+from aio.blocking import BlockingServer
 from packetwire import (
+    AsyncPacketConnection,
     BaseRequest,
     ConnectionEnded,
     HasPacketConnection,
@@ -36,10 +40,9 @@ from packetwire import (
     serve,
 )
 from packetwire.addresses import TcpAddress, UnixAddress
+from packetwire.admission import Admission
 from packetwire.listeners import listen
 from packetwire.server import Server
-
-from .conftest import open_fds
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -59,10 +62,10 @@ class Service:
         self.release = threading.Event()
         self.waiting = threading.Semaphore(0)
         self.server: Server | None = None
-        self.made: list[PacketConnection] = []
+        self.made: list[Any] = []
 
-    def __call__(self, recv_send: Any) -> PacketConnection:
-        conn = PacketConnection(recv_send, request_handler=self.handle, close_timeout=2)
+    def __call__(self, recv_send: Any) -> Any:
+        conn = made_by_servers(recv_send, request_handler=self.handle, close_timeout=2)
         self.made.append(conn)
         return conn
 
@@ -74,6 +77,23 @@ class Service:
             assert self.server
             self.server.stop()
         return flags, payload
+
+
+made_by_servers: Any = PacketConnection
+"""The class of what factories make."""
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def face(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The face of the servers in a test: those for asyncio are in loops that run in threads."""
+    if request.param == "asyncio":
+        here = sys.modules[__name__]
+        monkeypatch.setattr(here, "serve", BlockingServer)
+        monkeypatch.setattr(here, "made_by_servers", AsyncPacketConnection)
+    return str(request.param)
+
+
+both_faces = pytest.mark.usefixtures("face")
 
 
 @pytest.fixture
@@ -129,6 +149,7 @@ ENDED = bytes(PacketConnection.ERQ_Packet) + bytes(PacketConnection.EOF_Packet)
 # being served
 
 
+@both_faces
 def test_a_client_is_served(address: str, service: Service) -> None:
     with serve(address, service) as server:
         scheme = str(server.address).partition(":")[0]
@@ -156,6 +177,7 @@ def many_homed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return hosts
 
 
+@both_faces
 def test_the_same_port_on_all_addresses_of_a_host(service: Service, many_homed: list[str]) -> None:
     with serve("tcp:many.homed:0", service) as server:
         assert re.fullmatch(r"tcp:many\.homed:[1-9]\d*", str(server.address))
@@ -186,6 +208,7 @@ def test_a_port_that_is_taken_on_another_address_of_the_host(
     assert caught.value.errno == errno.EADDRINUSE
 
 
+@both_faces
 def test_many_clients_at_a_time(address: str, service: Service) -> None:
     with serve(address, service) as server, ExitStack() as stack:
         conns = [stack.enter_context(client(server)) for _ in range(20)]
@@ -222,10 +245,11 @@ def test_the_server_asks_its_client(address: str) -> None:
         assert conn(0, b"abc", timeout=LIMIT) == (True, 0, b"cba")
 
 
+@pytest.mark.usefixtures("plain_streams")
 @pytest.mark.long
 def test_clients_that_left_are_forgotten(address: str, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one place each client has to wait for the one before to be forgotten."""
-    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", LIMIT)
+    monkeypatch.setattr(packetwire.core.admission, "PAUSE_SECONDS", LIMIT)
     seen = []
     gc.freeze()  # to collect among what all tests before have left takes long
     try:
@@ -252,11 +276,12 @@ def turned_away(log: str) -> int:
     return sum(map(int, re.findall(r"(\d+) clients turned away, as max_connections=2 are connected", log)))
 
 
+@both_faces
 def test_more_clients_than_places_are_turned_away(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nobody gives up a place who is owed something."""
-    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(packetwire.core.admission, "PAUSE_SECONDS", 0.01)
     with serve(address, service, max_connections=2) as server, client(server) as first:
         with client(server) as second:
             results = [conn.submit(WAIT) for conn in (first, second)]
@@ -270,16 +295,17 @@ def test_more_clients_than_places_are_turned_away(
                 pass  # as long as the server is at it, it would turn away the next one too
             service.release.set()
             assert [result(timeout=LIMIT)[0] for result in results] == [True, True]
-        monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", LIMIT)
+        monkeypatch.setattr(packetwire.core.admission, "PAUSE_SECONDS", LIMIT)
         with client(server) as fifth:
             assert is_answered(fifth)
             assert is_answered(first)
 
 
+@both_faces
 def test_a_client_waits_a_moment_for_one_that_leaves(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", LIMIT)
+    monkeypatch.setattr(packetwire.core.admission, "PAUSE_SECONDS", LIMIT)
     with serve(address, service, max_connections=1) as server:
         first = client(server).open()
         assert is_answered(first)
@@ -303,6 +329,7 @@ BAD = {
 }
 
 
+@both_faces
 @pytest.mark.parametrize("octets", BAD.values(), ids=BAD)
 def test_a_bad_client_disturbs_no_other(address: str, service: Service, octets: bytes) -> None:
     with serve(address, service, drain_timeout=0.01) as server, client(server) as before:
@@ -374,11 +401,12 @@ class Accepting:
         monkeypatch.setattr(socket.socket, "accept", accept)
 
 
+@both_faces
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 def test_without_descriptors_accepting_goes_on_after_a_moment(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
-    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(packetwire.core.admission, "PAUSE_SECONDS", 0.01)
     with serve(address, service) as server:
         accepting = Accepting(monkeypatch, code, 3)
         with client(server) as conn:
@@ -387,18 +415,19 @@ def test_without_descriptors_accepting_goes_on_after_a_moment(
     assert caplog.text.count("clients have to wait") == 1
 
 
+@both_faces
 def test_without_descriptors_a_client_that_leaves_is_enough(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", LIMIT)
+    monkeypatch.setattr(packetwire.core.admission, "PAUSE_SECONDS", LIMIT)
     tried = threading.Event()
-    real_pause = Server._pause
+    ran_out = Admission.ran_out
 
-    def pause(self: Server) -> None:
-        real_pause(self)
+    def tell(self: Admission[Any], error: Exception) -> None:
+        ran_out(self, error)
         tried.set()
 
-    monkeypatch.setattr(Server, "_pause", pause)
+    monkeypatch.setattr(Admission, "ran_out", tell)
     with serve(address, service) as server:
         first = client(server).open()
         assert is_answered(first)
@@ -414,6 +443,7 @@ def test_without_descriptors_a_client_that_leaves_is_enough(
             assert accepting.calls == 2
 
 
+@both_faces
 @pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EAGAIN, errno.EPROTO, errno.EPERM, errno.ENETDOWN])
 def test_a_client_that_is_gone_before_it_is_accepted(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch, code: int
@@ -428,7 +458,7 @@ def test_a_client_that_is_gone_before_it_is_accepted(
 def test_without_threads_a_client_is_sent_away_and_the_next_is_served(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(packetwire.server, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(packetwire.core.admission, "PAUSE_SECONDS", 0.01)
     real, failed = threading.Thread.start, []
 
     def start(self: threading.Thread) -> None:
@@ -529,7 +559,18 @@ def test_what_is_owed_is_answered_before_the_end(address: str, service: Service)
 
 
 @pytest.mark.leaves_threads
-@pytest.mark.parametrize("timeouts", [(0,), (FOREVER, 0), (0, FOREVER)])
+@pytest.mark.parametrize(
+    ("address", "timeouts"),
+    [
+        *[(kind, (0,)) for kind in KINDS],
+        *[
+            pytest.param(kind, timeouts, marks=[] if kind == "unix" else pytest.mark.long)
+            for kind in KINDS
+            for timeouts in ((FOREVER, 0), (0, FOREVER))
+        ],
+    ],
+    indirect=["address"],
+)
 def test_what_is_not_answered_in_time_is_refused(
     address: str, service: Service, timeouts: tuple[float, ...]
 ) -> None:
@@ -596,6 +637,7 @@ class Working(HasPacketConnection):
         self.reported: list[int] = []
 
 
+@pytest.mark.usefixtures("plain_streams")
 @pytest.mark.parametrize("handlers", [4, JOBS])
 def test_a_server_that_stops_loses_no_job_that_reports_over_its_own_connection(
     address: str, service: Service, handlers: int
@@ -668,6 +710,7 @@ def test_to_stop_twice_or_after_the_end_does_nothing(address: str, service: Serv
     assert server.wait(0)
 
 
+@both_faces
 @pytest.mark.leaves_threads
 def test_a_block_left_by_an_exception_does_not_wait_for_long(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch
@@ -767,6 +810,7 @@ def test_a_socket_in_use_is_left_alone(path: str, service: Service) -> None:
             assert is_answered(conn)
 
 
+@both_faces
 def test_a_socket_on_which_many_wait_is_in_use(path: str, service: Service) -> None:
     with socket.socket(socket.AF_UNIX) as busy, ExitStack() as waiting:
         busy.bind(path)
@@ -942,6 +986,7 @@ def test_a_directory_that_cannot_be_locked_is_no_obstacle(
         assert is_answered(conn)
 
 
+@both_faces
 def test_at_the_end_only_a_file_that_is_ours_is_removed(path: str, service: Service) -> None:
     with serve(f"unix:{path}", service):
         os.unlink(path)
@@ -975,6 +1020,7 @@ def test_a_failure_on_the_way_leaves_nothing(path: str, monkeypatch: pytest.Monk
 # what cannot be served on
 
 
+@both_faces
 @pytest.mark.parametrize("address", ["exec:store", "ssh:host store"])
 def test_an_address_that_cannot_be_listened_on(address: str, service: Service) -> None:
     with pytest.raises(
@@ -983,8 +1029,9 @@ def test_an_address_that_cannot_be_listened_on(address: str, service: Service) -
         serve(address, service)
 
 
+@both_faces
 def test_arguments_that_make_no_sense(service: Service) -> None:
-    with pytest.raises(LocalProtocolError, match="'nonsense' is no address"):
+    with pytest.raises(LocalProtocolError, match="invalid address 'nonsense'"):
         serve("nonsense", service)
     with pytest.raises(LocalProtocolError, match="max_connections must be 1 or more, got 0"):
         serve("tcp:127.0.0.1:0", service, max_connections=0)
@@ -992,6 +1039,7 @@ def test_arguments_that_make_no_sense(service: Service) -> None:
         serve("tcp:127.0.0.1:0", object())
 
 
+@both_faces
 def test_a_place_that_is_taken_or_missing_is_named(path: str, service: Service) -> None:
     with serve("tcp:127.0.0.1:0", service) as server:
         with pytest.raises(OSError, match=f"{server.address}: Address already in use") as caught:

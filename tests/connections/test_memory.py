@@ -83,6 +83,7 @@ def test_clients_that_do_not_read_are_held_within_one_bound(face: str, address: 
         assert held(server) <= (2 * 8 + 5 + 3) * MIB
 
 
+@pytest.mark.usefixtures("plain_streams")
 def test_requests_that_arrive_are_held_within_it_too(face: str, address: str) -> None:
     """Each announces 8 MiB, sends seven of them, and no more."""
     limits = {"max_memory": 4 * MIB, "max_connections": 8}

@@ -136,6 +136,7 @@ def test_a_receiver() -> None:
     assert use.outcomes == NESTED
 
 
+@pytest.mark.usefixtures("plain_streams")
 @pytest.mark.parametrize("observer", ["on_event", "trace_log"])
 def test_an_observer(observer: str) -> None:
     """What it returns is dropped where it is called, still on purpose."""
@@ -343,7 +344,7 @@ def test_a_call_in_a_handler_that_is_interrupted(interruption: type[BaseExceptio
         steps = Steps(at, interrupt, hits=1)
         reads = SimpleQueue[None]()  # no event: it has a lock, and is in Python
         # one may have ended, and the other one waits for it
-        answering = {"request_handler": lambda *request: reads.put(reads.get(timeout=WAIT)), "close_timeout": 0.02}
+        answering = {"request_handler": lambda *request: reads.put(reads.get(timeout=WAIT)), "close_timeout": 0.005}
         with connection_pair(b=answering) as (asked, _):
             assert asked._driver is not None
             reading = asked._driver._reading

@@ -15,13 +15,12 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tests.leftovers import join, open_fds, threads_since
 
 from childprocesses import child_processes
 from packetwire import AsyncPacketConnection, ConnectionEnded, PacketConnection, RequestTimeout, connect_to
 from packetwire.fbsp.workers import Workers
 from packetwire.testing import FaultyLink
-
-from .conftest import open_fds, threads_since
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -64,7 +63,7 @@ def nothing_left() -> Iterator[None]:
     yield
     for thread in threads_since(threads):
         if not isinstance(thread, threading._DummyThread):
-            thread.join(LIMIT)
+            join(thread, LIMIT)
     while any(isinstance(thread, threading._DummyThread) for thread in threads_since(threads)):
         time.sleep(0.001)  # a bare one cannot be joined; the watchdog is what ends it otherwise
     assert threads_since(threads) == set()

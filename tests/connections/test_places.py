@@ -25,12 +25,12 @@ from packetwire import (
     connect_to,
     serve,
 )
-from packetwire.bridge import Bridge
 from packetwire.streams.credentials import peer_uid
 
+from .bridges import MODULES, bridging
 from .serving import FACES, LIMIT, Serving, serving
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("plain_streams")]
 
 ENDED = bytes(PacketConnection.ERQ_Packet) + bytes(PacketConnection.EOF_Packet)
 A_REQUEST = bytes(Packet(is_request=True, channel=0, tag=2, flags=0, rq_type=1, payload=b"x"))
@@ -328,7 +328,7 @@ def test_users_that_are_not_allowed(face: str, path: str, caplog: pytest.LogCapt
         ("unix:{}", "root", TypeError, "allow_uids must be the numbers of users"),
         ("unix:{}", ["root"], TypeError, "got 'root'"),
         ("unix:{}", [True], TypeError, "got True"),
-        ("unix:{}", [-1], LocalProtocolError, "-1 is no user"),
+        ("unix:{}", [-1], LocalProtocolError, "-1 is not a user id"),
     ],
 )
 def test_users_that_make_no_sense(
@@ -438,19 +438,13 @@ def test_a_client_that_vanishes_is_no_warning(face: str, address: str, caplog: p
 def bridged(face: str, path: str, **options: Any) -> Iterator[tuple[str, Serving]]:
     with (
         serving(face, f"unix:{path}.far", echo, {}) as far,
-        Bridge(f"unix:{path}", far.address, **options) as bridge,
+        bridging(face, f"unix:{path}", far.address, **options) as bridge,
     ):
-        thread = threading.Thread(target=bridge.run)
-        thread.start()
-        try:
-            yield str(bridge.address), far
-        finally:
-            bridge.stop()
-            thread.join(LIMIT)
+        yield str(bridge.address), far
 
 
-def test_silent_clients_of_a_bridge_keep_nobody_out(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    with bridged("threads", path, max_clients=4) as (address, _), ExitStack() as clients:
+def test_silent_clients_of_a_bridge_keep_nobody_out(face: str, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with bridged(face, path, max_clients=4) as (address, _), ExitStack() as clients:
         silent = [clients.enter_context(raw_client(address)) for _ in range(4)]
         for _ in range(3):
             ask(address)
@@ -459,40 +453,40 @@ def test_silent_clients_of_a_bridge_keep_nobody_out(path: str, caplog: pytest.Lo
 
 
 def test_a_bridge_that_stops_waits_for_no_tls_handshake(
-    path: str, tmp_path: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    face: str, path: str, tmp_path: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from packetwire.streams.tls import server_context
 
     from .certificates import make_certificate
 
     made = make_certificate(tmp_path, "server")
-    monkeypatch.setattr("packetwire.bridge.END_SECONDS", LIMIT)
+    monkeypatch.setattr(f"{MODULES[face]}.END_SECONDS", LIMIT)
     context = server_context(made.certfile, made.keyfile)
-    with Bridge("tls:127.0.0.1:0", f"unix:{path}", ssl_context_a=context) as bridge:
-        thread = threading.Thread(target=bridge.run)
-        thread.start()
+    with bridging(face, "tls:127.0.0.1:0", f"unix:{path}", ssl_context_a=context) as bridge:
         with raw_client(str(bridge.address).replace("tls:", "tcp:")) as silent:
             wait_until(lambda: bridge.clients)
             bridge.stop()
             assert read_all(silent) == b""
-            thread.join(LIMIT)
-            assert not thread.is_alive()
+            bridge.thread.join(LIMIT)
+            assert not bridge.thread.is_alive()
     assert caplog.text == ""
 
 
 def test_clients_of_a_bridge_that_are_not_answered_give_way_after_a_while(
-    path: str, monkeypatch: pytest.MonkeyPatch
+    face: str, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("packetwire.bridge.UNANSWERED_SECONDS", 0.01)
-    with bridged("threads", path, max_clients=2) as (address, _), ExitStack() as clients:
+    monkeypatch.setattr("packetwire.bridging.UNANSWERED_SECONDS", 0.01)
+    with bridged(face, path, max_clients=2) as (address, _), ExitStack() as clients:
         for _ in range(2):
             clients.enter_context(raw_client(address)).sendall(A_REQUEST[:3])
         ask(address)
 
 
-def test_idle_clients_of_a_bridge_give_way_after_a_while(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("packetwire.bridge.IDLE_SECONDS", 0.01)
-    with bridged("threads", path, max_clients=2) as (address, _), ExitStack() as clients:
+def test_idle_clients_of_a_bridge_give_way_after_a_while(
+    face: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("packetwire.bridging.IDLE_SECONDS", 0.01)
+    with bridged(face, path, max_clients=2) as (address, _), ExitStack() as clients:
         first = clients.enter_context(answered(address))
         second = clients.enter_context(answered(address))
         ask(address)
@@ -500,25 +494,19 @@ def test_idle_clients_of_a_bridge_give_way_after_a_while(path: str, monkeypatch:
         assert is_open(second)
 
 
-def test_a_bridge_for_users(path: str) -> None:
-    with bridged("threads", path, allow_uids={os.geteuid() + 1}) as (address, _), raw_client(address) as sock:
+def test_a_bridge_for_users(face: str, path: str) -> None:
+    with bridged(face, path, allow_uids={os.geteuid() + 1}) as (address, _), raw_client(address) as sock:
         assert read_all(sock) == b""
-    with bridged("threads", path, allow_uids={os.geteuid()}) as (address, _):
+    with bridged(face, path, allow_uids={os.geteuid()}) as (address, _):
         ask(address)
 
 
-def test_a_bridge_with_places_of_one_address(path: str) -> None:
-    with serving("threads", f"unix:{path}", echo, {}) as far:
-        with Bridge("tcp:127.0.0.1:0", far.address, max_per_address=1) as bridge:
-            thread = threading.Thread(target=bridge.run)
-            thread.start()
-            try:
-                with answered(str(bridge.address)) as first, raw_client(str(bridge.address)) as second:
-                    assert read_all(second) == b""
-                    assert is_open(first)
-            finally:
-                bridge.stop()
-                thread.join(LIMIT)
+def test_a_bridge_with_places_of_one_address(face: str, path: str) -> None:
+    with serving(face, f"unix:{path}", echo, {}) as far:
+        with bridging(face, "tcp:127.0.0.1:0", far.address, max_per_address=1) as bridge:
+            with answered(str(bridge.address)) as first, raw_client(str(bridge.address)) as second:
+                assert read_all(second) == b""
+                assert is_open(first)
 
 
 def test_an_ended_connection_says_why_it_gave_way(address: str) -> None:

@@ -146,7 +146,7 @@ def test_subclasses(held: Any) -> None:
 
     a, answer = held
     result = Mine(a._driver, "a label", 0, None)
-    result.tag = a._driver.request(7, 0, b"", 0, result, None)
+    a._driver.submit(result, 7, 0, b"", 0, None)
     result.note = 1
     answer(b"x")
     assert result() == ("mine", (True, 0, b"x"))
@@ -286,6 +286,7 @@ def test_threads_that_decode_at_a_time_get_the_same(held: Any) -> None:
     assert got[0] is got[1]
 
 
+@pytest.mark.usefixtures("plain_streams")
 @pytest.mark.parametrize("how", ["cancel", "put"])
 def test_ends_that_race(held: Any, how: str) -> None:
     """A response, and threads that end it by hand: one of them wins, and is what all see."""

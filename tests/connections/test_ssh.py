@@ -6,14 +6,13 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from packetwire import ChildExited, ConnectionEnded, PacketConnection, RequestFailed, connect_to
 
-from .sshd import Sshd, running_sshd
+from .sshd import Sshd
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -45,18 +44,12 @@ with PacketConnection(stdio(), request_handler=handle, close_timeout=1) as conn:
 """
 
 
-@pytest.fixture(scope="session")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    directory = tmp_path_factory.mktemp("sshd")
-    (directory / "server.py").write_text(SERVER)
-    with running_sshd(directory) as server:
-        yield server
-
-
 @pytest.fixture
-def command(sshd: Sshd) -> list[str]:
+def command(tmp_path: Path) -> list[str]:
     """What is run behind it."""
-    return [sys.executable, str(sshd.config.parent / "server.py")]
+    server = tmp_path / "server.py"
+    server.write_text(SERVER)
+    return [sys.executable, str(server)]
 
 
 @pytest.fixture(params=["argv", "address"])

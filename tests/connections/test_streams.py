@@ -242,7 +242,7 @@ def test_a_terminal():
         ((1, 2, 3), TypeError, "recv_send must be"),
         (-1, LocalProtocolError, "recv .*-1"),
         (True, LocalProtocolError, "recv .*True"),
-        ((9999, 9999), OSError, "recv=9999 is no open"),
+        ((9999, 9999), OSError, "recv=9999 is not an open"),
         ((0, object()), TypeError, "send must be .* got object"),
         ((object(), 1), TypeError, "recv must be .* got object"),
         (("text", 1), TypeError, "recv must be .* 'text'"),
@@ -351,20 +351,20 @@ class TestPortable:
 def test_parking(make):
     read_fd, write_fd = os.pipe()
     place = make(read_fd)
-    assert place.park(0.0) is Parked.TIMEOUT
+    assert place.park(0.0) == Parked.TIMEOUT
     os.write(write_fd, b"x")
-    assert place.park(0.0) is Parked.TIMEOUT  # not armed
+    assert place.park(0.0) == Parked.TIMEOUT  # not armed
     place.arm()
-    assert place.park(5.0) is Parked.READABLE
-    assert place.park(0.0) is Parked.TIMEOUT  # armed for one event only
+    assert place.park(5.0) == Parked.READABLE
+    assert place.park(0.0) == Parked.TIMEOUT  # armed for one event only
     place.arm()
     place.disarm()
-    assert place.park(0.0) is Parked.TIMEOUT
+    assert place.park(0.0) == Parked.TIMEOUT
     place.wake()
     place.wake()
-    assert place.park(5.0) is Parked.WOKEN
+    assert place.park(5.0) == Parked.WOKEN
     place.arm()
-    assert place.park(5.0) is Parked.READABLE
+    assert place.park(5.0) == Parked.READABLE
     out = []
     threads = [threading.Thread(target=lambda: out.append(place.park(None))) for _ in range(4)]
     for thread in threads:

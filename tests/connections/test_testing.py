@@ -25,7 +25,7 @@ from packetwire import (
 )
 from packetwire.testing import RELAY_SIZE, Direction, Faults, FaultyLink, connection_pair, stream_pair
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("plain_streams")]
 
 LIMIT = 30
 """Seconds for what does not take any."""
@@ -209,11 +209,11 @@ def test_a_receiver_that_leaves_is_seen_by_the_sender() -> None:
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
-        ({"pieces": [0]}, "a piece has from 1 to 4096 octets, got 0"),
-        ({"pieces": [5, 4097]}, "a piece has from 1 to 4096 octets, got 4097"),
-        ({"cut_at": -1}, "cut_at is the number of an octet, got -1"),
-        ({"stall_at": -1}, "stall_at is the number of an octet, got -1"),
-        ({"delay_at": -1}, "delay_at is the number of an octet, got -1"),
+        ({"pieces": [0]}, "a piece has from 1 to 4096 bytes, got 0"),
+        ({"pieces": [5, 4097]}, "a piece has from 1 to 4096 bytes, got 4097"),
+        ({"cut_at": -1}, "cut_at is the number of a byte, got -1"),
+        ({"stall_at": -1}, "stall_at is the number of a byte, got -1"),
+        ({"delay_at": -1}, "delay_at is the number of a byte, got -1"),
     ],
 )
 def test_faults_that_cannot_be(wrong: dict[str, Any], text: str) -> None:

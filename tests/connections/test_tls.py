@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from typing import Any
 
 import pytest
 
+from aio.blocking import BlockingConnection, BlockingServer
 from packetwire import (
+    AsyncPacketConnection,
     ConnectionEnded,
     LocalProtocolError,
     Packet,
@@ -38,7 +41,7 @@ from packetwire.testing import Faults, FaultyLink, connection_pair, stream_pair
 
 from .certificates import Certificate, make_certificate
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("plain_streams")]
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 LIMIT = 30
@@ -92,14 +95,34 @@ def tls12(certificates: dict[str, Certificate]) -> Contexts:
     return make_contexts(certificates, ssl.TLSVersion.TLSv1_2)
 
 
+made_by_servers: Any = PacketConnection
+"""The class of what factories make."""
+
+
+@pytest.fixture(autouse=True, params=["threads", "asyncio"])
+def face(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each test runs on both faces: with asyncio, connections and servers are in loops that run in threads."""
+    if request.param == "asyncio":
+        here = sys.modules[__name__]
+        monkeypatch.setattr(here, "PacketConnection", BlockingConnection)
+        monkeypatch.setattr("packetwire.testing.PacketConnection", BlockingConnection)
+        monkeypatch.setattr(here, "serve", BlockingServer)
+        monkeypatch.setattr(here, "made_by_servers", AsyncPacketConnection)
+    return str(request.param)
+
+
+whatever_the_face = pytest.mark.parametrize("face", ["threads"], indirect=True)
+"""There is no connection in it."""
+
+
 def echo(rq_type: int, flags: int, payload: bytes) -> Any:
     if rq_type == 1:
         raise KeyError(payload)
     return flags, payload
 
 
-def echoing(recv_send: Any) -> PacketConnection:
-    return PacketConnection(recv_send, request_handler=echo, close_timeout=2)
+def echoing(recv_send: Any) -> Any:
+    return made_by_servers(recv_send, request_handler=echo, close_timeout=2)
 
 
 def client(server: Server, context: ssl.SSLContext, **connection: Any) -> PacketConnection:
@@ -147,7 +170,8 @@ def test_a_client_is_served(contexts: Contexts) -> None:
         with client(server, contexts.client) as conn:
             assert is_answered(conn)
             assert conn(1, b"key", timeout=LIMIT) == (False, 0, b"KeyError: b'key'")
-        made[0].join(LIMIT)
+        while server.connections:
+            time.sleep(0.001)  # the watchdog is what ends it otherwise
         assert str(made[0].ended) == str(conn.ended) == "the peer ended the connection (EOF)"
     assert server.failure is None
 
@@ -227,6 +251,7 @@ def test_pieces_of_one_octet(contexts: Contexts) -> None:
         assert a(0, bytes(5000), timeout=LIMIT)[2] == bytes(5000)
 
 
+@whatever_the_face
 def test_what_comes_with_the_handshake_is_not_left_behind(
     tls12: Contexts, sockets: tuple[socket.socket, socket.socket]
 ) -> None:
@@ -246,6 +271,7 @@ def test_what_comes_with_the_handshake_is_not_left_behind(
         far.close()
 
 
+@whatever_the_face
 def test_octets_are_written_when_their_ciphertext_has_gone(
     contexts: Contexts, sockets: tuple[socket.socket, socket.socket]
 ) -> None:
@@ -268,6 +294,7 @@ def test_octets_are_written_when_their_ciphertext_has_gone(
         assert refused
 
 
+@whatever_the_face
 def test_the_peer_changes_its_keys(tls13: Contexts, certificates: dict[str, Certificate]) -> None:
     server = certificates["server"]
     command = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", server.certfile, "-key", server.keyfile]
@@ -385,6 +412,7 @@ def test_no_version_in_common(tls12: Contexts, tls13: Contexts) -> None:
             ask(server, tls13.client)
 
 
+@whatever_the_face
 def test_a_server_that_does_not_speak_tls(tls13: Contexts) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         connect = connect_to(f"tls:127.0.0.1:{listening.getsockname()[1]}", ssl_context=tls13.client)
@@ -450,6 +478,7 @@ def test_a_client_that_does_not_go_on_is_ended_and_hinders_nobody(
     assert f"the peer did not end the TLS handshake within 1 s; {came}" in caplog.text
 
 
+@whatever_the_face
 def test_a_server_that_does_not_go_on(tls13: Contexts) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"tls:127.0.0.1:{listening.getsockname()[1]}"
@@ -471,7 +500,7 @@ def test_a_client_too_many(tls13: Contexts, monkeypatch: pytest.MonkeyPatch) -> 
     owed = Responder()
 
     def owing(recv_send: Any) -> PacketConnection:
-        return PacketConnection(recv_send, request_handler=lambda *request: owed, close_timeout=2)
+        return made_by_servers(recv_send, request_handler=lambda *request: owed, close_timeout=2)
 
     with serve("tls:127.0.0.1:0", owing, ssl_context=tls13.server, max_connections=1) as server:
         with client(server, tls13.client) as conn:
@@ -569,7 +598,7 @@ def test_damage_anywhere_is_seen(contexts: Contexts, direction: str) -> None:
         with FaultyLink(**{direction: Faults(flips={place: 0x04})}) as link:
             with pytest.raises((ConnectionEnded, OSError)):
                 # who waits for the rest of a record that has become longer gives up in time
-                with opened(link, contexts, timeout=0.5) as (a, _):
+                with opened(link, contexts, timeout=0.2) as (a, _):
                     # later it is complete when more has come
                     a(0, bytes(20000), timeout=LIMIT)
             assert link.a_to_b.reached.is_set() or link.b_to_a.reached.is_set()
@@ -617,7 +646,7 @@ def test_the_end_of_the_stream_in_a_packet(
         sockets[1].shutdown(socket.SHUT_WR)
         with pytest.raises(StreamTruncated, match="without a close_notify") as caught:
             result(timeout=LIMIT)
-        assert "the stream ended inside a packet, after 5 of 7 octets" in str(caught.value.__cause__)
+        assert "the stream ended inside a packet, after 5 of 7 bytes" in str(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("octets", [b"", respond(b"half")[:5], respond(b"whole")])
@@ -709,6 +738,7 @@ def test_close_says_close_notify(contexts: Contexts, sockets: tuple[socket.socke
 # settings
 
 
+@whatever_the_face
 def test_files_that_cannot_be_used(certificates: dict[str, Certificate], tmp_path: Path) -> None:
     own, other = certificates["server"], certificates["client"]
     empty = tmp_path / "empty.pem"
@@ -767,6 +797,7 @@ def test_contexts_of_ones_own_are_without_renegotiation(certificates: dict[str, 
     assert ours.options & theirs.options & ssl.OP_NO_RENEGOTIATION
 
 
+@whatever_the_face
 def test_ssl_is_imported_by_its_users_only() -> None:
     program = (
         "import sys; from packetwire import connect_to, serve; from packetwire.testing import connection_pair\n"

@@ -149,7 +149,7 @@ class Side:
         engine = self.engine
         assert engine.outstanding == len(self.waiting())
         assert engine.owed == len(self.to_answer)
-        assert engine._inbound_octets == sum(len(request.payload) for request in self.to_answer)
+        assert engine._inbound_bytes == sum(len(request.payload) for request in self.to_answer)
         assert engine.unsent_octets == sum(map(len, engine.unsent)) + self.batch
         for waiter, outcome in self.outcomes.items():
             if isinstance(outcome, tuple):
@@ -173,7 +173,7 @@ class Side:
         assert self.ends[0] is engine.ended
         assert self.waiting() == []
         assert (engine.outstanding, engine.owed, engine.unsent_octets) == (0, 0, 0)
-        assert not any((engine.waiters, engine._inbound, engine.unsent, engine._inbound_octets))
+        assert not any((engine.waiters, engine._inbound, engine.unsent, engine._inbound_bytes))
         assert not any(
             (engine._unsent_replies, engine._batch_replies, engine._unsent_refusals, engine._batch_refusals)
         )

@@ -105,7 +105,7 @@ def test_replies_that_are_not_taken() -> None:
     engine.respond(0, 2, True, 0, bytes(97))
     assert (engine.unsent_octets, engine.overdue) == (100, b"")
     engine.respond(0, 3, True)
-    assert engine.overdue == b"too much to do: 103 octets wait to be written"
+    assert engine.overdue == b"too much to do: 103 bytes wait to be written"
     sent(engine)
     assert engine.overdue == b""
 
@@ -332,3 +332,110 @@ def test_an_exception_gives_the_turn_up() -> None:
         receiving.give(ASKED)
     receiving.give(ANSWERED)
     assert heard == [ASKED, ANSWERED]
+
+
+# what is quick
+
+
+RESPONSE = ResponseReceived(16, 2, True, 0, b"", None)
+REQUEST = RequestReceived(16, 2, 0, 0, b"")
+
+
+def test_a_receiver_with_something_quick() -> None:
+    channels = Channels()
+    assert not channels.unhurried
+    channels.attach(16, lambda event: None, quick=lambda event: True)
+    assert not channels.unhurried
+    unhurried = channels.attach(17, lambda event: None)
+    assert channels.unhurried == {17: unhurried}
+    channels.detach(16)
+    channels.detach(17)
+    assert [channels.quick, channels.unhurried, channels.receivers] == [{}, {}, {}]
+
+
+def quick_and_not(takes: bool) -> tuple[Receiving, list[Any]]:
+    """Receiving on channel 16, and what came where; `takes` is what the quick one says."""
+    came: list[Any] = []
+    channels = Channels()
+
+    def quick(event: ResponseReceived) -> bool:
+        came.append(("quick", event))
+        return takes
+
+    channels.attach(16, lambda event: None, quick=quick, weakly=True)
+    quick.kept = quick  # type: ignore[attr-defined]
+    return Receiving(channels, lambda event, receiver: came.append(("receiver", event))), came
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_response_is_dealt_with_quickly_or_not(takes: bool) -> None:
+    receiving, came = quick_and_not(takes)
+    assert receiving.give_quickly(RESPONSE) is takes
+    assert came == [("quick", RESPONSE)]
+    assert not receiving.give_quickly(RESPONSE._replace(channel=17))
+
+
+def test_what_waits_comes_first() -> None:
+    receiving, came = quick_and_not(True)
+    assert receiving.postpone(REQUEST)
+    assert not receiving.postpone(REQUEST._replace(channel=17))
+    assert receiving.is_behind
+    assert not receiving.give_quickly(RESPONSE)
+    assert receiving.postpone(RESPONSE)
+    receiving.postpone_for_all(PeerEndedRequests())
+    assert came == []
+    receiving.run()
+    assert came == [("receiver", REQUEST), ("receiver", RESPONSE), ("receiver", PeerEndedRequests())]
+    assert not receiving.is_behind
+    assert receiving.give_quickly(RESPONSE)
+
+
+def test_nothing_is_quick_while_a_receiver_runs() -> None:
+    channels = Channels()
+    channels.attach(16, lambda event: None, quick=lambda event: True)
+    tried: list[bool] = []
+    receiving = Receiving(channels, lambda event, receiver: tried.append(receiving.give_quickly(RESPONSE)))
+    receiving.give(REQUEST)
+    assert tried == [False]
+
+
+def test_a_quick_one_that_fails_gives_the_turn_up() -> None:
+    channels = Channels()
+
+    def fail(event: ResponseReceived) -> bool:
+        raise RuntimeError("this fault")
+
+    came: list[Any] = []
+    channels.attach(16, lambda event: None, quick=fail)
+    receiving = Receiving(channels, lambda event, receiver: came.append(event))
+    with pytest.raises(RuntimeError, match="this fault"):
+        receiving.give_quickly(RESPONSE)
+    receiving.give(REQUEST)
+    assert came == [REQUEST]
+
+
+def test_another_thread_takes_the_turn_just_before() -> None:
+    class TakenNow(deque[None]):
+        def __bool__(self) -> bool:
+            return True
+
+    came: list[Any] = []
+    channels = Channels()
+    channels.attach(16, lambda event: None)
+    receiving = Receiving(channels, lambda event, receiver: came.append(event))
+    receiving._turn = TakenNow()
+    assert receiving.give(REQUEST)
+    assert came == []
+    receiving._turn.append(None)
+    receiving.run()
+    assert came == [REQUEST]
+
+
+def test_a_quick_one_that_is_gone_takes_nothing() -> None:
+    channels = Channels()
+
+    def attach() -> None:
+        channels.attach(16, lambda event: None, quick=lambda event: True, weakly=True)
+
+    attach()
+    assert not Receiving(channels, lambda event, receiver: None).give_quickly(RESPONSE)

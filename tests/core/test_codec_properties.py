@@ -12,7 +12,7 @@ from packetwire.core.packets import (
     EOF_PACKET,
     ERQ_PACKET,
     MAX_UINT,
-    MAX_VARINT_OCTETS,
+    MAX_VARINT_BYTES,
     decode_varint,
     encode_varint,
 )
@@ -46,14 +46,14 @@ def test_integers_at_the_boundaries(n: int) -> None:
 
 @given(uints(), st.data())
 def test_integers_with_leading_zeros_are_read(n: int, data: st.DataObject) -> None:
-    size = data.draw(st.integers(len(encode_varint(n)), MAX_VARINT_OCTETS))
+    size = data.draw(st.integers(len(encode_varint(n)), MAX_VARINT_BYTES))
     assert decode_varint(b"\xff" + padded(n, size) + b"\xff", 1, size + 2) == (n, size + 1)
 
 
 @given(uints(), st.integers(1, 5))
 def test_integers_of_ten_octets_are_refused(n: int, excess: int) -> None:
-    octets = padded(n, MAX_VARINT_OCTETS + excess)
-    with pytest.raises(RemoteProtocolError, match=f"more than {MAX_VARINT_OCTETS} octets at octet 1000 ") as caught:
+    octets = padded(n, MAX_VARINT_BYTES + excess)
+    with pytest.raises(RemoteProtocolError, match=f"more than {MAX_VARINT_BYTES} bytes at byte 1000 ") as caught:
         decode_varint(octets, 0, len(octets), 1000)
     assert caught.value.code == "varint-too-long"
 
@@ -100,7 +100,7 @@ def test_leading_zeros_are_read_and_not_sent(packet: Packet, data: st.DataObject
         fields.append(packet.rq_type)
 
     def any_size(n: int) -> bytes:
-        return padded(n, data.draw(st.integers(len(encode_varint(n)), MAX_VARINT_OCTETS)))
+        return padded(n, data.draw(st.integers(len(encode_varint(n)), MAX_VARINT_BYTES)))
 
     body = b"".join(map(any_size, fields)) + packet.payload
     octets = any_size(len(body)) + body
@@ -149,7 +149,7 @@ def test_a_cut_packet_is_truncated(packet: Packet, data: st.DataObject) -> None:
     assert decoder.partial == octets[:cut]
     wanted = decoder.octets_wanted
     assert wanted == len(octets) - cut or (wanted == 0 and cut < len(encode_varint(len(octets))))
-    with pytest.raises(StreamTruncated, match=f"after {cut}[ a-z0-9]* octets of it"):
+    with pytest.raises(StreamTruncated, match=f"after {cut}[ a-z0-9]* bytes of it"):
         decoder.finish()
     with pytest.raises(EOFError):
         Packet.from_bytes(octets[:cut])
@@ -180,7 +180,7 @@ def outcome(pieces: list[bytes], max_packet_size: int) -> Outcome:
     assert decoder.fault is (error if isinstance(error, RemoteProtocolError) else None)
     if error is None:
         return received, None, decoder.trailing
-    return received, str(error).partition("; the octets there")[0], b""
+    return received, str(error).partition("; the bytes there")[0], b""
 
 
 @given(damaged_streams() | st.binary(max_size=60), st.sampled_from([8, 100, 64 << 20]), st.data())
@@ -211,7 +211,7 @@ def test_any_octets_in_a_buffer(octets: bytes) -> None:
         error = raised
     assert parsed == received
     if isinstance(error, RemoteProtocolError):
-        assert str(error).partition("; the octets there")[0] == fault
+        assert str(error).partition("; the bytes there")[0] == fault
     else:
         assert (error is None) == (fault is None)
     if error is None:

@@ -8,9 +8,9 @@ import tracemalloc
 import pytest
 
 from packetwire import Packet, PacketDecoder, RemoteProtocolError, StreamTruncated
-from packetwire.core.packetcodec import AT_ONCE
-from packetwire.core.packets import CHUNK_SIZE, EOF_PACKET, MAX_HEAD_OCTETS, MAX_UINT, decode_varint, encode_varint
-from packetwire.core.refusals import QUOTED_OCTETS
+from packetwire.core.packets import CHUNK_SIZE, EOF_PACKET, MAX_HEAD_BYTES, MAX_UINT, decode_varint, encode_varint
+from packetwire.core.payloads import AT_ONCE
+from packetwire.core.refusals import QUOTED_BYTES
 
 from .wire import request, response
 
@@ -22,9 +22,9 @@ PIECES = {
     "all large": [CHUNK_SIZE] * 20,
     "a large first": [CHUNK_SIZE, 1, 1, 1, CHUNK_SIZE],
     "small ones between large ones": [50, CHUNK_SIZE, 10, 20, 30, CHUNK_SIZE + 5, 40, 50, CHUNK_SIZE],
-    "a large one behind an incomplete head": [MAX_HEAD_OCTETS - 1, CHUNK_SIZE, 100, CHUNK_SIZE],
-    "a large one behind a complete head": [MAX_HEAD_OCTETS, CHUNK_SIZE, 100, CHUNK_SIZE],
-    "just below large": [MAX_HEAD_OCTETS, CHUNK_SIZE - 1, CHUNK_SIZE],
+    "a large one behind an incomplete head": [MAX_HEAD_BYTES - 1, CHUNK_SIZE, 100, CHUNK_SIZE],
+    "a large one behind a complete head": [MAX_HEAD_BYTES, CHUNK_SIZE, 100, CHUNK_SIZE],
+    "just below large": [MAX_HEAD_BYTES, CHUNK_SIZE - 1, CHUNK_SIZE],
 }
 """Sizes of the first pieces; the rest of the packet follows as one piece, with the next packet behind it."""
 
@@ -92,7 +92,7 @@ def test_payloads_around_the_bound_of_what_is_there_at_once(size: int, piece: in
 def test_no_more_is_taken_than_has_come_or_fits_at_once() -> None:
     """However much was announced."""
     decoder = PacketDecoder(1 << 40)
-    head = encode_varint(1 << 39) + bytes(2) + b"x" * MAX_HEAD_OCTETS
+    head = encode_varint(1 << 39) + bytes(2) + b"x" * MAX_HEAD_BYTES
     tracemalloc.start()
     try:
         decoder.feed(head)
@@ -129,12 +129,12 @@ def test_what_is_too_large_is_quoted_as_far_as_is_shown() -> None:
     octets = encode_varint(1001) + b"x" * 900
     with pytest.raises(RemoteProtocolError) as caught:
         PacketDecoder(1000).feed(octets)
-    assert str(caught.value).endswith(f"the octets there: {octets[:QUOTED_OCTETS]!r}…")
+    assert str(caught.value).endswith(f"the bytes there: {octets[:QUOTED_BYTES]!r}…")
 
 
 CUT = [
-    (b"\x87", "after 1 octets of it: b'\\x87'"),
-    (b"\x87\x68\x02", "after 3 of 1002 octets of it: b'\\x87h\\x02'"),
+    (b"\x87", "after 1 bytes of it: b'\\x87'"),
+    (b"\x87\x68\x02", "after 3 of 1002 bytes of it: b'\\x87h\\x02'"),
 ]
 
 
@@ -160,16 +160,16 @@ def test_what_is_quoted_of_a_long_packet_that_was_cut_off_does_not_depend_on_its
             decoder.finish()
         told.append(str(caught.value))
     assert told[0] == told[1]
-    assert repr(octets[:QUOTED_OCTETS]) in told[0]
+    assert repr(octets[:QUOTED_BYTES]) in told[0]
 
 
 @pytest.mark.parametrize("piece", [1000, CHUNK_SIZE], ids=["small pieces", "large pieces"])
 def test_what_is_wrong_with_a_long_packet_is_found_at_its_place(piece: int) -> None:
-    """The tag begins at octet 7, behind a packet of 4 and a length of 3, and does not end."""
+    """The tag begins at byte 7, behind a packet of 4 and a length of 3, and does not end."""
     octets = encode_varint(len(PAYLOAD)) + b"\xff" * 10 + PAYLOAD[10:]
     decoder = PacketDecoder()
     decoder.feed(request(2))
-    with pytest.raises(RemoteProtocolError, match="an integer of more than 9 octets at octet 7 of the stream"):
+    with pytest.raises(RemoteProtocolError, match="an integer of more than 9 bytes at byte 7 of the stream"):
         for place in range(0, len(octets), piece):
             assert decoder.feed(octets[place : place + piece]) == []
 
@@ -228,20 +228,20 @@ def test_a_decoder_has_not_ended_before_it_began() -> None:
     assert PacketDecoder().ended is False
 
 
-OVERLONG = b"\xff" * (2 * QUOTED_OCTETS)
+OVERLONG = b"\xff" * (2 * QUOTED_BYTES)
 
 
 def test_what_is_quoted_of_an_integer_that_is_too_long() -> None:
-    for octets in OVERLONG, OVERLONG[: QUOTED_OCTETS + 1], OVERLONG[:QUOTED_OCTETS], OVERLONG[:20]:
-        shown = f"{octets[:QUOTED_OCTETS]!r}" + "…" * (len(octets) > QUOTED_OCTETS)
+    for octets in OVERLONG, OVERLONG[: QUOTED_BYTES + 1], OVERLONG[:QUOTED_BYTES], OVERLONG[:20]:
+        shown = f"{octets[:QUOTED_BYTES]!r}" + "…" * (len(octets) > QUOTED_BYTES)
         with pytest.raises(RemoteProtocolError) as caught:
             decode_varint(octets, 0, len(octets))
-        assert str(caught.value).endswith(f" at octet 0 of the stream; the octets there: {shown}")
+        assert str(caught.value).endswith(f" at byte 0 of the stream; the bytes there: {shown}")
 
 
 def test_what_is_quoted_of_a_packet_with_a_field_that_runs_past_its_end() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         Packet.parse_bytes(b"\x02\x05\x84behind")
     assert str(caught.value) == (
-        "the flags of a packet whose fields begin at octet 1 runs past its end; the octets there: b'\\x05\\x84'"
+        "the flags of a packet whose fields begin at byte 1 runs past its end; the bytes there: b'\\x05\\x84'"
     )

@@ -67,7 +67,7 @@ def test_requests_that_are_given_up_leave_nothing() -> None:
         engine.data_to_send()
         engine.data_sent()
     assert not engine.waiters
-    assert engine._next_tags == {0: 20_002}
+    assert (engine._next_tag, engine._next_tags_of) == (20_002, {})
     assert engine.unsent_octets == 0
 
 
@@ -172,7 +172,7 @@ def test_max_inbound_octets_after_a_write_failed() -> None:
     assert requests_of(engine.receive(request(4, payload=bytes(70)) + request(5, payload=b"x"))) == [4]
     engine.respond(0, 3, True)
     engine.respond(0, 4, True)
-    assert engine._inbound_octets == 0
+    assert engine._inbound_bytes == 0
 
 
 def test_one_large_request_is_admitted_when_nothing_else_waits() -> None:
@@ -205,7 +205,7 @@ def test_a_flood_of_requests_that_are_never_answered_is_bounded() -> None:
 def test_max_packet_size_is_exact_both_ways(limit: int, channel: int) -> None:
     a, b = (ConnectionEngine(max_packet_size=limit) for _ in range(2))
     head = 3 + (channel > 0)
-    with pytest.raises(LocalProtocolError, match=f"a packet of {limit + 1} octets, .*max_packet_size={limit}"):
+    with pytest.raises(LocalProtocolError, match=f"a packet of {limit + 1} bytes, .*max_packet_size={limit}"):
         a.request(1, payload=bytes(limit - head + 1), channel=channel)
     a.request(1, payload=bytes(limit - head), channel=channel)
     octets = b"".join(a.data_to_send())
@@ -218,7 +218,7 @@ def test_max_packet_size_is_exact_both_ways(limit: int, channel: int) -> None:
     smaller = ConnectionEngine(max_packet_size=limit - 1)
     (end,) = smaller.receive(octets[:2] if limit < 128 else octets[:3])
     assert isinstance(end, StreamEnded)
-    assert f"announces {limit} octets" in str(end.cause)
+    assert f"announces {limit} bytes" in str(end.cause)
 
 
 @contextmanager
@@ -271,7 +271,7 @@ def test_comparing_a_large_packet_costs_nothing() -> None:
 @pytest.mark.parametrize("limit", [50, 127, 128, 16_384, 1 << 20])
 def test_a_payload_that_is_shorter_by_all_fields_always_fits(limit: int) -> None:
     engine = ConnectionEngine(max_packet_size=limit)
-    engine._next_tags[MAX_UINT] = MAX_UINT
+    engine._next_tags_of[MAX_UINT] = MAX_UINT
     longest = {"rq_type": MAX_RQ_TYPE, "flags": MAX_REQUEST_FLAGS, "channel": MAX_UINT}
     text = "the others its tag, flags and type, which count too, exceeds max_packet_size="
     with pytest.raises(LocalProtocolError, match=text):
@@ -289,7 +289,7 @@ def test_many_channels_of_the_peer_leave_nothing() -> None:
         engine.respond(channel, 2, True)
         engine.data_to_send()
         engine.data_sent()
-    assert not any((engine._inbound, engine.waiters, engine._next_tags, engine.unsent))
+    assert not any((engine._inbound, engine.waiters, engine._next_tags_of, engine.unsent))
 
 
 @pytest.mark.parametrize("octets", ["text", 5, None, [1]])

@@ -430,7 +430,7 @@ def test_the_stream_ends_inside_a_packet() -> None:
     engine.receive(request(3, payload=b"abc")[:5])
     end = only_end(engine.receive_eof())
     assert isinstance(end.cause, StreamTruncated)
-    assert "after 5 of 7 octets of it: b'\\x06\\x03\\x02\\x01a'" in str(end.cause)
+    assert "after 5 of 7 bytes of it: b'\\x06\\x03\\x02\\x01a'" in str(end.cause)
 
 
 def test_the_end_of_the_stream_after_eof_says_nothing_new() -> None:
@@ -469,8 +469,8 @@ def test_what_is_said_of_the_end(text: str) -> None:
 
 
 BREAKS = {
-    "the peer broke the protocol: a packet announces 200 octets at octet 0 of the stream, the limit is 100; "
-    "the octets there: b'\\x81H'": b"\x81\x48",
+    "the peer broke the protocol: a packet announces 200 bytes at byte 0 of the stream, the limit is 100; "
+    "the bytes there: b'\\x81H'": b"\x81\x48",
     "a limit was passed: 1 refused requests, and the peer does not read their answers": request(2) + request(3),
 }
 
@@ -651,7 +651,7 @@ def test_after_a_broken_rule_only_eof_is_sent() -> None:
     assert isinstance(events[0], RequestReceived)
     assert only_end(events[1:]).lost == ("waiting",)
     assert events[-1].clean is False
-    assert (engine.owed, engine._inbound_octets) == (0, 0)
+    assert (engine.owed, engine._inbound_bytes) == (0, 0)
     assert not engine.respond(0, 2, True), "who broke the protocol is owed nothing"
     assert sent(engine) == ERQ + EOF
     assert (engine.ours, engine.theirs) == (Half.ENDED, Half.ENDED)

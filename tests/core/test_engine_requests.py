@@ -165,7 +165,7 @@ def test_a_response_to_a_tag_never_used_ends_the_connection(channel: int, tag: i
     (end,) = engine.receive(octets if whole else octets[:-1])
     assert isinstance(end, StreamEnded)
     assert f"response to tag {tag} on channel {channel}, which was never used" in str(end.cause)
-    assert f"the octets there: {octets[:200]!r}…" in str(end.cause)
+    assert f"the bytes there: {octets[:200]!r}…" in str(end.cause)
     assert end.lost == ("waiting",) * 3
     assert not end.clean
 
@@ -250,7 +250,8 @@ def state(engine: ConnectionEngine) -> State:
         engine.outstanding,
         engine.owed,
         engine.unsent_octets,
-        dict(engine._next_tags),
+        engine._next_tag,
+        dict(engine._next_tags_of),
         dict(engine._inbound),
         engine.ours,
         engine.theirs,
@@ -284,7 +285,7 @@ BAD_REQUESTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"payload": bytes(97)},
         LocalProtocolError,
-        "a packet of 101 octets, 97 of them payload, .*max_packet_size=100",
+        "a packet of 101 bytes, 97 of them payload, .*max_packet_size=100",
     ),
 ]
 
@@ -312,7 +313,7 @@ BAD_RESPONSES: list[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"payload": bytes(99)},
         LocalProtocolError,
-        "a packet of 101 octets, 99 of them payload, .*max_packet_size=100",
+        "a packet of 101 bytes, 99 of them payload, .*max_packet_size=100",
     ),
     ({"tag": 6}, LocalProtocolError, "no request with tag 6 on channel 0"),
     ({"tag": "5"}, LocalProtocolError, "no request with tag 5 on channel 0"),

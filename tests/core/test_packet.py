@@ -230,7 +230,7 @@ def test_write_to_a_file_that_takes_nothing() -> None:
         def flush(self) -> None:
             raise AssertionError("nothing was written")
 
-    with pytest.raises(BlockingIOError, match="took none of 5 octets"):
+    with pytest.raises(BlockingIOError, match="took none of 5 bytes"):
         REQUEST.write(Full(), flush=True)
 
 
@@ -306,7 +306,7 @@ def test_items_of_a_buffer_may_be_larger_than_an_octet() -> None:
     assert len(octets) == 8
     assert Packet.from_bytes(memoryview(octets).cast("Q")) == REQUEST
     assert Packet.parse_bytes(memoryview(octets * 2).cast("H"), 8) == (REQUEST, 16)
-    with pytest.raises(ValueError, match="8 octets of unparsed data at offset 8"):
+    with pytest.raises(ValueError, match="8 bytes of unparsed data at offset 8"):
         Packet.from_bytes(memoryview(octets * 2).cast("Q"))
 
 
@@ -317,10 +317,10 @@ def test_parse_bytes_before_the_beginning() -> None:
 
 def test_from_bytes_takes_the_whole() -> None:
     assert Packet.from_bytes(bytes(REQUEST)) == REQUEST
-    with pytest.raises(ValueError, match=r"4 octets of unparsed data at offset 8: b'\\x03\\x00\\x02\\x00'"):
+    with pytest.raises(ValueError, match=r"4 bytes of unparsed data at offset 8: b'\\x03\\x00\\x02\\x00'"):
         Packet.from_bytes(bytes(REQUEST) + bytes(EOF_PACKET))
     with pytest.raises(EOFError):
         Packet.from_bytes(b"")
-    with pytest.raises(ValueError, match="1000000 octets of unparsed data") as caught:
+    with pytest.raises(ValueError, match="1000000 bytes of unparsed data") as caught:
         Packet.from_bytes(bytes(REQUEST) + bytes(1_000_000))
     assert len(str(caught.value)) < 2000

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from cs.result import Result
 
-from packetwire import LocalProtocolError, Responder
+from packetwire import BaseRequest, LocalProtocolError, RequestFailed, Responder
 from packetwire.core.engine import MAX_RESPONSE_FLAGS
-from packetwire.core.requests import Outcome, response_parts, subscribe
+from packetwire.core.requests import Outcome, cancel_deferred, response_parts, subscribe
 
 from .naming import plain
 
@@ -303,3 +303,71 @@ def test_what_is_not_deferred_is_left_alone(result: Any) -> None:
     heard = Heard()
     assert subscribe(result, heard) is False
     assert heard.outcomes == []
+
+
+# results that nobody waits for any more
+
+
+def test_a_responder_is_told_that_it_was_cancelled() -> None:
+    responder = Responder()
+    told: list[str] = []
+    responder.on_cancel(lambda: told.append("first"))
+    responder.on_cancel(lambda: told.append("second"))
+    assert not responder.cancelled
+    cancel_deferred(responder)
+    assert responder.cancelled
+    assert told == ["second"], "the last one counts"
+    cancel_deferred(responder)
+    assert told == ["second"], "once"
+    responder.on_cancel(lambda: told.append("late"))
+    assert told == ["second", "late"], "at once, if it was cancelled before"
+    assert not responder.answered
+    responder.respond(b"all the same")
+    assert responder.answered
+
+
+def test_a_responder_without_a_callback() -> None:
+    responder = Responder()
+    responder.cancel()
+    assert responder.cancelled
+
+
+def test_a_responder_is_cancelled_while_the_callback_is_given() -> None:
+    """From both sides at the same time: it is called once."""
+    for _ in range(200):
+        responder, told, start = Responder(), list[int](), threading.Barrier(2)
+
+        def cancel(responder: Responder = responder, start: threading.Barrier = start) -> None:
+            start.wait()
+            responder.cancel()
+
+        thread = threading.Thread(target=cancel, daemon=True)
+        thread.start()
+        start.wait()
+        responder.on_cancel(lambda told=told: told.append(1))  # type: ignore[misc]
+        thread.join(30)
+        assert told == [1]
+
+
+def test_other_deferred_results_are_cancelled() -> None:
+    future = concurrent.futures.Future[None]()
+    cancel_deferred(future)
+    assert future.cancelled()
+    result = Result()
+    cancel_deferred(result)
+    assert result.fsm_state == "CANCELLED"
+    cancel_deferred(object())
+
+
+def test_a_responder_that_is_answered_is_not_told() -> None:
+    responder, told = Responder(), list[str]()
+    responder.on_cancel(lambda: told.append("cancelled"))
+    responder.respond(b"done")
+    cancel_deferred(responder)
+    assert not responder.cancelled
+    assert told == []
+
+
+def test_a_failure_is_raised_as_it_is_unless_its_class_says_otherwise() -> None:
+    failure = RequestFailed(0, b"text")
+    assert BaseRequest[bytes]().decode_failed_response(failure) is failure

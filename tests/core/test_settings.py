@@ -11,7 +11,7 @@ import pytest
 
 from packetwire import LocalProtocolError
 from packetwire.core.bounds import bound_of
-from packetwire.core.settings import ERROR_DETAILS, ServerSettings, Settings
+from packetwire.core.settings import ERROR_DETAILS, MAX_NAME_SIZE, MODES, ServerSettings, Settings
 from packetwire.core.timelimits import LONGEST
 
 
@@ -28,6 +28,8 @@ def test_the_defaults() -> None:
     assert (settings.max_packet_size, settings.max_outstanding, settings.max_unsent) == (64 << 20, 1024, 1 << 20)
     assert (settings.close_timeout, settings.half_close) == (5.0, False)
     assert (settings.spin, settings.packet_grace) == (0.0, 0.0)
+    assert (settings.capabilities, settings.keepalive) == ("auto", "auto")
+    assert (settings.protocol, settings.protocol_version) == (None, None)
     servers = ServerSettings()
     assert (servers.max_connections, servers.max_per_address, servers.max_memory) == (128, None, None)
     assert servers.drain_timeout == 5.0
@@ -154,6 +156,17 @@ def test_a_long_value_is_quoted_in_part(value: Any) -> None:
         ),
         ("packet_grace", math.nan, LocalProtocolError, "must be a number of seconds, got nan"),
         ("packet_grace", "1", TypeError, "must be a number of seconds, got str: '1'"),
+        *(
+            ("capabilities", value, LocalProtocolError, f"must be one of {MODES}, got {value!r}")
+            for value in ("on", "", None, True)
+        ),
+        ("keepalive", "15", LocalProtocolError, "must be a number of seconds, 'auto' or None, got '15'"),
+        ("keepalive", 0, LocalProtocolError, "must be more than 0 seconds, got 0"),
+        ("keepalive", -1.5, LocalProtocolError, "must be more than 0 seconds, got -1.5"),
+        ("keepalive", [15], TypeError, "must be a number of seconds, got list: [15]"),
+        ("protocol", b"shop", TypeError, "must be a string, got bytes: b'shop'"),
+        ("protocol_version", 1.4, TypeError, "must be a string, got float: 1.4"),
+        ("protocol", "é" * 128, LocalProtocolError, f"may have 255 bytes, got {'é' * 128!r:.100}"),
     ],
 )
 def test_what_makes_no_sense(name: str, value: Any, error: type[Exception], text: str) -> None:
@@ -161,6 +174,15 @@ def test_what_makes_no_sense(name: str, value: Any, error: type[Exception], text
         Settings(**{name: value})
     assert type(caught.value) is error
     assert str(caught.value) == f"{name} {text}"
+
+
+def test_what_makes_sense_of_capabilities() -> None:
+    for mode in MODES:
+        assert Settings(capabilities=mode).capabilities == mode
+    for keepalive in (None, "auto", 0.5, 15):
+        assert Settings(keepalive=keepalive).keepalive == keepalive
+    settings = Settings(protocol="s" * MAX_NAME_SIZE, protocol_version="\ud800")
+    assert settings.protocol == "s" * 255
 
 
 def test_what_makes_sense_to_a_server_is_kept() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from packetwire import LocalProtocolError
-from packetwire.core.timelimits import LONGEST, seconds_of, time_limit
+from packetwire.core.timelimits import LONGEST, milliseconds_of, seconds_of, time_limit
 
 
 @pytest.mark.parametrize("value", [0, 5, 0.5, -1, True, Fraction(1, 2), LONGEST - 1, -0.0])
@@ -53,3 +53,15 @@ def test_none() -> None:
     assert time_limit(None) is None
     with pytest.raises(TypeError, match="close_timeout must be a number of seconds, got NoneType: None"):
         seconds_of(None, "close_timeout")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "milliseconds"), [(None, None), (math.inf, None), (0, 0), (-5, 0), (1.5, 1500), (0.0004, 0)]
+)
+def test_milliseconds_for_a_peer(seconds: Any, milliseconds: int | None) -> None:
+    assert milliseconds_of(seconds) == milliseconds
+
+
+def test_milliseconds_of_no_number() -> None:
+    with pytest.raises(TypeError, match="cut_off must be a number of seconds, got str: '5'"):
+        milliseconds_of("5")

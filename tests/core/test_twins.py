@@ -5,10 +5,8 @@ The plain modules are loaded beside those that are in use. Where nothing is comp
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,23 +20,10 @@ from packetwire.core.engine import ConnectionEngine
 from packetwire.core.packet import head_tail
 from packetwire.core.varint import MAX_UINT
 from packetwire.errors import PacketwireError
+from sources import plain
 
 from .golden import DIRECTIONS, FIXTURES
 from .strategies import chunks
-
-HOME = Path(packetwire.__file__).parent
-
-
-def plain(name: str) -> ModuleType:
-    """A module as it is in Python."""
-    path = HOME.joinpath(*name.split(".")).with_suffix(".py")
-    spec = importlib.util.spec_from_file_location(f"plain_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 PLAIN_CODEC, PLAIN_PACKING, PLAIN_ENGINE = map(plain, ("core.packetcodec", "core.packing", "core.engine"))
 vars(PLAIN_ENGINE).update(

@@ -27,13 +27,21 @@ LAYER_OF = {
     for number, (_, modules, _, _) in enumerate(LAYERS)
     for module in ([""] if modules == THE_PACKAGE else code_words(modules))
 }
-"""The number of a layer, by the first part of a module's name behind that of the package."""
+"""The number of a layer, by the beginning of its modules' names behind that of the package."""
 
 
 def part_of(path: Path) -> str:
     """Which part of the package a source is in."""
-    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "" if part == "__init__" else part
+    return part_named(
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+    )
+
+
+def part_named(module: str) -> str:
+    """The longest of the beginnings in the table that a module's name has; else its first part."""
+    while module not in LAYER_OF and "." in module:
+        module = module.rpartition(".")[0]
+    return module
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -79,5 +87,5 @@ def layers_used() -> dict[int, set[int]]:
         for name in imported(path):
             package, _, rest = name.partition(".")
             if package == "packetwire":
-                used[own].add(LAYER_OF[rest.partition(".")[0]])
+                used[own].add(LAYER_OF[part_named(rest)])
     return {number: others - {number} for number, others in used.items()}

@@ -25,6 +25,8 @@ RUN_BY = {
     ("docs/guide.md", "python"): "docs/test_guide.py",
     ("docs/guide.md", "sh"): "docs/test_guide.py",
     ("docs/porting.md", "python"): "docs/test_porting.py",
+    ("docs/typed.md", "python"): "typed/test_page.py",
+    ("docs/typed.md", "sh"): "typed/test_page.py",
     ("docs/fbsp.md", "python"): "fbsp/test_page.py",
     ("docs/fbsp.md", "sh"): "fbsp/test_page.py",
     ("docs/iccp.md", "python"): "iccp/test_page.py",
@@ -43,7 +45,13 @@ NOT_RUN = {
 }
 """What no test runs, and why."""
 
-RUN_WHOLE = {"docs/test_readme.py", "docs/test_guide.py", "docs/test_porting.py", "riaps/test_page.py"}
+RUN_WHOLE = {
+    "docs/test_readme.py",
+    "docs/test_guide.py",
+    "docs/test_porting.py",
+    "riaps/test_page.py",
+    "typed/test_page.py",
+}
 """The tests that find the programs of their page by themselves."""
 
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})(\S*)", re.MULTILINE)

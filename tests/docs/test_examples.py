@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import zmq
@@ -192,7 +192,7 @@ def test_nobody_is_there(name: str, arguments: list[str], status: int, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (["--at", "nowhere", "put", "file"], 1, "'nowhere' is no address: expected exec:CMD"),
+        (["--at", "nowhere", "put", "file"], 1, "invalid address 'nowhere': expected exec:CMD"),
         (["put", "absent"], 1, "No such file or directory: 'absent'"),
         (["get", "00" * 32, "file"], 1, f"there is no chunk {'00' * 32}"),
         (["get", "00", "file"], 2, "an address has 64 hexadecimal digits, got '00'"),
@@ -240,6 +240,16 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
+def next_line(pipe: IO[str]) -> str:
+    """One line of a child's output, byte by byte: what a file object reads ahead `communicate` does not see."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(pipe.fileno(), 1)
+        assert byte, "the output has ended"
+        line += byte
+    return line.decode()
+
+
 def test_digests_are_those_of_hashlib(tmp_path: Path, tree: Path) -> None:
     status, stdout, stderr = run(
         tmp_path, "tree_digest.py", "--children", "3", "tree", errors="surrogateescape", encoding="utf-8"
@@ -256,7 +266,7 @@ def test_a_child_that_is_killed_is_replaced(tmp_path: Path, fifo: Path) -> None:
     with running(tmp_path, "tree_digest.py", "--children", "1", fifo, "another") as example:
         with fifo.open("wb"):  # there is a reader: the first child
             example.kill_child()
-            told = example.process.stderr.readline()
+            told = next_line(example.process.stderr)
             with fifo.open("wb") as second:  # the first one is gone: this waits for the second
                 second.write(b"content")
         status, stdout, stderr = example.end()
@@ -276,7 +286,7 @@ def test_a_file_that_children_die_of_is_given_up(tmp_path: Path, fifo: Path) -> 
         for _ in range(3):
             held.append(fifo.open("wb"))  # kept, so that no child finds the end of the file
             example.kill_child()
-            assert "SIGKILL" in example.process.stderr.readline()
+            assert "SIGKILL" in next_line(example.process.stderr)
         status, stdout, stderr = example.end()
         for file in held:
             file.close()
@@ -441,3 +451,16 @@ def test_ctrl_c_ends_a_member(tmp_path: Path, nobody: int) -> None:
             example.interrupt()
             assert example.end() == (130, "", "")
         other.disable_monitor()
+
+
+def test_the_plugins_count_words_and_tell_their_host(tmp_path: Path) -> None:
+    (tmp_path / "emma.txt").write_text("Emma Woodhouse handsome clever\nhandsome with a comfortable home\n")
+    (tmp_path / "empty.txt").write_text("")
+    status, out, err = run(tmp_path, "plugin_host.py", "emma.txt", "empty.txt", "missing.txt", "--plugins", 2)
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0] == "Report(path='emma.txt', lines=2, words={'handsome': 2, 'emma': 1, 'woodhouse': 1})"
+    assert lines[1] == "Report(path='empty.txt', lines=0, words={})"
+    assert lines[2].startswith("Plugin.count(path='missing.txt', options=Options(shortest=4, ignored={")
+    assert lines[2].endswith(": missing.txt cannot be read: [Errno 2] No such file or directory: 'missing.txt'")
+    assert sorted(err.splitlines()) == ["emma.txt …", "empty.txt …", "missing.txt …"]

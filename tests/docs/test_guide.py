@@ -17,6 +17,7 @@ from tests.sources import source_path
 import packetwire
 from packetwire import errors
 from packetwire.aio.server import AsyncServer
+from packetwire.pool import Backoff
 from packetwire.server import Server
 
 from .commands import FAILURE, check_command, commands, start, write_shell
@@ -41,9 +42,20 @@ CALLED = (
     "PacketDecoder",
     "child",
     "connect_to",
+    "Ship",
+    "stdio",
     "serve",
     "Server.stop",
     "Server.wait",
+    *("Pool", "Pool.__call__", "Pool.conn_do_remote", "Pool.connected", "Pool.close", "Supervised", "Backoff"),
+    *(
+        "AsyncPool",
+        "AsyncPool.__call__",
+        "AsyncPool.conn_do_remote",
+        "AsyncPool.connected",
+        "AsyncPool.close",
+        "AsyncSupervised",
+    ),
     "AsyncPacketConnection",
     *(
         "AsyncPacketConnection." + name
@@ -57,8 +69,8 @@ CALLED = (
 )
 """What people call, with all its defaults in the table."""
 
-SERVERS = {"Server": Server, "AsyncServer": AsyncServer}
-"""What nobody makes by its name."""
+SERVERS = {"Server": Server, "AsyncServer": AsyncServer, "Backoff": Backoff}
+"""What is not in the package itself."""
 
 CLASS_ATTRIBUTES = ("BaseRequest",)
 
@@ -210,8 +222,14 @@ def test_the_settings_in_the_table_of_bounds_exist() -> None:
         assert ("PacketConnection", setting) in DEFAULTS
 
 
+ENDINGS = (
+    *("Error", "Ended", "Exited", "Closed", "Truncated", "Failed", "Timeout", "Exceeded", "Cancelled"),
+    *("Missing", "Mismatch", "Unresponsive", "raining"),
+)
+
+
 def test_the_exceptions_exist() -> None:
-    endings = "Error|Ended|Exited|Closed|Truncated|Failed|Timeout|Exceeded|Cancelled"
+    endings = "|".join(ENDINGS)
     named = set(re.findall(rf"`(\w+(?:{endings}))`", GUIDE.read_text()))
     others = {
         "FileNotFoundError",
@@ -219,6 +237,7 @@ def test_the_exceptions_exist() -> None:
         "TypeError",
         "CancellationError",
         "StreamEnded",
+        "MemberEnded",
         "ModuleNotFoundError",
     }
     assert named - others == set(errors.__all__) - {"ProtocolError"}
@@ -231,5 +250,5 @@ def test_numbers_in_the_text() -> None:
         ("close_timeout", "all in all `close_timeout={:.0f}` seconds"),
     ):
         assert written.format(ast.literal_eval(DEFAULTS["PacketConnection", setting])) in text
-    assert DEFAULTS["packetwire.streams.process", "STDERR_KEPT"] == f"{64 << 10}"
+    assert DEFAULTS["packetwire.streams.childerrors", "STDERR_KEPT"] == f"{64 << 10}"
     assert "keeps its last 64 KiB" in text

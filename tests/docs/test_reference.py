@@ -93,7 +93,7 @@ def test_a_missing_docstring_is_found() -> None:
         def _private(self) -> None: ...
 
     assert members_without_docstring(Undocumented) == ["method", "attribute"]
-    assert docstring("packetwire.fbsp.constants.HEADER_OCTETS") == ""
+    assert docstring("packetwire.fbsp.constants.HEADER_SIZE") == ""
 
 
 def examples_in(said: str) -> list[str]:

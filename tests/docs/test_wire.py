@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from packetwire import Packet, PacketConnection, RequestReceived, errors
 from packetwire.capture import HEADER, MAX_RECORD, CaptureDecoder, Kind
+from packetwire.connectionbase import FEATURES
 from packetwire.core import engine as bounds
-from packetwire.core.engine import NOT_BEGUN, NOT_DONE, TOO_MUCH_FOR_ALL, ConnectionEngine
+from packetwire.core.capabilities import Capabilities, Mode
+from packetwire.core.control import MAX_UNFINISHED
+from packetwire.core.engine import DRAINING, NOT_BEGUN, NOT_DONE, TOO_MUCH_FOR_ALL, ConnectionEngine
+from packetwire.core.fields import MAX_METADATA_SIZE, decode_fields
+from packetwire.core.frames import (
+    FRAME_CHANNEL,
+    MAX_META_SIZE,
+    RULES,
+    FrameType,
+    Meta,
+    decode_frame,
+    encode_frame,
+    encode_meta,
+)
+from packetwire.core.hello import (
+    ANSWER,
+    ASK,
+    CONTROL_CHANNEL,
+    DRAIN,
+    HELLO,
+    MAX_HELLO_SIZE,
+    MAX_PING_SIZE,
+    MAX_REASON,
+    PING,
+    Feature,
+    Hello,
+    decode_drain,
+    decode_hello,
+    encode_drain,
+    encode_hello,
+)
+from packetwire.core.keepalive import DEFAULT_KEEPALIVE, IDLE_KEEPALIVE, STALL_SECONDS
+from packetwire.core.owed import OwedRequests
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, MAX_UINT, decode_varint, encode_varint
 from packetwire.core.refusals import REFUSALS
 from packetwire.core.requests import response_parts
 from packetwire.core.state import TRANSITIONS, Act, Half
+from packetwire.core.statuses import NOT_BEGUN as STATUS_NOT_BEGUN
+from packetwire.core.statuses import StatusCode
 from packetwire.error_text import ERROR_TEXT_LIMIT
 from packetwire.face import DEFAULT_CLOSE_TIMEOUT, DEFAULT_MAX_UNSENT
 
@@ -145,9 +182,10 @@ def test_the_texts_of_refusals() -> None:
         refusal(ConnectionEngine(), PacketConnection.ERQ_Packet, request(2)),
         refusal(ConnectionEngine(), request(5), request(5)),
         refusal(few, request(2), request(3)).replace("1 wait", f"{bounds.DEFAULT_MAX_INBOUND} wait"),
-        refusal(little, request(2, b"abc"), request(3, b"d")).replace("3 octets", f"{octets} octets"),
-        overdue(max_inbound_octets=3).replace("4 octets", f"{octets + 1} octets"),
+        refusal(little, request(2, b"abc"), request(3, b"d")).replace("3 bytes", f"{octets} bytes"),
+        overdue(max_inbound_octets=3).replace("4 bytes", f"{octets + 1} bytes"),
         TOO_MUCH_FOR_ALL.decode(),
+        DRAINING.decode(),
         NOT_BEGUN.decode(),
         NOT_DONE.decode(),
     ]
@@ -221,3 +259,201 @@ def test_the_kinds_and_the_bound_of_a_capture() -> None:
     kinds = {int(octet, 16): sign for octet, sign, _ in TABLES["|kind||octets|"]}
     assert kinds == {int(kind): chr(kind) for kind in Kind}
     assert TEXT.count(str(MAX_RECORD)) >= 3
+
+
+# capabilities
+
+
+def test_control_requests() -> None:
+    rows = TABLES["|octets|controlrequestorresponse|"]
+    packets = [Packet.from_bytes(bytes.fromhex(row[0])) for row in rows]
+    assert [bytes(packet) for packet in packets] == [bytes.fromhex(row[0]) for row in rows]
+    ask, answer, ping, pong, drain, drained, last = packets
+    assert (ask.channel, ask.rq_type, ask.payload[:4]) == (CONTROL_CHANNEL, HELLO + 1, ASK)
+    assert (answer.channel, answer.flags, answer.payload[:4]) == (CONTROL_CHANNEL, 1, ANSWER)
+    assert decode_hello(ask.payload[4:]) == decode_hello(answer.payload[4:]) == Hello(features=Feature(127))
+    assert (ping.channel, ping.rq_type, pong.tag) == (CONTROL_CHANNEL, PING + 1, ping.tag)
+    assert (drain.channel, drain.rq_type, drained.tag) == (CONTROL_CHANNEL, DRAIN + 1, drain.tag)
+    assert decode_drain(drain.payload) == (30_000, "")
+    assert (last.rq_type, last.payload) == (DRAIN + 1, encode_drain(0, "why"))
+    kinds = TABLES["|type|controlrequest|towhom|payload|payloadoftheresponse|"]
+    assert {name: int(number) for number, name, *_ in kinds} == {"HELLO": HELLO, "PING": PING, "DRAIN": DRAIN}
+    engine = engine_of(SERVED)
+    engine.receive(b"".join(bytes.fromhex(row[0]) for row in rows if "response" not in row[1]))
+    assert [(packet.tag, packet.flags) for packet in PacketsOf(engine)] == [(2, 1), (3, 1), (4, 1), (5, 1)]
+
+
+def engine_of(features: Feature) -> ConnectionEngine:
+    return ConnectionEngine(capabilities=Capabilities(Mode.AUTO, Hello(features=features)))
+
+
+SERVED = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN
+
+
+def test_the_features_of_connections() -> None:
+    assert FEATURES == SERVED
+    (said,) = re.findall(r"packetwire says the features (.*)\.", TEXT)
+    assert sum(map(int, re.findall(r"\d+", said))) == SERVED
+
+
+def test_the_fields_of_drain() -> None:
+    numbers = [int(number) for number, _, _ in TABLES["|id|value|withoutit|"]]
+    assert numbers == [number for number, _ in decode_fields(encode_drain(1, "why"), MAX_HELLO_SIZE)]
+    assert f"at most {MAX_REASON} characters" in TEXT
+    assert f"at most {MAX_PING_SIZE} octets, comes back" in TEXT
+
+
+def test_the_times_of_keepalive() -> None:
+    text = " ".join(TEXT.split())
+    assert f"for {DEFAULT_KEEPALIVE:g} seconds while it waits for something, or for {IDLE_KEEPALIVE:g} s" in text
+    assert f"for {DEFAULT_KEEPALIVE:g} seconds more" in text
+    assert f"waits for it for {STALL_SECONDS:g} seconds" in text
+
+
+def test_requests_that_are_announced() -> None:
+    assert f"at {MAX_UNFINISHED} it is the error `too-many-unfinished`" in " ".join(TEXT.split())
+
+
+def test_the_conversation_with_capabilities() -> None:
+    a, b = engine_of(SERVED), engine_of(SERVED)
+    happened: list[tuple[str, bytes]] = []
+
+    def carry(sender: str) -> None:
+        source, sink = (a, b) if sender == "A" else (b, a)
+        data, begin = b"".join(source.data_to_send()), 0
+        source.data_sent()
+        while begin < len(data):
+            _, end = Packet.parse_bytes(data, begin)
+            happened.append((sender, data[begin:end]))
+            begin = end
+        sink.receive(data)
+
+    a.request(0, payload=b"hi")
+    carry("A")
+    b.respond(0, 2, True, 0, b"HI")
+    carry("B")
+    a.ask_with(Meta(milliseconds_left=2500, progress_interval=50), 7, 0, b"", 0, None)
+    carry("A")
+    b.report(0, 3, b"x", 1.0)
+    carry("B")
+    a.cancel(0, 3)
+    carry("A")
+    b.refuse(0, 3, b"cancelled", StatusCode.CANCELLED, begun=True)
+    carry("B")
+    b.wind_down(30_000)
+    for sender in "BABA":
+        carry(sender)
+    assert happened == [(end, bytes.fromhex(octets)) for end, octets, _ in TABLES["|end|octets|packet|"]]
+    assert str(a.ended and a.ended.cause) == "the peer ended the connection (EOF): the server stops"
+    assert b.ended is not None
+
+
+def test_the_statuses_of_refusals() -> None:
+    documented = {text: int(flags) for text, flags in TABLES["|text|flags|"]}
+
+    def refused(*received: Packet, drains: bool = False, **settings: Any) -> tuple[str, int]:
+        """The text and flags with which the last of these packets is refused."""
+        engine = ConnectionEngine(capabilities=Capabilities(Mode.AUTO, Hello(features=SERVED)), **settings)
+        ask = Packet.from_bytes(bytes.fromhex(TABLES["|octets|controlrequestorresponse|"][0][0]))
+        engine.receive(bytes(ask))
+        if drains:
+            engine.drain(None, "", None)
+            engine.receive(bytes(Packet(is_request=False, channel=CONTROL_CHANNEL, tag=2, flags=1)))
+        engine.receive(b"".join(map(bytes, received)))
+        *_, response = PacketsOf(engine)
+        assert (response.is_request, response.tag, response.flags & 1) == (False, received[-1].tag, 0)
+        return response.payload.decode(), response.flags >> 1
+
+    request = Packet(is_request=True, tag=5, rq_type=1)
+    busy, flags = refused(request, max_inbound=0)
+    assert busy.startswith("too many requests")
+    found = dict(
+        [
+            refused(request, drains=True),
+            refused(request, accepts_requests=False),
+            refused(Packet(is_request=True, channel=16, tag=2, rq_type=1), channels=()),
+            refused(PacketConnection.ERQ_Packet, request),
+            refused(request, request),
+            ("a bound is reached", flags),
+        ]
+    )
+    found |= dict(owed_refusals())
+    assert found == documented
+
+
+def owed_refusals() -> Iterator[tuple[str, int]]:
+    """How requests that stand in a queue are refused."""
+    for frame, now in ((encode_frame(FrameType.CANCEL, 0, 2, b"\1"), 0.0), (b"", 9.0)):
+        engine = engine_of(SERVED)
+        owed = OwedRequests(engine, lambda function: function())
+        meta = encode_frame(FrameType.META, 0, 2, encode_meta(Meta(milliseconds_left=1)))
+        ask = bytes.fromhex(TABLES["|octets|controlrequestorresponse|"][0][0])
+        engine.receive(ask + meta + bytes(Packet(is_request=True, tag=2, rq_type=1)) + frame)
+        assert not owed.may_begin(2, now)
+        *_, response = PacketsOf(engine)
+        yield response.payload.decode(), response.flags >> 1
+
+
+def test_the_mark_of_the_example() -> None:
+    capabilities = Capabilities(Mode.AUTO, Hello())
+    engine = ConnectionEngine(capabilities=capabilities)
+    (marked,) = re.findall(r"`(80 05 [^`]*)` is the first request", TEXT)
+    assert len(engine.receive(bytes.fromhex(marked))) == 1
+    assert capabilities.is_marked
+
+
+def test_the_fields_of_hello() -> None:
+    rows = TABLES["|id|value|ifabsent|"]
+    absent = {int(number): default for number, _, default in rows}
+    default = Hello()
+    said = [default.max_packet_size, default.body_credit, default.max_bodies, default.max_piece]
+    assert [absent[number] for number in (3, 5, 6, 7)] == [str(number) for number in said]
+    everything = Hello(
+        features=Feature(1), max_packet_size=1, max_inbound=1, body_credit=1, max_bodies=1, max_piece=1024,
+        protocol="p", protocol_version="1", schema_hash=bytes(8), software="s", epoch=bytes(8),
+        client_id=bytes(16), metadata={"key": b""},
+    )  # fmt: skip
+    fields = decode_fields(encode_hello(everything), MAX_HELLO_SIZE)
+    assert [number for number, _ in fields] == list(absent)
+    assert f"`{ASK.decode()}`" in TEXT
+    assert f"at\nmost {MAX_HELLO_SIZE} octets" in TEXT
+    assert f"{MAX_METADATA_SIZE} octets of keys and values" in TEXT
+
+
+def test_the_features() -> None:
+    assert [int(bit) for _, bit in TABLES["|feature|bit|"]] == [feature.value for feature in Feature]
+
+
+def test_the_types_of_frames() -> None:
+    rows = TABLES["|type|frame|aboutarequestofits|feature|payload|"]
+    for (kind, rule), (number, name, about, feature, _) in zip(RULES.items(), rows, strict=True):
+        assert (kind, kind.name, rule.feature) == (int(number), name, int(feature))
+        assert about.split(", ") == ["sender"] * rule.of_sender + ["receiver"] * rule.of_receiver
+
+
+@pytest.mark.parametrize("row", TABLES["|octets|frame|channel|tag|aboutarequestofits|payload|"], ids=str)
+def test_the_examples_of_frames(row: list[str]) -> None:
+    octets, name, channel, tag, about, payload = row
+    packet = Packet.from_bytes(bytes.fromhex(octets))
+    assert packet.channel == FRAME_CHANNEL
+    assert packet.rq_type is not None
+    frame = decode_frame(packet.tag, packet.flags, packet.rq_type - 1, packet.payload)
+    assert (frame.kind.name, frame.channel, frame.tag) == (name, int(channel), int(tag))
+    assert frame.of_receiver == (about == "receiver")
+    assert frame.payload == bytes.fromhex(payload)
+
+
+def test_the_fields_of_meta() -> None:
+    meta = Meta(
+        milliseconds_left=1, has_body=True, response_credit=1, progress_interval=1, trace_context=bytes(26),
+        trace_state=b"", request_id=(bytes(8), 1), takes_typed_errors=True, metadata={"key": b""},
+    )  # fmt: skip
+    fields = decode_fields(encode_meta(meta), MAX_META_SIZE)
+    assert [number for number, _ in fields] == [int(number) for number, _ in TABLES["|id|value|"]]
+    assert f"at most {MAX_META_SIZE} octets" in TEXT
+
+
+def test_the_status_codes() -> None:
+    rows = TABLES["|code|name|therequest|"]
+    assert [(int(code), name) for code, name, _ in rows] == [(code.value, code.name) for code in StatusCode]
+    assert f"{STATUS_NOT_BEGUN} is\nadded" in TEXT

@@ -129,8 +129,11 @@ class Ends:
 
 
 @pytest.fixture(params=[Threaded, Looped], ids=["threads", "asyncio"])
-def face(request: pytest.FixtureRequest) -> Any:
-    return request.param()
+def face(request: pytest.FixtureRequest) -> Iterator[Any]:
+    made = request.param()
+    yield made
+    if isinstance(made, Looped):
+        made.loop.close()  # of a test that opened nothing
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from packetwire import (
 )
 from packetwire.core.packets import MAX_UINT
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("plain_streams")]
 
 RESERVED = (1, 7, 15)
 WATCHDOG = 30

@@ -31,6 +31,7 @@ from packetwire import (
     ConnectionEnded,
     HasPacketConnection,
     PacketConnection,
+    PeerClosed,
     aserve,
     connect_to,
     serve,
@@ -344,6 +345,25 @@ def test_an_object_whose_methods_serve_its_connection(face, case):
             assert_named(found, "[forgotten]")
             assert peer.join(WATCHDOG)
         until(before.is_back)
+
+
+def test_the_peer_is_told_though_a_thread_was_about_to_give_the_writers_role_up() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        conn = PacketConnection(ours, "forgotten").open()
+        assert conn._driver is not None
+        writing, bell = conn._driver._writing, conn._driver._bell
+        writing.role[0] = 1  # a thread that has written all, and does not run now
+        with PacketConnection(theirs, "peer") as peer:
+            with resource_warnings():
+                del conn
+                gc.collect()
+            while not bell.locks:  # the thread that lets go of it waits
+                assert not peer.join(STEP)
+            writing.role.pop(0)
+            bell.ring()
+            assert peer.join(WATCHDOG)
+            assert isinstance(peer.ended, PeerClosed)
 
 
 @dataclass

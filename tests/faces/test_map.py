@@ -139,3 +139,81 @@ def test_a_window_that_makes_no_sense(kind, window):
     conn = kind(lambda: None)
     with pytest.raises(LocalProtocolError, match=f"window must be 1 or more, got {window}"):
         conn.map([1], window=window)
+
+
+def test_a_decoded_response_can_be_collected_later(ends):
+    service_class = AsyncHasPacketConnection if hasattr(ends.face, "loop") else HasPacketConnection
+    service = service_class(ends._sockets[0], rq_type_map={0: Shout})
+    ends.conn = service.conn
+    ends.open()
+    ends.asker(request_handler=handler)
+
+    async def awaited(answer):
+        return await answer
+
+    def collect(answer):
+        return ends.do(lambda: awaited(answer)) if hasattr(ends.face, "loop") else answer(timeout=30)
+
+    shout, bad, undecodable = (
+        ends.do(lambda text=text: service.conn_begin(Shout(text))) for text in (b"a", b"bad", b"undecodable")
+    )
+    assert collect(shout) == collect(shout) == b"A"
+    assert shout.done()
+    for _ in range(2):
+        with pytest.raises(RequestFailed, match="bad"):
+            collect(bad)
+        with pytest.raises(KeyError):
+            collect(undecodable)
+
+
+@pytest.mark.parametrize("window", [1, 2, 64])
+def test_responses_as_they_come(ends, window):
+    """The far end answers the second request first, where it has both."""
+    service_class = AsyncHasPacketConnection if hasattr(ends.face, "loop") else HasPacketConnection
+    service = service_class(ends._sockets[0], rq_type_map={0: Shout, 1: Later})
+    ends.conn = service.conn
+    ends.open()
+    waiting = []
+
+    def answer(rq_type, flags, payload):
+        if rq_type == 1 and window > 1:
+            waiting.append(Responder())
+            return waiting[0]
+        for responder in waiting:
+            responder.respond(b"LATER")
+        waiting.clear()
+        return payload.upper()
+
+    ends.asker(request_handler=answer, handlers=1)
+    requests = [Later(b"later"), Shout(b"a")]
+    found, error = collected(ends, lambda: service.conn_map_unordered(requests, window=window))
+    assert error is None
+    assert sorted(response for _, response in found) == [b"A", b"LATER"]
+    assert {id(request): response for request, response in found}[id(requests[1])] == b"A"
+
+
+class Later(Shout):
+    pass
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+def test_some_of_those_that_come_in_any_order_fail(ends, return_exceptions):
+    service_class = AsyncHasPacketConnection if hasattr(ends.face, "loop") else HasPacketConnection
+    service = service_class(ends._sockets[0], rq_type_map={0: Shout, NEVER: Later}, close_timeout=0.1)
+    ends.conn = service.conn
+    ends.open()
+    ends.asker(request_handler=handler, close_timeout=0.1)
+    requests = [Later(b"x"), Shout(b"a"), Shout(b"bad"), object.__new__(BaseRequest), Shout(b"b")]
+    found, error = collected(
+        ends,
+        lambda: service.conn_map_unordered(requests, timeout=0.2, return_exceptions=return_exceptions),
+    )
+    if return_exceptions:
+        kinds = {id(request): type(response) for request, response in found}
+        assert [kinds[id(each)] for each in requests] == [
+            *(RequestTimeout, bytes, RequestFailed, LocalProtocolError, bytes)
+        ]
+        assert error is None
+    else:
+        assert isinstance(error, LocalProtocolError | RequestFailed)
+    assert service.conn.outstanding == 0

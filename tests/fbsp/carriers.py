@@ -148,6 +148,9 @@ class ServiceFacade:
     def send(self, msg: Any, session: Session) -> int:
         return int(self.channel_of(session).send(msg, session))
 
+    def tell(self, msg: Any, session: Session) -> int:
+        return int(self.channel_of(session).tell(msg, session))
+
     def discard_session(self, session: Session) -> None:
         self.channel_of(session).discard_session(session)
 
@@ -275,10 +278,11 @@ def packet_pair(kind: Any = PacketConnection) -> Iterator[tuple[PacketConnection
     """Two connections to each other, not open yet; the second, ours, is of this kind."""
     theirs, ours = socket.socketpair()
     with theirs, ours:
-        # the peer of these tests leaves requests without an answer
+        # the peer of these tests leaves requests without an answer; fences are answered behind what came before
+        fences = {16: lambda rq_type, flags, payload: None}
         yield (
-            PacketConnection(theirs, close_timeout=0.0),
-            kind(ours, close_timeout=0.0, request_handler=lambda rq_type, flags, payload: None),
+            PacketConnection(theirs, close_timeout=0.0, channels=fences),
+            kind(ours, close_timeout=0.0, channels=fences),
         )
 
 
@@ -301,6 +305,9 @@ class ClientFacade:
 
     def send(self, msg: Any, session: Session) -> int:
         return int(self.channel.send(msg, session))
+
+    def tell(self, msg: Any, session: Session) -> int:
+        return int(self.channel.tell(msg, session))
 
     def discard_session(self, session: Session) -> None:
         self.channel.discard_session(session)

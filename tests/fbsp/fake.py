@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from packetwire.fbsp import (
@@ -27,6 +28,7 @@ from packetwire.fbsp.protocol import _FBSP
 from packetwire.messaging import TIMEOUT, Channel, Protocol, Session
 
 from .carriers import CLIENTS, SERVICES
+from .passing import GATEWAY, GatewayService
 
 CODEC = _FBSP()
 HELLO_TOKEN = b"hello-01"
@@ -95,12 +97,22 @@ class FakeChannel(Channel):
 
 
 class Carrier:
-    """What services and clients of a test are put on: `FakeChannel` for no carrier, or one of `carriers`."""
+    """What services and clients of a test are put on: one of `carriers`, a gateway, or a `FakeChannel`."""
 
     name = "none"
     opened = ExitStack()
 
+    @contextmanager
+    def named(self, name: str) -> Iterator[None]:
+        """Take that one."""
+        with ExitStack() as self.opened:
+            self.name = name
+            yield
+        self.name = "none"
+
     def service_channel(self, protocol: Any) -> Any:
+        if self.name == GATEWAY:
+            return GatewayService(protocol)
         return SERVICES[self.name](protocol, self.opened) if self.name in SERVICES else FakeChannel(protocol)
 
     def client_channel(self, protocol: Any) -> Any:

@@ -359,7 +359,7 @@ def test_a_call_is_cancelled_before_its_operation_begins(with_client: WithClient
             call = await client.start(Calls.WAIT)
             assert await call.cancel(WAIT)
         assert await client.call(Calls.ECHO, timeout=WAIT) == []
-        assert sum(map(len, service._requests.values())) == 0
+        assert sum(map(len, service.core.requests.values())) == 0
 
     with_client(use)
 
@@ -382,7 +382,7 @@ def test_a_timeout_withdraws_the_request(with_client: WithClient) -> None:
     async def use(client: AsyncServiceClient, service: AsyncSample) -> None:
         with pytest.raises(RequestTimeout, match=r"Calls.WAIT"):
             await client.call(Calls.WAIT, timeout=0.05)
-        assert client._calls == {}
+        assert client.core.calls == {}
         await service.stopped.acquire()
         call = await client.start(Calls.WAIT)
         with pytest.raises(RequestTimeout):
@@ -401,7 +401,7 @@ def test_a_cancelled_task_withdraws_the_request(with_client: WithClient) -> None
         with pytest.raises(asyncio.CancelledError):
             await task
         await service.stopped.acquire()
-        assert client._calls == {}
+        assert client.core.calls == {}
         assert await client.call(Calls.ECHO, timeout=WAIT) == []
 
     with_client(use)
@@ -410,7 +410,7 @@ def test_a_cancelled_task_withdraws_the_request(with_client: WithClient) -> None
 def test_ping(with_client: WithClient) -> None:
     async def use(client: AsyncServiceClient, service: AsyncSample) -> None:
         assert await client.ping(WAIT) >= 0
-        assert client.pongs == set()
+        assert client.core.pongs == {}
 
     with_client(use)
 
@@ -445,7 +445,7 @@ def test_the_client_closes(with_client: WithClient) -> None:
             await client.call(Calls.ECHO)
         await service.closed.wait()
         assert service.ended == [None]
-        assert service._requests == {}
+        assert service.core.requests == {}
 
     with_client(use)
 
@@ -661,7 +661,7 @@ def test_a_request_for_which_there_is_no_room(with_client: WithClient) -> None:
         with pytest.raises(RequestTimeout, match=r"Calls.SUM: .* did not take what it was sent within 0\.05 s"):
             await call.send("1", timeout=0.05)
         client.channel.drain = drain  # type: ignore[method-assign]
-        assert set(client._calls) == {call.token}
+        assert set(client.core.calls) == {call.token}
         await call.send("1", timeout=WAIT)
         assert await call.result(WAIT) == [b"1"]
 
@@ -677,7 +677,7 @@ def test_a_stream_that_was_not_expected(with_client: WithClient) -> None:
         for code in (Calls.COUNT, Calls.HEADED):
             with pytest.raises(ClientError, match="answers by a stream"):
                 await client.call(code, "3", timeout=WAIT)
-        assert client._calls == {}
+        assert client.core.calls == {}
         assert await client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
 
     with_client(use)

@@ -341,7 +341,7 @@ def test_an_endless_stream_is_cancelled(client: ServiceClient, serving: Serving)
 def test_a_timeout_withdraws_the_request(client: ServiceClient, serving: Serving) -> None:
     with pytest.raises(RequestTimeout):
         client.call(Calls.WAIT, timeout=0.05)
-    assert client._calls == {}
+    assert client.core.calls == {}
     assert client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
     serving.service.go_on.set()
     assert serving.service.stopped.acquire(timeout=WAIT)
@@ -374,20 +374,24 @@ def test_a_request_for_which_there_is_no_room(client: ServiceClient, monkeypatch
             patched.setattr(type(client.channel.connection), "__call__", full)
         with pytest.raises(RequestTimeout, match=r"Calls.ECHO: .* within 0\.05 s"):
             client.call(Calls.ECHO, timeout=0.05)
-    assert client._calls == {}
+    assert client.core.calls == {}
     assert client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
 
 
 # What does not fit together: how it was asked, and what the service does
 
 
-def test_a_stream_that_was_not_expected(client: ServiceClient, serving: Serving) -> None:
+@pytest.mark.parametrize("kind", ["on_zmq", "on_packets"])
+def test_a_stream_that_was_not_expected(opened: ExitStack, tmp_path: Path, kind: str) -> None:
     """It is withdrawn, so that all threads of the service are there for the next one."""
-    for _ in range(10):
+    threads = 2  # a connection has four handlers
+    serving = Serving(opened, f"ipc://{tmp_path}/service", threads=threads)
+    client: ServiceClient = getattr(serving, kind)()
+    for _ in range(5):
         with pytest.raises(ClientError, match=r"Calls.ENDLESS answers by a stream: ask with start\(\)"):
             client.call(Calls.ENDLESS, timeout=WAIT)
         assert serving.service.stopped.acquire(timeout=WAIT)
-    assert client._calls == {}
+    assert client.core.calls == {}
     assert client.call(Calls.ECHO, b"x", timeout=WAIT) == [b"x"]
 
 
@@ -395,7 +399,7 @@ def test_a_stream_that_was_not_expected(client: ServiceClient, serving: Serving)
 def test_a_short_stream_that_was_not_expected(client: ServiceClient, operation: Calls) -> None:
     with pytest.raises(ClientError, match="answers by a stream"):
         client.call(operation, "3", timeout=WAIT)
-    assert client._calls == {}
+    assert client.core.calls == {}
     assert client.call(Calls.COUNT, "0", timeout=WAIT) == [], "nothing is lost"
 
 
@@ -484,7 +488,7 @@ def test_a_session_that_cannot_be_begun(serving: Serving, connect: Callable[...,
 
 def test_ping(client: ServiceClient) -> None:
     assert client.ping(WAIT) >= 0
-    assert client.pongs == set()
+    assert client.core.pongs == {}
 
 
 def test_the_service_closes(client: ServiceClient, serving: Serving) -> None:
@@ -506,7 +510,7 @@ def all_channels(serving: Serving) -> list[Any]:
     sessions = list(serving.service.protocol._partners.values())
     assert sessions
     found = list(serving.service._channels)
-    found += [request.channel for each in serving.service._requests.values() for request in each.values()]
+    found += [request.channel for each in serving.service.core.requests.values() for request in each.values()]
     return found
 
 
@@ -522,7 +526,7 @@ def test_a_service_that_closes_tells_its_clients(serving: Serving, tmp_path: Pat
             call.result(WAIT)
         with pytest.raises(ConnectionEnded):
             client.call(Calls.ECHO, timeout=WAIT)
-    assert serving.service._requests == {}
+    assert serving.service.core.requests == {}
 
 
 def test_a_service_that_was_closed_takes_no_new_client(serving: Serving, opened: ExitStack) -> None:
@@ -573,7 +577,7 @@ def test_the_client_closes(client: ServiceClient, serving: Serving) -> None:
     while not serving.service.ended:
         pass
     assert serving.service.ended == [None]
-    assert serving.service._requests == {}
+    assert serving.service.core.requests == {}
 
 
 def test_many_threads_call_at_once(client: ServiceClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +22,9 @@ from packetwire.fbsp import (
 from packetwire.fbsp.protocol import LEAST_MAX_MESSAGE_SIZE
 from packetwire.messaging import INVALID
 
+from .carriers import SERVICES
 from .fake import (
+    CARRIER,
     HELLO_TOKEN,
     OTHER_PEER,
     OTHER_ROUTE,
@@ -39,6 +42,7 @@ from .fake import (
     request,
     welcome,
 )
+from .passing import GATEWAY
 
 pytestmark = pytest.mark.usefixtures("carrier")
 
@@ -48,6 +52,13 @@ CLIENT_SENDS = ("HELLO", "NOOP", "REQUEST", "CANCEL", "DATA", "CLOSE")
 SERVICE_SENDS = ("ERROR", "WELCOME", "NOOP", "REPLY", "DATA", "STATE", "CLOSE")
 ACKNOWLEDGED = ("NOOP", "REQUEST", "REPLY", "DATA", "STATE")
 ALL = [each for each in MsgType if each is not MsgType.UNKNOWN]
+
+
+@pytest.fixture(params=["none", *SERVICES, GATEWAY])
+def carrier(request: pytest.FixtureRequest) -> Iterator[str]:
+    """As elsewhere, and with a gateway between a service and its clients."""
+    with CARRIER.named(request.param):
+        yield request.param
 
 
 @pytest.fixture
@@ -432,7 +443,7 @@ def test_10_client_refuses_an_incomplete_welcome(path: str) -> None:
     ("spoil", "text"),
     [
         (lambda api: api.pop() and api.pop(), "api is missing"),
-        (lambda api: setattr(api[0], "uid", b"short"), "api.uid has 5 octets, not 16"),
+        (lambda api: setattr(api[0], "uid", b"short"), "api.uid has 5 bytes, not 16"),
         (lambda api: setattr(api[0], "number", 256), "api.number is 256"),
         (lambda api: setattr(api[0], "number", 2), "two interfaces have the same number"),
     ],

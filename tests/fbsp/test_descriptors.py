@@ -161,7 +161,7 @@ def test_a_peer_and_its_protobuf() -> None:
         PeerDescriptor.from_proto(create_message("firebird.butler.PeerIdentification"))
     proto = peer.as_proto()
     proto.uid = b"x" * 15
-    with pytest.raises(ValueError, match="uid has 15 octets, not 16"):
+    with pytest.raises(ValueError, match="uid has 15 bytes, not 16"):
         PeerDescriptor.from_proto(proto)
 
 

@@ -108,7 +108,7 @@ def test_a_client_takes_all_that_a_service_of_the_reference_says() -> None:
     assert session.requests == {}
 
 
-def test_hello_has_the_octets_of_the_reference() -> None:
+def test_hello_has_the_bytes_of_the_reference() -> None:
     direction, frames = CONVERSATION[0]
     assert direction == "recv"
     recorded: Any = CODEC.convert_msg(frames)
@@ -124,7 +124,7 @@ def test_hello_has_the_octets_of_the_reference() -> None:
     assert channel.sent == [(ROUTE, frames)]
 
 
-def test_an_error_has_the_octets_of_the_reference() -> None:
+def test_an_error_has_the_bytes_of_the_reference() -> None:
     (item,) = (item for item in MESSAGES if item["id"] == "ERROR-exc-0000000000000000")
     recorded: Any = CODEC.convert_msg(frames_of(item))
     error = ValueError("boom")
@@ -139,7 +139,7 @@ def test_an_error_has_the_octets_of_the_reference() -> None:
     assert msg.as_zmsg() == frames_of(item)
 
 
-def test_states_have_the_octets_of_the_reference() -> None:
+def test_states_have_the_bytes_of_the_reference() -> None:
     for item in MESSAGES:
         if item["msg_type"] == "STATE" and "state" in item:
             flags = MsgFlag(item["flags"])

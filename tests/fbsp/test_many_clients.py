@@ -92,4 +92,4 @@ def test_two_hundred_clients_and_eight_threads(tmp_path: Any) -> None:
         for client in (*on_zmq, *on_packets):
             client.close()
         assert router.wait_until(lambda: not service.protocol._partners, WAIT)
-    assert service._requests == {}
+    assert service.core.requests == {}

@@ -22,6 +22,7 @@ from packetwire.fbsp import (
     bb2h,
 )
 from packetwire.fbsp.messages import MAX_CAUSES
+from packetwire.messaging.errors import InvalidMessageError
 
 from .fake import CODEC, TOKEN, cancel, hello, make, welcome
 
@@ -100,11 +101,53 @@ def test_clear_leaves_the_type_only(msg_type: MsgType) -> None:
 
 
 @given(messages())
-def test_other_kinds_of_octets_are_the_same_message(msg: FBSPMessage) -> None:
+def test_other_kinds_of_bytes_are_the_same_message(msg: FBSPMessage) -> None:
     frames = msg.as_zmsg()
     for kind in (bytearray, memoryview):
         assert CODEC.convert_msg([kind(frame) for frame in frames]).as_zmsg() == frames
     assert CODEC.convert_msg(tuple(frames)).as_zmsg() == frames
+
+
+@given(messages(), st.sampled_from(["", "flags", "short", "long", "version", "other"]))
+def test_the_short_way_reads_what_the_long_way_reads(msg: FBSPMessage, damage: str) -> None:
+    zmsg = msg.as_zmsg()
+    header = zmsg[0]
+    zmsg[0] = {
+        "": header,
+        "flags": header[:5] + b"\x08" + header[6:],
+        "short": header[:-1],
+        "long": header + b"x",
+        "version": header[:4] + bytes((header[4] ^ 3,)) + header[5:],
+        "other": b"XXXX" + header[4:],
+    }[damage]
+    before = list(zmsg)
+    assert told(CODEC.convert_msg, zmsg) == told(CODEC._convert, zmsg)
+    assert zmsg == before
+
+
+def told(convert: Any, zmsg: list[bytes]) -> Any:
+    try:
+        msg = convert(zmsg)
+    except InvalidMessageError as error:
+        return error.code, vars(error)
+    return type(msg), msg.msg_type, msg.flags, msg.type_data, msg.token, msg.as_zmsg()
+
+
+def test_a_factory_that_is_assigned_makes_all_messages() -> None:
+    class Mine(APIMessage):
+        """A class of one's own."""
+
+    codec = fbsp.FBSPClient()
+    codec.message_factory = lambda zmsg=None: Mine()  # type: ignore[method-assign, misc]
+    assert type(codec.convert_msg(make(MsgType.REQUEST, TOKEN, data=[b"1"]).as_zmsg())) is Mine
+
+
+def test_the_data_of_a_message_is_not_that_of_its_frames() -> None:
+    zmsg = make(MsgType.DATA, TOKEN, data=[b"1"]).as_zmsg()
+    msg: Any = CODEC.convert_msg(zmsg)
+    copy, frames = msg.copy(), msg.as_zmsg()
+    msg.data.append(b"2")
+    assert (zmsg[1:], copy.data, frames[1:]) == ([b"1"], [b"1"], [b"1"])
 
 
 def test_flags() -> None:
@@ -125,7 +168,7 @@ def test_request_codes() -> None:
     assert (msg.interface_id, msg.api_code, msg.request_code) == (3, 7, 0x0307)
     assert (bb2h(0, 0), bb2h(255, 255)) == (0, 65535)
     for wrong in ((256, 0), (0, 256), (-1, 0), (0, -1)):
-        with pytest.raises(ValueError, match="does not fit into an octet"):
+        with pytest.raises(ValueError, match="does not fit into a byte"):
             bb2h(*wrong)
 
 
@@ -209,7 +252,7 @@ def test_what_is_told_of_exceptions_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"token": b"short"}, "a token has 8 octets, not 5"),
+        ({"token": b"short"}, "a token has 8 bytes, not 5"),
         ({"token": b"much too long"}, "not 13"),
         ({"type_data": -1}, "type_data -1"),
         ({"type_data": 1 << 16}, "type_data 65536"),
@@ -223,12 +266,12 @@ def test_what_cannot_be_sent(change: dict[str, Any], text: str) -> None:
         msg.as_zmsg()
 
 
-def test_data_frames_are_octets() -> None:
+def test_data_frames_are_bytes() -> None:
     msg = make(MsgType.DATA)
     msg.data = [b"a", bytearray(b"b")]
     assert msg.as_zmsg()[1:] == [b"a", b"b"]
     msg.data = ["text"]
-    with pytest.raises(TypeError, match="a frame holds octets"):
+    with pytest.raises(TypeError, match="a frame holds bytes"):
         msg.as_zmsg()
 
 

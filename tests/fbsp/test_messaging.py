@@ -69,12 +69,12 @@ class Noisy(Protocol):
         self.log.append("discarded")
 
 
-def test_frames_are_octets() -> None:
+def test_frames_are_bytes() -> None:
     for frame in (b"abc", bytearray(b"abc"), memoryview(b"abc"), Frame(b"abc")):
         assert msg_bytes(frame) == b"abc"
         assert type(msg_bytes(frame)) is bytes
     for wrong in ("abc", 3, None):
-        with pytest.raises(TypeError, match="a frame holds octets"):
+        with pytest.raises(TypeError, match="a frame holds bytes"):
             msg_bytes(wrong)
 
 

@@ -26,7 +26,7 @@ def test_each_rule_has_tests() -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("program", ["ask.py", "count.py", "as_saturnin.py"])
+@pytest.mark.parametrize("program", ["ask.py", "count.py", "gateway.py", "as_saturnin.py"])
 def test_the_programs_run(tmp_path: Path, program: str) -> None:
     write_programs(PAGE, tmp_path)
     done = run_program(tmp_path, program)

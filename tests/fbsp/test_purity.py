@@ -15,15 +15,26 @@ SOURCES = [path for name in ("messaging", "fbsp", "iccp") for path in sorted((PA
 
 PURE = {
     "messaging/channel.py",
+    "messaging/mailbox.py",
     "messaging/protocol.py",
+    "messaging/session.py",
     "messaging/descriptors.py",
     "messaging/protobuf.py",
     "fbsp/messages.py",
     "fbsp/service.py",
     "fbsp/client.py",
-    "fbsp/calls.py",
+    "fbsp/protocol.py",
+    "fbsp/session.py",
+    "fbsp/lifecycle.py",
+    "fbsp/handshake.py",
+    "fbsp/refusals.py",
+    "fbsp/clientcore.py",
+    "fbsp/callprotocol.py",
     "fbsp/callstate.py",
+    "fbsp/servicecore.py",
     "fbsp/operations.py",
+    "fbsp/frames.py",
+    "fbsp/passage.py",
     "iccp/messages.py",
     "iccp/component.py",
     "iccp/controller.py",
@@ -53,6 +64,14 @@ def test_what_could_do_io_is_not_imported(name: str) -> None:
     assert {each.partition(".")[0] for each in names} & FORBIDDEN == set()
     called = {node.id for node in ast.walk(ast.parse((PACKAGE / name).read_text())) if isinstance(node, ast.Name)}
     assert not called & {"open", "print", "input", "exec", "eval", "__import__", "breakpoint"}
+
+
+@pytest.mark.parametrize("name", sorted(each for each in PURE if each.startswith("fbsp/")))
+def test_nothing_is_handed_to_a_carrier(name: str) -> None:
+    """What a core says is posted: `send`, which may wait, is for its users."""
+    tree = ast.parse((PACKAGE / name).read_text())
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not [each for each in called if each.endswith((".send", ".send_unchecked", ".send_soon", ".carry"))]
 
 
 def test_protobuf_is_imported_by_one_module() -> None:

@@ -35,9 +35,9 @@ def frames(header: str, *data: bytes) -> list[bytes]:
 BROKEN: dict[str, list[tuple[list[bytes], str]]] = {
     "no-frames": [([], "without frames")],
     "header-size": [
-        ([b""], "of 0 octets"),
-        ([b"FBSP"], "of 4 octets"),
-        (frames("46425350 21 00 0101 ff"), "of 17 octets"),
+        ([b""], "of 0 bytes"),
+        ([b"FBSP"], "of 4 bytes"),
+        (frames("46425350 21 00 0101 ff"), "of 17 bytes"),
     ],
     "fourcc": [(frames("46425351 21 00 0101"), "b'FBSQ'")],
     "version": [(frames("46425350 20 00 0101"), "version 0"), (frames("46425350 27 00 0101"), "version 7")],
@@ -75,14 +75,14 @@ BROKEN: dict[str, list[tuple[list[bytes], str]]] = {
         (frames("46425350 f9 00 0064", b"\x1a\x02" * 200 + b"\x08"), "a ERROR"),
     ],
     "cancel-token": [
-        (frames("46425350 39 00 0000", b""), "has 0 octets"),
-        (frames("46425350 39 00 0000", b"\x0a\x07" + b"x" * 7), "has 7 octets"),
-        (frames("46425350 39 00 0000", b"\x0a\x09" + b"x" * 9), "has 9 octets"),
+        (frames("46425350 39 00 0000", b""), "has 0 bytes"),
+        (frames("46425350 39 00 0000", b"\x0a\x07" + b"x" * 7), "has 7 bytes"),
+        (frames("46425350 39 00 0000", b"\x0a\x09" + b"x" * 9), "has 9 bytes"),
     ],
     "too-large": [
-        (frames("46425350 21 00 0101", bytes(LEAST_MAX_MESSAGE_SIZE - 15)), "1000001 octets, the limit is 1000000"),
-        (frames("46425350 19 00 0000", bytes(LEAST_MAX_MESSAGE_SIZE)), "1000016 octets"),
-        ([bytes(LEAST_MAX_MESSAGE_SIZE + 1)], "1000001 octets"),
+        (frames("46425350 21 00 0101", bytes(LEAST_MAX_MESSAGE_SIZE - 15)), "1000001 bytes, the limit is 1000000"),
+        (frames("46425350 19 00 0000", bytes(LEAST_MAX_MESSAGE_SIZE)), "1000016 bytes"),
+        ([bytes(LEAST_MAX_MESSAGE_SIZE + 1)], "1000001 bytes"),
     ],
     "too-many-frames": [(frames("46425350 21 00 0101", *[b""] * MAX_FRAMES), "65537 frames, the limit is 65536")],
 }
@@ -180,7 +180,7 @@ def test_a_damaged_message_is_read_or_refused(zmsg: list[bytes], random: Random)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=4))
-def test_octets_of_any_kind_are_read_or_refused(zmsg: list[bytes]) -> None:
+def test_bytes_of_any_kind_are_read_or_refused(zmsg: list[bytes]) -> None:
     for broken in (zmsg, [b"FBSP" + frame[4:16].ljust(12, b"\x01") for frame in zmsg]):
         read_or_refused(broken)
 

@@ -110,7 +110,7 @@ def test_a_cancel_that_is_not_answered(service: ScriptedService, client: Service
     call = client.start(EchoAPI.ECHO)
     with pytest.raises(RequestTimeout, match=r"nothing within 0\.01 s"):
         call.cancel(0.01)
-    assert client._cancels == {}
+    assert client.core.cancels == {}
 
 
 def test_a_ping_that_is_not_answered(service: ScriptedService, client: ServiceClient) -> None:
@@ -132,18 +132,18 @@ def test_nothing_is_left_of_a_call_when_the_service_closes(service: ScriptedServ
         client.call(EchoAPI.ECHO, timeout=WAIT)
     with pytest.raises(ConnectionEnded):
         client.start(EchoAPI.ECHO)
-    assert client._calls == {}
+    assert client.core.calls == {}
 
 
 def test_what_must_not_be_sent_is_not_and_nothing_is_left_of_it(
     service: ScriptedService, client: ServiceClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(client, "new_token", lambda: b"too short")
+        patched.setattr(client.core, "new_token", lambda: b"too short")
         for ask in (client.call, client.start):
-            with pytest.raises(LocalProtocolError, match="a token has 8 octets, not 9"):
+            with pytest.raises(LocalProtocolError, match="a token has 8 bytes, not 9"):
                 ask(EchoAPI.ECHO)  # type: ignore[operator]
-    assert client._calls == {}
+    assert client.core.calls == {}
     assert not client.start(EchoAPI.ECHO).over
     assert service.received.acquire(timeout=WAIT)
 

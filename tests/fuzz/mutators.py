@@ -118,10 +118,10 @@ def any_packet(random: Random) -> Packet:
     is_request = bool(random.randrange(2))
     return Packet(
         is_request=is_request,
-        channel=random.choice((0, 0, 0, 1, 17, 128)),
+        channel=random.choice((0, 0, 0, 1, 2, 17, 128)),
         tag=random.choice((*range(10), 200, 40000)),
         flags=random.choice((0, 1, 1, 2, 3, 200)),
-        rq_type=random.choice((0, 1, 1, 2, 3, 300)) if is_request else None,
+        rq_type=random.choice((0, 1, 1, 2, 3, 6, 7, 300)) if is_request else None,
         payload=random.randbytes(random.choice((0, 0, 1, 5, 200))),
     )
 

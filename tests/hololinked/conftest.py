@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.leftovers import threads_since
 
 from packetwire.hololinked import AsyncZMQClient, ResponseMessage, SerializableData, SyncZMQClient
 
@@ -19,7 +20,7 @@ def _nothing_left() -> Iterator[None]:
     """After the test the threads are what they were; descriptors ZMQ closes in its own time."""
     threads = set(threading.enumerate())
     yield
-    assert set(threading.enumerate()) - threads == set()
+    assert threads_since(threads) == set()
 
 
 @pytest.fixture(params=["tcp", "inproc", pytest.param("ipc", marks=pytest.mark.long)])

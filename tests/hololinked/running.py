@@ -57,8 +57,8 @@ class RunningServer:
         return getattr(self, str(request.operation).replace(" ", "_"))(request, value)
 
     def echo(self, request: RequestMessage, value: Any) -> Any:
-        octets = request.preserialized_payload.octets()
-        return (value, octets) if octets else value
+        data = request.preserialized_payload.as_bytes()
+        return (value, data) if data else value
 
     def fail(self, request: RequestMessage, value: Any) -> Any:
         raise ValueError(value)

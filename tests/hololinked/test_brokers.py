@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,13 +27,15 @@ from packetwire.hololinked import (
     ServerExecutionContext,
     SyncZMQClient,
 )
+from packetwire.hololinked.server import SLOW
 
-from .conftest import Connect
+from .conftest import Connect, SyncAsker
 from .running import SERVER_ID, WAIT, RunningServer
 
 pytestmark = pytest.mark.timeout(110)
 
 ONEWAY = ServerExecutionContext(oneway=True)
+PATIENT = ServerExecutionContext(WAIT, WAIT)
 
 
 def assert_nothing_left(server: RunningServer, asker: Any) -> None:
@@ -263,6 +266,33 @@ def test_exit_of_ours_ends_who_waits(ipc: str) -> None:
         assert client.closed
 
 
+def test_the_answer_of_a_slow_plain_handler_does_not_wait_for_the_next_one(ipc: str) -> None:
+    """Though what waits together is answered together."""
+    sent, answered = threading.Event(), threading.Event()
+
+    class SlowServer(RunningServer):
+        def answer(self, request: RequestMessage) -> Any:
+            value = request.payload.deserialize()
+            if value == 0:
+                return sent.wait(WAIT)  # so that the others wait together
+            if value == 1:
+                time.sleep(2 * SLOW)
+                return True
+            return answered.wait(WAIT)
+
+    with SlowServer(ipc) as server:
+        asker = SyncAsker(server.address)
+        try:
+            ids = [asker.send("", value, server_execution_context=PATIENT) for value in range(3)]
+            sent.set()
+            assert asker.receive(ids[0]).result() is True
+            assert asker.receive(ids[1]).result() is True
+            answered.set()
+            assert asker.receive(ids[2]).result() is True
+        finally:
+            asker.close()
+
+
 def test_many_threads_with_one_client(ipc: str) -> None:
     with RunningServer(ipc) as server, SyncZMQClient("client", SERVER_ID, access_point=server.address) as client:
 
@@ -295,6 +325,22 @@ def test_a_thread_that_waits_long_does_not_hold_up_others(ipc: str) -> None:
             response = held.result(WAIT)
             assert response is not None
             assert response.result() == 1
+
+
+def test_the_time_limit_of_who_asks_for_a_response_while_another_thread_reads(ipc: str) -> None:
+    patient = ServerExecutionContext(2 * WAIT, 2 * WAIT)
+    with RunningServer(ipc) as server, SyncZMQClient("client", SERVER_ID, access_point=server.address) as client:
+        with ThreadPoolExecutor() as pool:
+            held = pool.submit(client.execute, "", "", "hold", server_execution_context=patient)
+            while not server.asked:
+                assert not held.done()
+            message_id = client.send_request("", "", "sleep", server_execution_context=patient)
+            counted = client.execute("", "", "count", server_execution_context=patient)
+            assert counted is not None  # and the other thread sleeps again
+            with pytest.raises(RequestTimeout):
+                client.recv_response(message_id, timeout=20)
+            server.let_go()
+            assert held.result(WAIT) is not None
 
 
 def test_ctrl_c_ends_a_call_and_leaves_nothing(ipc: str) -> None:

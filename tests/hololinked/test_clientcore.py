@@ -131,7 +131,7 @@ def test_bounds() -> None:
         core.request(operation(), 0, 5)
     core.forget(first)
     ask(core, operation())
-    with pytest.raises(LimitExceeded, match="1000 octets"):
+    with pytest.raises(LimitExceeded, match="1000 bytes"):
         core.request(operation("x" * 1000), 0, 5)
 
 

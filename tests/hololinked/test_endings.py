@@ -658,7 +658,7 @@ def few_descriptors(left: int) -> Iterator[None]:
 def test_no_descriptors_are_left(left: int) -> None:
     """ZMQ's own threads would end the process; so there is an error before, and nothing of it stays."""
     context: Any = zmq.asyncio.Context()
-    opened = len(os.listdir("/dev/fd"))
+    opened = set(os.listdir("/dev/fd"))  # ZMQ may still be closing some of these, of earlier tests
     with few_descriptors(left):
         for make in (
             lambda: AsyncZMQServer(id="s", context=context, access_point="inproc://s"),
@@ -670,8 +670,8 @@ def test_no_descriptors_are_left(left: int) -> None:
         ):
             with pytest.raises(OSError, match="Too many open files"):
                 make()
-    assert len(os.listdir("/dev/fd")) == opened
     context.term()
+    assert set(os.listdir("/dev/fd")) <= opened
 
 
 @pytest.mark.parametrize("clients", [None, []], ids=["anybody with the key", "nobody"])
@@ -688,7 +688,8 @@ def test_a_stranger_gets_no_frame_in_where_there_are_keys(clients: Any) -> None:
         asked.linger = 0
         monitor = asked.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
         asked.connect(server.address)
-        asked.send_multipart([b"", b"{}", b"", b""])
+        with suppress(zmq.Again):  # it may have been turned away by now, and then it has nobody to send to
+            asked.send_multipart([b"", b"{}", b"", b""], zmq.NOBLOCK)
         assert monitor.poll(WAIT * 1000)
         asked.disable_monitor()
         monitor.close(0)

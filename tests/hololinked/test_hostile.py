@@ -247,7 +247,7 @@ def test_the_socket_that_asks_is_answered_whatever_it_calls_itself(
 @pytest.mark.parametrize("server", [{"max_message_size": 10_000}], indirect=True)
 def test_a_message_that_is_too_long(server: RunningServer, hostile: RawClient) -> None:
     hostile.send(*request("echo", "x" * 11_000))
-    assert "at most 10000 octets" in hostile.receive().payload.deserialize()["exception"]["message"]
+    assert "at most 10000 bytes" in hostile.receive().payload.deserialize()["exception"]["message"]
     hostile.send(*request("echo", "x" * 100_000))  # ZMQ drops the link, and makes it again
     assert_others_are_served(server)
 

@@ -51,7 +51,7 @@ def test_recorded_messages_are_read_and_written(item: dict[str, Any]) -> None:
     for key in ("messageType", "messageID", "senderID"):
         assert message.header[key] == json.loads(frames[2])[key]
     assert message.payload.deserialize() == json.loads(frames[3])
-    assert message.preserialized_payload.octets() == frames[4]
+    assert message.preserialized_payload.as_bytes() == message.preserialized_payload.octets() == frames[4]
 
 
 @pytest.mark.parametrize("item", ITEMS, ids=lambda item: item["id"])
@@ -59,21 +59,21 @@ def test_recorded_messages_are_what_we_make(item: dict[str, Any]) -> None:
     frames = frames_of(item)
     header = json.loads(frames[2])
     payload = SerializableData(json.loads(frames[3]), content_type=header["payloadContentType"])
-    octets = PreserializedData(frames[4], header["preencodedPayloadContentType"])
+    data = PreserializedData(frames[4], header["preencodedPayloadContentType"])
     made: Any
     if kind_of(item) is EventMessage:
         made = EventMessage.craft_from_arguments(
-            header["eventID"], header["senderID"], payload=payload, preserialized_payload=octets
+            header["eventID"], header["senderID"], payload=payload, preserialized_payload=data
         )
     elif kind_of(item) is ResponseMessage:
         made = ResponseMessage.craft_from_arguments(
-            header["receiverID"], header["senderID"], header["messageType"], header["messageID"], payload, octets
+            header["receiverID"], header["senderID"], header["messageType"], header["messageID"], payload, data
         )
     elif header["messageType"] == "OPERATION":
         made = RequestMessage.craft_from_arguments(
             *(header[key] for key in ("receiverID", "senderID", "thingID", "objekt", "operation")),
             payload,
-            octets,
+            data,
             header["serverExecutionContext"],
             header["thingExecutionContext"],
         )
@@ -163,7 +163,7 @@ def test_contexts_as_the_references_proxies_write_them() -> None:
         ([*REQUEST[:2], b"\xff{}", *REQUEST[3:]], "malformed"),
         ([*REQUEST[:2], b'{"messageType":"\xff"}', *REQUEST[3:]], "Invalid|utf-8"),
         ([*REQUEST[:2], b'{"x":' + b"[" * 60000, *REQUEST[3:]], "refused"),
-        ([*REQUEST[:2], b" " * 65537, *REQUEST[3:]], "a header has at most 65536 octets"),
+        ([*REQUEST[:2], b" " * 65537, *REQUEST[3:]], "a header has at most 65536 bytes"),
         (with_header(REQUEST, messageID=...), "missing required field `messageID`"),
         (with_header(REQUEST, messageID=5), "Expected `str`, got `int`"),
         (with_header(REQUEST, messageType="REPLY"), "Invalid enum value 'REPLY'"),
@@ -193,7 +193,7 @@ def test_a_refusal_tells_the_id_if_it_can() -> None:
 
 
 @given(st.lists(st.binary(max_size=200), max_size=7))
-def test_no_octets_do_anything_but_be_refused(frames: list[bytes]) -> None:
+def test_no_bytes_do_anything_but_be_refused(frames: list[bytes]) -> None:
     for kind in (RequestMessage, ResponseMessage, EventMessage):
         with pytest.raises(InvalidMessage):
             kind(frames)
@@ -248,7 +248,7 @@ def test_a_context_that_is_none_is_not_sent(context: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content_type", "value", "octets"),
+    ("content_type", "value", "data"),
     [
         ("application/json", {"é": [1, None]}, '{"é":[1,null]}'.encode()),
         ("text/plain", "é", "é".encode()),
@@ -256,9 +256,9 @@ def test_a_context_that_is_none_is_not_sent(context: Any) -> None:
         (None, 5, b"5"),
     ],
 )
-def test_serializers_that_are_there(content_type: str, value: Any, octets: bytes) -> None:
-    assert SerializableData(value, content_type=content_type).serialize() == octets
-    assert SerializableData(octets, content_type=content_type).deserialize() == value
+def test_serializers_that_are_there(content_type: str, value: Any, data: bytes) -> None:
+    assert SerializableData(value, content_type=content_type).serialize() == data
+    assert SerializableData(data, content_type=content_type).deserialize() == value
 
 
 @pytest.mark.parametrize("content_type", ["application/x-pickle", "application/msgpack", "unknown", ""])
@@ -278,8 +278,8 @@ def test_others_are_registered_by_the_program() -> None:
 
     Serializers.register(Msgpack())
     try:
-        octets = SerializableData({"a": 5}, content_type="application/msgpack").serialize()
-        assert SerializableData(octets, content_type="application/msgpack").deserialize() == {"a": 5}
+        data = SerializableData({"a": 5}, content_type="application/msgpack").serialize()
+        assert SerializableData(data, content_type="application/msgpack").deserialize() == {"a": 5}
         with pytest.raises(ValueError, match="registered already"):
             Serializers.register(Msgpack())
         Serializers.register(Msgpack(), override=True)
@@ -289,12 +289,12 @@ def test_others_are_registered_by_the_program() -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "content_type"),
+    ("data", "content_type"),
     [(b"{", "application/json"), (b"\xff", "text/plain"), (b"[" * 100000, "application/json")],
 )
-def test_octets_of_another_type(octets: bytes, content_type: str) -> None:
+def test_bytes_of_another_type(data: bytes, content_type: str) -> None:
     with pytest.raises(PayloadError, match=f"the payload is not {content_type}"):
-        SerializableData(octets, content_type=content_type).deserialize()
+        SerializableData(data, content_type=content_type).deserialize()
 
 
 @pytest.mark.parametrize(
@@ -313,9 +313,9 @@ def test_a_payload_is_read_once() -> None:
 # results
 
 
-def response(kind: str, payload: Any, octets: bytes = b"") -> ResponseMessage:
+def response(kind: str, payload: Any, data: bytes = b"") -> ResponseMessage:
     made = ResponseMessage.craft_from_arguments(
-        "c", "s", kind, "1", SerializableData(payload), PreserializedData(octets)
+        "c", "s", kind, "1", SerializableData(payload), PreserializedData(data)
     )
     return ResponseMessage(made.byte_array)
 

@@ -177,7 +177,7 @@ def test_one_way_means_no_answer(then: str) -> None:
             [*request()[:2], request()[2].replace(b"application/json", b"application/x-pickle"), b"x", b""],
             "no serializer",
         ),
-        (request(value="x" * 2000), "at most 1000 octets"),
+        (request(value="x" * 2000), "at most 1000 bytes"),
     ],
     ids=["one", "four", "six", "json", "payload", "type", "size"],
 )

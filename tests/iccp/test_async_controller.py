@@ -1,4 +1,4 @@
-"""The controller in an event loop: the same lives, awaited."""
+"""The controller in an event loop: what it has beside the tests of both faces in test_controller.py."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from childprocesses import child_processes
-from packetwire import ChildExited, LimitExceeded, RequestTimeout
-from packetwire.iccp import AsyncController, ConfigureRefused, Finished, MsgType, Outcome, State, TimeLimits
+from packetwire import ChildExited, ConnectionEnded, LocalProtocolError
+from packetwire.iccp import AsyncController, Finished, Outcome, TimeLimits
 
-from .children import OK, READY, component, finished
-from .fake import PEER, make
+from .children import READY, component, finished
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -31,62 +30,28 @@ def _nothing_left() -> Iterator[None]:
     assert set(threading.enumerate()) - threads == set()
 
 
-async def whole_life() -> None:
-    argv = component(
-        "say(); wait_for(b'CONF'); say(); wait_for(b'CONF'); say(); wait_stop(); say()",
-        READY,
-        OK,
-        make(MsgType.ERROR, error="no"),
-        finished(),
-    )
-    async with AsyncController(limits=PATIENT) as controller:
-        started = await controller.start(argv, name="worker")
-        assert (started.state, started.peer, started.endpoints) == (State.READY, PEER, {"x": ["ipc://x"]})
-        assert controller.components == [started]
-        with pytest.raises(RequestTimeout, match="worker .* has not ended within 0.01 s"):
-            await started.wait(0.01)
-        await started.configure({"n": 1}, WAIT)
-        with pytest.raises(ConfigureRefused, match="no"):
-            await started.configure({"n": 2}, WAIT)
-        assert await started.stop() == await started.wait() == Finished(Outcome.OK, [], 0)
-        assert controller.components == []
-
-
-def test_a_whole_life() -> None:
-    asyncio.run(whole_life())
-
-
-async def several() -> None:
-    async with AsyncController(limits=PATIENT, max_components=3) as controller:
-        launched = await asyncio.gather(*(controller.start(OBEDIENT) for _ in range(3)))
-        with pytest.raises(LimitExceeded):
-            await controller.start(OBEDIENT)
-        launched[0].kill()
-        with pytest.raises(ChildExited):
-            await launched[0].wait(WAIT)
-    assert [await each.wait(0) for each in launched[1:]] == [Finished(Outcome.OK, ["one"], 0)] * 2
-
-
-def test_several_components_end_together() -> None:
-    asyncio.run(several())
-
-
-async def failing() -> None:
+async def waited_for_by_many() -> None:
     async with AsyncController(limits=TimeLimits(stop=0.2, terminate=0.2)) as controller:
-        with pytest.raises(ChildExited, match="(?s)before READY.*ZeroDivisionError"):
-            await controller.start(component("1/0"))
-        with pytest.raises(FileNotFoundError):
-            await controller.start(["no-such-command"])
         started = await controller.start(component("say(); hang()", READY))
         stops = await asyncio.gather(*(started.stop() for _ in range(3)), return_exceptions=True)
         assert [type(each) for each in stops] == [ChildExited] * 3
         assert len({id(each) for each in stops}) == 3
-        # one that nobody waits for
-        await controller.start(component("say(); hang()", READY))
 
 
-def test_what_fails() -> None:
-    asyncio.run(failing())
+def test_many_tasks_wait_for_one_component() -> None:
+    asyncio.run(waited_for_by_many())
+
+
+async def at_a_time() -> None:
+    async with AsyncController(limits=PATIENT, max_components=3) as controller:
+        started = await asyncio.gather(*(controller.start(OBEDIENT) for _ in range(3)))
+        names = {each.name for each in threading.enumerate() if each.name.startswith("packetwire-")}
+        assert names == {f"packetwire-child-{each.process.pid}" for each in started if each.process}
+    assert [await each.wait(0) for each in started] == [Finished(Outcome.OK, ["one"], 0)] * 3
+
+
+def test_several_start_at_a_time_and_cost_only_the_watch_over_the_process() -> None:
+    asyncio.run(at_a_time())
 
 
 async def cancelled() -> None:
@@ -113,15 +78,66 @@ def test_cancelling() -> None:
 
 
 def test_a_loop_that_ends_before_its_components() -> None:
-    controllers = []
+    """It stops them, as the end of `async with` does."""
+    controllers, components = [], []
 
     async def leave() -> None:
         controllers.append(AsyncController(limits=PATIENT))
-        await controllers[0].start(OBEDIENT)
+        components.append(await controllers[0].start(OBEDIENT))
 
     async def come_back() -> None:
         await controllers[0].close()
+        assert await components[0].wait() == Finished(Outcome.OK, ["one"], 0)
 
     asyncio.run(leave())
     asyncio.run(come_back())
     assert controllers[0].components == []
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("how", ["closed", "stopped"])
+def test_a_loop_that_does_not_run_any_more_leaves_no_component(how: str) -> None:
+    """Without shutting down: the controller ends them in another loop."""
+    before = set(threading.enumerate())
+    loop, controller = asyncio.new_event_loop(), AsyncController(limits=PATIENT)
+    started = loop.run_until_complete(controller.start(OBEDIENT))
+    (monitor,) = set(threading.enumerate()) - before
+    tasks = asyncio.all_tasks(loop)
+    if how == "closed":
+        loop.close()
+
+    async def come_back() -> None:
+        if how == "stopped":
+            with pytest.raises(LocalProtocolError, match="belongs to another event loop"):
+                await started.wait()
+            await controller.close()
+        for use in (started.wait, started.stop, started.configure):
+            with pytest.raises(ConnectionEnded, match="its event loop does not run any more"):
+                await use()
+        await controller.close()
+
+    asyncio.run(come_back())
+    if how == "stopped":
+        loop.run_until_complete(asyncio.wait(tasks))
+        loop.close()
+    assert controller.components == []
+    monitor.join(WAIT)  # it ends while the stream is closed, in another thread
+    for each in set(threading.enumerate()) - before:
+        if each.name.endswith("-closer"):
+            each.join(WAIT)
+
+
+def test_another_loop_and_another_thread() -> None:
+    async def main() -> None:
+        async with AsyncController(limits=PATIENT) as controller:
+            started = await controller.start(OBEDIENT)
+
+            def elsewhere() -> None:
+                with pytest.raises(LocalProtocolError, match="belongs to another event loop"):
+                    asyncio.run(started.configure({}))
+                started.begin_stop()
+
+            await asyncio.to_thread(elsewhere)
+            assert (await started.wait(WAIT)).outcome is Outcome.OK
+
+    asyncio.run(main())

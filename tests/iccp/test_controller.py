@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,15 @@ from packetwire.iccp import (
     StopError,
     TimeLimits,
 )
+from packetwire.iccp.controlling import ThreadLife
 
 from .children import OK, READY, STOP, component, finished
+from .faces import FACES, controllers_of
 from .fake import PEER, make
 
 pytestmark = pytest.mark.timeout(60)
+
+Control = Callable[..., Any]
 
 WAIT = 30
 PATIENT = TimeLimits(ready=WAIT, stop=WAIT, terminate=WAIT, exit=WAIT)
@@ -68,22 +74,29 @@ def _nothing_left() -> Iterator[None]:
     assert open_fds() - fds == set()
 
 
+@pytest.fixture(params=FACES)
+def control(request: pytest.FixtureRequest) -> Iterator[Control]:
+    """Makes controllers for threads, or for an event loop."""
+    with ExitStack() as opened:
+        yield controllers_of(request.param, opened)
+
+
 @pytest.fixture
-def controller() -> Iterator[Controller]:
-    with Controller(limits=PATIENT) as controller:
+def controller(control: Control) -> Iterator[Any]:
+    with control(limits=PATIENT) as controller:
         yield controller
 
 
 @pytest.fixture
-def impatient() -> Iterator[Controller]:
-    with Controller(limits=IMPATIENT) as controller:
+def impatient(control: Control) -> Iterator[Any]:
+    with control(limits=IMPATIENT) as controller:
         yield controller
 
 
 # what goes well
 
 
-def test_a_whole_life(controller: Controller) -> None:
+def test_a_whole_life(controller: Any) -> None:
     started = controller.start(OBEDIENT, name="worker")
     assert (started.state, started.peer, started.endpoints) == (State.READY, PEER, {"x": ["ipc://x"]})
     assert started.process
@@ -97,21 +110,21 @@ def test_a_whole_life(controller: Controller) -> None:
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_it_ends_by_itself(controller: Controller, outcome: Outcome) -> None:
+def test_it_ends_by_itself(controller: Any, outcome: Outcome) -> None:
     started = controller.launch(component("say(); say(); leave(); sys.exit(7)", READY, finished(outcome, "why")))
     assert started.wait(WAIT) == Finished(outcome, ["why"], 7)
     started.wait_ready()
 
 
 @pytest.mark.long
-def test_it_exits_right_behind_finished(controller: Controller) -> None:
+def test_it_exits_right_behind_finished(controller: Any) -> None:
     """Without reading what it is answered, which then cannot be written."""
     argv = component("say(); say(); os._exit(0)", READY, finished())
     for _ in range(100):
         assert controller.launch(argv).wait(WAIT) == Finished(Outcome.OK, [], 0)
 
 
-def test_configurations_are_answered_in_turn(controller: Controller) -> None:
+def test_configurations_are_answered_in_turn(controller: Any) -> None:
     argv = component(
         "say(); [(wait_for(b'CONF'), say()) for _ in range(3)]; wait_stop(); say()",
         READY,
@@ -133,7 +146,7 @@ def test_configurations_are_answered_in_turn(controller: Controller) -> None:
     assert started.stop().outcome is Outcome.OK
 
 
-def test_a_late_answer_is_not_that_to_the_next_question(controller: Controller) -> None:
+def test_a_late_answer_is_not_that_to_the_next_question(controller: Any) -> None:
     argv = component(
         "say(); wait_for(b'second'); say(); say(); wait_stop(); say()",
         READY,
@@ -147,8 +160,8 @@ def test_a_late_answer_is_not_that_to_the_next_question(controller: Controller) 
     started.configure({"second": 2}, timeout=WAIT)
 
 
-def test_several_components_end_together() -> None:
-    with Controller(limits=PATIENT) as controller:
+def test_several_components_end_together(control: Control) -> None:
+    with control(limits=PATIENT) as controller:
         launched = [controller.launch(OBEDIENT, name=str(number)) for number in range(5)]
         for each in launched:
             each.wait_ready()
@@ -162,13 +175,23 @@ def test_several_components_end_together() -> None:
         controller.start(OBEDIENT)
 
 
-def test_components_are_bounded() -> None:
+def test_a_component_that_is_ready_costs_its_controller_no_thread(controller: Any) -> None:
+    launched = [controller.launch(OBEDIENT) for _ in range(3)]
+    for each in launched:
+        each.wait_ready()
+    ours = [each for each in threading.enumerate() if each.name.startswith("packetwire-component")]
+    for each in ours:
+        each.join(WAIT)  # the one for all goes when there is no deadline left, the others when a process is started
+        assert not each.is_alive()
+
+
+def test_components_are_bounded(control: Control) -> None:
     with pytest.raises(LocalProtocolError, match="max_components"):
-        Controller(max_components=0)
+        control(max_components=0)
     for seconds in (-1, math.inf, math.nan):
         with pytest.raises(LocalProtocolError, match="stop is a number of seconds"):
             TimeLimits(stop=seconds)
-    with Controller(limits=PATIENT, max_components=2) as controller:
+    with control(limits=PATIENT, max_components=2) as controller:
         first, _ = controller.start(OBEDIENT), controller.start(OBEDIENT)
         with pytest.raises(LimitExceeded, match="2 components live"):
             controller.start(OBEDIENT)
@@ -176,7 +199,8 @@ def test_components_are_bounded() -> None:
         controller.start(OBEDIENT)
 
 
-def test_many_threads_wait_for_one_component(controller: Controller) -> None:
+@pytest.mark.parametrize("control", ["threads"], indirect=True)
+def test_many_threads_wait_for_one_component(controller: Any) -> None:
     started = controller.start(component("say(); wait_stop(); sys.exit(3)", READY))
     raised: list[Exception] = []
 
@@ -198,7 +222,7 @@ def test_many_threads_wait_for_one_component(controller: Controller) -> None:
 
 
 def test_its_directory_environment_and_standard_error(
-    controller: Controller, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    controller: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     body = "print(os.getcwd(), os.environ['NAME'], file=sys.stderr, flush=True); say(); wait_stop(); say()"
     argv = component(body, READY, finished())
@@ -207,17 +231,43 @@ def test_its_directory_environment_and_standard_error(
     assert capfd.readouterr().err == f"{tmp_path} value\n"
 
 
-def test_it_is_stopped_before_it_is_ready(controller: Controller) -> None:
+def test_it_is_stopped_before_it_is_ready(controller: Any) -> None:
     launched = controller.launch(component("wait_stop(); say(); say()", READY, finished()))
     with pytest.raises(LocalProtocolError, match="is not ready"):
         launched.configure({})
     assert launched.stop().outcome is Outcome.OK
 
 
+def test_one_that_nobody_refers_to_lives_on() -> None:
+    before = set(threading.enumerate())
+    started = Controller(limits=PATIENT).start(OBEDIENT)
+    ended, process = started._life.ended, started.process
+    del started
+    gc.collect()
+    assert process
+    assert (process.poll(), ended.done()) == (None, False)
+    process.terminate()
+    assert isinstance(ended.exception(WAIT), ChildExited)
+    for each in set(threading.enumerate()) - before:
+        each.join(WAIT)
+
+
+def test_one_for_which_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Controller(limits=PATIENT) as controller:
+        with monkeypatch.context() as patched:
+            patched.setattr(ThreadLife, "_run_in_thread", fail)
+            with pytest.raises(RuntimeError, match="new thread"):
+                controller.launch(OBEDIENT)
+        assert controller.start(OBEDIENT).stop().outcome is Outcome.OK
+
+
 # what fails: one exception that says so
 
 
-def test_a_command_that_does_not_exist(controller: Controller) -> None:
+def test_a_command_that_does_not_exist(controller: Any) -> None:
     with pytest.raises(FileNotFoundError, match="no-such-command"):
         controller.start(["no-such-command"])
     for argv in ("a text", []):
@@ -226,7 +276,7 @@ def test_a_command_that_does_not_exist(controller: Controller) -> None:
     assert controller.components == []
 
 
-def test_it_crashes_at_import(controller: Controller) -> None:
+def test_it_crashes_at_import(controller: Any) -> None:
     with pytest.raises(ChildExited, match="(?s)ended before READY: .* status 1; .*ZeroDivisionError") as caught:
         controller.start(component("1/0"), name="broken")
     assert caught.value.returncode == 1
@@ -234,18 +284,18 @@ def test_it_crashes_at_import(controller: Controller) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 5])
-def test_it_exits_before_ready(controller: Controller, status: int) -> None:
+def test_it_exits_before_ready(controller: Any, status: int) -> None:
     with pytest.raises(ChildExited, match=f"(?s)ended before READY: .* exited with status {status}"):
         controller.start(component(f"sys.exit({status})"))
 
 
-def test_it_hangs_before_ready() -> None:
-    with Controller(limits=TimeLimits(ready=0.2, terminate=WAIT)) as controller:
+def test_it_hangs_before_ready(control: Control) -> None:
+    with control(limits=TimeLimits(ready=0.2, terminate=WAIT)) as controller:
         with pytest.raises(RequestTimeout, match=r"did not say READY within 0\.2 s; child sleep 60 .*SIGTERM"):
             controller.start(["sleep", "60"])
 
 
-def test_it_says_ready_when_that_is_too_late() -> None:
+def test_it_says_ready_when_that_is_too_late(control: Control) -> None:
     body = """
     def say_all(signum, frame):
         say()
@@ -254,42 +304,42 @@ def test_it_says_ready_when_that_is_too_late() -> None:
     signal.signal(signal.SIGTERM, say_all)
     hang()
     """
-    with Controller(limits=TimeLimits(ready=0.2, terminate=WAIT)) as controller:
+    with control(limits=TimeLimits(ready=0.2, terminate=WAIT)) as controller:
         with pytest.raises(RequestTimeout, match="did not say READY"):
             controller.start(component(body, READY, finished()))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("where", ["stderr", "stdout"])
-def test_what_it_printed_is_quoted_if_it_is_late(where: str) -> None:
+def test_what_it_printed_is_quoted_if_it_is_late(control: Control, where: str) -> None:
     body = f"print('waiting for the disk', file=sys.{where}, flush=True); hang()"
-    with Controller(limits=TimeLimits(ready=5)) as controller:
+    with control(limits=TimeLimits(ready=5)) as controller:
         if where == "stdout":
             body = "os.write(1, b'hi'); hang()"
         with pytest.raises(RequestTimeout, match="did not say READY within 5 s(.|\n)*(waiting for the disk|hi)"):
             controller.start(component(body))
 
 
-def test_it_prints_noise_and_lives(controller: Controller) -> None:
+def test_it_prints_noise_and_lives(controller: Any) -> None:
     with pytest.raises(ComponentError, match="component noisy .*Welcome to the machine.*does it print") as caught:
         controller.start(component("print('Welcome to the machine', flush=True); hang()"), name="noisy")
     assert isinstance(caught.value.__cause__, ConnectionEnded)
     assert isinstance(caught.value.__cause__.__cause__, RemoteProtocolError)
 
 
-def test_it_prints_noise_and_exits(controller: Controller) -> None:
+def test_it_prints_noise_and_exits(controller: Any) -> None:
     with pytest.raises((ComponentError, ChildExited), match="Last login"):
         controller.start(component("print('Last login: today', flush=True); os._exit(0)"))
 
 
-def test_it_prints_noise_later(controller: Controller) -> None:
+def test_it_prints_noise_later(controller: Any) -> None:
     started = controller.start(component("say(); print('Welcome to the machine', flush=True); hang()", READY))
     with pytest.raises(ComponentError, match="Welcome"):
         started.wait(WAIT)
     assert started.state is State.ENDED
 
 
-def test_it_is_killed(controller: Controller) -> None:
+def test_it_is_killed(controller: Any) -> None:
     started = controller.start(component("say(); hang()", READY))
     assert started.process
     started.process.kill()
@@ -300,7 +350,7 @@ def test_it_is_killed(controller: Controller) -> None:
         started.configure({})
 
 
-def test_we_kill_it(controller: Controller) -> None:
+def test_we_kill_it(controller: Any) -> None:
     started = controller.start(component("say(); hang()", READY))
     started.kill()
     with pytest.raises(ChildExited, match="killed by signal 9"):
@@ -308,13 +358,13 @@ def test_we_kill_it(controller: Controller) -> None:
     started.kill()
 
 
-def test_it_is_killed_while_a_configuration_is_awaited(controller: Controller) -> None:
+def test_it_is_killed_while_a_configuration_is_awaited(controller: Any) -> None:
     started = controller.start(component("say(); wait_for(b'CONF'); os.kill(os.getpid(), 9)", READY))
     with pytest.raises(ChildExited, match="ended without FINISHED"):
         started.configure({"n": 1}, timeout=WAIT)
 
 
-def test_it_hangs_when_it_is_configured(impatient: Controller) -> None:
+def test_it_hangs_when_it_is_configured(impatient: Any) -> None:
     started = impatient.start(component("say(); hang()", READY))
     with pytest.raises(RequestTimeout, match="did not answer CONFIGURE within 0.2 s"):
         started.configure({"n": 1}, timeout=0.2)
@@ -326,7 +376,7 @@ def test_it_hangs_when_it_is_configured(impatient: Controller) -> None:
     [("", signal.SIGTERM), ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", signal.SIGKILL)],
     ids=["heeds SIGTERM", "ignores SIGTERM"],
 )
-def test_it_ignores_stop(impatient: Controller, body: str, signum: signal.Signals) -> None:
+def test_it_ignores_stop(impatient: Any, body: str, signum: signal.Signals) -> None:
     started = impatient.start(component(f"{body}\nsay(); hang()", READY))
     with pytest.raises(
         ChildExited, match=r"(?s)did not say FINISHED within 0\.2 s of STOP; .* was killed"
@@ -335,14 +385,14 @@ def test_it_ignores_stop(impatient: Controller, body: str, signum: signal.Signal
     assert caught.value.signal == signum
 
 
-def test_it_is_frozen(impatient: Controller) -> None:
+def test_it_is_frozen(impatient: Any) -> None:
     started = impatient.start(component("say(); os.kill(os.getpid(), signal.SIGSTOP)", READY))
     with pytest.raises(ChildExited, match="SIGKILL"):
         started.stop()
 
 
 @pytest.mark.timeout(25)  # less than a channel waits for room by itself
-def test_it_does_not_read(impatient: Controller) -> None:
+def test_it_does_not_read(impatient: Any) -> None:
     """More is sent to it than the pipe holds."""
     started = impatient.start(component("say(); hang()", READY))
     with pytest.raises(RequestTimeout):
@@ -351,7 +401,7 @@ def test_it_does_not_read(impatient: Controller) -> None:
         started.stop()
 
 
-def test_it_lives_on_after_finished(impatient: Controller) -> None:
+def test_it_lives_on_after_finished(impatient: Any) -> None:
     started = impatient.start(component("say(); say(); hang()", READY, finished()))
     ending = started.wait(WAIT)
     assert ending.outcome is Outcome.OK
@@ -359,13 +409,13 @@ def test_it_lives_on_after_finished(impatient: Controller) -> None:
 
 
 @pytest.mark.long
-def test_it_closes_its_output_and_lives(impatient: Controller) -> None:
+def test_it_closes_its_output_and_lives(impatient: Any) -> None:
     started = impatient.start(component("say(); os.close(1); hang()", READY))
     with pytest.raises(ComponentError, match="closed its standard output and still runs"):
         started.wait(WAIT)
 
 
-def test_it_floods_standard_error(controller: Controller) -> None:
+def test_it_floods_standard_error(controller: Any) -> None:
     flood = "os.write(2, b'x' * 65536)\n"
     body = f"for _ in range(50): {flood}say()\nfor _ in range(50): {flood}wait_stop()\nsys.exit('the end')"
     started = controller.start(component(body, READY))
@@ -376,7 +426,7 @@ def test_it_floods_standard_error(controller: Controller) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("ready", [False, True])
-def test_it_leaves_a_grandchild_with_its_pipes(controller: Controller, tmp_path: Path, ready: bool) -> None:
+def test_it_leaves_a_grandchild_with_its_pipes(controller: Any, tmp_path: Path, ready: bool) -> None:
     os.mkfifo(tmp_path / "held")
     holder = "import time; held = open('held', 'w'); held.write('!'); held.flush(); time.sleep(60)"
     body = f"subprocess.Popen([sys.executable, '-I', '-S', '-c', {holder!r}]); {'say();' * ready} sys.exit(5)"
@@ -387,7 +437,7 @@ def test_it_leaves_a_grandchild_with_its_pipes(controller: Controller, tmp_path:
         assert held.read() in ("!", "")  # its end: whoever could write there is gone
 
 
-def test_it_leaves_a_grandchild_and_finishes(controller: Controller, tmp_path: Path) -> None:
+def test_it_leaves_a_grandchild_and_finishes(controller: Any, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "held")
     holder = "import time; held = open('held', 'w'); held.write('!'); held.flush(); time.sleep(60)"
     body = f"subprocess.Popen([sys.executable, '-I', '-S', '-c', {holder!r}]); say(); wait_stop(); say()"
@@ -414,7 +464,7 @@ def test_it_leaves_a_grandchild_and_finishes(controller: Controller, tmp_path: P
     ],
     ids=["double READY", "OK first", "FINISHED first", "STOP first", "STOP", "unknown type", "garbage"],
 )
-def test_it_breaks_a_rule(controller: Controller, messages: list[Any], cause: type[Exception], said: str) -> None:
+def test_it_breaks_a_rule(controller: Any, messages: list[Any], cause: type[Exception], said: str) -> None:
     launched = controller.launch(component(f"{'say();' * len(messages)} hang()", *messages))
     with pytest.raises(ComponentError, match=f"broke the protocol: .*{said}") as caught:
         launched.wait(WAIT)
@@ -422,7 +472,7 @@ def test_it_breaks_a_rule(controller: Controller, messages: list[Any], cause: ty
 
 
 def test_an_error_before_ready_and_an_answer_unasked_are_logged(
-    controller: Controller, caplog: pytest.LogCaptureFixture
+    controller: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     error = make(MsgType.ERROR, error="no licence")
     started = controller.start(component("say(); say(); say(); wait_stop(); say()", error, READY, OK, finished()))
@@ -435,26 +485,32 @@ def test_an_error_before_ready_and_an_answer_unasked_are_logged(
 
 
 INTERRUPTED = """
-import os, signal, sys, threading
-from packetwire.iccp import Controller
+import asyncio, os, signal, sys, threading
+from packetwire.iccp import AsyncController, Controller
 
 interrupt = threading.Timer(0, os.kill, (os.getpid(), signal.SIGINT))
 
-def main():
+def threads():
     with Controller() as controller:
         interrupt.start()
-        controller.start(sys.argv[1:])
+        controller.start(sys.argv[2:])
+
+async def loop():
+    async with AsyncController() as controller:
+        interrupt.start()
+        await controller.start(sys.argv[2:])
 
 try:
-    main()
+    threads() if sys.argv[1] == "threads" else asyncio.run(loop())
 except KeyboardInterrupt:
     interrupt.join()
     print("interrupted", threading.active_count())
 """
 
 
-def test_ctrl_c_while_it_starts() -> None:
+@pytest.mark.parametrize("face", FACES)
+def test_ctrl_c_while_it_starts(face: str) -> None:
     """The controller goes on to stop what it has started."""
-    argv = [sys.executable, "-c", INTERRUPTED, *component("wait_stop(); say(); say()", READY, finished())]
+    argv = [sys.executable, "-c", INTERRUPTED, face, *component("wait_stop(); say(); say()", READY, finished())]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=WAIT)
     assert (done.stdout, done.returncode) == ("interrupted 1\n", 0), done.stderr

@@ -159,7 +159,7 @@ PEER_FRAME, ENDPOINTS_FRAME = make(MsgType.READY, peer=PEER, endpoints={"x": ["y
 
 BROKEN: dict[str, list[tuple[list[bytes], str]]] = {
     "no-frames": [([], "without frames")],
-    "type-size": [([b""], "0 octets"), ([b"\1"], "1 octets"), ([b"\0\0\3"], "3 octets")],
+    "type-size": [([b""], "0 bytes"), ([b"\1"], "1 bytes"), ([b"\0\0\3"], "3 bytes")],
     "type": [([b"\0\0"], "type 0"), ([b"\0\7"], "type 7"), ([b"\1\3"], "type 259")],
     "frames": [
         ([b"\0\1", PEER_FRAME], "READY message of 2 frames, not 3"),
@@ -176,12 +176,12 @@ BROKEN: dict[str, list[tuple[list[bytes], str]]] = {
     "peer": [
         ([b"\0\1", b"\x0a\x7f", ENDPOINTS_FRAME], "the component is broken"),
         ([b"\0\1", b"", ENDPOINTS_FRAME], "uid is missing"),
-        ([b"\0\1", b"\x0a\x02ab", ENDPOINTS_FRAME], "uid has 2 octets"),
+        ([b"\0\1", b"\x0a\x02ab", ENDPOINTS_FRAME], "uid has 2 bytes"),
     ],
     "endpoints": [
         ([b"\0\1", PEER_FRAME, b"\x0a\x7f"], "the endpoints are broken"),
-        ([b"\0\1", PEER_FRAME, b"\x0a\x05\x0a\x01x\x12\x00"], "'x' is no list of addresses"),
-        ([b"\0\1", PEER_FRAME, bytes.fromhex("0a0b0a0178120632040a022001")], "'x' is no list of addresses"),
+        ([b"\0\1", PEER_FRAME, b"\x0a\x05\x0a\x01x\x12\x00"], "'x' is not a list of addresses"),
+        ([b"\0\1", PEER_FRAME, bytes.fromhex("0a0b0a0178120632040a022001")], "'x' is not a list of addresses"),
     ],
     "request": [([b"\0\2", b"NONE", b""], "no request b'NONE'"), ([b"\0\2", b"x" * 99, b""], "b'x{16}'$")],
     "config": [
@@ -190,7 +190,7 @@ BROKEN: dict[str, list[tuple[list[bytes], str]]] = {
     ],
     "error-text": [([b"\0\4", b"\xff"], "not UTF-8")],
     "outcome": [([b"\0\6", b""], "no outcome b''"), ([b"\0\6", b"GOOD", b"x"], "no outcome b'GOOD'")],
-    "too-large": [([b"\0\4", bytes(999)], "1001 octets, the limit is 1000")],
+    "too-large": [([b"\0\4", bytes(999)], "1001 bytes, the limit is 1000")],
     "too-many-frames": [([b"\0\6", b"OK", *[b""] * (MAX_FRAMES - 1)], "262145 frames, the limit is 262144")],
 }
 """code -> frames that break this rule, and what must be said about them."""

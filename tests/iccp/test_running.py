@@ -27,9 +27,9 @@ from packetwire.iccp import (
     Outcome,
     StopError,
     TimeLimits,
-    run_component,
 )
 
+from .faces import FACES, run_of
 from .fake import PEER
 
 pytestmark = pytest.mark.timeout(60)
@@ -40,7 +40,8 @@ WAIT = 30
 class Supervisor:
     """A controller, and a component that runs in a thread of this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, face: str) -> None:
+        self._run_component = run_of(face)
         self.protocol = ICCPController()
         self._opened = ExitStack()
         ours, self._theirs = (self._opened.enter_context(each) for each in socket.socketpair())
@@ -64,7 +65,7 @@ class Supervisor:
 
         def target() -> None:
             try:
-                self.status = run_component(main, recv_send=self._theirs, **options)
+                self.status = self._run_component(main, recv_send=self._theirs, **options)
             except BaseException as error:
                 self.raised = error
 
@@ -100,9 +101,9 @@ class Supervisor:
         assert not self._thread.is_alive()
 
 
-@pytest.fixture
-def supervisor() -> Iterator[Supervisor]:
-    with Supervisor() as supervisor:
+@pytest.fixture(params=FACES)
+def supervisor(request: pytest.FixtureRequest) -> Iterator[Supervisor]:
+    with Supervisor(request.param) as supervisor:
         yield supervisor
 
 
@@ -167,14 +168,14 @@ def test_details_that_are_none(supervisor: Supervisor) -> None:
     supervisor.run(lambda control: [1, 2])
     msg = supervisor.end()
     assert msg.outcome is Outcome.ERROR
-    assert "returns None, a text or several, not [1, 2]" in msg.details[0]
+    assert "returns None, a string or several, not [1, 2]" in msg.details[0]
 
 
-@pytest.mark.parametrize("details", [["x" * (17 << 20)], [""] * (1 << 18)], ids=["octets", "lines"])
+@pytest.mark.parametrize("details", [["x" * (17 << 20)], [""] * (1 << 18)], ids=["bytes", "lines"])
 def test_details_that_are_too_long(supervisor: Supervisor, details: list[str]) -> None:
     supervisor.run(lambda control: details)
     msg = supervisor.end()
-    assert (msg.outcome, msg.details) == (Outcome.OK, ["what is to be told of the end is too long to be sent"])
+    assert (msg.outcome, msg.details) == (Outcome.OK, ["the details of the end are too long to be sent"])
 
 
 def test_an_exception_that_cannot_describe_itself(supervisor: Supervisor) -> None:
@@ -248,6 +249,7 @@ def test_a_coroutine_function(supervisor: Supervisor) -> None:
     assert supervisor.stop().details == ["awaited"]
 
 
+@pytest.mark.parametrize("supervisor", ["threads"], indirect=True)
 def test_a_coroutine_that_waits_no_more_when_it_is_stopped(supervisor: Supervisor) -> None:
     given_up = threading.Event()
 
@@ -296,32 +298,40 @@ def test_a_controller_that_is_gone_stops_it(supervisor: Supervisor) -> None:
 # in a process of its own
 
 PROGRAM = """
-import os, signal, sys, threading, time
+import asyncio, os, signal, sys, threading, time
 print("printed before", file=sys.stderr)
-from packetwire.iccp import run_component
+from packetwire.iccp import arun_component, run_component
 
-def main(control):
+def noise():
     print("a stray print")
     os.write(1, b"a stray write\\n")
     os.system("echo a stray command")
-    if sys.argv[1:] == ["sleep"]:
+    if sys.argv[2:] == ["sleep"]:
         threading.Timer(0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+def main(control):
+    noise()
+    if sys.argv[2:] == ["sleep"]:
         time.sleep(60)
-    if sys.argv[1:] == ["fault"]:
-        import faulthandler
-        os.kill(os.getpid(), signal.SIGSEGV)
     control.wait_stop()
     return sys.stdin.read() + "nothing on standard input"
 
-sys.exit(run_component(main))
+async def amain(control):
+    noise()
+    if sys.argv[2:] == ["sleep"]:
+        await asyncio.sleep(60)
+    await control.stopped()
+    return sys.stdin.read() + "nothing on standard input"
+
+sys.exit(run_component(main) if sys.argv[1] == "threads" else asyncio.run(arun_component(amain)))
 """
 
-PYTHON = [sys.executable, "-c", PROGRAM]
 
-
-def test_a_component_in_its_own_process(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("face", FACES)
+def test_a_component_in_its_own_process(face: str, capfd: pytest.CaptureFixture[str]) -> None:
+    argv = [sys.executable, "-c", PROGRAM, face]
     with Controller(limits=TimeLimits(ready=WAIT, stop=WAIT, exit=WAIT)) as controller:
-        quiet, slept = controller.launch(PYTHON, forward_stderr=True), controller.launch([*PYTHON, "sleep"])
+        quiet, slept = controller.launch(argv, forward_stderr=True), controller.launch([*argv, "sleep"])
         quiet.wait_ready()
         assert quiet.process
         assert quiet.peer
@@ -334,21 +344,89 @@ def test_a_component_in_its_own_process(capfd: pytest.CaptureFixture[str]) -> No
 
 
 ORPHAN = """
-import sys, time
-from packetwire.iccp import run_component
+import asyncio, sys, time
+from packetwire.iccp import arun_component, run_component
 
 def main(control):
     control.wait_stop()
     while True:
         time.sleep(60)
 
-run_component(main, orphan_timeout=0.1)
+async def amain(control):
+    await control.stopped()
+    while True:
+        await asyncio.sleep(60)
+
+if sys.argv[1] == "threads":
+    run_component(main, orphan_timeout=0.1)
+else:
+    asyncio.run(arun_component(amain, orphan_timeout=0.1))
 """
 
 
-def test_an_orphan_that_does_not_stop_is_terminated() -> None:
+@pytest.mark.parametrize("face", FACES)
+def test_an_orphan_that_does_not_stop_is_terminated(face: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", ORPHAN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", ORPHAN, face], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as orphan:
         _, stderr = orphan.communicate(timeout=WAIT)  # which closes its standard input
     assert (stderr, orphan.returncode) == (b"", 128 + signal.SIGTERM)
+
+
+# in an event loop only
+
+
+@pytest.fixture
+def in_loop() -> Iterator[Supervisor]:
+    with Supervisor("asyncio") as supervisor:
+        yield supervisor
+
+
+def test_a_configuration_is_taken_by_a_coroutine(in_loop: Supervisor) -> None:
+    seen: list[Any] = []
+
+    async def take(config: Any) -> None:
+        await asyncio.sleep(0)
+        seen.append(Config.from_proto(config).as_dict())
+        if seen[-1].get("bad"):
+            raise StopError("not that")
+
+    async def main(control: Control) -> str:
+        await control.stopped()
+        return str(control.config.as_dict() if control.config else None)
+
+    in_loop.run(main, on_config_request=take)
+    assert in_loop.configure({"n": 1}).msg_type is MsgType.OK
+    refused = in_loop.configure({"bad": True})
+    assert (refused.msg_type, refused.error) == (MsgType.ERROR, "not that")
+    assert in_loop.stop().details == ["{'n': 1}"]
+    assert seen == [{"n": 1}, {"bad": True}]
+
+
+def test_one_that_is_cancelled_says_so(in_loop: Supervisor) -> None:
+    async def main(control: Control) -> None:
+        task = asyncio.current_task()
+        assert task
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await control.stopped()
+
+    in_loop.run(main)
+    msg = in_loop.end()
+    assert (msg.outcome, msg.details) == (Outcome.ERROR, ["CancelledError()"])
+    assert isinstance(in_loop.raised, asyncio.CancelledError)
+
+
+def test_an_orphan_may_clean_up_and_return(in_loop: Supervisor) -> None:
+    """Also where this is not the main thread, which alone gets signals."""
+
+    async def main(control: Control) -> str:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+        return "cleaned up"
+
+    in_loop.run(main, orphan_timeout=0)
+    in_loop.connection.close()
+    in_loop.join()
+    assert (in_loop.status, in_loop.raised) == (1, None)

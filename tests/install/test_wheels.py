@@ -78,6 +78,7 @@ INSTALLED = {
     "zmq": {"pyzmq"},
     "butler": {"protobuf", "pyzmq"},
     "hololinked": {"msgspec", "pyzmq"},
+    "typed": {"msgspec"},
     "all": DISTRIBUTIONS,
 }
 """Extra -> what is there with it alone."""
@@ -99,6 +100,7 @@ PROGRAMS = {
     "zmq": [(DOCS / "riaps.md", "ports.py")],
     "butler": [(DOCS / "fbsp.md", "ask.py"), (DOCS / "iccp.md", "control.py")],
     "hololinked": [(DOCS / "hololinked.md", "use.py")],
+    "typed": [(DOCS / "typed.md", "ask.py")],
 }
 """Extra -> programs of the pages that must run with it."""
 
@@ -132,12 +134,12 @@ def test_it_works_in_an_empty_environment(extra: str, built: Archives, tmp_path:
     command = str(tmp_path / "environment" / "bin" / "packetwire")
     there = INSTALLED[extra]
     check_parts(python, there)
-    check_round_trip_through_a_child(python, tmp_path)
+    check_round_trip_through_a_child(python, there, tmp_path)
     check_command(command, python, there)
     check_display(command, "rich" in there)
     for kind in PROGRAMS if extra == "all" else [extra] if extra else []:
         for page, name in PROGRAMS[kind]:
-            check_program(python, page, name, tmp_path / name)
+            check_program(python, page, name, tmp_path / f"{page.stem}-{name}")
     if "pyzmq" in there:
         check_round_trip_over_zmq(python, tmp_path)
 
@@ -156,12 +158,12 @@ def check_parts(python: str, there: set[str]) -> None:
             assert part.endswith(f"': pip install 'packetwire[{extra}]'")
 
 
-def check_round_trip_through_a_child(python: str, directory: Path) -> None:
-    """The README's program, which imports nothing of any extra, even where that is installed."""
+def check_round_trip_through_a_child(python: str, there: set[str], directory: Path) -> None:
+    """The README's program, which imports nothing of any extra but msgspec, where that is installed."""
     (program,) = code_blocks(README, "python")
     (directory / "upper.py").write_text(program)
     done = run([python, "-W", "error", "-c", RUN_AND_LIST], cwd=directory)
-    assert done.stdout.splitlines() == [*promises(program), ""]
+    assert done.stdout.splitlines() == [*promises(program), "msgspec" if "msgspec" in there else ""]
     assert done.stderr == ""
 
 

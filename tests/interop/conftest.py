@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from askers import Asker, OurAsker, ReferenceAsker
 from exchange import Exchange
 from reference_environment import ReferenceUnavailableError, reference_python
 from reference_process import TRANSPORTS, ReferencePeer
+from tests.leftovers import open_fds, threads_since
 
 from packetwire import PacketConnection
 
@@ -20,8 +20,9 @@ from packetwire import PacketConnection
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of this takes minutes: it is left to `-m long`."""
+    here = f"{Path(__file__).parent}/"
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if str(item.path).startswith(here):  # quicker than a comparison of paths, as this is asked of each test
             item.add_marker(pytest.mark.long)
 
 
@@ -51,23 +52,12 @@ def hololinked() -> Path:
     return _interpreter("hololinked")
 
 
-def open_fds() -> set[str]:
-    """What the process has open: a descriptor's number and what it is."""
-    found = set()
-    for fd in os.listdir("/dev/fd"):
-        try:
-            found.add(f"{fd} {os.readlink(f'/dev/fd/{fd}')}")
-        except OSError:
-            pass  # the one that listdir used, or a system where these are no links
-    return found
-
-
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """After the test the threads and descriptors are what they were."""
     threads, fds = set(threading.enumerate()), open_fds()
     yield
-    assert set(threading.enumerate()) - threads == set()
+    assert threads_since(threads) == set()
     assert open_fds() - fds == set()
 
 

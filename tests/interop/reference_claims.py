@@ -125,7 +125,7 @@ def closing_waits() -> None:
 
 @claim
 def callers_wait_on() -> None:
-    """A caller who waits when the peer ends the connection goes on waiting."""
+    """A caller that waits when the peer ends the connection goes on waiting."""
     conn, peer = against_raw_peer()
     caller = threading.Thread(target=conn, args=(0,), daemon=True)
     caller.start()

@@ -1,4 +1,7 @@
-"""Live Saturnin 0.10.0, both ways: its service and our client, our service and its two clients."""
+"""Live Saturnin 0.10.0, both ways: its service and our client, our service and its two clients.
+
+Through a gateway our end is on a packet stream.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any
 import pytest
 from saturnin_process import SaturninPeer
 
-from packetwire import ConnectionEnded
+from packetwire import ConnectionEnded, PacketConnection, connect_to, serve
 from packetwire.fbsp import (
     VENDOR_UID,
     AgentDescriptor,
@@ -32,6 +35,8 @@ from packetwire.fbsp import (
     Stream,
     operation,
 )
+from packetwire.fbsp.gateway import Gateway
+from packetwire.messaging.shared import SharedChannel
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -66,9 +71,15 @@ def _nothing_left() -> Iterator[None]:
     assert set(threading.enumerate()) - threads == set()
 
 
-@pytest.fixture(params=["ipc", "tcp"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"ipc://{tmp_path}/service" if request.param == "ipc" else "tcp://127.0.0.1:*"
+@pytest.fixture(params=["ipc", "tcp", "gateway"])
+def way(request: pytest.FixtureRequest) -> str:
+    way: str = request.param
+    return way
+
+
+@pytest.fixture
+def address(way: str, tmp_path: Path) -> str:
+    return "tcp://127.0.0.1:*" if way == "tcp" else f"ipc://{tmp_path}/service"
 
 
 # Saturnin's service, our client
@@ -81,9 +92,22 @@ def service(saturnin: Path, address: str) -> Iterator[SaturninPeer]:
 
 
 @pytest.fixture
-def client(service: SaturninPeer) -> Iterator[ServiceClient]:
-    with ServiceClient.connect(service.address, agent=agent("our-client"), channel={"linger": 0}) as client:
-        yield client
+def client(service: SaturninPeer, way: str, tmp_path: Path) -> Iterator[ServiceClient]:
+    with ExitStack() as opened:
+        if way == "gateway":
+            gateway = opened.enter_context(Gateway(f"unix:{tmp_path}/gateway", service.address))
+            conn = PacketConnection(connect_to(str(gateway.address)))
+            client = ServiceClient.on(conn, agent=agent("our-client"))
+        else:
+            client = ServiceClient.connect(service.address, agent=agent("our-client"), channel={"linger": 0})
+        yield opened.enter_context(client)
+
+
+def wait_for_events(service: SaturninPeer, *expected: list[str]) -> None:
+    """Wait until it has noted so many events, which are to be these."""
+    while len(events := service.ask("events")) < len(expected):
+        pass
+    assert events == list(expected)
 
 
 def test_welcome(client: ServiceClient) -> None:
@@ -95,8 +119,8 @@ def test_welcome(client: ServiceClient) -> None:
 def test_noop(client: ServiceClient, service: SaturninPeer) -> None:
     assert client.ping(WAIT) >= 0
     service.ask("noop")
-    assert client.ping(WAIT) >= 0, "its NOOP was acknowledged before"
-    assert service.ask("events") == [["acknowledged", "NOOP"]]
+    assert client.ping(WAIT) >= 0
+    wait_for_events(service, ["acknowledged", "NOOP"])
 
 
 @pytest.mark.parametrize("frames", [[], [b""], [b"a", b"", bytes(range(256)) * 1000]])
@@ -110,23 +134,20 @@ def test_acknowledgements_both_ways(client: ServiceClient, service: SaturninPeer
     assert call.acknowledged
     assert call.result(WAIT) == [b"x"]
     assert client.call(Calls.ACKNOWLEDGED, b"y", timeout=WAIT) == [b"y"]
-    client.ping(WAIT)
-    assert service.ask("events") == [["acknowledged", "REPLY"]]
+    wait_for_events(service, ["acknowledged", "REPLY"])
 
 
 def test_a_stream_of_its(client: ServiceClient, service: SaturninPeer) -> None:
     call = client.start(Calls.STREAM)
     assert list(call.stream(WAIT)) == [[b"0"], [b"1"], [b"2"]]
-    client.ping(WAIT)
-    assert service.ask("events") == [["acknowledged", "DATA"]] * 3
+    wait_for_events(service, *[["acknowledged", "DATA"]] * 3)
 
 
 def test_states_of_its(client: ServiceClient, service: SaturninPeer) -> None:
     states: list[State] = []
     client.start(Calls.STATES, on_state=states.append).result(WAIT)
     assert states == [State.READY, State.RUNNING, State.FINISHED]
-    client.ping(WAIT)
-    assert service.ask("events") == [["acknowledged", "STATE"]] * 3
+    wait_for_events(service, *[["acknowledged", "STATE"]] * 3)
 
 
 def test_an_upload_to_it(client: ServiceClient) -> None:
@@ -163,9 +184,7 @@ def test_its_close(client: ServiceClient, service: SaturninPeer) -> None:
 
 def test_our_close(client: ServiceClient, service: SaturninPeer) -> None:
     client.close()
-    while not (events := service.ask("events")):
-        pass
-    assert events == [["closed", "CLOSE"]]
+    wait_for_events(service, ["closed", "CLOSE"])
 
 
 # our service, Saturnin's clients
@@ -177,6 +196,7 @@ class Ours(Service):
 
     def __init__(self) -> None:
         super().__init__()
+        self.address = ""
         self.acknowledged: list[str] = []
         self.stopped = threading.Event()
         self.closed = threading.Event()
@@ -219,6 +239,14 @@ class Ours(Service):
     def session_closed(self, session: Any, exc: Exception | None) -> None:
         self.closed.set()
 
+    def serve_packets(self, recv_send: Any) -> PacketConnection:
+        conn = PacketConnection(recv_send)
+        self.serve_on(conn)
+        return conn
+
+    def channels(self) -> list[SharedChannel]:
+        return [*self._channels, *self._on_connections]
+
 
 def ask_for_acknowledgements(channel: Any, session: Any, msg: Any, protocol: Any) -> None:
     """A REPLY and DATA that the client shall acknowledge."""
@@ -235,9 +263,14 @@ Connect = Callable[[str], SaturninPeer]
 
 
 @pytest.fixture
-def ours(address: str) -> Iterator[Ours]:
-    with Ours() as ours:
-        ours.address = ours.serve(address).address  # type: ignore[attr-defined]
+def ours(address: str, way: str, tmp_path: Path) -> Iterator[Ours]:
+    with ExitStack() as opened:
+        ours = opened.enter_context(Ours())
+        if way == "gateway":
+            server = opened.enter_context(serve(f"unix:{tmp_path}/packets", ours.serve_packets))
+            ours.address = str(opened.enter_context(Gateway(address, server.address)).address)
+        else:
+            ours.address = ours.serve(address).address
         yield ours
 
 
@@ -246,7 +279,7 @@ def connect(saturnin: Path, ours: Ours) -> Iterator[Connect]:
     with ExitStack() as opened:
 
         def connect(kind: str) -> SaturninPeer:
-            peer = opened.enter_context(SaturninPeer(saturnin, kind, ours.address))  # type: ignore[attr-defined]
+            peer = opened.enter_context(SaturninPeer(saturnin, kind, ours.address))
             peer.ask("hello")
             return peer
 
@@ -352,7 +385,7 @@ def test_close_of_its(connect: Connect, ours: Ours, kind: str) -> None:
 
 
 def test_close_for_it(raw: SaturninPeer, ours: Ours) -> None:
-    for channel in ours._channels:
+    for channel in ours.channels():
         ours.protocol.close(channel)
     assert raw.receive()["type"] == "CLOSE"
 
@@ -372,14 +405,14 @@ def test_its_event_client(connect: Connect, ours: Ours) -> None:
     peer.ask("request", "FAIL", TOKEN, [], 0)
     ((name, error),) = peer.ask("events", 1)
     assert (name, error["errors"]) == ("on_error", ["refused", "'root'"])
-    for channel in ours._channels:
+    for channel in ours.channels():
         for session in channel.sessions.values():
             channel.send(ours.protocol.create_message_for(3, bytes(8), 9, MsgFlag.ACK_REQ), session)  # type: ignore[arg-type]
     assert [event[0] for event in peer.ask("events", 1)] == ["on_noop"]
     peer.ask("noop", 6, ACK_REQ)
     peer.ask("events", 1)
     assert ours.acknowledged == ["STATE"] * 3 + ["NOOP"]
-    for channel in ours._channels:
+    for channel in ours.channels():
         ours.protocol.close(channel)
     assert [event[0] for event in peer.ask("events", 1)] == ["on_session_closed"]
 
@@ -387,6 +420,7 @@ def test_its_event_client(connect: Connect, ours: Ours) -> None:
 # in an event loop
 
 
+@pytest.mark.parametrize("way", ["ipc", "tcp"])
 def test_our_client_in_a_loop(service: SaturninPeer) -> None:
     async def main() -> None:
         client = AsyncServiceClient.connect(service.address, agent=agent("our-client"), channel={"linger": 0})
@@ -433,6 +467,7 @@ class OursInALoop(AsyncService):
         await asyncio.get_running_loop().create_future()
 
 
+@pytest.mark.parametrize("way", ["ipc", "tcp"])
 def test_our_service_in_a_loop(saturnin: Path, address: str) -> None:
     async def main() -> None:
         async with OursInALoop() as service:

@@ -30,6 +30,7 @@ WANTED = 90.0
 CONFIG = """\
 [tool.pytest.ini_options]
 addopts = ["-p", "no:cacheprovider"]
+pythonpath = ["."]
 timeout = 20
 filterwarnings = ["error"]
 
@@ -76,7 +77,8 @@ def copy_sources(work: Path) -> None:
     shutil.copytree(ROOT / "lib", work / "src")
     shutil.copytree(ROOT / "fixtures", work / "fixtures")
     shutil.copytree(ROOT / "tests" / "core", work / "tests" / "core")
-    shutil.copy(ROOT / "tests" / "conftest.py", work / "tests")
+    for name in "conftest.py", "searching.py":
+        shutil.copy(ROOT / "tests" / name, work / "tests")
     (work / "pyproject.toml").write_text(CONFIG)
 
 

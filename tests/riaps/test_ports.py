@@ -195,18 +195,18 @@ def test_time_limits_are_milliseconds_but_in_these_methods_seconds(make: Make) -
 def test_what_a_port_does_not_send(make: Make) -> None:
     pub, qry, ans = make(GroupPubPort, max_frame=1000), make(GroupQryPort), make(GroupAnsPort)
     for send, arguments, said in (
-        (pub.sendGroup, (b"ms", b""), "3 octets"),
+        (pub.sendGroup, (b"ms", b""), "3 bytes"),
         (pub.sendGroup, ("msg", b""), "must be bytes, not str"),
         (pub.sendGroup, (b"msg", "text"), "must be bytes, not str"),
         (qry.sendToLeader, (b"mfl", b""), "a gqry port does not send b'mfl'"),
         (ans.sendToMember, (b"mtl", b"", b"me"), "a gans port does not send b'mtl'"),
-        (ans.sendToMember, (b"mfl", b"", b""), "1 to 255 octets"),
+        (ans.sendToMember, (b"mfl", b"", b""), "1 to 255 bytes"),
         (ans.sendToMember, (b"mfl", b"", "me"), "must be bytes, not str"),
     ):
         with pytest.raises(PortError, match=said) as caught:
             send(*arguments)
         assert caught.value.errno == PortError.EFAULT
-    with pytest.raises(PortError, match="1001 octets, the limit is 1000") as caught:
+    with pytest.raises(PortError, match="1001 bytes, the limit is 1000") as caught:
         pub.sendGroup(b"msg", bytes(1001))
     assert caught.value.errno == errno.EMSGSIZE
     assert pub.sendGroup(b"msg", bytearray(1000)) is True

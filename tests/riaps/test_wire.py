@@ -144,6 +144,6 @@ def test_a_time_is_gone_after_a_malformed_message(make: Make) -> None:
     dealer.send_multipart([b"mtl", b"timed", struct.pack("<d", 1700000000.25)])
     dealer.send_multipart([b"mtl", b"bad", b"123"])
     assert ans.recvFromMember().send_time == ans.sendTime == 1700000000.25
-    with pytest.raises(Exception, match="8 octets, got 3"):
+    with pytest.raises(Exception, match="8 bytes, got 3"):
         ans.recvFromMember()
     assert ans.sendTime == 0.0

@@ -6,8 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 from packetwire import BaseRequest, Responder
@@ -82,7 +82,7 @@ class Handler:
             return responder
         if behaviour is Behaviour.FUTURE:
             future: Future[Any] = Future()
-            self._later.call(_milliseconds(payload), lambda: future.set_result((flags, payload)))
+            self._later.call(_milliseconds(payload), lambda: _set_result(future, (flags, payload)))
             return future
         if behaviour is Behaviour.RAISE:
             raise ValueError(flags)
@@ -168,3 +168,8 @@ ORDERS = {
     behaviour: type(behaviour.name.title().replace("_", ""), (Order,), {"behaviour": behaviour})
     for behaviour in Behaviour
 }
+
+
+def _set_result(future: Future[Any], result: Any) -> None:
+    with suppress(InvalidStateError):  # its request was given up
+        future.set_result(result)

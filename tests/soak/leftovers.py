@@ -14,7 +14,7 @@ from pathlib import Path
 
 import zmq
 from tests.childprocesses import child_processes
-from tests.connections.conftest import open_fds
+from tests.leftovers import open_fds
 
 PATIENCE = 20.0
 """Seconds for what has been let go of to be gone: handlers that slept, reads of files that were closed."""

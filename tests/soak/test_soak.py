@@ -43,13 +43,15 @@ def run(program: str, *, status: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_some_rounds() -> None:
-    done = soak("--seed", str(SEED), "--rounds", "5", "--every", "4")
+@pytest.mark.parametrize("rounds", [2, pytest.param(5, marks=pytest.mark.long)])
+def test_some_rounds(rounds: int) -> None:
+    done = soak("--seed", str(SEED), "--rounds", str(rounds), "--every", "4")
     assert done.returncode == 0, done.stderr
     assert f"seed {SEED}" in done.stdout
-    assert "rounds: 5 in " in done.stdout
+    assert f"rounds: {rounds} in " in done.stdout
 
 
+@pytest.mark.usefixtures("plain_streams")
 def test_a_kind_of_transports_can_be_selected() -> None:
     done = soak("--seed", "1", "--rounds", "2", "--only", "zmq")
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import zmq
+from tests.leftovers import open_fds, threads_since
 
 from packetwire.streams.zmqpeers import PeerStream
 from packetwire.streams.zmqrouter import ZmqListener
@@ -23,8 +23,10 @@ WITHOUT_SOCKETS = {"test_peers.py", "test_frames.py", "test_patience.py"}
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What opens sockets takes half a minute: it is left to `-m long`."""
+    here = f"{HERE}/"
     for item in items:
-        if item.path.parent == HERE and item.path.name not in WITHOUT_SOCKETS:
+        # quicker than a comparison of paths, as this is asked of each test
+        if str(item.path).startswith(here) and item.path.name not in WITHOUT_SOCKETS:
             item.add_marker(pytest.mark.long)
 
 
@@ -84,30 +86,20 @@ def await_limit(listener: ZmqListener) -> None:
         pass
     stream = next(iter(listener._waiting))
     while not (stream.incoming.is_full or stream.incoming._error):
-        assert stream.incoming.has_octets or readable(stream.read_fd)
+        assert stream.incoming.has_data or readable(stream.read_fd)
 
 
 def read_all(stream: Any, size: int | None = None) -> bytes:
-    """What a stream brings up to its end, or until there are `size` octets."""
-    octets = b""
-    while size is None or len(octets) < size:
-        assert readable(stream.read_fd), f"nothing behind {octets!r:.100}"
+    """What a stream brings up to its end, or until there are `size` bytes."""
+    data = b""
+    while size is None or len(data) < size:
+        assert readable(stream.read_fd), f"nothing behind {data!r:.100}"
         got = stream.try_read(65536)
         if got == b"":
             assert size is None, "the stream has ended"
             break
-        octets += got or b""
-    return octets
-
-
-def open_fds() -> set[str]:
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-        except FileNotFoundError:
-            pass  # the one that listdir used
-    return found
+        data += got or b""
+    return data
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +109,7 @@ def _nothing_left() -> Iterator[None]:
     threads, fds = set(threading.enumerate()), open_fds()
     yield
     terminate()
-    assert set(threading.enumerate()) - threads == set()
+    assert threads_since(threads) == set()
     assert open_fds() - fds == set()
 
 

@@ -156,6 +156,7 @@ def test_a_client_that_is_cut_off_ends_at_the_deadline(linked_endpoint: str) -> 
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("plain_streams")
 def test_a_capture(endpoint: str, tmp_path: Path) -> None:
     path = tmp_path / "capture"
 
@@ -169,10 +170,10 @@ def test_a_capture(endpoint: str, tmp_path: Path) -> None:
 
     asyncio.run(main())
     records = CaptureDecoder().feed(path.read_bytes())
-    assert (records[0].kind, records[0].octets) == (Kind.BEGIN, b"served")
+    assert (records[0].kind, records[0].data) == (Kind.BEGIN, b"served")
     assert records[-1].kind is Kind.OVER
     asked, answered = (
-        PacketDecoder().feed(b"".join(record.octets for record in records if record.kind is kind))
+        PacketDecoder().feed(b"".join(record.data for record in records if record.kind is kind))
         for kind in (Kind.BACK, Kind.FORTH)
     )
     assert [packet.payload for packet in asked[:100]] == [b"%d" % number for number in range(100)]

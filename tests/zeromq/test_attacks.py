@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import zmq
+from tests.leftovers import open_fds
 
 from packetwire import PacketConnection
 from packetwire.streams import zmqpeers, zmqrouter
@@ -22,7 +23,7 @@ from packetwire.streams.curve import CurveServer, curve_keys
 from packetwire.streams.zmq import open_dealer, open_pair
 from packetwire.streams.zmqrouter import ZmqListener
 from packetwire.zmq.links import Links
-from packetwire.zmq.messages import Discarding
+from packetwire.zmq.reading import Discarding
 from packetwire.zmq.sockets import close_monitored, owned_socket
 from tools.attacks.rawzmtp import RawPeer, frame, ready
 from tools.attacks.victim import ROOT, Victim
@@ -40,7 +41,7 @@ from tools.attacks.zmtp import (
 )
 from tools.attacks.zmtp import endpoint_of as endpoint_of_victim
 
-from .conftest import WAIT, RawDealer, accepted, await_limit, echo, endpoint_of, open_fds, read_all, readable
+from .conftest import WAIT, RawDealer, accepted, await_limit, echo, endpoint_of, read_all, readable
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -140,7 +141,7 @@ def test_who_has_sent_something_is_accepted_before_those_that_say_nothing(
             assert peer.receive_frame() == (0, b""), "its stream has begun"
         peer = opened.enter_context(RawPeer(listener.endpoint, identity=b"asking"))
         peer.send(EMPTY + frame(b"a request"))
-        while not any(stream.incoming.has_octets for stream in list(listener._waiting)):
+        while not any(stream.incoming.has_data for stream in list(listener._waiting)):
             time.sleep(0.001)
         streams = [accepted(listener) for _ in range(3)]
         assert [stream.identity for stream in streams] == [b"asking", b"silent", b"silent, too"]
@@ -244,8 +245,8 @@ def test_what_is_sent_before_there_is_a_place_is_bounded(
         for _ in range(5):
             with closing(accepted(listener)) as stream:
                 try:
-                    while octets := stream.try_read(1 << 20):
-                        kept += len(octets)
+                    while data := stream.try_read(1 << 20):
+                        kept += len(data)
                 except OSError as error:
                     reasons.append(str(error))
         assert kept <= 100_000

@@ -30,9 +30,10 @@ from packetwire.messaging import ChannelError, Protocol
 from packetwire.messaging.zmq import PairChannel, RouterChannel
 from packetwire.streams.zmq import open_dealer, open_pair
 from packetwire.streams.zmqrouter import ZmqListener
-from packetwire.zmqpackets import PacketClient, PacketWorker
+from packetwire.zmqpackets import PacketClient
 
 from .conftest import WAIT, accepted, readable
+from .packet_faces import FACES, Face, end_loops
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -190,8 +191,14 @@ def test_who_waits_to_be_accepted(ending: Ending, linked_endpoint: str) -> None:
     listener.close()
 
 
-def test_a_client_of_workers(ending: Ending, tmp_path: Path) -> None:
-    client = PacketClient(f"ipc://{tmp_path}/nobody", context=ending.context)
+@pytest.fixture(params=FACES, ids=lambda face: face.name)
+def face(request: pytest.FixtureRequest) -> Iterator[Face]:
+    yield request.param
+    end_loops()
+
+
+def test_a_client_of_workers(face: Face, ending: Ending, tmp_path: Path) -> None:
+    client = face.client(f"ipc://{tmp_path}/nobody", context=ending.context)
     waiting: Future[Any] = client.submit(1)
     ending.begin()
     error = waiting.exception(WAIT)
@@ -204,8 +211,8 @@ def test_a_client_of_workers(ending: Ending, tmp_path: Path) -> None:
     client.close()
 
 
-def test_a_worker(ending: Ending, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    worker = PacketWorker(f"ipc://{tmp_path}/nobody", lambda *_: b"", context=ending.context)
+def test_a_worker(face: Face, ending: Ending, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    worker = face.worker(f"ipc://{tmp_path}/nobody", lambda *_: b"", context=ending.context)
     with caplog.at_level(logging.ERROR, "packetwire"):
         ending.begin()
         assert worker.join(WAIT)

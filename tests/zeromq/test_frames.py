@@ -35,9 +35,9 @@ packets = st.lists(
 
 @given(packets, st.lists(st.integers(0, 3000), max_size=40))
 def test_packets_are_the_same_wherever_the_frames_are_split(sent: list[Packet], cuts: list[int]) -> None:
-    octets = b"".join(map(bytes, sent))
-    places = [0, *sorted(cut for cut in cuts if cut < len(octets)), len(octets)]  # some frames are empty
-    frames = [octets[start:end] for start, end in pairwise(places)]
+    data = b"".join(map(bytes, sent))
+    places = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]  # some frames are empty
+    frames = [data[start:end] for start, end in pairwise(places)]
     assert list(Packet.scan(frames_to_buffer(frames))) == sent
 
 
@@ -100,10 +100,10 @@ def test_a_size_that_is_none() -> None:
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=packets, cuts=st.lists(st.integers(0, 3000), max_size=40), size=st.integers(1, 5000))
 def test_packets_are_the_same_over_sockets(accepts: bool, sent: list[Packet], cuts: list[int], size: int) -> None:
-    """A raw socket sends the frames, and a stream is read in pieces of up to `size` octets."""
-    octets = b"".join(map(bytes, sent))
-    places = sorted({0, *(cut for cut in cuts if cut < len(octets)), len(octets)})
-    frames = [octets[start:end] for start, end in pairwise(places)]
+    """A raw socket sends the frames, and a stream is read in pieces of up to `size` bytes."""
+    data = b"".join(map(bytes, sent))
+    places = sorted({0, *(cut for cut in cuts if cut < len(data)), len(data)})
+    frames = [data[start:end] for start, end in pairwise(places)]
     endpoint = f"inproc://frames-{os.urandom(8).hex()}"
     with ExitStack() as opened:
         if accepts:
@@ -129,7 +129,7 @@ def test_packets_are_the_same_over_sockets(accepts: bool, sent: list[Packet], cu
 
 
 def _next_piece(stream: ByteStream, size: int) -> bytes:
-    """Up to `size` octets; none at the end."""
+    """Up to `size` bytes; none at the end."""
     while (piece := stream.try_read(size)) is None:
         assert readable(stream.read_fd)
     assert len(piece) <= size

@@ -52,10 +52,10 @@ class Lives:
         read, asked = stream.try_read, []
 
         def try_read(size: int) -> bytes | None:
-            octets: bytes | None = read(size)
-            if octets and octets.endswith(BEGUN):
+            data: bytes | None = read(size)
+            if data and data.endswith(BEGUN):
                 self.half_way.set()
-            return octets
+            return data
 
         def handle(rq_type: int, flags: int, payload: bytes) -> bytes:
             asked.append(payload)
@@ -154,14 +154,15 @@ def one(number):
         assert [payload for _, _, payload in replies] == [payload for _, payload in requests[50:]]
     completed.append(number)
 
-for number in range(peers):
-    threading.Thread(target=one, args=(number,)).start()
+threads = [threading.Thread(target=one, args=(number,)) for number in range(peers)]
+for thread in threads:
+    thread.start()
 half_way.wait(100)
 if role == "killed":
     half_way.wait(100)
     print("in the middle", flush=True)
 else:
-    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+    for thread in threads:
         thread.join()
     print(len(completed), flush=True)
 """
@@ -240,6 +241,7 @@ with CaptureWriter(sys.argv[2]) as capture:
 """
 
 
+@pytest.mark.usefixtures("plain_streams")
 def test_a_capture_of_a_killed_conversation_is_read_to_its_last_whole_packet(
     linked_endpoint: str, tmp_path: Path
 ) -> None:
@@ -254,7 +256,7 @@ def test_a_capture_of_a_killed_conversation_is_read_to_its_last_whole_packet(
         records = CaptureDecoder().feed(whole[:size])
         assert [record.kind for record in records[:1]] == [Kind.BEGIN]
         asked, answered = (
-            PacketDecoder().feed(b"".join(record.octets for record in records if record.kind is kind))
+            PacketDecoder().feed(b"".join(record.data for record in records if record.kind is kind))
             for kind in (Kind.FORTH, Kind.BACK)
         )
         assert [packet.rq_type - 1 for packet in asked[:200]] == list(range(200))

@@ -17,8 +17,15 @@ from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE
 from packetwire.zmqpackets import PacketClient, PacketWorker
 
 from .conftest import WAIT, echo
+from .packet_faces import FACES, Face, end_loops
 
 pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(params=FACES, ids=lambda face: face.name)
+def face(request: pytest.FixtureRequest) -> Iterator[Face]:
+    yield request.param
+    end_loops()
 
 
 @contextmanager
@@ -58,46 +65,46 @@ def receive(sock: zmq.Socket[bytes]) -> list[bytes]:
     return sock.recv_multipart()
 
 
-def test_requests_that_cannot_be_sent(tmp_path: Path) -> None:
-    with PacketClient(f"ipc://{tmp_path}/nobody", timeout=WAIT) as client:
+def test_requests_that_cannot_be_sent(face: Face, tmp_path: Path) -> None:
+    with face.client(f"ipc://{tmp_path}/nobody", timeout=WAIT) as client:
         with pytest.raises(LocalProtocolError, match="rq_type must be 0 or more, got -1"):
             client.submit(-1)
-        with pytest.raises(LimitExceeded, match=f"a packet has at most {DEFAULT_MAX_PACKET_SIZE} octets"):
+        with pytest.raises(LimitExceeded, match=f"a packet has at most {DEFAULT_MAX_PACKET_SIZE} bytes"):
             client.submit(1, payload=bytes(DEFAULT_MAX_PACKET_SIZE))
         with pytest.raises(TypeError, match="payload must be bytes-like"):
             client.submit(1, payload="text")  # type: ignore[arg-type]
-        assert client._pending == {}
+        assert len(client._pending) == 0
 
 
-def test_closing_again_does_nothing(tmp_path: Path) -> None:
-    client = PacketClient(f"ipc://{tmp_path}/nobody")
-    worker = PacketWorker(f"ipc://{tmp_path}/nobody", echo)
+def test_closing_again_does_nothing(face: Face, tmp_path: Path) -> None:
+    client = face.client(f"ipc://{tmp_path}/nobody")
+    worker = face.worker(f"ipc://{tmp_path}/nobody", echo)
     for _ in range(2):
         client.close()
         worker.close()
     assert worker.join(0)
 
 
-def test_over_ipv6() -> None:
+def test_over_ipv6(face: Face) -> None:
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):
             pass
     except OSError:
         pytest.skip("there is no IPv6 here")
-    with router("tcp://[::1]:*") as (sock, endpoint), PacketClient(endpoint) as client:
+    with router("tcp://[::1]:*") as (sock, endpoint), face.client(endpoint) as client:
         future = client.submit(7, payload=b"x", timeout=WAIT)
-        identity, octets = receive(sock)
-        request = Packet.from_bytes(octets)
+        identity, data = receive(sock)
+        request = Packet.from_bytes(data)
         assert (request.rq_type, request.payload) == (8, b"x")
         sock.send_multipart([identity, bytes(Packet(is_request=False, tag=request.tag, flags=1, payload=b"y"))])
         assert future.result(WAIT) == (True, 0, b"y")
 
 
-def test_what_is_no_response_is_dropped(tmp_path: Path) -> None:
-    with router(f"ipc://{tmp_path}/router") as (sock, endpoint), PacketClient(endpoint) as client:
+def test_what_is_no_response_is_dropped(face: Face, tmp_path: Path) -> None:
+    with router(f"ipc://{tmp_path}/router") as (sock, endpoint), face.client(endpoint) as client:
         future = client.submit(1, timeout=WAIT)
-        identity, octets = receive(sock)
-        tag = Packet.from_bytes(octets).tag
+        identity, data = receive(sock)
+        tag = Packet.from_bytes(data).tag
         for message in (
             b"",
             b"\xff" * 12,
@@ -109,13 +116,13 @@ def test_what_is_no_response_is_dropped(tmp_path: Path) -> None:
         assert future.result(WAIT) == (True, 0, b"at last")
 
 
-def test_a_future_that_was_cancelled_gets_no_response(tmp_path: Path) -> None:
-    with router(f"ipc://{tmp_path}/router") as (sock, endpoint), PacketClient(endpoint) as client:
+def test_a_future_that_was_cancelled_gets_no_response(face: Face, tmp_path: Path) -> None:
+    with router(f"ipc://{tmp_path}/router") as (sock, endpoint), face.client(endpoint) as client:
         given_up, waited_for = client.submit(1, timeout=WAIT), client.submit(2, timeout=WAIT)
         assert given_up.cancel()
         for _ in range(2):
-            identity, octets = receive(sock)
-            sock.send_multipart([identity, bytes(Packet(is_request=False, tag=Packet.from_bytes(octets).tag))])
+            identity, data = receive(sock)
+            sock.send_multipart([identity, bytes(Packet(is_request=False, tag=Packet.from_bytes(data).tag))])
         assert waited_for.result(WAIT) == (False, 0, b"")
         assert given_up.cancelled()
 
@@ -132,8 +139,8 @@ def test_a_client_may_be_closed_by_what_it_calls(tmp_path: Path) -> None:
         future = client.submit(1, timeout=WAIT)
         other = client.submit(2, timeout=WAIT)
         future.add_done_callback(close)
-        identity, octets = receive(sock)
-        sock.send_multipart([identity, bytes(Packet(is_request=False, tag=Packet.from_bytes(octets).tag, flags=1))])
+        identity, data = receive(sock)
+        sock.send_multipart([identity, bytes(Packet(is_request=False, tag=Packet.from_bytes(data).tag, flags=1))])
         assert closed.wait(WAIT)
         with pytest.raises(ConnectionEnded, match="this client was closed"):
             other.result(WAIT)

@@ -45,7 +45,7 @@ class Socket:
     def receive_frames(self, identity: bytes, *frames: bytes, link: tuple[int, int] | None = None) -> None:
         for frame in frames:
             if frame:
-                self.peers.receive_octets(identity, frame)
+                self.peers.receive_data(identity, frame)
             elif self.peers.knows(identity, link):
                 self.peers.receive_boundary(identity)
             else:
@@ -66,10 +66,10 @@ def close_all(sock: Socket) -> None:
 
 def contents(stream: PeerStream) -> tuple[bytes, bool]:
     """What a stream has brought, and whether it has ended."""
-    octets = b""
+    data = b""
     while got := stream.try_read(3):
-        octets += got
-    return octets, got == b""
+        data += got
+    return data, got == b""
 
 
 def test_streams_one_after_the_other(sock: Socket) -> None:
@@ -101,7 +101,7 @@ def test_the_last_boundary_of_who_is_gone_begins_nothing(sock: Socket) -> None:
     assert len(sock.peers) == 0
 
 
-def test_octets_without_a_boundary_are_refused_once(sock: Socket) -> None:
+def test_bytes_without_a_boundary_are_refused_once(sock: Socket) -> None:
     sock.receive_frames(A, b"no", b"boundary")
     assert sock.refused == [A]
     assert sock.streams == []
@@ -137,7 +137,7 @@ def test_peers_do_not_mix(sock: Socket) -> None:
 def test_a_queue_that_is_full_says_so_until_it_is_read(sock: Socket) -> None:
     sock.receive_frames(A, b"")
     frame = bytes(1 << 20)
-    full = [sock.peers.receive_octets(A, frame) for _ in range(QUEUE_LIMIT // len(frame) + 1)]
+    full = [sock.peers.receive_data(A, frame) for _ in range(QUEUE_LIMIT // len(frame) + 1)]
     assert full == [False] * (len(full) - 1) + [True]
     stream = sock.streams[0]
     assert stream.incoming.is_full
@@ -171,16 +171,16 @@ def test_a_stream_is_readable_while_it_has_something(sock: Socket) -> None:
 
 
 @given(
-    octets=st.lists(st.binary(min_size=1, max_size=40), max_size=4),
+    data=st.lists(st.binary(min_size=1, max_size=40), max_size=4),
     cuts=st.lists(st.integers(0, 40), max_size=30),
     size=st.integers(1, 50),
 )
 def test_frames_split_and_joined_anywhere_are_the_same_streams(
-    octets: list[bytes], cuts: list[int], size: int
+    data: list[bytes], cuts: list[int], size: int
 ) -> None:
     sock = Socket()
     try:
-        for one in octets:
+        for one in data:
             sock.receive_frames(A, b"")
             places = sorted({0, len(one), *(cut for cut in cuts if cut < len(one))})
             sock.receive_frames(A, *(one[start:end] for start, end in pairwise(places)))
@@ -193,6 +193,6 @@ def test_frames_split_and_joined_anywhere_are_the_same_streams(
                 pieces.append(piece)
             assert piece == b""
             read.append(b"".join(pieces))
-        assert read == octets
+        assert read == data
     finally:
         close_all(sock)

@@ -22,10 +22,10 @@ def identity(number: int) -> bytes:
 
 
 def test_strangers_are_forgotten_the_oldest_first(sock: Socket) -> None:
-    """Each is told once that its octets are no stream's, as long as it is remembered."""
+    """Each is told once that its bytes are no stream's, as long as it is remembered."""
     for _ in range(2):
         for number in range(MOST):
-            sock.receive_frames(identity(number), b"octets of no stream")
+            sock.receive_frames(identity(number), b"bytes of no stream")
     assert sock.refused == [identity(number) for number in range(MOST)]
     sock.receive_frames(identity(MOST), b"one more")
     assert len(sock.peers) == MOST
@@ -37,7 +37,7 @@ def test_strangers_are_forgotten_the_oldest_first(sock: Socket) -> None:
 def test_a_peer_with_a_stream_is_not_forgotten(sock: Socket) -> None:
     sock.receive_frames(identity(0), b"", b"begun")
     for number in range(1, 3 * MOST):
-        sock.receive_frames(identity(number), b"octets of no stream")
+        sock.receive_frames(identity(number), b"bytes of no stream")
     assert len(sock.peers) == MOST
     sock.receive_frames(identity(0), b" and ended", b"")
     assert contents(sock.streams[0]) == (b"begun and ended", True)

@@ -137,8 +137,8 @@ def test_a_link_that_is_lost_ends_the_stream(
         with face(lambda: open_dealer(endpoint), "a", close_timeout=0.1) as conn:
             waiting = conn.submit(1, 0, b"")
             assert router.recv_multipart()[1] == b""
-            identity, octets = router.recv_multipart()
-            assert octets
+            identity, data = router.recv_multipart()
+            assert data
             router.send_multipart([identity, b""])
             router.close(20_000)
             with pytest.raises(StreamTruncated, match="link to the ZMQ peer was lost"):

@@ -24,7 +24,7 @@ class NoThread(RuntimeError):
 async def in_thread(
     work: Callable[[], ResultT], name: str, dispose: Callable[[ResultT], object] | None = None
 ) -> ResultT:
-    """What `work()` returns or raises. Raises `NoThread` if none can be started.
+    """Return or raise as `work()` does. Raises `NoThread` if none can be started.
 
     If this is cancelled the thread goes on, and `dispose` is called with what comes of it.
     """
@@ -128,7 +128,7 @@ class Work(Generic[ResultT]):
         self._thread.join()
 
     def result(self) -> ResultT:
-        """What the work returned or raised, once it is finished."""
+        """Return or raise what the work did, once it is finished."""
         self._thread.join()
         failure, self._failure = self._failure, None
         if failure is None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class CapturedTransport:
-    """`inner`, which it closes. What is written is recorded before it leaves: the answer must not come first."""
+    """`inner`, which it closes. Bytes are recorded before they are written: the answer must not come first."""
 
     def __init__(self, inner: Transport, connection: CapturedConnection) -> None:
         self._inner = inner
@@ -36,6 +36,10 @@ class CapturedTransport:
     @property
     def half_closes(self) -> bool:
         return self._inner.half_closes
+
+    @property
+    def is_remote(self) -> bool:
+        return self._inner.is_remote
 
     @property
     def bytes_written(self) -> int:
@@ -75,9 +79,13 @@ class _CapturedReceiver:
         self.expect_end = inner.expect_end
         self.interrupted = inner.interrupted
 
-    def receive(self, octets: bytes) -> bool:
-        self._connection.record(Kind.BACK, octets)
-        return self._inner.receive(octets)
+    @property
+    def is_busy(self) -> bool:
+        return self._inner.is_busy
+
+    def receive(self, data: bytes) -> int:
+        self._connection.record(Kind.BACK, data)
+        return self._inner.receive(data)
 
     def receive_end(self, cause: ConnectionEnded | None) -> None:
         self._connection.record(Kind.BACK)

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mapping
 from functools import partial
+from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
-from packetwire.aio.belonging import running_loop
+from packetwire._async.mapping import pipelined
 from packetwire.aio.capturing import CapturedTransport
+from packetwire.aio.current import outer_request, plainly, serving
 from packetwire.aio.driver import Driver
 from packetwire.aio.opening import AsyncRecvSend, open_transport
+from packetwire.aio.planned import submit_planned
 from packetwire.aio.polled import PolledTransport
-from packetwire.aio.request import RequestFuture
+from packetwire.aio.request import CallWaiter, RequestFuture
+from packetwire.connectionbase import ABANDON_TIMEOUT, ConnectionFace, deadline_of, no_response, request_arguments
+from packetwire.core.calloptions import CallOptions
 from packetwire.core.channels import RequestHandler
-from packetwire.core.events import Event, RequestReceived, without_payload
-from packetwire.core.requests import Responder
+from packetwire.core.events import Event
+from packetwire.core.hello import NO_FEATURES
 from packetwire.core.responses import DecodeResponse, Response
 from packetwire.core.settings import (
     DEFAULT_CLOSE_TIMEOUT,
@@ -32,10 +36,9 @@ from packetwire.core.settings import (
     DEFAULT_MAX_UNSENT,
     Settings,
 )
-from packetwire.core.timelimits import seconds_of, time_limit
+from packetwire.core.timelimits import milliseconds_of, seconds_of, time_limit
 from packetwire.core.varint import BytesLike
-from packetwire.errors import ConnectionEnded, LocalProtocolError, about_request
-from packetwire.face import ABANDON_TIMEOUT, ConnectionFace, request_arguments
+from packetwire.errors import ConnectionEnded, LocalProtocolError
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -60,9 +63,10 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
     again after its end, in another loop too. It is to be used in the loop that it was opened in.
 
     - `request_handler(rq_type, flags, payload)` answers the peer's requests. A coroutine function is run as
-      a task for each request, which may use this connection. A plain function runs in a thread, as many as
-      `handlers` at once, or in the loop if that is "inline" or the request's type is in `inline`: right for
-      what is quick. It returns what a handler of `PacketConnection` may return, or an awaitable of that.
+      a task for each request, which may use this connection; it begins at once, and costs no task if it does
+      not wait. A plain function runs in a thread, as many as `handlers` at once, or in the loop if that is
+      "inline" or the request's type is in `inline`: right for what is quick. It returns what a handler of
+      `PacketConnection` may return, or an awaitable of that.
     - The other arguments are those of `PacketConnection`. `on_event` and `trace_log` are called in the loop,
       and a `capture` is written there.
     """
@@ -86,6 +90,10 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         capture: CaptureWriter | None = None,
         channels: Mapping[int, RequestHandler] | None = None,
         half_close: bool = False,
+        capabilities: str = "auto",
+        protocol: str | None = None,
+        protocol_version: str | None = None,
+        keepalive: float | str | None = "auto",
     ) -> None:
         super().__init__(
             recv_send,
@@ -99,6 +107,10 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
                 error_detail=error_detail,
                 close_timeout=close_timeout,
                 half_close=half_close,
+                capabilities=capabilities,
+                protocol=protocol,
+                protocol_version=protocol_version,
+                keepalive=keepalive,
             ),
             request_handler=request_handler,
             trace_log=trace_log,
@@ -109,7 +121,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         )
         self._opening = asyncio.Lock()  # keeps opening and closing apart
         self._unfinished: Driver | None = None
-        """What its last user has left, and may not have begun to close."""
+        """The driver that its last user has left, and may not have begun to close."""
 
     # opening and closing
 
@@ -138,6 +150,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         transport = await open_transport(self.recv_send, self.name, leading)
         if isinstance(transport, PolledTransport):
             self._closing = transport.stream.weaken_close()
+            self.preamble = getattr(transport.stream, "preamble", b"")
         try:
             self._check_half_close(transport.half_closes)
         except LocalProtocolError:
@@ -157,6 +170,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
                 on_event=on_event,
                 trace_log=trace_log,
                 channels=self._channels,
+                keepalive=self._make_keepalive(transport.is_remote),
             )
         except BaseException:
             await transport.close(b"")
@@ -165,10 +179,18 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         self._driver, self._opens, self._was_open = driver, 1, True
         try:
             await driver.start()
+            if self.capabilities == "require":
+                await self._check_peer(driver)
         except BaseException:
             self._opens = 0
             await driver.close(0.0)
             raise
+
+    async def _check_peer(self, driver: Driver) -> None:
+        """Raise what is wrong with a peer whose capabilities are required."""
+        await driver.control.require(NO_FEATURES, "capabilities are required", None)
+        if driver.engine.barred is not None:
+            raise driver.engine.why_not()
 
     async def close(self, timeout: float | None = None) -> None:
         """Give the connection up; the last user's close ends it, within `timeout` seconds.
@@ -225,11 +247,12 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         return await self.join_recv(timeout)
 
     async def join_recv(self, timeout: float | None = None) -> bool:
-        """Wait until nothing more is received: servers await this. False at the timeout."""
+        """Wait until nothing more is received: servers await this. False at the timeout.
+
+        Raises `ConnectionEnded` if the connection was never opened.
+        """
         limit = time_limit(timeout)
-        driver = self._driver
-        if driver is None:
-            return True
+        driver = self._driver or self._open_driver()
         if not driver.is_gone:
             driver.check_loop(self)
         return await driver.join_receive(limit)
@@ -259,27 +282,38 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         label: str | None = None,
         timeout: float | None = None,
+        **options: Unpack[CallOptions],
     ) -> Response:
         """Ask and wait for the response: `(ok, flags, payload)`.
 
         Waits for room too. If the task is cancelled, or `timeout` seconds are over, a late response is
-        dropped. Raises as the call of a `PacketConnection` does.
+        dropped. Takes the options of the call of a `PacketConnection`, and raises as that does.
         """
         driver = self._driver
-        if driver is None or not self._opens or driver.loop is not running_loop():
+        if driver is None or not self._opens or get_ident() != driver.thread or not driver.is_running():
             driver = self._open_driver()
+        if (options or serving.get() is not None) and (options or outer_request() is not None):
+            response = await self.submit(
+                rq_type, flags, payload, channel=channel, label=label, timeout=timeout, **options
+            )
+            if decode_response is None or not response[0]:
+                return response
+            return True, response[1], decode_response(response[1], response[2])
         limit = None if timeout is None else time_limit(timeout)
-        future = driver.loop.create_future()
-        tag = driver.ask(future, rq_type, flags, payload, channel) if limit is None else -1
-        if tag >= 0:
+        calls = driver.calls
+        tag = -1
+        future: asyncio.Future[Response] | None = None
+        if limit is None:
+            future = driver.loop.create_future()
+            tag = calls.ask(CallWaiter(future), rq_type, flags, payload, channel)
+        if future is not None and tag >= 0:
             try:
-                response: Response = await future
+                response = await future
             except BaseException:
-                driver.forget(channel, tag)
+                calls.forget(channel, tag)
                 raise
         else:
-            request = RequestFuture(driver, channel)
-            driver.request(request, rq_type, flags, payload)
+            request = calls.submit(rq_type, flags, payload, channel, None, False)
             if limit is not None:
                 self._limit(driver, request, rq_type, label, timeout, limit)
             response = await request
@@ -297,6 +331,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         label: str | None = None,
         timeout: float | None = None,
+        **options: Unpack[CallOptions],
     ) -> RequestFuture:
         """Ask, return an asyncio future that will be `(ok, flags, payload)`; `timeout` is for the response.
 
@@ -305,13 +340,35 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         requests awaits `drain` before each, or uses `map`. Else it raises as the call does, and so does the
         future.
         """
-        driver = self._open_driver()
-        limit = None if timeout is None else time_limit(timeout)
-        request = RequestFuture(driver, channel, decode_response)
-        driver.request(request, rq_type, flags, payload, bounded=True)
+        driver = self._driver
+        if driver is None or not self._opens or get_ident() != driver.thread or not driver.is_running():
+            driver = self._open_driver()
+        if (options or serving.get() is not None or plainly) and (options or outer_request() is not None):
+            request = submit_planned(
+                driver, (rq_type, flags, payload, channel), options, outer_request(), decode_response
+            )
+            limit = time_limit(timeout)
+            if limit is not None:
+                self._limit(driver, request, rq_type, label, timeout, limit)
+            return request
+        if timeout is None:
+            return driver.submit(rq_type, flags, payload, channel, decode_response, True)
+        limit = time_limit(timeout)
+        request = driver.submit(rq_type, flags, payload, channel, decode_response, True)
         if limit is not None:
             self._limit(driver, request, rq_type, label, timeout, limit)
         return request
+
+    async def ping(self, timeout: float | None = None) -> float:
+        """Seconds that a packet to the peer and back takes; as `PacketConnection.ping`."""
+        return await self._open_driver().control.ping(deadline_of(timeout))
+
+    async def drain_peer(
+        self, timeout: float | None = None, *, cut_off: float | None = None, reason: str = ""
+    ) -> None:
+        """Tell the peer to send no more requests, and wait until it knows; as `PacketConnection.drain_peer`."""
+        control = self._open_driver().control
+        await control.drain(milliseconds_of(cut_off), reason, deadline_of(timeout))
 
     async def drain(self, *, timeout: float | None = None) -> None:
         """Wait until there is room for one more request, or none can be made any more.
@@ -331,7 +388,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
     ) -> None:
         # not a method of ours: the timer must not keep us alive
         why = partial(_timeout_text, str(self), driver, request, rq_type, label, timeout)
-        request.timer = driver.loop.call_later(limit, driver.time_out, request, why)
+        request.timer = driver.loop.call_later(limit, driver.calls.time_out, request, why)
 
     def map(
         self,
@@ -341,6 +398,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         timeout: float | None = None,
         return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Response]:
         """Ask many, up to `window` at a time, yield the responses in the order of the requests.
 
@@ -348,91 +406,19 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         for each response. An exception that a request raises ends the iteration, and has the request as
         `request`; with `return_exceptions` it is yielded in place of the response, and the others go on.
         """
-        time_limit(timeout)  # a mistake is told here, not at the first response
+        time_limit(timeout)  # raises here, not at the first response
         return pipelined(
             self,
-            lambda request: self.submit(*request_arguments(request), channel=channel, timeout=timeout),
+            lambda request: self.submit(*request_arguments(request), channel=channel, timeout=timeout, **options),
             requests,
             window,
-            return_exceptions=return_exceptions,
+            timeout,
+            return_exceptions,
         )
-
-    def take(self, event: RequestReceived) -> Responder:
-        """In `on_event`: take this request over from the request handler, and answer it by the `Responder`."""
-        driver = self._open_driver()
-        responder = Responder()
-        driver.take(event)
-        responder.when_done(partial(driver.answer, without_payload(event)))
-        return responder
 
 
 def _timeout_text(
     conn: str, driver: Driver, request: RequestFuture, rq_type: int, label: str | None, timeout: float | None
 ) -> str:
-    what = f"request {request.tag}" + (f" ({label})" if label else "")
-    if request.channel:
-        what += f" on channel {request.channel}"
-    partial_octets = driver.engine.partial_octets
-    hint = f"; a packet has begun: {partial_octets[:100]!r}" if partial_octets else ""
-    hint += driver.transport.hint()
-    return f"{conn}: no response to {what}, rq_type {rq_type}, within {timeout} s{hint}"
-
-
-def pipelined(
-    conn: AsyncPacketConnection,
-    submit: Callable[[Any], RequestFuture],
-    requests: Iterable[Any],
-    window: int,
-    decode: Callable[[Any, Response], Any] | None = None,
-    return_exceptions: bool = False,
-) -> AsyncGenerator[Any]:
-    """Submit `requests`, up to `window` ahead of the responses, and yield these in order.
-
-    If `decode(request, response)` is given, what it makes of them is yielded. If the iteration is left early, the
-    requests under way are cancelled when it is closed.
-    """
-    if not window >= 1:  # nor NaN
-        raise LocalProtocolError(f"window must be 1 or more, got {window}")
-    return _pipeline(conn, submit, requests, window, decode, return_exceptions)
-
-
-async def _pipeline(
-    conn: AsyncPacketConnection,
-    submit: Callable[[Any], RequestFuture],
-    requests: Iterable[Any],
-    window: int,
-    decode: Callable[[Any, Response], Any] | None,
-    return_exceptions: bool,
-) -> AsyncGenerator[Any]:
-    under_way: deque[tuple[int, Any, RequestFuture | Exception]] = deque()
-
-    async def collected(number: int, request: Any, future: RequestFuture | Exception) -> Any:
-        try:
-            if isinstance(future, Exception):
-                raise future
-            response = await future
-            return response if decode is None else decode(request, response)
-        except Exception as error:
-            about_request(error, number, request)
-            if not return_exceptions:
-                raise
-            return error
-
-    try:
-        for number, request in enumerate(requests):
-            if len(under_way) >= window:
-                yield await collected(*under_way.popleft())
-            try:
-                await conn.drain()
-                under_way.append((number, request, submit(request)))
-            except Exception as error:
-                if not return_exceptions:
-                    about_request(error, number, request)
-                    raise
-                under_way.append((number, request, error))
-        while under_way:
-            yield await collected(*under_way.popleft())
-    finally:
-        for _, _, future in under_way:
-            if not isinstance(future, Exception):
-                future.cancel()
+    hint = driver.transport.hint()
+    return no_response(conn, driver.engine, rq_type, request.channel, request.tag, label, timeout, hint)

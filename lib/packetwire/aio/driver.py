@@ -1,13 +1,9 @@
-"""One open connection, driven by an event loop: an engine, a transport, and what runs the handlers.
+"""One open connection, driven by an event loop: an engine, a transport, and what asks, answers, delivers and
+writes.
 
-Strategy. Everything here runs in the loop's thread, so the engine needs no lock. The transport reports what it
-has read; events are delivered straight to the futures of those who wait. What is to be sent is written at once
-if nothing else is about to come, else at the end of this round of the loop, so that it leaves together.
-
-What waits for room, calls as well as handlers, is kept in order and begun when there is.
-
-An interruption between the taking of octets and their delivery ends the connection, because what follows
-could not be understood.
+Strategy. Everything here runs in the loop's thread, so the engine needs no lock. This is the life of a connection;
+what each request passes is in `calls`, `writing`, `delivery` and `answering`. `changed` looks at all that waits for
+a change of any kind: calls without room, handlers that are held, or somebody who awaits the end.
 """
 
 from __future__ import annotations
@@ -15,41 +11,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from threading import get_ident
 
 from packetwire.aio.answering import Answering
 from packetwire.aio.belonging import check_loop
+from packetwire.aio.calls import Calls
+from packetwire.aio.control import ControlRequests
+from packetwire.aio.delivery import Delivery
 from packetwire.aio.loops import guard_loop
-from packetwire.aio.request import RequestFuture, deliver, refuse
 from packetwire.aio.transport import Transport
+from packetwire.aio.writing import Writing
 from packetwire.core.channels import Channels, RequestHandler
 from packetwire.core.engine import END_GRACE, NOT_DONE, ConnectionEngine
-from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded, event_text
-from packetwire.core.packet import check_payload
-from packetwire.core.requests import Outcome
-from packetwire.core.responses import Response
+from packetwire.core.events import Event, RequestReceived, StreamEnded
+from packetwire.core.keepalive import Keepalive, Verdict
+from packetwire.core.requests import Outcome, Responder
+from packetwire.core.roundtrips import PingWaiter
 from packetwire.core.settings import Settings
-from packetwire.core.varint import BytesLike
-from packetwire.errors import ConnectionEnded, LimitExceeded, RequestTimeout, ended_by
+from packetwire.errors import ConnectionEnded, PacketwireError, PeerUnresponsive, RequestTimeout, ended_by
 from packetwire.streams import forking
-from packetwire.streams.fds import READ_SIZE
 from packetwire.streams.finalizing import leave_to_thread
 
 logger = logging.getLogger("packetwire")
 
-WRITE_OCTETS = 160
-WRITE_EACH = 10
-"""Octets that are written without waiting for more: at least the one, or the other for each request under way.
-With small packets that is about a half of them, so that each end has something to do while the other writes."""
-
+STOP_SECONDS = 1.0
+"""Seconds for handlers to end that were cancelled."""
 LOOK_INTERVAL = 0.1
 """Seconds between two looks for a peer that has ended its direction."""
-
-_Arguments = tuple[int, int, bytes]
 
 
 class Driver:
@@ -66,27 +56,36 @@ class Driver:
         on_event: Callable[[Event], object] | None,
         trace_log: Callable[..., object] | None,
         channels: Channels,
+        keepalive: Keepalive | None = None,
     ) -> None:
         self.name = name
         self.engine = engine
         self.transport = transport
-        self._on_event = on_event
-        self._trace = trace_log
-        self._watched = trace_log is not None or on_event is not None
-        self._max_unsent = settings.max_unsent
         self.trailing_octets = b""
-        """What came behind the peer's EOF and could not be given back, after `close`."""
+        """The bytes behind the peer's EOF that could not be given back, after `close`."""
         self.loop = asyncio.get_running_loop()
+        self.is_running = self.loop.is_running
         self.thread = get_ident()
         self._forked = False
-
-        self._waiting: OrderedDict[RequestFuture, _Arguments] = OrderedDict()  # requests without room
-        self._waiting_octets = 0
-        self._ends_requests = self._ends = False  # once nothing is in _waiting
-
+        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
+        self._writing = Writing(engine, transport, self.loop, self._settled)
+        self.calls = Calls(
+            engine,
+            name,
+            self._writing,
+            self.loop,
+            max_unsent=settings.max_unsent,
+            trace_log=trace_log,
+            changed=self._changed,
+        )
+        """Requests of ours."""
+        self.submit = self.calls.submit
+        self.control = ControlRequests(engine, name, self.loop, self._writing.flush, self._await)
+        """Asks the peer what is no request of a user."""
         self._answering = Answering(
             engine,
             name,
+            self._writing,
             handler=handler,
             settings=settings,
             trace_log=trace_log,
@@ -94,21 +93,30 @@ class Driver:
             settled=self._settled,
             channels=channels,
         )
-        self._attached = self._answering.attached
-        self._receivers = channels.receivers
+        self._writing.workers = self._answering.workers
+        self._delivery = Delivery(
+            engine,
+            name,
+            answering=self._answering,
+            calls=self.calls,
+            writing=self._writing,
+            receivers=channels.receivers,
+            watchers=self._watchers,
+            on_event=on_event,
+            trace_log=trace_log,
+            ended=self._end,
+            changed=self._changed,
+        )
+        self.receive = self._delivery.receive
+        """Takes what the transport has read."""
 
+        self._delivery.agreed = self._look_after_peer
+        self._keepalive = keepalive
+        self._care_timer: asyncio.TimerHandle | None = None
         self._torn_down = False
         self._let_go_of = False  # soon after that
         self._gone: asyncio.Event | None = None  # for those who wait for it
-        self._receiving = False  # what is to be sent leaves when the delivery is done
-        self._flush_due = False
-        self._writing = False  # the transport waits for room
-        self._events: Sequence[Event] = ()  # that are being delivered
-        self._watchers: list[tuple[Callable[[], bool], asyncio.Future[bool]]] = []
         self._received_all = asyncio.Event()
-        self.last_packet: float | None = None
-        """When the last packet was complete."""
-        self._decoded = 0  # octets of the peer's packets, at that time
         self._end_timer: asyncio.TimerHandle | None = None
 
     # life
@@ -132,12 +140,12 @@ class Driver:
 
     def end_requests(self) -> None:
         """Send ERQ, behind what waits for room."""
-        self._ends_requests = True
+        self.calls.ends_requests = True
         self._changed()
 
     def end(self) -> None:
         """Send EOF behind what waits for room and the replies that are owed."""
-        self._ends_requests = self._ends = True
+        self.calls.ends_requests = self.calls.ends = True
         self._changed()
 
     def wind_down(self) -> None:
@@ -147,8 +155,8 @@ class Driver:
 
     @property
     def is_settled(self) -> bool:
-        """Whether neither end owes a response to the other, and all is written."""
-        return self.engine.is_settled and not self._waiting
+        """True if neither end owes a response to the other, and all is written."""
+        return self.engine.is_settled and not self.calls.waiting
 
     @property
     def owed_bytes(self) -> int:
@@ -157,7 +165,7 @@ class Driver:
 
     @property
     def waits_for_peer(self) -> bool:
-        """Whether only the peer can change that."""
+        """True if only the peer can change that."""
         return self.engine.waits_for_peer
 
     @property
@@ -223,14 +231,14 @@ class Driver:
         return True
 
     def runs_this_task(self) -> bool:
-        """Whether the present task runs a handler of this connection."""
-        return self._answering.runs_this_task()
+        """True if the present task runs a handler of this connection."""
+        return self._answering.runs_this_task
 
     async def close(self, timeout: float) -> None:
         """End the connection in order within `timeout` seconds, then anyhow."""
         if self._forked:
             return
-        if self._answering.runs_this_task():
+        if self._answering.runs_this_task:
             # a handler cannot wait for its own end
             self._closer = self.loop.create_task(self._close(timeout), name=f"{self.name}-closer")
             return
@@ -256,7 +264,7 @@ class Driver:
         deadline = self.loop.time() + timeout
         self.end_requests()
         settled = await self._await(
-            lambda: not (self._waiting or engine.outstanding) and (not engine.owed or self._dead), deadline
+            lambda: not (self.calls.waiting or engine.outstanding) and (not engine.owed or self._dead), deadline
         )
         if not settled:
             logger.warning(
@@ -266,30 +274,31 @@ class Driver:
                 self.outstanding,
                 engine.owed,
             )
-            self._fail_waiting(ConnectionEnded(f"{self.name}: this side closed the connection"))
+            self.calls.fail_waiting(ConnectionEnded(f"{self.name}: this side closed the connection"))
             engine.abandon(NOT_DONE.decode())
         self.end()
         await self._await(lambda: self._dead or not (self.receiving or engine.unsent_octets), deadline)
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has let go of everything, or belongs to the process that this one is a fork of."""
+        """True if it has let go of everything, or belongs to the process that this one is a fork of."""
         return self._torn_down or self._forked
 
     def check_loop(self, conn: object) -> None:
         """Raise `LocalProtocolError` unless `conn` may be used here. In a fork it is over: others say so."""
         if not self._forked:
             check_loop(conn, self.loop, self.thread)
+            self.thread = get_ident()  # a loop may have moved
 
     @property
     def receiving(self) -> bool:
-        """Whether anything more can be received."""
+        """True if anything more can be received."""
         return self.engine.ended is None
 
     @property
     def outstanding(self) -> int:
         """Our requests that have no answer yet, sent or not."""
-        return self.engine.outstanding + len(self._waiting)
+        return self.engine.outstanding + len(self.calls.waiting)
 
     @property
     def _dead(self) -> bool:
@@ -304,10 +313,16 @@ class Driver:
             return
         self._torn_down = True
         self._answering.sum_up()
+        self._answering.begin_no_more()
         try:
             self._fail(ConnectionEnded(f"{self.name}: this side closed the connection"))
             self.transport.stop()
-            await self._answering.stop()
+            tasks = self._answering.cancel()
+            self._answering.stop_workers()
+            if tasks:
+                await asyncio.wait(
+                    tasks, timeout=STOP_SECONDS
+                )  # who does not let itself be cancelled is left to it
         finally:
             try:
                 self.trailing_octets = await self.transport.close(self.engine.trailing_octets)
@@ -320,7 +335,25 @@ class Driver:
         if self._gone is not None:
             self._gone.set()
 
+    def _look_after_peer(self) -> None:
+        """See whether the peer is still there, now and from here on, if that is wanted."""
+        keepalive, engine = self._keepalive, self.engine
+        if keepalive is None or engine.ended is not None or self._torn_down:
+            return
+        now = self.loop.time()
+        verdict = keepalive.look_at(engine, now, self.transport.bytes_written, self.outstanding)
+        if verdict is Verdict.PING:
+            with suppress(PacketwireError):  # it has just ended
+                engine.ping(b"", PingWaiter(self.control.round_trips, now, self.loop.time))
+                self._writing.flush()
+        elif verdict is not Verdict.NOTHING:
+            self.abort(PeerUnresponsive(f"{self.name}: the peer is unresponsive: {keepalive.text(verdict)}"))
+            return
+        self._care_timer = self.loop.call_later(keepalive.interval, self._look_after_peer)
+
     def _forget(self) -> None:
+        if self._care_timer is not None:
+            self._care_timer.cancel()
         self.engine.let_go()
         if self.engine.budget is not None:
             self.engine.budget.discard(self)
@@ -336,148 +369,37 @@ class Driver:
             for event in self.engine.fail(cause):
                 if isinstance(event, StreamEnded):
                     for waiter in event.lost:
-                        refuse(waiter, cause.for_waiter())
-            self._fail_waiting(cause)
+                        waiter.fail(cause.for_waiter())
+            self.calls.fail_waiting(cause)
 
     # calls
 
-    def ask(
-        self, waiter: asyncio.Future[Response], rq_type: int, flags: int, payload: BytesLike, channel: int
-    ) -> int:
-        """Send a request and return its tag, or -1 if there is no room for it, or others wait for that."""
-        engine = self.engine
-        if (
-            len(engine.waiters) >= engine.max_outstanding
-            or engine.unsent_octets > self._max_unsent
-            or self._waiting
-            or self._ends_requests
-            or engine.send_failure is not None
-        ):
-            return -1
-        tag = engine.ask(rq_type, flags, payload, channel, waiter)
-        if engine.unsent_octets >= WRITE_OCTETS or not (self._flush_due or self._receiving):
-            self._send(len(engine.waiters))
-        if self._trace:
-            self._trace("==> request %d:%d rq_type=%d %r", channel, tag, rq_type, payload[:32])
-        return tag
-
-    def request(
-        self, request: RequestFuture, rq_type: int, flags: int, payload: BytesLike, *, bounded: bool = False
-    ) -> None:
-        """Send a request, or keep it until it fits within the bounds.
-
-        If it is `bounded` no more than `max_outstanding` requests, or one that passes `max_unsent` octets,
-        are kept; then it raises `LimitExceeded`.
-        """
-        request.tag = self.ask(request, rq_type, flags, payload, request.channel)
-        if request.tag < 0:
-            self._keep(request, rq_type, flags, check_payload(payload), bounded=bounded)
-
-    def _keep(self, request: RequestFuture, rq_type: int, flags: int, payload: bytes, *, bounded: bool) -> None:
-        engine = self.engine
-        if self._refuses_requests:
-            raise engine.why_not()
-        if bounded and (len(self._waiting) >= engine.max_outstanding or self._waiting_octets > self._max_unsent):
-            raise LimitExceeded(f"{self._lack_of_room()}, {len(self._waiting)} more wait; await drain() first")
-        self._waiting[request] = rq_type, flags, payload
-        self._waiting_octets += len(payload)
-
-    def _lack_of_room(self) -> str:
-        engine = self.engine
-        return (
-            f"{self.name}: no room for one more request: {engine.outstanding} of {engine.max_outstanding} "
-            f"unanswered, {engine.unsent_octets} octets unsent"
-        )
-
-    def forget(self, channel: int, tag: int) -> None:
-        """Nobody waits for this response any more."""
-        if self.engine.forget(channel, tag) and not self._receiving:
-            self._changed()
-
-    def give_up(self, request: RequestFuture) -> None:
-        """As `forget`, of a request that may wait for room."""
-        if request.tag >= 0:
-            self.forget(request.channel, request.tag)
-        elif request in self._waiting:
-            self._waiting_octets -= len(self._waiting.pop(request)[2])
-            if not self._receiving:
-                self._changed()
-
-    def time_out(self, request: RequestFuture, why: Callable[[], str]) -> None:
-        """The time for this response is up."""
-        if not request.done():
-            text = why() if request.tag >= 0 else f"no time left: {self._lack_of_room()}"
-            self.give_up(request)
-            refuse(request, RequestTimeout(text))
-
     async def drain(self, timeout: float | None) -> None:
         """Wait until a request fits, or cannot be made any more."""
+        calls = self.calls
         deadline = None if timeout is None else self.loop.time() + timeout
         # again, if one that was woken before has taken the room
-        while not (self._has_room or self._refuses_requests):
-            if not await self._await(lambda: self._has_room or self._refuses_requests, deadline):
-                raise RequestTimeout(self._lack_of_room())
+        while not (calls.has_room or calls.refuses_requests):
+            if not await self._await(lambda: calls.has_room or calls.refuses_requests, deadline):
+                raise RequestTimeout(calls.lack_of_room())
+
+    # what the transport reports
 
     @property
-    def _has_room(self) -> bool:
-        return not self._waiting and self._fits
+    def is_busy(self) -> bool:
+        """True if nothing shall be read in this turn of the loop."""
+        return self._answering.is_due
 
     @property
-    def _fits(self) -> bool:
-        return self.engine.has_room and self.engine.unsent_octets <= self._max_unsent
-
-    @property
-    def _refuses_requests(self) -> bool:
-        """Whether none is taken any more. After a failed write they are, and wait for the reason."""
-        return self.engine.ended is not None or self._ends_requests
-
-    def _admit(self) -> None:
-        """Send what waits for room, then announce the end if that is due."""
-        engine = self.engine
-        while self._waiting and self._fits and engine.may_request:
-            request, (rq_type, flags, payload) = self._waiting.popitem(last=False)
-            self._waiting_octets -= len(payload)
-            try:
-                request.tag = engine.request(rq_type, flags, payload, channel=request.channel, waiter=request)
-            except Exception as error:
-                refuse(request, error)
-        if not self._waiting:
-            if self._ends:
-                engine.end()
-            elif self._ends_requests:
-                engine.end_requests()
-
-    def _fail_waiting(self, cause: ConnectionEnded) -> None:
-        while self._waiting:
-            request, _ = self._waiting.popitem(last=False)
-            refuse(request, cause.for_waiter())
-        self._waiting_octets = 0
-
-    # receiving, called by the transport
-
-    def receive(self, octets: bytes) -> bool:
-        engine = self.engine
-        events: list[Event] = []
-        self._events = events
-        engine.receive(octets, events)
-        if self._decoded != engine.octets_decoded:
-            self._decoded = engine.octets_decoded
-            self.last_packet = time.monotonic()
-        responses = self._deliver(events)
-        self._events = ()
-        if engine.unsent_octets:
-            self._flush()
-        if responses > 1 and not self._flush_due:
-            # those who got these may ask again before anything else happens
-            self._flush_soon()
-        if self._is_awaited:
-            self._changed()
-        return engine.octets_wanted >= READ_SIZE and engine.ended is None
+    def last_packet(self) -> float | None:
+        """The time at which the last packet was complete."""
+        return self._delivery.last_packet
 
     def receive_end(self, cause: ConnectionEnded | None) -> None:
-        self._events = self.engine.receive_eof(cause, gone=self.transport.is_gone)
-        self._deliver(self._events)
-        self._events = ()
+        delivery = self._delivery
+        delivery.events = events = self.engine.receive_eof(cause, gone=self.transport.is_gone)
+        delivery.handle(events)
+        delivery.events = ()
         self._changed()
         self._look_for_peer()
 
@@ -505,59 +427,19 @@ class Driver:
         self._ended_by(self.engine.tick(max(self.loop.time(), self.engine.deadline)))
 
     def interrupted(self, error: BaseException) -> None:
-        # octets were taken whose events cannot all be delivered in order: end, but tell every waiter
-        self._receiving = False
-        for event in self._events:
-            if isinstance(event, ResponseReceived):
-                deliver(event)
-            elif isinstance(event, StreamEnded):
-                self._end(event)
+        # bytes were taken of which not all can be delivered in order: end, but tell every waiter
+        self._delivery.deliver_after_all()
         self._fail(ended_by(error, f"{self.name}: interrupted while reading: {error!r}"))
-
-    def _deliver(self, events: list[Event]) -> int:
-        """Give each event to whom it belongs; returns how many were responses."""
-        if self._watched:
-            self._show(events)
-        responses = 0
-        answering = self._answering
-        self._receiving = True
-        for event in events:
-            # told apart by their exact type, the frequent kinds first
-            kind = type(event)
-            if kind is ResponseReceived:
-                if self._receivers:
-                    self._attached.give(event)
-                deliver(event)  # type: ignore[arg-type]
-                responses += 1
-            elif kind is RequestReceived:
-                answering.receive(event)  # type: ignore[arg-type]
-            elif kind is StreamEnded:
-                self._end(event)  # type: ignore[arg-type]
-            else:
-                self._attached.give(event)
-        self._receiving = False
-        return responses
-
-    def _show(self, events: list[Event]) -> None:
-        """Tell the observers, before anything comes of the events."""
-        for event in events:
-            if self._trace:
-                self._trace("<== %s", event_text(event))
-            if self._on_event:
-                try:
-                    self._on_event(event)
-                except Exception:
-                    logger.exception("%s: on_event failed for %s", self.name, type(event).__name__)
 
     def _end(self, event: StreamEnded) -> None:
         self.transport.stop_reading()  # what follows belongs to someone else
         if self._end_timer is not None:
             self._end_timer.cancel()
         self._received_all.set()
-        self._attached.give(event)
+        self._answering.attached.give(event)
         for waiter in event.lost:
-            refuse(waiter, event.cause.for_waiter())
-        self._fail_waiting(event.cause)
+            waiter.fail(event.cause.for_waiter())
+        self.calls.fail_waiting(event.cause)
         self._answering.sum_up()
         if not event.clean:
             logger.info("%s: %s", self.name, event.cause)
@@ -567,7 +449,7 @@ class Driver:
         self._ended_by(self.engine.fail(cause))
 
     def _ended_by(self, events: list[Event]) -> None:
-        self._show(events)
+        self._delivery.show(events)
         for event in events:
             if isinstance(event, StreamEnded):
                 self._end(event)
@@ -575,39 +457,35 @@ class Driver:
 
     # answering
 
-    def take(self, event: RequestReceived) -> None:
+    def take(self, event: RequestReceived, responder: Responder) -> None:
         """In on_event: the request is answered by `answer`, the handler is not called for it."""
-        self._answering.take(event)
+        self._answering.take(event, responder)
 
     def answer(self, event: RequestReceived, outcome: Outcome) -> None:
         """The result of a request that was taken is there. From any thread."""
         self._answering.answer(event, outcome)
 
     def _answered(self) -> None:
-        if self.engine.unsent_octets >= WRITE_OCTETS or not (self._flush_due or self._receiving):
-            self._send(self.engine.owed + 1)
-        if self._watchers and not self._receiving:
+        self._writing.added(self.engine.owed + 1)
+        if self._watchers and not self._writing.is_receiving:
             self._changed()
 
     def _settled(self) -> None:
-        self._flush()
-        if self._is_awaited:
+        self._writing.flush()
+        calls = self.calls
+        if self._watchers or self._answering.jobs or calls.waiting or calls.ends_requests:
             self._changed()
 
     # what waits for a change
 
-    @property
-    def _is_awaited(self) -> bool:
-        return bool(self._waiting or self._watchers or self._answering.is_waiting or self._ends_requests)
-
     def _changed(self) -> None:
         """Begin what waited for room, write what comes of it, and wake those whose condition is true now."""
         while True:
-            self._answering.resume()
-            self._admit()
-            if self._writing or not self.engine.unsent_octets:
+            self._answering.begin()
+            self.calls.admit()
+            if self._writing.is_waiting or not self.engine.unsent_octets:
                 break
-            self._flush()
+            self._writing.flush()
         for condition, future in self._watchers:
             if not future.done() and condition():
                 future.set_result(True)
@@ -629,44 +507,8 @@ class Driver:
 
     # writing
 
-    def _send(self, under_way: int) -> None:
-        """There is something to write: now, if it is all there is, or much, else with what comes in this round."""
-        unsent = self.engine.unsent_octets
-        if unsent >= WRITE_OCTETS and unsent >= WRITE_EACH * under_way:
-            self._flush()
-        elif not (self._flush_due or self._receiving):
-            if under_way == 1:
-                self._flush()
-            else:
-                self._flush_soon()
-
-    def _flush_soon(self) -> None:
-        self._flush_due = True
-        self.loop.call_soon(self._flush_now)
-
-    def _flush_now(self) -> None:
-        self._flush_due = False
-        self._flush()
-        if self._is_awaited:
-            self._changed()
-
-    def _flush(self) -> None:
-        """Write what the engine wants sent, as far as that goes without waiting."""
-        if not self._writing:
-            self._write(self.engine.data_to_send())
-
-    def _write(self, batch: list[bytes]) -> None:
-        while batch:
-            self._writing = True
-            if not self.transport.write(batch):
-                return
-            batch = self.engine.more_data_to_send()
-        self._writing = False
-        # at any time before, a worker may have found that there was no room for its reply
-        self._answering.resume_workers()
-
     def written(self) -> None:
-        self._write(self.engine.more_data_to_send())
+        self._writing.written()
         self._changed()
 
     def write_failed(self, error: Exception) -> None:

@@ -5,7 +5,7 @@ exception, `asyncio.run` closes the loop in the fork, which takes the self-pipe 
 then on no thread can wake the parent's loop, and closing a connection there waits for ever. So in a fork a loop
 that has connections of ours gets a selector and a self-pipe of its own, in which nothing is registered.
 
-These parts of asyncio are private. Where they are not what they are known to be, nothing is done. uvloop sees to
+These parts of asyncio are private. Nothing is done if they are not what they are known to be. uvloop sees to
 forks itself.
 """
 

@@ -20,7 +20,7 @@ AsyncRecvSend = PacketConnectionRecvSend | StreamPair | Callable[[], Awaitable[A
 
 
 async def open_transport(recv_send: AsyncRecvSend, name: str, leading: bytes) -> Transport:
-    """The transport for `recv_send`; `leading` are octets that come before its own.
+    """The transport for `recv_send`; `leading` are bytes that come before its own.
 
     A callable is called in a thread, as it may wait; a coroutine function in the loop.
     """

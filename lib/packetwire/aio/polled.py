@@ -12,7 +12,7 @@ import os
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packetwire.aio.blocking import NoThread, Work, to_the_end_in_thread
 from packetwire.aio.transport import Receiver
@@ -28,6 +28,10 @@ logger = logging.getLogger("packetwire")
 
 READS_AT_ONCE = 16
 """Reads of a long packet before the loop sees to others."""
+MAX_READ = 1 << 18
+"""Bytes of one read of a long packet."""
+LOOK_INTERVAL = 0.01
+"""Seconds until a descriptor that could be read is looked at for an error, where the loop does not tell twice."""
 
 
 class PolledTransport:
@@ -41,11 +45,16 @@ class PolledTransport:
         self._to_read: _Watch | None = None
         self._to_write: _Watch | None = None
         self._rest: Buffers = ()
+        self._reading = False
+        self._size = READ_SIZE  # of the next read
+        self._receiver: Any = None
+        self._receive: Any = None
         self._reason: Work[ConnectionEnded | None] | None = None
         self._forked = False
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
+        self._receive = receiver.receive
         self._reading = True
         self.stream.start(self._report_exit)
         leading, self.stream.leading_octets = self.stream.leading_octets, b""
@@ -69,6 +78,10 @@ class PolledTransport:
     def half_closes(self) -> bool:
         return self.stream.half_closes
 
+    @property
+    def is_remote(self) -> bool:
+        return self.stream.is_remote
+
     def hint(self) -> str:
         return self.stream.hint()
 
@@ -79,6 +92,8 @@ class PolledTransport:
     # reading
 
     def _readable(self) -> None:
+        if self._receiver.is_busy:
+            return  # it is called again in the next turn
         try:
             self._read()
         except BaseException as error:
@@ -88,16 +103,18 @@ class PolledTransport:
     def _read(self) -> None:
         for _ in range(READS_AT_ONCE):
             try:
-                octets = self.stream.try_read(READ_SIZE)
+                data = self.stream.try_read(self._size)
             except Exception as error:
                 self._end_reading(error)
                 return
-            if octets is None:
+            if data is None:
                 return
-            if not octets:
+            if not data:
                 self._end_reading(None)
                 return
-            if not self._receiver.receive(octets):
+            wanted = self._receive(data)
+            self._size = min(wanted, MAX_READ) if wanted else READ_SIZE
+            if not wanted:
                 return
 
     def _end_reading(self, error: Exception | None) -> None:
@@ -126,8 +143,14 @@ class PolledTransport:
 
     def _exited(self, cause: ConnectionEnded) -> None:
         self._receiver.expect_end(cause)
-        if self._reading:
-            self._readable()  # there may be an end that no poll sees
+        self._read_unasked()
+
+    def _read_unasked(self) -> None:
+        """There may be an end that no poll sees."""
+        if self._reading and self._receiver.is_busy:
+            self._loop.call_soon(self._read_unasked)
+        elif self._reading:
+            self._readable()
 
     def stop_reading(self) -> None:
         self._reading = False
@@ -217,7 +240,7 @@ class PolledTransport:
 
 
 def _is_plain(stream: ByteStream) -> bool:
-    """Whether it is nothing but descriptors, so that its methods never wait."""
+    """True if it is nothing but descriptors, so that its methods never wait."""
     return (
         type(stream) is ByteStream
         and isinstance(stream.reader, FdReader | SocketReader)
@@ -237,6 +260,7 @@ class _Watch:
         self._callback = callback
         self._remove: Callable[[int], object] | None
         self._again: asyncio.Handle | None = None
+        self._look: asyncio.TimerHandle | None = None
         self._add, self._remove = (
             (loop.add_reader, loop.remove_reader)
             if event == select.POLLIN
@@ -255,15 +279,19 @@ class _Watch:
 
     def _watch(self) -> None:
         blocking = os.get_blocking(self._fd)
-        self._add(self._fd, self._callback if self._errors is None else self._call_and_keep)
+        self._add(self._fd, self._callback if self._errors is None else self._call_and_look)
         if blocking and not os.get_blocking(self._fd):
             os.set_blocking(self._fd, True)  # uvloop changes that for everyone who shares the descriptor
 
-    def _call_and_keep(self) -> None:
+    def _call_and_look(self) -> None:
         """uvloop calls only once for a descriptor with an error, such as a reset, whatever is left to read."""
-        assert self._errors
         self._callback()
-        if self._remove is not None and self._errors.poll(0):
+        if self._look is None and self._remove is not None:
+            self._look = self._loop.call_later(LOOK_INTERVAL, self._look_for_error)
+
+    def _look_for_error(self) -> None:
+        self._look = None
+        if self._remove is not None and self._errors is not None and self._errors.poll(0):
             self._remove(self._fd)
             self._watch()
 
@@ -275,6 +303,9 @@ class _Watch:
         if self._again is not None:
             self._again.cancel()
             self._again = None
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         if self._remove is not None:
             self._remove(self._fd)
             self._remove = None

@@ -13,21 +13,16 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from packetwire._async.accepting import AcceptLoop
 from packetwire.addresses import (
     Address,
-    StdioAddress,
     TcpAddress,
-    UnixAddress,
     ZmqAddress,
-    ZmqPairAddress,
-    ZmqRouterAddress,
     keep_alive,
-    parse_address,
 )
 from packetwire.admission import Admission, ServedClient, is_exhaustion
 from packetwire.aio.belonging import check_loop
@@ -39,24 +34,20 @@ from packetwire.core.budget import Budget
 from packetwire.core.settings import DEFAULT_DRAIN, DEFAULT_MAX_CONNECTIONS, ServerSettings
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, PeerClosed
-from packetwire.listeners import Acceptor, Listener, check_listenable, listen
-from packetwire.memory import default_max_memory, give_back
-from packetwire.server import (
+from packetwire.listeners import Listener
+from packetwire.memory import give_back
+from packetwire.serving import (
     ABANDON_TIMEOUT,
     CUT_SECONDS,
     GIVE_BACK_SECONDS,
     LOOK_SECONDS,
-    PAUSE_SECONDS,
-    check_context,
-    check_factory,
-    mode_for,
+    Prepared,
+    ServerBase,
     see_to_budget,
-    users_of,
 )
 from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.open import PacketConnectionRecvSend
-from packetwire.streams.zmqpeers import THE_END
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -88,44 +79,23 @@ async def aserve(
     `factory(recv_send)` makes an `AsyncHasPacketConnection` or an `AsyncPacketConnection` for each client; it
     is opened in a task of that client's, and closed when the client has ended. For the rest see `serve`.
     """
-    given = address if isinstance(address, Listener) else None
-    if isinstance(address, Listener):
-        address = address.address
-    elif isinstance(address, str):
-        address = parse_address(address)
-    check_listenable(address)
-    check_factory(factory)
     settings = ServerSettings(
         max_connections=max_connections,
         max_per_address=max_per_address,
         max_memory=max_memory,
         drain_timeout=drain_timeout,
     )
-    check_context(address, ssl_context)
-    uids = users_of(address, allow_uids)
-    stdio: ByteStream | None = None
-    if given is not None:
-        listener = given
-    elif isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
-        place = address
-        listener = await in_thread(
-            lambda: listen(place, mode=mode_for(uids)), f"packetwire-{address}-listen", Listener.close
-        )
+    prepared = Prepared(address, factory, settings, ssl_context, allow_uids)
+    if prepared.may_wait:
+        name = f"packetwire-{prepared.address}-listen"
+        listener, client = await in_thread(prepared.listen, name, lambda made: made[0].close())
     else:
-        stdio = StdioAddress().open(0)
-        listener = Listener(address, [])
-    return AsyncServer(
-        listener,
-        factory,
-        stdio,
-        ssl_context=ssl_context,
-        allow_uids=uids,
-        **asdict(settings),
-    )
+        listener, client = prepared.listen()
+    return AsyncServer(listener, factory, client, **prepared.options)
 
 
-class AsyncServer:
-    """What `aserve` returns: it runs until `stop`, or until the end of an `async with` block.
+class AsyncServer(ServerBase["_Session"]):
+    """The server that `aserve` returns: it runs until `stop`, or until the end of an `async with` block.
 
     `address` is where it is reached, with the real port; `failure` is what ended it, if nobody stopped it.
     """
@@ -144,37 +114,25 @@ class AsyncServer:
         max_memory: int | None = None,
     ) -> None:
         """`client` is there from the beginning; without listening sockets it is the only one."""
-        self.address = listener.address
-        self.failure: BaseException | None = None
-        self._listener = listener
+        super().__init__(
+            listener,
+            self._is_pressed,
+            max_connections=max_connections,
+            drain_timeout=drain_timeout,
+            ssl_context=ssl_context,
+            max_per_address=max_per_address,
+            allow_uids=allow_uids,
+            max_memory=max_memory,
+        )
         self._factory = factory
-        self._drain_timeout = drain_timeout
-        self._ssl_context = ssl_context
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
-        self._sessions: set[_Session] = set()
-        self._stop_deadline: float | None = None
-        self._change = asyncio.Event()
-        self._budget = Budget(
-            default_max_memory() if max_memory is None else max_memory, max_connections, self._is_pressed
-        )
         self._looking: asyncio.TimerHandle | None = None
         self._giving_back: threading.Thread | None = None
         self._give_back_timer: asyncio.TimerHandle | None = None
-        self._pause: asyncio.TimerHandle | None = None
-        self._admission: Admission[_Session] = Admission(
-            listener,
-            self._rest,
-            self._ask_again,
-            self._sessions,
-            max_connections,
-            most_of_one_address=max_per_address,
-            allow_uids=allow_uids,
-            farewell=THE_END if ssl_context is None else b"",
-        )
+        self._accepting = AcceptLoop(listener, self._admission)
         if client is not None:
             self._start_session(client)
-        self._accept_clients()
         self._forked = False
         self._task = self._loop.create_task(self._run(), name=f"packetwire-{self.address}")
         forking.register(self)
@@ -192,16 +150,15 @@ class AsyncServer:
     def stop(self, drain_timeout: float | None = None) -> None:
         """Have it end; returns at once, also in a handler. A second call can only hurry.
 
-        No more clients are accepted, and no more requests begun. What was begun has `drain_timeout` seconds to
-        finish; handlers can make calls to their clients meanwhile. A client that has got its replies is told that
-        this is the end. Who is left when the time is over is cut off, and gets a `ConnectionEnded` that says so.
+        No more clients are accepted, and no more requests begun. Those under way have `drain_timeout` seconds
+        to finish; handlers can make calls to their clients meanwhile. A client that has got its replies is told
+        that this is the end. One that is left when the time is over is cut off, and gets a `ConnectionEnded` that
+        says so.
         """
         check_loop(f"the server at {self.address}", self._loop, self._thread)
         drain = self._drain_timeout if drain_timeout is None else seconds_of(drain_timeout, "drain_timeout")
-        deadline = self._loop.time() + drain
-        if self._stop_deadline is None or deadline < self._stop_deadline:
-            self._stop_deadline = deadline
-        self._change.set()
+        self._stop_at(self._loop.time() + drain)
+        self._accepting.wake()
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended, at most `timeout` seconds: whether it has. Not to be awaited by a handler."""
@@ -222,45 +179,6 @@ class AsyncServer:
         self.stop(None if exc_type is None else min(ABANDON_TIMEOUT, self._drain_timeout))
         await self.wait()
 
-    # accepting
-
-    def _accept_clients(self) -> None:
-        for sock in self._listener.sockets:
-            self._loop.add_reader(sock.fileno(), self._admit, sock)
-
-    def _accept_nobody(self) -> None:
-        for sock in self._listener.sockets:
-            self._loop.remove_reader(sock.fileno())
-
-    def _admit(self, listening: Acceptor) -> None:
-        try:
-            client = self._admission.admit(listening, PAUSE_SECONDS)
-        except OSError as error:
-            self._break(error)
-            return
-        if client is not None:
-            self._start_session(client)
-
-    def _break(self, error: OSError) -> None:
-        logger.error("%s: accepting failed: %s", self.address, error)
-        self.failure = error
-        self.stop()
-
-    def _rest(self) -> None:
-        """Accept nobody until a client leaves, or for a moment."""
-        self._ask_again(PAUSE_SECONDS)
-
-    def _ask_again(self, seconds: float) -> None:
-        if self._pause is None and self._stop_deadline is None:
-            self._accept_nobody()
-            self._pause = self._loop.call_later(seconds, self._go_on)
-
-    def _go_on(self) -> None:
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-            self._accept_clients()
-
     # sessions
 
     def _start_session(self, stream: socket.socket | ByteStream) -> None:
@@ -274,7 +192,7 @@ class AsyncServer:
             return
         session.release()
         self._sessions.discard(session)
-        self._change.set()
+        self._accepting.wake()
         self._admission.freed()
         if self._budget.was_used:
             if self._give_back_timer is not None:
@@ -284,8 +202,6 @@ class AsyncServer:
             self.failure = session.failure
         if is_exhaustion(session.failure):
             self._admission.ran_out(session.failure)
-        elif self._stop_deadline is None:
-            self._go_on()
 
     # memory
 
@@ -315,12 +231,15 @@ class AsyncServer:
 
     async def _run(self) -> None:
         try:
-            while self._stop_deadline is None and (self._listener.sockets or self._sessions):
-                await self._wait_for_change(None)
+            while self._goes_on:
+                ready = await self._accepting.wait()
+                if self._stop_deadline is None:
+                    self._admission.admit_all(ready, self._start_session)
+        except Exception as error:
+            self.failure = error
+            logger.error("%s: accepting failed: %s", self.address, error)
         finally:
-            self._accept_nobody()
-            if self._pause is not None:
-                self._pause.cancel()
+            self._accepting.close()
             if isinstance(self.address, ZmqAddress):  # that may wait for the thread of the socket
                 try:
                     await to_the_end_in_thread(self._listener.close, f"packetwire-{self.address}-closer")
@@ -336,12 +255,6 @@ class AsyncServer:
         if self._giving_back is not None:
             self._giving_back.join()  # that takes a moment at most
 
-    async def _wait_for_change(self, deadline: float | None) -> None:
-        self._change.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await self._change.wait()
-
     async def _drain(self) -> None:
         """Let every session end within the deadline, then anyhow."""
         if self._stop_deadline is None:
@@ -349,7 +262,7 @@ class AsyncServer:
         for session in self._sessions:
             session.end()
         while self._sessions and self._stop_deadline is not None and self._loop.time() < self._stop_deadline:
-            await self._wait_for_change(self._stop_deadline)
+            await self._accepting.wait(self._stop_deadline - self._loop.time())
         await self._cut_off()
 
     async def _cut_off(self) -> None:
@@ -360,7 +273,7 @@ class AsyncServer:
         for session in self._sessions:
             session.cut_off()
         while self._sessions and self._loop.time() < deadline:
-            await self._wait_for_change(deadline)
+            await self._accepting.wait(deadline - self._loop.time())
         if self._sessions:
             logger.error("%s: %d services do not return; they are left behind", self.address, len(self._sessions))
 
@@ -381,7 +294,7 @@ class _Session(ServedClient[AsyncPacketConnection]):
         self._factory = factory
         self._address = address
         self.cutter: asyncio.Task[None] | None = None
-        """What cuts it off, if anything does."""
+        """The task that cuts it off, if there is one."""
         self.task = asyncio.get_running_loop().create_task(self._run(), name=f"packetwire-{address}-client")
 
     async def _run(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -19,7 +20,7 @@ class StreamPairTransport:
     """Reads the one and writes the other; with `owned` the writer is closed at the end.
 
     While the connection is open the writer's buffer has no room (its limit is 0), so that `drain` tells when
-    everything is written. Octets behind the connection's end cannot be given back to the reader.
+    everything is written. Bytes behind the connection's end cannot be given back to the reader.
     """
 
     process = None
@@ -56,6 +57,11 @@ class StreamPairTransport:
     def half_closes(self) -> bool:
         return self._transport.get_extra_info("sslcontext") is None
 
+    @property
+    def is_remote(self) -> bool:
+        sock = self._transport.get_extra_info("socket")
+        return sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6)
+
     def hint(self) -> str:
         return ""
 
@@ -64,8 +70,10 @@ class StreamPairTransport:
     async def _read(self) -> None:
         cause: ConnectionEnded | None = None
         try:
-            while self._reading and (octets := await self._reader.read(READ_SIZE)):
-                self._receiver.receive(octets)
+            while self._reading and (data := await self._reader.read(READ_SIZE)):
+                self._receiver.receive(data)
+                while self._receiver.is_busy:
+                    await asyncio.sleep(0)
         except asyncio.CancelledError as error:
             if self._reading:  # it was not us: the loop is being shut down
                 self._receiver.interrupted(error)
@@ -94,9 +102,9 @@ class StreamPairTransport:
         if self._transport.is_closing():
             self._receiver.write_failed(ConnectionResetError("the StreamWriter is closed"))
             return True
-        octets = b"".join(buffers)
-        self._given += len(octets)
-        self._writer.write(octets)
+        data = b"".join(buffers)
+        self._given += len(data)
+        self._writer.write(data)
         if not self._transport.get_write_buffer_size():
             return True
         self._drain_task = self._loop.create_task(self._drain(), name=f"{self._name}-writer")

@@ -1,7 +1,7 @@
-"""What octets travel on, as a connection in an event loop sees it.
+"""The transport of a connection in an event loop.
 
-A transport reads whenever there is something, and hands it to its `Receiver`. What it is given to
-write it writes at once as far as that goes; the rest waits in it for room. So it never blocks, and holds no
+A transport reads whenever there is something, and hands it to its `Receiver`. It writes at once what it is
+given, as far as that goes; the rest waits in it for room. So it never blocks, and holds no
 more than the batch that it could not write.
 """
 
@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 
 class Receiver(Protocol):
-    """What a transport reports to, in the loop."""
+    """The object that a transport reports to, in the loop."""
 
-    def receive(self, octets: bytes) -> bool:
-        """Octets came; returns whether many more are expected, so that reading on pays."""
+    @property
+    def is_busy(self) -> bool:
+        """True if it has enough to do in this turn of the loop, and nothing shall be read."""
+        ...
+
+    def receive(self, data: bytes) -> int:
+        """Bytes came; returns how many more are expected, if these are so many that reading on pays; else 0."""
         ...
 
     def receive_end(self, cause: ConnectionEnded | None) -> None:
@@ -40,12 +45,12 @@ class Receiver(Protocol):
         ...
 
     def interrupted(self, error: BaseException) -> None:
-        """Octets may have been taken that were not received, or written that were not counted."""
+        """Bytes may have been taken that were not received, or written that were not counted."""
         ...
 
 
 class Transport(Protocol):
-    """What a connection reads and writes by."""
+    """Reads and writes for a connection."""
 
     @property
     def process(self) -> Popen[bytes] | None:
@@ -54,16 +59,21 @@ class Transport(Protocol):
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody reads what is written, as far as that can be known."""
+        """True if nobody reads what is written, as far as that can be known."""
         ...
 
     @property
     def half_closes(self) -> bool:
-        """Whether the end of what is read is that of one direction, and says nothing more."""
+        """True if the end of what is read is that of one direction, and says nothing more."""
+        ...
+
+    @property
+    def is_remote(self) -> bool:
+        """True if the other end may vanish without a word."""
         ...
 
     def hint(self) -> str:
-        """What is known of an other end that says nothing; mostly ""."""
+        """A hint about an other end that says nothing; mostly ""."""
         ...
 
     @property
@@ -80,7 +90,7 @@ class Transport(Protocol):
         ...
 
     def stop_reading(self) -> None:
-        """Take no octets any more. A second call does nothing."""
+        """Take no bytes any more. A second call does nothing."""
         ...
 
     def stop(self) -> None:
@@ -100,5 +110,5 @@ class Transport(Protocol):
         ...
 
     async def close(self, trailing: bytes) -> bytes:
-        """After `stop`: let go of the stream; returns what it cannot take back of the `trailing` octets."""
+        """After `stop`: let go of the stream; returns what it cannot take back of the `trailing` bytes."""
         ...

@@ -1,4 +1,4 @@
-"""Kinds of argument values for commands that connect or listen, for argparse."""
+"""Types of arguments for argparse: addresses and times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from packetwire.errors import LocalProtocolError
 
 
 def address(check: Callable[[Address], None]) -> Callable[[str], Address]:
-    """An address; `check` raises `LocalProtocolError` for one that the command cannot use."""
+    """The type of an address; `check` raises `LocalProtocolError` for one that the command cannot use."""
 
     def parse_checked(text: str) -> Address:
         try:
@@ -39,7 +39,7 @@ def _check_zmq(target: ZmqAddress) -> None:
 
 
 def check_connectable(target: Address) -> None:
-    """Raises `LocalProtocolError` for an address that a command can only serve at."""
+    """Raise `LocalProtocolError` for an address that is only for serving."""
     if isinstance(target, StdioAddress):
         raise LocalProtocolError("stdio: is for serving: here standard output is for the results")
     if isinstance(target, ZmqRouterAddress):
@@ -49,7 +49,7 @@ def check_connectable(target: Address) -> None:
 
 
 def seconds(text: str) -> float:
-    """A time from 0 on, in seconds."""
+    """A time in seconds, not negative."""
     try:
         value = float(text)
     except ValueError:
@@ -57,3 +57,13 @@ def seconds(text: str) -> float:
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number of seconds, such as 2.5, got {text!r}")
     return value
+
+
+def add_sync_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for shells that say something before the far program starts."""
+    parser.add_argument(
+        "--sync",
+        action="store_true",
+        help="drop what the shell of an ssh: address says before the command starts, such as a greeting; also for "
+        "exec: where the last word is a command for a shell",
+    )

@@ -1,26 +1,30 @@
-"""Kinds of option values, for argparse; each says what it expected when it gets something else."""
+"""Types of arguments for argparse: numbers and sizes; and the options about admission."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TypeAlias
 
 from packetwire.addresses import Address, UnixAddress
 from packetwire.cli.failure import EXIT_USAGE, CommandFailed
 
 UNITS = {"": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""The commands of a command line, to which a command adds its parser."""
+
 _MULTIPLES = {unit.lower(): multiple for unit, multiple in UNITS.items()}
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
-    """A number from `low` to `high`."""
+    """The type of a number from `low` to `high`."""
     return _bounded(_digits, f"a whole number from {low}" + ("" if high is None else f" to {high}"), low, high)
 
 
 def size(low: int, high: int, bounds: str) -> Callable[[str], int]:
-    """A number of octets from `low` to `high`, with or without one of `UNITS`; `bounds` says so."""
-    return _bounded(_octets, f"a size {bounds}, such as 300kB or 4MiB", low, high)
+    """The type of a number of bytes from `low` to `high`, as `bounds` says, with or without one of `UNITS`."""
+    return _bounded(_bytes_in, f"a size {bounds}, such as 300kB or 4MiB", low, high)
 
 
 def _bounded(parse: Callable[[str], int], expected: str, low: int, high: int | None) -> Callable[[str], int]:
@@ -42,13 +46,13 @@ def _digits(text: str) -> int:
     return int(text)
 
 
-def _octets(text: str) -> int:
+def _bytes_in(text: str) -> int:
     number = text.rstrip("kKmMgGiIbB")
     return _digits(number) * _MULTIPLES[text[len(number) :].lower()]
 
 
 def add_admission_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say who may come in."""
+    """Add the options about the clients that may connect."""
     parser.add_argument(
         "--max-per-address",
         type=whole_number(1),
@@ -65,6 +69,6 @@ def add_admission_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_admission_options(args: argparse.Namespace, address: Address) -> None:
-    """Raises `CommandFailed` for an option that makes no sense at that address."""
+    """Raise `CommandFailed` for an option that makes no sense at that address."""
     if args.allow_uid and not isinstance(address, UnixAddress):
         raise CommandFailed(f"--allow-uid is for a unix: address, not for {address}", EXIT_USAGE)

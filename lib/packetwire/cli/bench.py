@@ -1,7 +1,7 @@
-"""`packetwire bench`: how fast requests are, on this machine beside others, or with a server at an address.
+"""`packetwire bench`: measures requests, on this machine beside other libraries, or with a server at an address.
 
-What is measured is in `packetwire.cli.benchmarks`, what is compared in `packetwire.cli.contenders`. All of it
-runs in processes of their own, which `packetwire.cli.measured` starts afresh for each round.
+The measurements are in `packetwire.cli.benchmarks`, the contenders in `packetwire.cli.contenders`. All of it runs
+in processes of their own, which `packetwire.cli.measured` starts afresh for each round.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import packetwire
 from packetwire.cli import curve
 from packetwire.cli.addressing import address, check_connectable, seconds
-from packetwire.cli.arguments import whole_number
+from packetwire.cli.arguments import Commands, whole_number
 from packetwire.cli.benchmarks import BULK, CALLERS, DEPTH
 from packetwire.cli.contenders import CONNECTION, CONTENDERS, DEFAULT, INLINE, RAW
 from packetwire.cli.display import Display, open_display
@@ -29,7 +28,7 @@ from packetwire.cli.failure import EXIT_USAGE, CommandFailed
 from packetwire.cli.measured import MeasuredProcess, contest, remote
 
 WARM_UP = 2000
-"""Requests before anything is measured."""
+"""Requests before the first measurement."""
 STDOUT = "-"
 
 DESCRIPTION = f"""
@@ -52,20 +51,20 @@ FIGURES = {
     "down_mb_per_s": ("1 MiB down, MB/s", 0),
     "growth_kib": ("memory growth, KiB", 0),
 }
-"""What is measured: how it is shown, and with how many decimals."""
+"""The figures: their labels, and the number of decimals."""
 
 RATIOS = {"raw": RAW, "mp": CONNECTION}
-"""What ours is compared with, by how the table calls it."""
+"""The contenders that ours is compared with, by their short names in the table."""
 
 Figures = dict[str, float]
-"""A value for each of `FIGURES`, but for what makes no sense for a contender."""
+"""A value for each of `FIGURES`, except those that make no sense for a contender."""
 Ends = Sequence[MeasuredProcess]
 """The process that asks, and the one that serves it if that is ours."""
 Step = Callable[[], None]
-"""Says that one measurement is done."""
+"""To be called after each measurement."""
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser("bench", help="measure how fast requests are", description=DESCRIPTION)
     parser.set_defaults(run=run)
@@ -106,11 +105,11 @@ def _some_seconds(text: str) -> float:
 
 
 def _writable(text: str) -> str:
-    """Checked before all the measuring, and without leaving an empty file behind."""
+    """The name of a file, checked before all the measuring, without leaving an empty file behind."""
     path = Path(text)
     is_new = not os.path.lexists(path)
     if text == STDOUT or not (is_new or path.is_file() or path.is_dir()):
-        return text  # whoever reads a FIFO would take this for its end
+        return text  # not opened: the reader of a FIFO would take that for its end
     try:
         path.open("ab").close()
         if is_new:
@@ -174,7 +173,7 @@ def server_at(args: argparse.Namespace) -> AbstractContextManager[Ends]:
 
 
 def steps(many_callers: bool) -> int:
-    """How many measurements there are in one round of a contender."""
+    """The number of measurements in one round of a contender."""
     return 6 if many_callers else 5
 
 
@@ -186,7 +185,7 @@ def measure(
     with processes as ends:
         asker = ends[0]
         asker.rate("in_flight", float("inf"), WARM_UP)
-        # first of all: what the other measurements leave behind would hide it
+        # first of all: memory that the other measurements leave allocated would hide growth
         figures["growth_kib"] = measure_growth(ends, args.growth)
         step()
         round_trips = asker.round_trip(args.seconds)
@@ -207,14 +206,14 @@ def measure(
 
 
 def measure_growth(ends: Ends, requests: int) -> float:
-    """KiB by which the memory of all ends was at its highest above what it was before."""
+    """KiB by which the peak memory of all ends grew."""
     before = sum(end.usage(new_peak=True).peak for end in ends)
     ends[0].rate("in_flight", float("inf"), requests)
     return sum(end.usage().peak for end in ends) - before
 
 
 def measure_in_flight(ends: Ends, seconds: float) -> Figures:
-    """Requests per second, and what each costs all ends."""
+    """Requests per second, and the CPU time of each, at all ends."""
     before = sum(end.usage().cpu for end in ends)
     rate = ends[0].rate("in_flight", seconds)
     used = sum(end.usage().cpu for end in ends) - before
@@ -262,7 +261,7 @@ def _plain_progress(total: int) -> Iterator[Step]:
         print("\r" + " " * 20, end="\r", file=sys.stderr, flush=True)
 
 
-# what came out
+# results
 
 
 def medians_of(rounds: Sequence[Figures]) -> Figures:
@@ -276,14 +275,14 @@ def ratios_of(medians: Mapping[str, Figures], name: str) -> dict[str, Figures]:
         other: {
             figure: value / medians[other][figure]
             for figure, value in medians[name].items()
-            if medians[other].get(figure) and figure != "growth_kib"  # a growth near nothing is no measure
+            if medians[other].get(figure) and figure != "growth_kib"  # a growth near zero is no measure
         }
         for other in RATIOS.values()
     }
 
 
-def describe(args: argparse.Namespace) -> dict[str, Any]:
-    """What was measured, and on what."""
+def describe(args: argparse.Namespace) -> dict[str, object]:
+    """The measured software and machine, and the settings."""
     return {
         "packetwire": packetwire.__version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -311,7 +310,7 @@ def show_plan(args: argparse.Namespace, display: Display) -> None:
 
 
 def show_medians(medians: Mapping[str, Figures], display: Display) -> None:
-    """The table of what was measured."""
+    """The table of all figures."""
     rows = [
         [label, *(_number(figures.get(figure), decimals) for figures in medians.values())]
         for figure, (label, decimals) in FIGURES.items()
@@ -335,7 +334,7 @@ def _number(value: float | None, decimals: int) -> str:
     return "-" if value is None else f"{value:,.{decimals}f}"
 
 
-def write_json(where: str, results: Mapping[str, Any]) -> None:
+def write_json(where: str, results: Mapping[str, object]) -> None:
     """Write all results to a file, or to standard output."""
     text = json.dumps(results, indent=2) + "\n"
     if where == STDOUT:

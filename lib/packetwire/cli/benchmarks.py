@@ -1,4 +1,4 @@
-"""The requests of `packetwire bench`, their answers, and how the answering is measured.
+"""The requests of `packetwire bench`, their answers, and the measurements.
 
     packetwire serve packetwire.cli.benchmarks:REQUESTS ADDRESS
 
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from packetwire.core.requests import BaseRequest
 
@@ -25,15 +25,18 @@ REVERSE, SWALLOW, PRODUCE = range(3)
 PAYLOAD = bytes(range(16))
 BULK = b"\xa5" * (1 << 20)  # no zeros: the system would have a single page for all of them
 DEPTH = 64
-"""Requests under way at a time when it is about many."""
+"""Requests under way at a time, when many are measured."""
 CALLERS = 16
-"""Threads that ask at a time."""
+"""Threads that ask at the same time."""
+
+SubmittedT = TypeVar("SubmittedT")
+"""The result of `Asker.submit`."""
 
 _SWALLOWED = len(BULK).to_bytes(4, "big")
 
 
 def answer(rq_type: int, flags: int, payload: bytes) -> bytes:
-    """What every measured server answers: a `request_handler`."""
+    """The `request_handler` of every measured server."""
     if rq_type == REVERSE:
         return payload[::-1]
     if rq_type == SWALLOW:
@@ -44,38 +47,38 @@ def answer(rq_type: int, flags: int, payload: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Octets(BaseRequest[bytes]):
-    octets: bytes = b""
+class _Payload(BaseRequest[bytes]):
+    data: bytes = b""
 
     rq_type: ClassVar[int]
 
     def __bytes__(self) -> bytes:
-        return self.octets
+        return self.data
 
     @classmethod
     def from_bytes(cls, bs: bytes) -> Self:
         return cls(bs)
 
-    def fulfil(self, context: Any) -> bytes:
-        return answer(self.rq_type, self.flags, self.octets)
+    def fulfil(self, context: object) -> bytes:
+        return answer(self.rq_type, self.flags, self.data)
 
     def decode_response_payload(self, flags: int, payload: bytes) -> bytes:
         return payload
 
 
-class Reverse(_Octets):
-    """Ask for the octets in reverse."""
+class Reverse(_Payload):
+    """Ask for the bytes in reverse."""
 
     rq_type = REVERSE
 
 
-class Swallow(_Octets):
-    """Send octets; the answer is how many came."""
+class Swallow(_Payload):
+    """Send bytes; the answer is how many came."""
 
     rq_type = SWALLOW
 
 
-class Produce(_Octets):
+class Produce(_Payload):
     """Ask for 1 MiB."""
 
     rq_type = PRODUCE
@@ -98,17 +101,17 @@ class Rate:
 
 @dataclass(frozen=True)
 class RoundTrips:
-    """Seconds from asking to having the answer: of half of all requests at most, and of 99 %."""
+    """Seconds of a round trip: the median, and the 99th percentile."""
 
     median: float
     p99: float
 
 
-class Asker(ABC):
+class Asker(ABC, Generic[SubmittedT]):
     """The asking end of a connection, and the measurements on it.
 
-    A measurement takes `seconds`, and makes one request at least. None warms up: `in_flight` with a number
-    of requests and no limit of time is there for that, and for the growth of memory.
+    A measurement takes `seconds`, and makes at least one request. None warms up: call `in_flight` with a number
+    of requests and no time limit for that, and for the growth of memory.
     """
 
     @abstractmethod
@@ -116,17 +119,18 @@ class Asker(ABC):
         """Ask, wait, return the answer."""
 
     @abstractmethod
-    def submit(self, rq_type: int, payload: bytes) -> Any:
-        """Ask; what is returned is for `collect`, which is called in the same order."""
+    def submit(self, rq_type: int, payload: bytes) -> SubmittedT:
+        """Ask; the result is to be passed to `collect`, in the same order."""
 
     @abstractmethod
-    def collect(self, submitted: Any) -> bytes:
-        """Wait for the answer to what was submitted."""
+    def collect(self, submitted: SubmittedT) -> bytes:
+        """Wait for the answer to a submitted request."""
 
     def round_trip(self, seconds: float) -> RoundTrips:
         """One request after the other."""
         call = self.call
         times: list[float] = []
+        reply = b""
         asked = perf_counter()
         end = asked + seconds
         while asked < end or not times:
@@ -138,7 +142,7 @@ class Asker(ABC):
         return summary(times)
 
     def in_flight(self, seconds: float, requests: float = math.inf) -> Rate:
-        """`DEPTH` requests under way at a time, until there were `requests` or the time is over."""
+        """`DEPTH` requests under way at a time, until `requests` were made or the time is over."""
         submit, collect = self.submit, self.collect
         answered = 0
         begin = perf_counter()
@@ -148,6 +152,7 @@ class Asker(ABC):
             collect(under_way.popleft())
             answered += 1
             under_way.append(submit(REVERSE, PAYLOAD))
+        reply = b""
         while under_way:
             reply = collect(under_way.popleft())
             answered += 1
@@ -179,7 +184,7 @@ class Asker(ABC):
                 errors.append(error)
             counts.append(count)
 
-        # daemons, so that a process that is told to end does not wait for them
+        # daemons, so that the process can end without waiting for them
         threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(CALLERS)]
         for thread in threads:
             thread.start()
@@ -203,8 +208,8 @@ class Asker(ABC):
 
 
 def repeated(ask: Callable[[], bytes], seconds: float, expected: bytes) -> Rate:
-    """Ask again and again; each answer must have the right length, the last one be right altogether."""
-    count = 0
+    """Ask again and again. Each answer must have the right length; the last one is compared."""
+    count, reply = 0, b""
     begin = now = perf_counter()
     while now < begin + seconds or not count:
         reply = ask()
@@ -217,11 +222,11 @@ def repeated(ask: Callable[[], bytes], seconds: float, expected: bytes) -> Rate:
 
 
 def summary(times: list[float]) -> RoundTrips:
-    """The figures that are shown of many round trips."""
+    """The figures of many round trips."""
     return RoundTrips(statistics.median(times), sorted(times)[len(times) * 99 // 100])
 
 
 def expect(reply: bytes, expected: bytes) -> None:
     """Raise `WrongAnswer` for any other reply."""
     if reply != expected:
-        raise WrongAnswer(f"expected {len(expected)} octets {expected[:20]!r}, got {len(reply)}: {reply[:20]!r}")
+        raise WrongAnswer(f"expected {len(expected)} bytes {expected[:20]!r}, got {len(reply)}: {reply[:20]!r}")

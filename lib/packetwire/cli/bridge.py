@@ -1,4 +1,4 @@
-"""`packetwire bridge`: joins two addresses, and can record what goes over."""
+"""`packetwire bridge`: joins two addresses, and can record the traffic."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
-from packetwire.addresses import StdioAddress
+from packetwire.addresses import Address, StdioAddress
 from packetwire.bridge import DEFAULT_MAX_CLIENTS, Bridge, listens_at
 from packetwire.capture import CaptureError, CaptureWriter
 from packetwire.cli import curve
 from packetwire.cli.addressing import address, check_connectable
-from packetwire.cli.arguments import add_admission_options, check_admission_options, whole_number
+from packetwire.cli.arguments import Commands, add_admission_options, check_admission_options, whole_number
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
 from packetwire.cli.tls import client_ssl_context, server_ssl_context
 
 DESCRIPTION = """
-Passes octets between two addresses, both ways and as they are. At A, if it is unix:PATH (the socket gets mode
+Passes bytes between two addresses, both ways and as they are. At A, if it is unix:PATH (the socket gets mode
 0600), tcp:HOST:PORT (port 0: any that is free), tls:HOST:PORT, zmq+router:ENDPOINT or zmq+pair:ENDPOINT, it
 listens, and connects each client to B by a connection of its own. If A is exec:CMD, ssh:[OPTIONS] HOST CMD or
 stdio:, or with --connect, there is one connection, and the bridge ends with it. When one side ends its direction
 that is passed on, and the other direction goes on; a side that takes nothing stops the other's reading. A client
 for whom B cannot be reached is closed, with a line on standard error. Whoever can reach A can use B: a bridge
 checks nobody, unless A is tls: and there is a --client-ca, or zmq+ and there is a --curve-key.
-With --tap all octets are recorded, with their times, for "packetwire dump" and "packetwire replay"; if FILE is
+With --tap all bytes are recorded, with their times, for "packetwire dump" and "packetwire replay"; if FILE is
 such a record already it is continued. Should writing fail, the relaying goes on without.
 SIGTERM and Ctrl-C end all connections.
 Exit status: 0 after SIGTERM or when the only connection has ended, 1 if it failed, 2 for bad arguments, 130
@@ -37,7 +36,7 @@ after Ctrl-C.
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser("bridge", help="join two addresses", description=DESCRIPTION)
     parser.set_defaults(run=run)
@@ -75,7 +74,7 @@ def add_parser(commands: Any) -> None:
     curve_b.add_argument("--curve-client-key", metavar="FILE", help="our secret key there (default: a new one)")
 
 
-def _check_b(parsed: Any) -> None:
+def _check_b(parsed: Address) -> None:
     if isinstance(parsed, StdioAddress):
         from packetwire.errors import LocalProtocolError
 
@@ -84,11 +83,11 @@ def _check_b(parsed: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Relay until a signal, or the only connection, ends it; returns the exit status."""
+    """Relay until a signal, or the end of the only connection; returns the exit status."""
     if args.connect:
         _check_connect(args)
     with ExitStack() as opened:
-        # first, because it takes standard output away from whoever prints
+        # first, so that a signal while the bridge is being made stops it as soon as it runs
         told, tell = opened.enter_context(stop_signals())
         opened.enter_context(log_shown(args.quiet))
         bridge = opened.enter_context(_make_bridge(args, opened))
@@ -147,13 +146,13 @@ def _open_tap(path: str) -> CaptureWriter:
 
 @contextmanager
 def _stopped_by_signals(bridge: Bridge, told: int, tell: int) -> Iterator[set[int]]:
-    """A thread stops the bridge when a signal comes; the set has those that came."""
+    """A block during which signals stop the bridge; its value is the set of those that came."""
     signals: set[int] = set()
 
     def watch() -> None:
-        while octet := os.read(told, 1)[0]:
-            if octet in STOP_SIGNALS:
-                signals.add(octet)
+        while byte := os.read(told, 1)[0]:
+            if byte in STOP_SIGNALS:
+                signals.add(byte)
                 bridge.stop()
 
     watcher = threading.Thread(target=watch, name="packetwire-watch", daemon=True)
@@ -161,5 +160,5 @@ def _stopped_by_signals(bridge: Bridge, told: int, tell: int) -> Iterator[set[in
     try:
         yield signals
     finally:
-        os.write(tell, b"\0")  # no signal's number
+        os.write(tell, b"\0")  # ends the thread: no signal has that number
         watcher.join()

@@ -12,39 +12,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packetwire.addresses import CONNECT_TIMEOUT, connect_to
+from packetwire.addresses import CONNECT_TIMEOUT, ShipAddress, connect_to
 from packetwire.cli import curve
-from packetwire.cli.addressing import address, check_connectable, seconds
+from packetwire.cli.addressing import add_sync_option, address, check_connectable, seconds
+from packetwire.cli.arguments import Commands
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
 from packetwire.cli.fields import field_values
-from packetwire.cli.named import described, find_service
+from packetwire.cli.named import described, find_service, look_in_current_directory
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
+from packetwire.core.calloptions import CallOptions
 from packetwire.core.engine import MAX_REQUEST_FLAGS, MAX_RQ_TYPE, check_channel
 from packetwire.core.requests import BaseRequest
 from packetwire.core.varint import MAX_UINT
-from packetwire.errors import LocalProtocolError, RequestFailed, RequestTimeout
+from packetwire.errors import DeadlineExceeded, LocalProtocolError, RequestFailed, RequestTimeout
 from packetwire.service import HasPacketConnection
 
 STDIN = "-"
 CLOSE_TIMEOUT = 1.0
-"""Seconds for the peer to end the connection, too, when it has answered."""
+"""Seconds for the peer to end the connection, too, after its answer."""
 
 DESCRIPTION = """
 Sends one request to ADDRESS and writes the payload of the response to standard output, as it is.
 ADDRESS is exec:CMD (a child process), ssh:[OPTIONS] HOST CMD (by the ssh program; an option's value is a word
 of its own), unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, or zmq+dealer:ENDPOINT and zmq+pair:ENDPOINT for a ZMQ ROUTER
-and PAIR, where ENDPOINT is tcp://HOST:PORT or ipc://PATH. TYPE is the request's number. PAYLOAD is taken as
+and PAIR, where ENDPOINT is tcp://HOST:PORT or ipc://PATH. ship:[OPTIONS] HOST:MODULE:NAME sends a service to
+HOST, which needs only Python 3.11 or newer, by ssh, and asks it. TYPE is the request's number. PAYLOAD is taken as
 text; - is standard input. Flags of the response are shown on standard error, if there are any.
 With --module, TYPE may also be the name of a request class, and what follows are the fields of that class, if
-it is a dataclass: FIELD=VALUE for int, float, bool, str and bytes, FIELD:hex=HEX, or FIELD:file=FILE. The
-decoded response is printed: octets as they are, anything else as text.
+it is a dataclass: FIELD=VALUE for int, float, bool, str and bytes, FIELD:hex=HEX, or FIELD:file=FILE. For a
+packetwire.typed.Service TYPE is the name of a method, and a VALUE may be JSON. The decoded response is printed:
+bytes as they are, anything else as text.
 Exit status: 0 if the response is ok, 1 if it is not or the connection fails, 2 for bad arguments, 124 if the
 time is over, 130 after Ctrl-C.
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser("call", help="send one request, print the response", description=DESCRIPTION)
     parser.set_defaults(run=run, late_words="words")
@@ -58,8 +62,8 @@ def add_parser(commands: Any) -> None:
         help="a text, - for standard input, or FIELD=VALUE …",
     )
     payload = parser.add_mutually_exclusive_group()
-    payload.add_argument("--hex", type=hex_octets, metavar="HEX", dest="payload", help="it, in hexadecimal")
-    payload.add_argument("--file", type=file_octets, metavar="FILE", dest="payload", help="it is this file")
+    payload.add_argument("--hex", type=hex_bytes, metavar="HEX", dest="payload", help="it, in hexadecimal")
+    payload.add_argument("--file", type=file_bytes, metavar="FILE", dest="payload", help="it is this file")
     parser.add_argument(
         "--flags",
         type=_number(MAX_REQUEST_FLAGS),
@@ -72,9 +76,28 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--timeout", type=seconds, metavar="SECONDS", help="for connecting and answering (default: no limit)"
     )
-    parser.add_argument("--hex-out", action="store_true", help="print octets in hexadecimal, with a newline")
+    parser.add_argument(
+        "--deadline", type=seconds, metavar="SECONDS", help="the same for the answer, which the far end is told"
+    )
+    parser.add_argument(
+        "--idle-timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="end it if nothing comes for so long",
+    )
+    parser.add_argument("--progress", action="store_true", help="show reports of progress on standard error")
+    parser.add_argument(
+        "--meta", type=_meta, metavar="KEY=VALUE", action="append", default=[], help="metadata; may be repeated"
+    )
+    parser.add_argument("--hex-out", action="store_true", help="print bytes in hexadecimal, with a newline")
     parser.add_argument(
         "--module", metavar="MODULE:NAME", help="a request map, or what `packetwire serve` would serve"
+    )
+    add_sync_option(parser)
+    parser.add_argument(
+        "--ship",
+        metavar="MODULE:NAME",
+        help="with exec:PYTHON: send this service to that Python, which needs nothing else, and ask it",
     )
     add_client_options(parser)
     curve.add_client_options(parser)
@@ -82,39 +105,49 @@ def add_parser(commands: Any) -> None:
 
 @dataclass(frozen=True)
 class Question:
-    """A request to send; `decode`, if its class is known, makes what is printed of the response."""
+    """A request to send. `decode`, if its class is known, decodes the response for printing."""
 
     rq_type: int
     flags: int
     payload: bytes
     name: str | None = None
-    decode: Callable[[int, bytes], Any] | None = None
+    decode: Callable[[int, bytes], object] | None = None
+    fail: Callable[[RequestFailed], Exception] | None = None
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask, print the answer, return the exit status."""
+    if args.ship is not None or isinstance(args.address, ShipAddress):
+        look_in_current_directory()
     connect = connect_to(
         curve.to_connect(args.address, args.curve_server, args.curve_key),
         timeout=_connect_timeout(args.timeout),
         ssl_context=client_ssl_context(args),
         server_name=args.server_name,
+        sync=args.sync,
+        ship=args.ship,
     )
     service: PacketConnection | HasPacketConnection
-    if args.module is None:
+    module = args.module or _shipped_module(args)
+    if module is None:
         service = conn = PacketConnection(connect)
         question = _plain_question(args)
     else:
-        service = _make_service(args.module, connect)
+        service = _make_service(module, connect)
         conn = service.conn
-        question = _typed_question(args, service.conn_rq_class_by_type)
+        question = _typed_question(args, service.conn_rq_class_by_type, module)
     conn.name = str(args.address)
     conn.close_timeout = CLOSE_TIMEOUT
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
     try:
         with service:
-            flags, payload = _ask(conn, question, args.channel, deadline)
+            flags, payload = _ask(conn, question, args.channel, deadline, _options(args))
             _print_answer(question, flags, payload, args.hex_out)
+    except DeadlineExceeded as error:
+        raise CommandFailed(str(error), EXIT_TIMEOUT) from error
     except RequestTimeout as error:
+        if args.timeout is None:
+            raise CommandFailed(str(error), EXIT_TIMEOUT) from error
         asked = question.name or "the request"
         raise CommandFailed(
             f"{conn.name}: no response to {asked} within {args.timeout:g} s", EXIT_TIMEOUT
@@ -124,11 +157,46 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _shipped_module(args: argparse.Namespace) -> str | None:
+    """The service that is sent there, which knows the names of its requests, if the type is such a name."""
+    if args.type[:1].isdigit():
+        return None
+    sent: str | None = args.address.ship.service if isinstance(args.address, ShipAddress) else args.ship
+    return sent
+
+
 def _connect_timeout(timeout: float | None) -> float:
     return CONNECT_TIMEOUT if timeout is None else min(CONNECT_TIMEOUT, max(timeout, 0.001))
 
 
-def _ask(conn: PacketConnection, question: Question, channel: int, deadline: float | None) -> tuple[int, bytes]:
+def _options(args: argparse.Namespace) -> CallOptions:
+    """The options that go with the request."""
+    options: CallOptions = {}
+    if args.deadline is not None:
+        options["deadline"] = args.deadline
+    if args.idle_timeout is not None:
+        options["idle_timeout"] = args.idle_timeout
+    if args.progress:
+        options["on_progress"] = _show_progress
+    if args.meta:
+        options["meta"] = dict(args.meta)
+    return options
+
+
+def _show_progress(payload: bytes) -> None:
+    print(f"progress: {payload.decode(errors='replace')}", file=sys.stderr, flush=True)
+
+
+def _meta(text: str) -> tuple[str, bytes]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"KEY=VALUE is expected, got {text!r}")
+    return key, os.fsencode(value)
+
+
+def _ask(
+    conn: PacketConnection, question: Question, channel: int, deadline: float | None, options: CallOptions
+) -> tuple[int, bytes]:
     """The (flags, payload) of an "ok" response."""
     ok, flags, payload = conn(
         question.rq_type,
@@ -137,14 +205,16 @@ def _ask(conn: PacketConnection, question: Question, channel: int, deadline: flo
         channel=channel,
         label=question.name,
         timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),
+        **options,
     )
     if not ok:
-        raise RequestFailed(flags, payload, question.name or "the request")
+        failure = conn.failure(flags, payload, question.name or "the request")
+        raise failure if question.fail is None else question.fail(failure)
     return flags, payload
 
 
 def _print_answer(question: Question, flags: int, payload: bytes, in_hex: bool) -> None:
-    answer: Any = payload
+    answer: object = payload
     if question.decode is not None:
         with _users_code(f"the response to {question.name} cannot be decoded", EXIT_FAILED):
             answer = question.decode(flags, payload)
@@ -176,7 +246,7 @@ def _plain_question(args: argparse.Namespace) -> Question:
 
 
 def _payload(args: argparse.Namespace) -> bytes | None:
-    """The octets of the payload, if they are given as such."""
+    """The payload, if it is given by an option or by standard input."""
     payload: bytes | None = args.payload
     if payload is not None and args.words:
         raise _usage(f"the payload is given twice: as an option, and as {args.words[0]!r}")
@@ -187,7 +257,7 @@ def _payload(args: argparse.Namespace) -> bytes | None:
     return sys.stdin.buffer.read()
 
 
-def _make_service(name: str, connect: Callable[[], Any]) -> HasPacketConnection:
+def _make_service(name: str, connect: Callable[[], object]) -> HasPacketConnection:
     make = find_service(name, request_handler=None)
     with _users_code(f"{name} failed", EXIT_FAILED):
         service = make(connect)
@@ -196,24 +266,47 @@ def _make_service(name: str, connect: Callable[[], Any]) -> HasPacketConnection:
     return service
 
 
-def _typed_question(args: argparse.Namespace, requests: Mapping[int, type[BaseRequest[Any]]]) -> Question:
-    rq_type, rq_class = _find_request(args.type, requests, args.module)
+def _typed_question(
+    args: argparse.Namespace, requests: Mapping[int, type[BaseRequest[Any]]], module: str
+) -> Question:
+    rq_type, rq_class = _find_request(args.type, requests, module)
     name = rq_class.__name__
     payload = _payload(args)
+    is_typed = hasattr(rq_class, "operation")  # a request of packetwire.typed, which is imported then
+    if is_typed and payload is None:
+        return _by_kinds(args, rq_type, rq_class)
     values = field_values(rq_class, args.words) if payload is None else {}
     with _users_code(f"no {name} can be made of these arguments", EXIT_USAGE):
         request = rq_class(**values) if payload is None else rq_class.from_bytes(payload)
         if args.flags is not None:
             request = rq_class.from_request_payload(args.flags, bytes(request))
-        return Question(rq_type, request.flags, bytes(request), name, request.decode_response_payload)
+        decode, fail = request.decode_response_payload, request.decode_failed_response
+        return Question(rq_type, request.flags, bytes(request), name, decode, fail)
+
+
+def _by_kinds(args: argparse.Namespace, rq_type: int, rq_class: type[BaseRequest[Any]]) -> Question:
+    """The question for a request of `packetwire.typed`."""
+    from packetwire.cli.typedvalues import shown_result, typed_request
+
+    request = typed_request(rq_class, args.words)
+    return Question(
+        rq_type,
+        request.flags if args.flags is None else args.flags,
+        bytes(request),
+        request.operation.name,
+        lambda flags, payload: shown_result(request, payload),
+        request.decode_failed_response,
+    )
 
 
 def _find_request(
     wanted: str, requests: Mapping[int, type[BaseRequest[Any]]], module: str
 ) -> tuple[int, type[BaseRequest[Any]]]:
-    """The request type and class that are meant by a number or a name."""
+    """The request type and class with that number or name."""
     found = [
-        (rq_type, rq_class) for rq_type, rq_class in requests.items() if wanted in (rq_class.__name__, str(rq_type))
+        (rq_type, rq_class)
+        for rq_type, rq_class in requests.items()
+        if wanted in (rq_class.__name__, str(rq_type), getattr(rq_class, "method_name", None))
     ]
     if len(found) == 1:
         return found[0]
@@ -224,7 +317,7 @@ def _find_request(
 
 @contextmanager
 def _users_code(what: str, status: int) -> Iterator[None]:
-    """Whatever it raises ends the command with one line that begins with `what`."""
+    """A block of the user's code: its exceptions end the command with one line that begins with `what`."""
     try:
         yield
     except Exception as error:
@@ -248,7 +341,7 @@ def _channel(text: str) -> int:
 
 
 def _number(high: int) -> Callable[[str], int]:
-    """A number from 0 to `high`, decimal or with 0x."""
+    """The type of a number from 0 to `high`, decimal or with 0x."""
 
     def parse(text: str) -> int:
         try:
@@ -262,16 +355,16 @@ def _number(high: int) -> Callable[[str], int]:
     return parse
 
 
-def hex_octets(text: str) -> bytes:
-    """Octets, in hexadecimal."""
+def hex_bytes(text: str) -> bytes:
+    """The bytes of a hexadecimal string."""
     try:
         return bytes.fromhex(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected pairs of hexadecimal digits, got {text!r:.100}") from None
 
 
-def file_octets(text: str) -> bytes:
-    """What is in a file."""
+def file_bytes(text: str) -> bytes:
+    """The content of a file."""
     try:
         return Path(text).read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The near side of a chunk store: asks, and measures what the answers took."""
+"""The near side of a chunk store: asks, and measures how long the answers took."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ REPLY_TIMEOUT = 30.0
 
 @dataclass
 class Measured:
-    """What one series of requests took."""
+    """The measurements of one series of requests."""
 
     what: str
-    octets: int = 0
+    size: int = 0
+    """Bytes that the requests move, in all."""
     seconds: float = 0.0
     round_trips: list[float] = field(default_factory=list)
-    """Seconds from asking to having the answer, one by one."""
+    """Seconds of each round trip."""
 
     @property
     def median(self) -> float:
-        """The round trip that half of all did not exceed."""
+        """The median round trip."""
         return statistics.median(self.round_trips)
 
     @property
     def p99(self) -> float:
-        """The round trip that 99 % did not exceed."""
+        """The 99th percentile of round trips."""
         return sorted(self.round_trips)[len(self.round_trips) * 99 // 100]
 
 
 class ChunkClient(HasPacketConnection):
     """Asks the chunk store at the other end of `recv_send`.
 
-    `window` is how many requests are under way at a time; `measured` has what each series of them took.
+    `window` is the number of requests under way at a time; `measured` has the measurements of each series.
     """
 
     def __init__(self, recv_send: PacketConnectionRecvSend, *, window: int = 64, **connection: Any) -> None:
@@ -67,13 +68,13 @@ class ChunkClient(HasPacketConnection):
         return replies
 
     def ask_in_flight(
-        self, what: str, requests: Iterable[BaseRequest[ResponseT]], octets: int = 0
+        self, what: str, requests: Iterable[BaseRequest[ResponseT]], size: int = 0
     ) -> Iterator[ResponseT]:
         """Many requests, `window` of them under way at a time; the answers come in order.
 
-        `octets` is what they move in all.
+        `size` is the number of bytes that they move in all.
         """
-        measured = self._measure(what, octets)
+        measured = self._measure(what, size)
         asked: deque[float] = deque()
 
         def noted() -> Iterator[BaseRequest[ResponseT]]:
@@ -87,7 +88,7 @@ class ChunkClient(HasPacketConnection):
             yield reply
         measured.seconds = perf_counter() - begin
 
-    def _measure(self, what: str, octets: int) -> Measured:
-        measured = Measured(what, octets)
+    def _measure(self, what: str, size: int) -> Measured:
+        measured = Measured(what, size)
         self.measured.append(measured)
         return measured

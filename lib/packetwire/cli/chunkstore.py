@@ -1,4 +1,4 @@
-"""A store of chunks, addressed by their SHA-256, as a program that is used over its standard input and output.
+"""A store of chunks, addressed by their SHA-256, as a program that talks over its standard input and output.
 
 The requests are at the top: both sides of the connection use them. `python -m packetwire.cli.chunkstore`
 is the far side.
@@ -16,11 +16,11 @@ from typing import Any, Self
 from packetwire import BaseRequest, ByteStream, HasPacketConnection, stdio
 
 OWN_GROUP = 0
-"""For Popen's `process_group`: a Ctrl-C at the terminal reaches the client alone, which then ends its store."""
+"""The `process_group` of a store: Ctrl-C at the terminal reaches the client only, which then ends its store."""
 
 
 def address_of(data: bytes) -> bytes:
-    """The address of a chunk: its SHA-256 digest, 32 octets."""
+    """The address of a chunk: its SHA-256 digest, 32 bytes."""
     return hashlib.sha256(data).digest()
 
 
@@ -67,7 +67,7 @@ class Get(BaseRequest[bytes]):
 
 @dataclass(frozen=True)
 class Contains(BaseRequest[bool]):
-    """Ask whether there is a chunk at an address; the answer travels in the flags."""
+    """Ask if there is a chunk at an address; the answer is in the flags."""
 
     address: bytes
     inline = True
@@ -88,7 +88,7 @@ class Contains(BaseRequest[bool]):
 
 @dataclass(frozen=True)
 class Length(BaseRequest[int]):
-    """Ask how many chunks there are; the answer is a number of 8 octets, big-endian."""
+    """Ask how many chunks there are; the answer is a number of 8 bytes, big-endian."""
 
     inline = True
 
@@ -110,7 +110,7 @@ REQUESTS: dict[int, type[BaseRequest[Any]]] = {0: Add, 1: Get, 2: Contains, 3: L
 
 
 def store_command(corrupt: bytes | None = None) -> list[str]:
-    """The command that starts a store; `corrupt` as `ChunkStore` has it."""
+    """The command that starts a store; see `ChunkStore` for `corrupt`."""
     argv = [sys.executable, "-m", "packetwire.cli.chunkstore"]
     return argv if corrupt is None else [*argv, "--corrupt", corrupt.hex()]
 
@@ -118,7 +118,7 @@ def store_command(corrupt: bytes | None = None) -> list[str]:
 class ChunkStore(HasPacketConnection):
     """The store itself, in memory, and its connection.
 
-    `corrupt` is the address of a chunk to damage: one octet of it is flipped as it is stored.
+    `corrupt` is the address of a chunk to damage: one byte of it is flipped as it is stored.
     """
 
     def __init__(self, stream: ByteStream, corrupt: bytes | None = None) -> None:
@@ -129,7 +129,7 @@ class ChunkStore(HasPacketConnection):
     def add(self, data: bytes) -> bytes:
         """Store a chunk, return its address."""
         address = address_of(data)
-        self.chunks[address] = _with_flipped_octet(data) if address == self._corrupt else data
+        self.chunks[address] = _with_flipped_byte(data) if address == self._corrupt else data
         return address
 
     def get(self, address: bytes) -> bytes:
@@ -140,7 +140,7 @@ class ChunkStore(HasPacketConnection):
             raise KeyError(f"no chunk at {address.hex()}") from None
 
 
-def _with_flipped_octet(data: bytes) -> bytes:
+def _with_flipped_byte(data: bytes) -> bytes:
     middle = len(data) // 2
     return data[:middle] + bytes((data[middle] ^ 0xFF,)) + data[middle + 1 :]
 
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve a chunk store to the process that started this one, until it ends the connection."""
     parser = argparse.ArgumentParser(prog="python -m packetwire.cli.chunkstore", description=main.__doc__)
     parser.add_argument(
-        "--corrupt", metavar="ADDRESS", type=bytes.fromhex, help="flip an octet of the chunk with this SHA-256"
+        "--corrupt", metavar="ADDRESS", type=bytes.fromhex, help="flip a byte of the chunk with this SHA-256"
     )
     args = parser.parse_args(argv)
     with ChunkStore(stdio(), args.corrupt) as store:

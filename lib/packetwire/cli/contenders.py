@@ -1,8 +1,8 @@
-"""What `packetwire bench` compares; run as a program, one end of one of them.
+"""The contenders of `packetwire bench`; run as a program, one end of one of them.
 
-Such a process is told what to do on a socket of its own, a line of JSON for each command and each answer:
-its standard output stays out of it, and whoever draws a progress bar does so in another process, between
-the measurements. `packetwire.cli.measured` is the other end of that socket.
+Such a process gets its commands over a socket of its own, with a line of JSON for each command and each answer; so
+standard output is not involved, and a progress bar is drawn by another process, between the measurements.
+`packetwire.cli.measured` is the other end of that socket.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from packetwire.addresses import connect_to, parse_address
 from packetwire.cli import curve
@@ -43,23 +43,28 @@ from packetwire.connection import PacketConnection
 from packetwire.core.settings import DEFAULT_HANDLERS
 from packetwire.errors import RequestFailed
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from packetwire.lightresult import LightResult
+
 SERVE, ASK, ASK_ADDRESS = "serve", "ask", "ask-address"
-"""What the process is, as its first argument."""
+"""The role of the process: its first argument."""
 
 USAGE = "usage"
-"""The command that is no method of `Asker`."""
+"""The only command that is not a method of `Asker`."""
 
 Command = list[Any]
-"""What to measure, and the arguments."""
+"""The name of a measurement, and its arguments, as they come from JSON."""
 
 FIRST_ANSWER_TIMEOUT = 30.0
-"""Seconds for a server to show that it is there and the right one."""
+"""Seconds for the first answer of a server, which shows that it is the right one."""
 
 
 # packetwire
 
 
-class PacketwireAsker(Asker):
+class PacketwireAsker(Asker["LightResult"]):
     """Asks over a `PacketConnection`."""
 
     def __init__(self, conn: PacketConnection) -> None:
@@ -68,23 +73,22 @@ class PacketwireAsker(Asker):
     def call(self, rq_type: int, payload: bytes) -> bytes:
         return _payload(self._conn(rq_type, payload))
 
-    def submit(self, rq_type: int, payload: bytes) -> Any:
+    def submit(self, rq_type: int, payload: bytes) -> LightResult:
         return self._conn.submit(rq_type, 0, payload)
 
-    def collect(self, submitted: Any) -> bytes:
+    def collect(self, submitted: LightResult) -> bytes:
         return _payload(submitted())
 
 
-def _payload(response: tuple[bool, int, Any]) -> bytes:
+def _payload(response: tuple[bool, int, bytes]) -> bytes:
     ok, flags, payload = response
     if not ok:
         raise RequestFailed(flags, payload, "a request")
-    octets: bytes = payload
-    return octets
+    return payload
 
 
 @contextmanager
-def _packetwire_asker(recv_fd: int, send_fd: int) -> Iterator[Asker]:
+def _packetwire_asker(recv_fd: int, send_fd: int) -> Iterator[Asker[Any]]:
     with PacketConnection((recv_fd, send_fd)) as conn:
         yield PacketwireAsker(conn)
 
@@ -98,8 +102,8 @@ def _packetwire_server(handlers: int | str) -> Callable[[int, int], None]:
 
 
 @contextmanager
-def _address_asker(address: str, curve_server: str, curve_key: str) -> Iterator[Asker]:
-    """Asks a server at an address; a wrong answer is that of a server which is not meant to be measured."""
+def _address_asker(address: str, curve_server: str, curve_key: str) -> Iterator[Asker[Any]]:
+    """Asks a server at an address. A wrong answer means that it is a server of another kind."""
     target = curve.to_connect(parse_address(address), curve_server or None, curve_key or None)
     with PacketConnection(connect_to(target), address) as conn:
         try:
@@ -115,10 +119,10 @@ def _address_asker(address: str, curve_server: str, curve_key: str) -> Iterator[
 # multiprocessing.connection: messages with a length, and no tags
 
 
-class ConnectionAsker(Asker):
+class ConnectionAsker(Asker[None]):
     """Asks over `multiprocessing.connection`: answers come in order, and callers take turns."""
 
-    def __init__(self, reader: Any, writer: Any) -> None:
+    def __init__(self, reader: Connection, writer: Connection) -> None:
         self._receive, self._send = reader.recv_bytes, writer.send_bytes
         self._turn = threading.Lock()
 
@@ -131,11 +135,10 @@ class ConnectionAsker(Asker):
         self._send(bytes((rq_type,)) + payload)
 
     def collect(self, submitted: None) -> bytes:
-        message: bytes = self._receive()
-        return message
+        return self._receive()
 
 
-def _connections(recv_fd: int, send_fd: int) -> tuple[Any, Any]:
+def _connections(recv_fd: int, send_fd: int) -> tuple[Connection, Connection]:
     from multiprocessing.connection import Connection
 
     if recv_fd == send_fd:
@@ -145,7 +148,7 @@ def _connections(recv_fd: int, send_fd: int) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _connection_asker(recv_fd: int, send_fd: int) -> Iterator[Asker]:
+def _connection_asker(recv_fd: int, send_fd: int) -> Iterator[Asker[Any]]:
     yield ConnectionAsker(*_connections(recv_fd, send_fd))
 
 
@@ -159,17 +162,17 @@ def _serve_connection(recv_fd: int, send_fd: int) -> None:
         writer.send_bytes(answer(message[0], 0, message[1:]))
 
 
-# read and write, and nothing else
+# only read and write
 
 ECHO = b"e" * 20
-"""Stands for a request of 16 octets, and for its answer: all octets the same, wherever a read cuts them."""
+"""In place of a request of 16 bytes, and of its answer: all bytes are equal, so any split by a read will do."""
 UPLOAD = b"u" * len(BULK)
 DOWNLOAD = b"d"
 READ_SIZE = 1 << 16
 
 
-class RawAsker(Asker):
-    """`os.read` and `os.write` in bare loops: the limit. There is nothing that could tell callers apart."""
+class RawAsker(Asker[NoReturn]):
+    """`os.read` and `os.write` in bare loops: the limit. It cannot tell callers apart."""
 
     def __init__(self, recv_fd: int, send_fd: int) -> None:
         self._recv_fd, self._send_fd = recv_fd, send_fd
@@ -177,10 +180,10 @@ class RawAsker(Asker):
     def call(self, rq_type: int, payload: bytes) -> bytes:
         raise NotImplementedError
 
-    def submit(self, rq_type: int, payload: bytes) -> Any:
+    def submit(self, rq_type: int, payload: bytes) -> NoReturn:
         raise NotImplementedError
 
-    def collect(self, submitted: Any) -> bytes:
+    def collect(self, submitted: NoReturn) -> bytes:
         raise NotImplementedError
 
     def round_trip(self, seconds: float) -> RoundTrips:
@@ -197,20 +200,20 @@ class RawAsker(Asker):
         return summary(times)
 
     def in_flight(self, seconds: float, requests: float = math.inf) -> Rate:
-        """One write for each packet; a read takes what is there."""
+        """One write for each packet; a read takes as much as there is."""
         recv_fd, send_fd, read, write = self._recv_fd, self._send_fd, os.read, os.write
-        answered = octets = 0
+        answered = received = 0
         begin = time.perf_counter()
         end = begin + seconds
         for _ in range(DEPTH):
             write(send_fd, ECHO)
         while answered < requests and time.perf_counter() < end:
-            arrived, octets = divmod(octets + len(_read(read, recv_fd)), len(ECHO))
+            arrived, received = divmod(received + len(_read(read, recv_fd)), len(ECHO))
             for _ in range(arrived):
                 write(send_fd, ECHO)
             answered += arrived
-        while octets < DEPTH * len(ECHO):
-            octets += len(_read(read, recv_fd))
+        while received < DEPTH * len(ECHO):
+            received += len(_read(read, recv_fd))
         return Rate(answered + DEPTH, time.perf_counter() - begin)
 
     def up(self, seconds: float) -> Rate:
@@ -223,47 +226,47 @@ class RawAsker(Asker):
     def down(self, seconds: float) -> Rate:
         def download() -> bytes:
             os.write(self._send_fd, DOWNLOAD)
-            _read_octets(self._recv_fd, len(BULK))
+            _read_exactly(self._recv_fd, len(BULK))
             return DOWNLOAD
 
         return repeated(download, seconds, DOWNLOAD)
 
 
 @contextmanager
-def _raw_asker(recv_fd: int, send_fd: int) -> Iterator[Asker]:
+def _raw_asker(recv_fd: int, send_fd: int) -> Iterator[Asker[Any]]:
     yield RawAsker(recv_fd, send_fd)
 
 
 def _serve_raw(recv_fd: int, send_fd: int) -> None:
-    while octets := os.read(recv_fd, READ_SIZE):
-        if octets[:1] == ECHO[:1]:
-            os.write(send_fd, octets)
-        elif octets[:1] == UPLOAD[:1]:
-            _read_octets(recv_fd, len(UPLOAD) - len(octets))
+    while data := os.read(recv_fd, READ_SIZE):
+        if data[:1] == ECHO[:1]:
+            os.write(send_fd, data)
+        elif data[:1] == UPLOAD[:1]:
+            _read_exactly(recv_fd, len(UPLOAD) - len(data))
             os.write(send_fd, UPLOAD[:1])
         else:
             _write_all(send_fd, BULK)
 
 
 def _read(read: Callable[[int, int], bytes], fd: int) -> bytes:
-    octets = read(fd, READ_SIZE)
-    if not octets:
+    data = read(fd, READ_SIZE)
+    if not data:
         raise EOFError("the raw server has ended")
-    return octets
+    return data
 
 
-def _read_octets(fd: int, count: int) -> None:
+def _read_exactly(fd: int, count: int) -> None:
     while count > 0:
-        octets = os.read(fd, len(BULK))
-        if not octets:
+        data = os.read(fd, len(BULK))
+        if not data:
             raise EOFError("the other end of the raw connection has ended")
-        count -= len(octets)
+        count -= len(data)
 
 
-def _write_all(fd: int, octets: bytes) -> None:
-    written = os.write(fd, octets)
-    while written < len(octets):
-        written += os.write(fd, memoryview(octets)[written:])
+def _write_all(fd: int, data: bytes) -> None:
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
 
 
 # all of them
@@ -271,13 +274,13 @@ def _write_all(fd: int, octets: bytes) -> None:
 
 @dataclass(frozen=True)
 class Contender:
-    """One of those that are compared; both its ends get the descriptors to read and to write."""
+    """A contender. Both ends are passed the descriptors to read and to write."""
 
     label: str
     serve: Callable[[int, int], None]
-    ask: Callable[[int, int], AbstractContextManager[Asker]]
+    ask: Callable[[int, int], AbstractContextManager[Asker[Any]]]
     many_callers: bool = True
-    """Whether threads can share the connection."""
+    """True if threads can share the connection."""
 
 
 RAW, CONNECTION, DEFAULT, INLINE = "raw", "multiprocessing", "packetwire", "packetwire-inline"
@@ -295,14 +298,14 @@ CONTENDERS = {
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has used: CPU time in seconds, and resident memory at its highest in KiB."""
+    """The resources that a process has used: CPU time in seconds, and peak resident memory in KiB."""
 
     cpu: float
     peak: int
 
 
 def usage(new_peak: bool = False) -> Usage:
-    """Of this process. With `new_peak` the highest is what is resident now; only Linux has that."""
+    """The usage of this process. With `new_peak` the peak is first reset to the present memory; only on Linux."""
     cpu = time.process_time()
     try:
         if new_peak:
@@ -318,9 +321,9 @@ def usage(new_peak: bool = False) -> Usage:
 def main(argv: Sequence[str]) -> int:
     """Be one end of a contender: `serve` or `ask`, its name and three descriptors, or `ask-address`.
 
-    Behind `ask-address` come the address, a descriptor, and two files for `curve.to_connect`, "" for none. The
-    descriptors are those of the socket for commands, to read and to write. Its end is the end of the process,
-    also in the middle of a measurement: whoever started that may be gone.
+    The arguments of `ask-address` are the address, a descriptor, and two files for `curve.to_connect`, "" for none.
+    The descriptors are the socket for commands, one to read and one to write. The end of that socket is the end of
+    the process, even amid a measurement: the process that started it may be gone.
     """
     role, name, control_fd, *more = argv
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))  # closes what is open
@@ -335,13 +338,13 @@ def main(argv: Sequence[str]) -> int:
         try:
             with asking as asker:
                 _measure(asker, commands, control)
-        except Exception as error:  # whatever it is, the process that asked shall be told
+        except Exception as error:  # whatever it is, the process that asked must get it
             _say(control, {"failed": str(error) or type(error).__name__})
     return 1
 
 
 def _listen(control: socket.socket, obey: Callable[[Command], None]) -> None:
-    """In a thread, which sleeps during a measurement."""
+    """Receive commands, in a thread that sleeps during a measurement."""
     with control.makefile("r", encoding="utf-8") as lines:
         for line in lines:
             obey(json.loads(line))
@@ -349,22 +352,22 @@ def _listen(control: socket.socket, obey: Callable[[Command], None]) -> None:
 
 
 def _told_usage(control: socket.socket) -> Callable[[Command], None]:
-    """For a server, which is asked for nothing else."""
+    """Handles commands of a server, which are all about its usage."""
     return lambda command: _say(control, {"done": dataclasses.asdict(usage(*command[1:]))})
 
 
-def _measure(asker: Asker, commands: queue.SimpleQueue[Command], control: socket.socket) -> NoReturn:
+def _measure(asker: Asker[Any], commands: queue.SimpleQueue[Command], control: socket.socket) -> NoReturn:
     while True:
         command, *arguments = commands.get()
         measurement = usage if command == USAGE else getattr(asker, command)
         _say(control, {"done": dataclasses.asdict(measurement(*arguments))})
 
 
-def _say(control: socket.socket, message: dict[str, Any]) -> None:
+def _say(control: socket.socket, message: dict[str, object]) -> None:
     try:
         control.sendall(json.dumps(message).encode() + b"\n")
     except OSError:
-        pass  # nobody listens any more
+        pass  # the process that asked is gone
 
 
 if __name__ == "__main__":

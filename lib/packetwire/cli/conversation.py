@@ -1,8 +1,8 @@
-"""What is in a capture or a raw packet stream: its packets, each response with its request.
+"""The content of a capture or a raw packet stream: its packets, each response with its request.
 
-A raw packet stream, the octets of one direction without a capture's header, reads as one connection without
-times, of which only the first end's octets are known. Nothing in the file is trusted: what is held while it is
-read has bounds, whatever it says.
+A raw packet stream, the bytes of one direction without a capture's header, is read as one connection without times,
+of which only the first end's bytes are known. Nothing in the file is trusted: everything that is held while it is
+read has bounds.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from packetwire.errors import RemoteProtocolError, StreamTruncated
 STDIN = "-"
 READ_SIZE = 65536
 FIFO_SECONDS = 10.0
-"""Seconds for somebody to open a FIFO for writing."""
+"""Seconds to wait until somebody opens a FIFO for writing."""
 FOLLOW_INTERVAL = 0.1
 """Seconds between two looks at a file that may grow."""
 MAX_CONNECTIONS = 10_000
-"""Connections that are under way at the same moment of a capture."""
+"""Connections that are open at the same time in a capture, at most."""
 MAX_WAITING = 200_000
-"""Requests, of all connections, whose response has not come; beyond it the oldest are forgotten."""
+"""Requests, of all connections, whose response has not come; beyond that the oldest are forgotten."""
 MAX_HELD = 256 << 20
-"""Octets of packets that are not whole, of all connections together."""
+"""Bytes of incomplete packets, of all connections together, at most."""
 QUOTED_TEXT = 300
 
 RAW = 0
-"""The number of the connection that a raw packet stream is; those of captures begin at 1."""
+"""The connection number of a raw packet stream; those of captures begin at 1."""
 OPPOSITE = {Kind.FORTH: Kind.BACK, Kind.BACK: Kind.FORTH}
 
 
 class Asked(NamedTuple):
-    """What is remembered of a request until its response comes."""
+    """A request, as remembered until its response comes."""
 
     time: int
     wire_rq_type: int
 
 
 class Seen(NamedTuple):
-    """A packet; `request` is what a response answers, if that was seen."""
+    """A packet; the `request` of a response, if that was seen."""
 
     connection: int
     time: int
@@ -62,12 +62,12 @@ class Seen(NamedTuple):
 
     @property
     def is_special(self) -> bool:
-        """Whether it is EOF or ERQ."""
+        """True if it is EOF or ERQ."""
         return self.packet.rq_type == 0 and self.packet in (EOF_PACKET, ERQ_PACKET)
 
     @property
     def rq_type(self) -> int | None:
-        """The request type, as calls have it: of the request itself, or of that which is answered."""
+        """The request type, as in calls: of the request itself, or of the one that is answered."""
         if self.packet.rq_type is not None:
             return self.packet.rq_type - 1
         return None if self.request is None else self.request.wire_rq_type - 1
@@ -80,7 +80,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something else that happened to a connection; a `fault` is what a peer must not do."""
+    """Another event of a connection; a `fault` is a violation of the protocol."""
 
     connection: int
     time: int
@@ -92,11 +92,11 @@ class Note:
 @dataclass(slots=True)
 class _Direction:
     serial: int
-    """Of the connection, of which a number in a damaged file may tell nothing."""
+    """A unique number of the connection; numbers in a damaged file need not be unique."""
     decoder: PacketDecoder
     taken: int = 0
     ended: bool = False
-    """Whether nothing more can be decoded."""
+    """True once nothing more can be decoded."""
 
     @property
     def held(self) -> int:
@@ -104,7 +104,7 @@ class _Direction:
 
 
 class Conversations:
-    """Records in, packets and notes out. `faults` counts what peers must not do."""
+    """Records in, packets and notes out. `faults` counts violations of the protocol."""
 
     def __init__(self, max_packet_size: int = DEFAULT_MAX_PACKET_SIZE) -> None:
         self.faults = 0
@@ -116,7 +116,7 @@ class Conversations:
         self._last_time = 0
 
     def add(self, record: Record) -> Iterable[Seen | Note]:
-        """What this record brings. Raises `CommandFailed` where a bound is passed."""
+        """The packets and notes of a record. Raises `CommandFailed` if a bound is passed."""
         self._last_time = record.time
         if record.kind not in OPPOSITE:
             return self._begin_or_leave(record)
@@ -124,18 +124,18 @@ class Conversations:
         direction = directions[record.kind]
         held = direction.held
         found: list[Seen | Note] = []
-        if not record.octets:
+        if not record.data:
             found += self._end(record, direction, "ends its direction")
         elif not direction.ended:
             self._decode(record, direction, found)
         self._held += direction.held - held
         if self._held > MAX_HELD:
-            raise CommandFailed(f"more than {MAX_HELD} octets of packets that do not end", EXIT_FAILED)
+            raise CommandFailed(f"more than {MAX_HELD} bytes of packets that do not end", EXIT_FAILED)
         return found
 
     def _begin_or_leave(self, record: Record) -> Iterator[Note]:
         yield from self._leave(record.connection, record.time)
-        text = shown(record.octets.decode("utf-8", "replace"))
+        text = shown(record.data.decode("utf-8", "replace"))
         if record.kind is Kind.BEGIN:
             self._begin(record.connection)
             yield Note(record.connection, record.time, "+", text)
@@ -143,7 +143,7 @@ class Conversations:
             yield Note(record.connection, record.time, "-", "over" + (f": {text}" if text else ""))
 
     def finish(self) -> Iterator[Note]:
-        """The file ends here."""
+        """The notes at the end of the file."""
         for connection in list(self._under_way):
             yield from self._leave(connection, self._last_time)
 
@@ -161,11 +161,11 @@ class Conversations:
             yield from self._end(Record(kind, connection, when), direction, None)
 
     def _decode(self, record: Record, direction: _Direction, found: list[Seen | Note]) -> None:
-        direction.taken += len(record.octets)
+        direction.taken += len(record.data)
         decoder = direction.decoder
         fault: RemoteProtocolError | None = None
         try:
-            packets = decoder.feed(record.octets)
+            packets = decoder.feed(record.data)
             fault = decoder.fault
         except RemoteProtocolError as error:
             packets, fault = [], error
@@ -179,7 +179,7 @@ class Conversations:
         elif decoder.ended:
             direction.ended = True
             if decoder.trailing:
-                text = f"{len(decoder.trailing)} octets or more behind EOF, which are left out"
+                text = f"{len(decoder.trailing)} bytes or more behind EOF, which are left out"
                 found.append(Note(record.connection, record.time, record.sign, text))
 
     def _see(self, record: Record, packet: Packet, serial: int) -> Seen:
@@ -196,7 +196,7 @@ class Conversations:
         return seen
 
     def _end(self, record: Record, direction: _Direction, text: str | None) -> Iterator[Note]:
-        """Nothing more comes in this direction."""
+        """End a direction: nothing more comes."""
         if not direction.ended:
             direction.ended = True
             try:
@@ -204,13 +204,13 @@ class Conversations:
             except StreamTruncated as error:
                 text = shown(str(error))
             except RemoteProtocolError:
-                pass  # it was told of before
+                pass  # noted before
         if text is not None:
             yield Note(record.connection, record.time, record.sign, text)
 
 
 def shown(text: str) -> str:
-    """A text from elsewhere in one line: nothing in it moves a cursor."""
+    """An untrusted text in one line, with nothing in it that controls a terminal."""
     line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
     return line if len(line) <= QUOTED_TEXT else line[:QUOTED_TEXT] + "…"
 
@@ -219,38 +219,38 @@ def shown(text: str) -> str:
 
 
 class Input:
-    """The records of a file; `is_capture` is known when the first of them is there."""
+    """The records of a file; `is_capture` is right once the first of them was returned."""
 
     def __init__(self, read: Callable[[int], bytes], *, follow: bool = False) -> None:
         self.is_capture = True
-        self.partial_octets = 0
-        """Octets behind the last whole record, at the end."""
+        self.partial_size = 0
+        """Bytes after the last whole record, at the end."""
         self._read = read
         self._follow = follow
 
     def __iter__(self) -> Iterator[Record]:
-        """Raises `CommandFailed` if it is a damaged capture."""
-        octets = self._next()
-        self.is_capture = octets[:1] in (HEADER[:1], b"")
+        """The records. Raises `CommandFailed` if it is a damaged capture."""
+        data = self._next()
+        self.is_capture = data[:1] in (HEADER[:1], b"")
         if not self.is_capture:
-            while octets:
-                yield Record(Kind.FORTH, RAW, 0, octets)
-                octets = self._next()
+            while data:
+                yield Record(Kind.FORTH, RAW, 0, data)
+                data = self._next()
             return
         decoder = CaptureDecoder()
         try:
-            while octets:
-                yield from decoder.feed(octets)
-                octets = self._next()
+            while data:
+                yield from decoder.feed(data)
+                data = self._next()
         except CaptureError as error:
             raise CommandFailed(shown(str(error)), EXIT_FAILED) from None
-        self.partial_octets = decoder.partial_octets
+        self.partial_size = decoder.partial_size
 
     def _next(self) -> bytes:
-        sys.stdout.flush()  # what was found is shown before more is waited for
-        while not (octets := self._read(READ_SIZE)) and self._follow:
+        sys.stdout.flush()  # show the output so far before waiting for more
+        while not (data := self._read(READ_SIZE)) and self._follow:
             time.sleep(FOLLOW_INTERVAL)
-        return octets
+        return data
 
 
 @contextmanager
@@ -262,7 +262,7 @@ def open_input(path: str, *, follow: bool = False) -> Iterator[Input]:
         yield Input(partial(os.read, sys.stdin.fileno()))
         return
     try:
-        # without waiting, as opening a FIFO does until somebody writes into it
+        # O_NONBLOCK, as opening a FIFO waits until somebody opens it for writing
         file = open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise CommandFailed(f"argument FILE: cannot read {path!r}: {error.strerror}", EXIT_USAGE) from None
@@ -276,7 +276,7 @@ def open_input(path: str, *, follow: bool = False) -> Iterator[Input]:
 
 
 def _first_of_fifo(fd: int, path: str, seconds: float | None) -> bytes:
-    """What is written first, or nothing if there is a writer who has not written yet.
+    """The first bytes of a FIFO; none if a writer has opened it and not written yet.
 
     Raises `CommandFailed` if nobody opens it for writing.
     """
@@ -284,10 +284,10 @@ def _first_of_fifo(fd: int, path: str, seconds: float | None) -> bytes:
     said = False
     while True:
         try:
-            if octets := os.read(fd, READ_SIZE):
-                return octets
+            if data := os.read(fd, READ_SIZE):
+                return data
         except BlockingIOError:
-            return b""  # there is a writer, for whom one can wait as for any other
+            return b""  # there is a writer: from now on reading may block
         if deadline is not None and time.monotonic() >= deadline:
             raise CommandFailed(
                 f"argument FILE: nobody has opened the FIFO {path!r} for writing within {seconds:g} s", EXIT_USAGE
@@ -300,7 +300,7 @@ def _first_of_fifo(fd: int, path: str, seconds: float | None) -> bytes:
 
 
 class _Behind:
-    """Reads what was read before, and then what comes."""
+    """Reads the bytes that were read before, and then goes on."""
 
     def __init__(self, first: bytes, read: Callable[[int], bytes]) -> None:
         self._first = first

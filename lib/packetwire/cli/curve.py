@@ -1,7 +1,7 @@
-"""The options of commands that use CURVE with a `zmq+` address, and the address with its keys that they make.
+"""The options of commands that use CURVE with a `zmq+` address, and the address with the keys.
 
-Keys are in files as `zmq.auth.create_certificates` makes them: NAME.key has a public key, NAME.key_secret also
-the secret one.
+Keys are in files as made by `zmq.auth.create_certificates`: NAME.key has a public key, NAME.key_secret the secret
+key as well.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ SERVER_HELP = "the server's public key, which nobody else can have"
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """For a command that connects."""
+    """Add the options of a command that connects."""
     curve = parser.add_argument_group(TITLE)
     curve.add_argument("--curve-server", metavar="FILE", help=SERVER_HELP)
     curve.add_argument("--curve-key", metavar="FILE", help="our secret key (default: a new one)")
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
-    """For a command that serves."""
+    """Add the options of a command that serves."""
     add_server_keys(parser.add_argument_group(TITLE))
 
 
 def add_server_keys(group: argparse._ArgumentGroup) -> None:
-    """The options of `to_serve`."""
+    """Add the options for `to_serve`."""
     group.add_argument("--curve-key", metavar="FILE", help="our secret key; clients need the public one")
     group.add_argument(
         "--curve-clients", metavar="PATH", help="let in only those whose public keys are in this file or directory"
@@ -40,7 +40,7 @@ def add_server_keys(group: argparse._ArgumentGroup) -> None:
 
 
 def to_connect(target: Address, server: str | None, key: str | None) -> Address:
-    """The address with the server's public key and our own key, which are in these files."""
+    """The address with the server's public key and our own key, from these files."""
     if server is None and key is None:
         return target
     if not isinstance(target, ZmqDealerAddress | ZmqPairAddress):
@@ -51,11 +51,11 @@ def to_connect(target: Address, server: str | None, key: str | None) -> Address:
     try:
         return replace(target, curve=CurveClient(_public(server), public, secret))
     except LocalProtocolError as error:
-        raise CommandFailed(f"a key for CURVE is none: {error}", EXIT_USAGE) from None
+        raise CommandFailed(f"invalid key for CURVE: {error}", EXIT_USAGE) from None
 
 
 def to_serve(target: Address, key: str | None, clients: str | None) -> Address:
-    """The address with our own key, which is in this file, and those of the clients, in that file or directory."""
+    """The address with our own key, from a file, and those of the clients, from a file or directory."""
     if key is None and clients is None:
         return target
     if not isinstance(target, ZmqRouterAddress | ZmqPairAddress):
@@ -66,7 +66,7 @@ def to_serve(target: Address, key: str | None, clients: str | None) -> Address:
     try:
         return replace(target, curve=CurveServer(_pair(key)[1], known))
     except LocalProtocolError as error:
-        raise CommandFailed(f"a key for CURVE is none: {error}", EXIT_USAGE) from None
+        raise CommandFailed(f"invalid key for CURVE: {error}", EXIT_USAGE) from None
 
 
 def _key_files(path: str) -> list[str]:
@@ -98,5 +98,5 @@ def _load(path: str) -> tuple[bytes, bytes | None]:
             return load_certificate(path)
     except OSError as error:
         raise CommandFailed(f"cannot read {path!r}: {error.strerror}", EXIT_USAGE) from None
-    except (ValueError, IndexError):  # the latter for a line without a "="
+    except (ValueError, IndexError):  # an IndexError for a line without a "="
         raise CommandFailed(f"there is no key for CURVE in {path!r}", EXIT_USAGE) from None

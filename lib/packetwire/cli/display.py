@@ -1,6 +1,6 @@
-"""What a command shows while it works: with rich on a terminal, as plain lines everywhere else.
+"""The display of a command's progress and results: with rich on a terminal, else as plain lines.
 
-All fits into 80 columns, but for what cannot be broken, such as a long path.
+Everything fits into 80 columns, except for words that cannot be broken, such as a long path.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ LABEL = 12
 QUARTERS = 4
 
 Advance = Callable[[int], None]
-"""Tells a progress display how many more octets are done."""
+"""To be called with the number of further bytes that are done."""
 
 
 class Display(Protocol):
-    """Where a command says what it does."""
+    """The display of a command."""
 
     def title(self, text: str) -> None:
-        """Begin a part: a line that stands out, behind an empty one."""
+        """Begin a part: an empty line, and a line that stands out."""
         ...
 
     def fact(self, label: str, text: str) -> None:
-        """Say one thing."""
+        """Show one fact."""
         ...
 
     def progress(self, label: str, total: int) -> AbstractContextManager[Advance]:
-        """Show how far something of `total` octets has come."""
+        """Show the progress of something with `total` bytes."""
         ...
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -44,7 +44,7 @@ class Display(Protocol):
         ...
 
     def verdict(self, text: str, good: bool) -> None:
-        """Say how it all ended."""
+        """Show the result of it all."""
         ...
 
 
@@ -54,12 +54,12 @@ def open_display() -> Display:
         try:
             return RichDisplay()
         except ImportError:
-            pass  # rich comes with the extra "cli"; the plain lines say the same
+            pass  # rich comes with the extra "cli"; plain lines have the same content
     return PlainDisplay()
 
 
 def megabytes(count: float) -> str:
-    """A number of octets, for a person."""
+    """A number of bytes, for people to read."""
     return f"{count / 1e6:,.1f} MB"
 
 
@@ -113,12 +113,12 @@ def _labelled(label: str, text: str) -> str:
 
 
 class RichDisplay:
-    """Colours and moving bars."""
+    """Colours and progress bars."""
 
     def __init__(self) -> None:
         from rich.console import Console
 
-        # a narrow terminal breaks the lines of a table, which loses nothing; rich would cut the words
+        # soft_wrap: a narrow terminal wraps the lines of a table, while rich would truncate words
         self._console: Console = Console(highlight=False, soft_wrap=True, width=WIDTH)
 
     def title(self, text: str) -> None:

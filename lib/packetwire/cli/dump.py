@@ -1,4 +1,4 @@
-"""`packetwire dump`: the packets of a capture, or of a raw packet stream, for a person to read."""
+"""`packetwire dump`: shows the packets of a capture, or of a raw packet stream."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any
 
 from packetwire.capture import Kind
-from packetwire.cli.arguments import size, whole_number
+from packetwire.cli.arguments import Commands, size, whole_number
 from packetwire.cli.conversation import OPPOSITE, STDIN, Conversations, Input, Note, Seen, open_input, shown
 from packetwire.cli.display import open_display
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.fbspdump import as_fbsp
 from packetwire.core.engine import MAX_RQ_TYPE
-from packetwire.core.packet import EOF_PACKET
+from packetwire.core.frames import FRAME_CHANNEL, Frame, FrameType, decode_frame, decode_meta, decode_reason
+from packetwire.core.hello import CONTROL_CHANNEL, DRAIN, HELLO, PING
+from packetwire.core.packet import EOF_PACKET, Packet
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.varint import MAX_UINT
+from packetwire.errors import RemoteProtocolError
 
 PREVIEW = 32
-"""Octets of a payload that are shown in the line of its packet."""
+"""Bytes of a payload that are shown in the line of its packet, at most."""
 HEX_ROW = 16
 MAX_GROUPS = 1000
-"""Different request types that the summary tells apart; the others are shown as one."""
+"""Request types with a line of their own in the summary, at most; all others share one."""
 SAMPLES = 4096
-"""Latencies of a request type that are kept, chosen at random among all."""
+"""Latencies of a request type that are kept, as a random sample."""
 
 DESCRIPTION = """
 Shows what is in FILE, which "packetwire bridge --tap" or a program with a CaptureWriter has written, or which
-holds the octets of a packet stream as they went over the wire in one direction; - is standard input. Each packet
+holds the bytes of a packet stream as they went over the wire in one direction; - is standard input. Each packet
 is a line: seconds since the first one, the connection, > for the first end's packets and < for the second
 end's, CHANNEL:TAG, and of a response what it answers and after how long. + and - are lines about the connection
 itself, and ! is what a peer must not do.
@@ -41,7 +43,7 @@ damaged, 2 for bad arguments, 130 after Ctrl-C.
 """
 
 DecodePayload = Callable[[Seen], str | None]
-"""What a payload says, in words; None if that is not known, whereupon its octets are shown."""
+"""Describes a payload in words; None if it cannot, and then the bytes are shown."""
 
 
 def _as_text(seen: Seen) -> str | None:
@@ -52,10 +54,10 @@ def _as_text(seen: Seen) -> str | None:
 
 
 DECODERS: dict[str, DecodePayload] = {"text": _as_text, "fbsp": as_fbsp}
-"""By their names for `--decode`: here a protocol adds what it knows of its payloads."""
+"""The choices of `--decode`. A protocol adds its own here."""
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser("dump", help="show the packets of a capture", description=DESCRIPTION)
     parser.set_defaults(run=run)
@@ -107,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
             for happening in happenings:
                 lines.show(happening)
         sys.stdout.flush()
-        if source.partial_octets:
-            print(f"the file ends inside a record, after {source.partial_octets} octets of it", file=sys.stderr)
+        if source.partial_size:
+            print(f"the file ends inside a record, after {source.partial_size} bytes of it", file=sys.stderr)
     return EXIT_FAILED if conversations.faults else 0
 
 
@@ -123,7 +125,7 @@ def _finish(conversations: Conversations) -> Iterator[Note]:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Whether something is to be shown."""
+    """A filter: returns True for packets and notes to be shown."""
 
     connection: int | None
     channel: int | None
@@ -132,7 +134,7 @@ class _Wanted:
 
     @property
     def all(self) -> bool:
-        """Whether everything is."""
+        """True if everything is shown."""
         return self.connection is self.channel is self.tag is self.rq_type is None
 
     def __call__(self, happening: Seen | Note) -> bool:
@@ -152,10 +154,11 @@ class _Wanted:
 
 
 class _Lines:
-    """Prints what happened."""
+    """Prints packets and notes."""
 
     def __init__(self, source: Input, in_hex: bool, decode: DecodePayload | None) -> None:
         self._source = source
+        self._has_agreed = False  # some end has said HELLO, so channel 2 has frames
         self._in_hex = in_hex
         self._decode = decode
         self._first: int | None = None
@@ -186,6 +189,13 @@ class _Lines:
         if seen.is_special:
             return "EOF" if packet == EOF_PACKET else "ERQ"
         of_tag = f"{packet.channel}:{packet.tag}"
+        if packet.is_request and packet.channel == CONTROL_CHANNEL:
+            self._has_agreed = self._has_agreed or seen.rq_type == HELLO
+        if packet.is_request and self._has_agreed and seen.rq_type is not None:
+            if packet.channel == CONTROL_CHANNEL and seen.rq_type in CONTROL_NAMES:
+                return f"{CONTROL_NAMES[seen.rq_type]} {of_tag} {self._payload(seen)}"
+            if packet.channel == FRAME_CHANNEL:
+                return _frame_text(packet, seen.rq_type)
         if packet.is_request:
             what = f"request  {of_tag} type={_type_text(seen)} flags=0x{packet.flags:x}"
             answers = ""
@@ -197,7 +207,7 @@ class _Lines:
 
     def _payload(self, seen: Seen) -> str:
         payload = seen.packet.payload
-        count = f"{len(payload)} octet" + "s" * (len(payload) != 1)
+        count = f"{len(payload)} byte" + "s" * (len(payload) != 1)
         text = _decoded(seen, self._decode)
         if text is not None:
             return f"{count} {shown(text)}"
@@ -213,8 +223,34 @@ def _decoded(seen: Seen, decode: DecodePayload | None) -> str | None:
         return decode(seen)
     except ImportError as error:
         raise CommandFailed(f"--decode needs more: {error}", EXIT_FAILED) from error
-    except Exception as error:  # what a decoder has not thought of is no reason to show nothing
+    except Exception as error:  # an unexpected payload must not end the dump
         return f"not decoded: {type(error).__name__}: {error}"
+
+
+def _frame_text(packet: Packet, kind: int) -> str:
+    """A frame: what it says about which request, and of whom that is."""
+    try:
+        frame = decode_frame(packet.tag, packet.flags, kind, packet.payload)
+        said = _said(frame)
+    except RemoteProtocolError as error:
+        return f"frame that nobody understands: {error}"
+    whose = "the other end's" if frame.of_receiver else "its"
+    return f"{frame.kind.name} of {whose} request {frame.channel}:{frame.tag}{said}"
+
+
+def _said(frame: Frame) -> str:
+    if frame.kind is FrameType.META:
+        meta = decode_meta(frame)
+        left = "" if meta.milliseconds_left is None else f", {meta.milliseconds_left} ms left"
+        wants = "" if meta.progress_interval is None else ", wants progress"
+        return f"{left}{wants}" + (f", {dict(meta.metadata)!r:.100}" if meta.metadata else "")
+    if frame.kind in (FrameType.CANCEL, FrameType.STOP):
+        code, text = decode_reason(frame)
+        return f", code {code}" + (f" {text!r:.100}" if text else "")
+    return f", {len(frame.payload)} bytes" if frame.payload else ""
+
+
+CONTROL_NAMES = {HELLO: "HELLO", PING: "PING", DRAIN: "DRAIN"}
 
 
 def _type_text(seen: Seen) -> str:
@@ -231,10 +267,10 @@ def _milliseconds(nanoseconds: float) -> str:
     return f"{nanoseconds / 1e6:.3f} ms"
 
 
-def _print_hex(octets: bytes) -> None:
-    for offset in range(0, len(octets), HEX_ROW):
-        row = octets[offset : offset + HEX_ROW]
-        text = "".join(chr(octet) if 32 <= octet < 127 else "." for octet in row)
+def _print_hex(data: bytes) -> None:
+    for offset in range(0, len(data), HEX_ROW):
+        row = data[offset : offset + HEX_ROW]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
         print(f"  {offset:08x}  {row.hex(' '):{HEX_ROW * 3 - 1}}  {text}")
 
 
@@ -248,10 +284,10 @@ class _Group:
     requests: int = 0
     answered: int = 0
     refused: int = 0
-    octets: int = 0
-    """Of all payloads, both ways."""
+    size: int = 0
+    """Bytes of all payloads, in both directions."""
     samples: list[int] = field(default_factory=list)
-    """Latencies."""
+    """A sample of the latencies."""
 
     def add_latency(self, latency: int, choose: random.Random) -> None:
         if len(self.samples) < SAMPLES:
@@ -261,16 +297,16 @@ class _Group:
 
 
 class Summary:
-    """Counts packets, and how long responses took, for each channel and request type."""
+    """Counts packets, and the latencies of responses, for each channel and request type."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[Kind, int, int] | None, _Group] = {}
         self._packets = {Kind.FORTH: 0, Kind.BACK: 0}
-        self._octets = {Kind.FORTH: 0, Kind.BACK: 0}
+        self._sizes = {Kind.FORTH: 0, Kind.BACK: 0}
         self._choose = random.Random(0)
 
     def add(self, happening: Seen | Note) -> None:
-        """Count it; faults are printed."""
+        """Count a packet; print a fault."""
         if isinstance(happening, Note):
             if happening.fault:
                 print(f"  connection {happening.connection} ! {happening.sign} {happening.text}")
@@ -279,7 +315,7 @@ class Summary:
         _, channel, _, flags, wire_rq_type, payload = packet
         size = len(payload)
         self._packets[direction] += 1
-        self._octets[direction] += size
+        self._sizes[direction] += size
         if asked is not None:
             group = self._group(OPPOSITE[direction], channel, asked.wire_rq_type - 1)
             group.answered += 1
@@ -290,7 +326,7 @@ class Summary:
             group.requests += 1
         else:
             return
-        group.octets += size
+        group.size += size
 
     def _group(self, asker: Kind, channel: int, rq_type: int) -> _Group:
         key = (asker, channel, rq_type)
@@ -304,11 +340,11 @@ class Summary:
         display = open_display()
         display.fact("connections", str(connections))
         for kind in Kind.FORTH, Kind.BACK:
-            display.fact(chr(kind), f"{self._packets[kind]} packets, {self._octets[kind]} octets of payload")
+            display.fact(chr(kind), f"{self._packets[kind]} packets, {self._sizes[kind]} bytes of payload")
         if self._groups:
             first_end_first = sorted(self._groups, key=lambda key: (key is None, key and (-key[0], *key[1:])))
             display.table(
-                ("requests", "number", "not ok", "no answer", "octets", "median", "p99", "slowest"),
+                ("requests", "number", "not ok", "no answer", "bytes", "median", "p99", "slowest"),
                 [_figures(key, self._groups[key]) for key in first_end_first],
             )
 
@@ -326,4 +362,4 @@ def _figures(key: tuple[Kind, int, int] | None, group: _Group) -> list[str]:
         for part in (0.5, 0.99, 1)
     ]
     no_answer = max(0, group.requests - group.answered)
-    return [name, str(group.requests), str(group.refused), str(no_answer), str(group.octets), *times]
+    return [name, str(group.requests), str(group.refused), str(no_answer), str(group.size), *times]

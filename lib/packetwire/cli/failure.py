@@ -1,11 +1,11 @@
-"""How a command says that it has failed."""
+"""The failure of a command, and its exit statuses."""
 
 from __future__ import annotations
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 124
-"""As `timeout` of the coreutils has it."""
+"""The same as that of `timeout` in coreutils."""
 
 
 class CommandFailed(Exception):

@@ -1,4 +1,4 @@
-"""`packetwire fbsp`: ask a Firebird Butler service who it is, how far away it is, and for one call."""
+"""`packetwire fbsp`: asks a Firebird Butler service for its identity, round trips, or a call; gateways."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import packetwire
-from packetwire.addresses import Address, connect_to
-from packetwire.cli.addressing import address, check_connectable, seconds
-from packetwire.cli.arguments import whole_number
-from packetwire.cli.call import file_octets, hex_octets
+from packetwire.addresses import connect_to
+from packetwire.cli import fbspgateway
+from packetwire.cli.addressing import check_connectable, seconds
+from packetwire.cli.arguments import Commands, whole_number
+from packetwire.cli.call import file_bytes, hex_bytes
 from packetwire.cli.display import open_display
+from packetwire.cli.endpoints import Endpoint, end_at
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
 from packetwire.errors import RequestTimeout
 
 if TYPE_CHECKING:
-    from packetwire.fbsp import ButlerInterface, ServiceClient, ServiceError
+    from packetwire.fbsp import ButlerInterface, ServiceClient, ServiceError, State
 
 STDIN = "-"
 CONNECT_TIMEOUT = 10.0
 PINGS = 10
 CLOSE_TIMEOUT = 1.0
-"""Seconds for the peer of a packet connection to end it, too."""
+"""Seconds for the peer to end a packet connection, too."""
 HIGHEST = 255
-"""The number of an interface, or of an operation."""
+"""The highest number of an interface, or of an operation."""
 AGENT_UID = uuid.UUID("7d3f2c1e-6a0f-4b58-9d3f-0c5f7f3c2a11")
-"""Which program this is, for services."""
+"""The identity of this program, for services."""
 
 ADDRESS = """
 ADDRESS is a ZMQ endpoint, tcp://HOST:PORT or ipc://PATH, as Saturnin's services have one, or a packet stream:
@@ -56,7 +57,7 @@ state of its work is shown on standard error.
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     fbsp = commands.add_parser("fbsp", help="ask a Firebird Butler service", description="Commands for FBSP.")
     subcommands = fbsp.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -73,32 +74,33 @@ def add_parser(commands: Any) -> None:
     frames = parser.add_mutually_exclusive_group()
     frames.add_argument(
         "--hex",
-        type=hex_octets,
+        type=hex_bytes,
         action="append",
         metavar="HEX",
-        dest="octets",
+        dest="frames_as_bytes",
         help="a frame, in hexadecimal; several times",
     )
     frames.add_argument(
         "--file",
-        type=file_octets,
+        type=file_bytes,
         action="append",
         metavar="FILE",
-        dest="octets",
+        dest="frames_as_bytes",
         help="a frame is this file; several times",
     )
     parser.add_argument(
         "--stream", action="store_true", help="data follows the reply, even if that does not announce it"
     )
     parser.add_argument("--hex-out", action="store_true", help="print each frame in hexadecimal, in its own line")
+    fbspgateway.add_parser(subcommands)
 
 
 def _add(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, description: str
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str, description: str
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description)
+    parser = commands.add_parser(name, help=text, description=description)
     parser.set_defaults(run=run)
-    parser.add_argument("address", metavar="ADDRESS", type=_service_address, help="where the service is")
+    parser.add_argument("address", metavar="ADDRESS", type=end_at(check_connectable), help="where the service is")
     parser.add_argument(
         "--timeout",
         type=seconds,
@@ -110,7 +112,7 @@ def _add(
 
 
 def hello(args: argparse.Namespace) -> int:
-    """Show who the service is."""
+    """Show the identity of the service."""
     with _client(args) as client:
         service, peer = client.service, client.service_peer
         display = open_display()
@@ -127,7 +129,7 @@ def hello(args: argparse.Namespace) -> int:
 
 
 def ping(args: argparse.Namespace) -> int:
-    """Show how long round trips take."""
+    """Show the times of round trips."""
     with _client(args) as client:
         times = [client.ping(args.timeout) * 1e3 for _ in range(args.count)]
     display = open_display()
@@ -139,7 +141,7 @@ def ping(args: argparse.Namespace) -> int:
 
 
 def call(args: argparse.Namespace) -> int:
-    """Make one call, write what is answered."""
+    """Make one call, and write the answer."""
     frames = _frames(args)
     with _client(args) as client:
         code = _api_code(client, args.interface, args.operation)
@@ -158,7 +160,7 @@ def call(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _client(args: argparse.Namespace) -> Iterator[ServiceClient]:
-    """A client of the service at the address; what goes wrong is told in one line."""
+    """A client of the service at the address, whose failures become one line."""
     try:
         from packetwire.fbsp import VENDOR_UID, AgentDescriptor, ServiceClient, ServiceError
     except ImportError as error:
@@ -177,7 +179,8 @@ def _client(args: argparse.Namespace) -> Iterator[ServiceClient]:
                 server_name=args.server_name,
             )
             conn = PacketConnection(connect, str(args.address), close_timeout=CLOSE_TIMEOUT)
-            client = ServiceClient.on(conn, agent=agent, timeout=timeout)
+            # pyright does not see that its settings, which are descriptors, are integers
+            client = ServiceClient.on(conn, agent=agent, timeout=timeout)  # pyright: ignore[reportArgumentType]
         with client:
             yield client
     except ServiceError as error:
@@ -187,13 +190,13 @@ def _client(args: argparse.Namespace) -> Iterator[ServiceClient]:
 
 
 def _in_one_line(error: ServiceError) -> str:
-    """What the service has answered: the code, and each description."""
+    """The answer of a service: the code, and each description."""
     name, *descriptions = str(error).splitlines()
     return ": ".join([name, "; caused by ".join(line.partition(" : ")[2] or line for line in descriptions)])
 
 
 def _api_code(client: ServiceClient, interface: int | uuid.UUID, operation: int) -> ButlerInterface:
-    """The operation, as a member of an interface that is known by its identity only."""
+    """The operation, as a member of an interface of which only the identity is known."""
     from packetwire.fbsp import ButlerInterface
 
     for uid, number in client.interfaces.items():
@@ -208,12 +211,12 @@ def _api_code(client: ServiceClient, interface: int | uuid.UUID, operation: int)
         def get_uid(cls) -> uuid.UUID:
             return uid
 
-    define: Any = Interface  # of which an enumeration is made by calling it
-    code: ButlerInterface = define(f"interface {number}", {f"operation_{operation}": operation})(operation)
-    return code
+    # an enumeration without members: to call it makes one that has them
+    define = cast("Callable[[str, dict[str, int]], type[ButlerInterface]]", Interface)
+    return define(f"interface {number}", {f"operation_{operation}": operation})(operation)
 
 
-def _show_state(state: Any) -> None:
+def _show_state(state: State) -> None:
     print(f"state: {state.name}", file=sys.stderr, flush=True)
 
 
@@ -226,11 +229,11 @@ def _write(frame: bytes, in_hex: bool) -> None:
 
 
 def _frames(args: argparse.Namespace) -> list[bytes]:
-    if args.octets and args.frames:
+    if args.frames_as_bytes and args.frames:
         raise CommandFailed(f"the frames are given twice: by an option, and as {args.frames[0]!r}", EXIT_USAGE)
     if list(args.frames).count(STDIN) > 1:
         raise CommandFailed("standard input can be one frame only", EXIT_USAGE)
-    return args.octets or [_frame(word) for word in args.frames]
+    return args.frames_as_bytes or [_frame(word) for word in args.frames]
 
 
 def _frame(word: str) -> bytes:
@@ -239,37 +242,6 @@ def _frame(word: str) -> bytes:
     if sys.stdin is None:
         raise CommandFailed("standard input is closed", EXIT_USAGE)
     return sys.stdin.buffer.read()
-
-
-# kinds of arguments
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """A ZMQ endpoint that a service is bound to."""
-
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
-
-    def client(self, **client: Any) -> ServiceClient:
-        """A client of the service there."""
-        from packetwire.fbsp import ServiceClient
-
-        try:
-            return ServiceClient.connect(self.text, **client)
-        except ImportError as error:
-            raise CommandFailed(f"a ZMQ endpoint needs more: {error}", EXIT_FAILED) from error
-
-
-def _service_address(text: str) -> Endpoint | Address:
-    transport, separator, place = text.partition("://")
-    if not separator or ":" in transport:
-        return address(check_connectable)(text)
-    if transport not in ("tcp", "ipc") or not place:
-        raise argparse.ArgumentTypeError(f"expected tcp://HOST:PORT or ipc://PATH, got {text!r}")
-    return Endpoint(text)
 
 
 def _interface(text: str) -> int | uuid.UUID:

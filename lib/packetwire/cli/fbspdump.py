@@ -1,4 +1,4 @@
-"""FBSP in the packets of a capture: each message in words."""
+"""Describing the FBSP messages in the packets of a capture."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from packetwire.cli.conversation import Seen
 if TYPE_CHECKING:
     from packetwire.fbsp import FBSPMessage
 
-FRAME_OCTETS = 32
-"""Octets of a frame that are shown."""
+FRAME_SHOWN = 32
+"""Bytes of a frame that are shown, at most."""
 FRAMES = 8
-"""Frames of a message that are shown."""
+"""Frames of a message that are shown, at most."""
 
 
 def as_fbsp(seen: Seen) -> str | None:
-    """What the message in a packet says; None if the packet holds none."""
+    """A description of the message in a packet; None if the packet holds none."""
     from packetwire.fbsp.requests import message_of
 
     packet = seen.packet
@@ -69,5 +69,5 @@ def _who(agent: Any, peer: Any) -> str:
 
 
 def _frames(frames: list[bytes]) -> list[str]:
-    shown = [f"{frame[:FRAME_OCTETS]!r}" + "…" * (len(frame) > FRAME_OCTETS) for frame in frames[:FRAMES]]
+    shown = [f"{frame[:FRAME_SHOWN]!r}" + "…" * (len(frame) > FRAME_SHOWN) for frame in frames[:FRAMES]]
     return [f"{len(frames)} frame" + "s" * (len(frames) != 1), *shown, *["…"] * (len(frames) > FRAMES)]

@@ -1,4 +1,4 @@
-"""`packetwire iccp run`: a component under a controller, in the terminal."""
+"""`packetwire iccp run`: runs a component under a controller, in the terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packetwire.cli.addressing import seconds
+from packetwire.cli.arguments import Commands
 from packetwire.cli.display import Display, open_display
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
@@ -24,7 +25,7 @@ READY_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
 
 ENDED, READY, CONFIGURED = 0, 254, 255
-"""Octets that are no signal's number."""
+"""Bytes that are not the number of a signal."""
 
 DESCRIPTION = """
 Starts CMD, a component of ICCP that talks over its standard input and output, and shows what becomes of it: that
@@ -36,7 +37,7 @@ be started, 2 for bad arguments, 130 if it was killed by a second Ctrl-C.
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     iccp = commands.add_parser("iccp", help="run a component of ICCP", description="Commands for ICCP.")
     parser = iccp.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser(
@@ -99,14 +100,14 @@ def read_config(name: str) -> dict[str, Any]:
     except OSError as error:
         raise CommandFailed(f"argument --config: cannot read {name!r}: {error.strerror}", EXIT_USAGE) from error
     except ValueError as error:
-        raise CommandFailed(f"argument --config: {name!r} is no JSON: {error}", EXIT_USAGE) from error
+        raise CommandFailed(f"argument --config: {name!r} is not valid JSON: {error}", EXIT_USAGE) from error
     if not isinstance(config, dict):
-        raise CommandFailed(f"argument --config: {name!r} is no JSON object", EXIT_USAGE)
+        raise CommandFailed(f"argument --config: {name!r} is not a JSON object", EXIT_USAGE)
     return config
 
 
 class Supervision:
-    """A component, and what is shown of it; `failure` is what went wrong first."""
+    """Runs a component and shows its life; `failure` is the first thing that went wrong."""
 
     def __init__(
         self, component: StartedComponent, display: Display, config: dict[str, Any] | None, tell: int
@@ -118,23 +119,23 @@ class Supervision:
         self._tell = tell
 
     def watch(self, told: int) -> list[int]:
-        """Wait until it has ended, stopping it at a signal; returns the signals."""
+        """Wait until the component has ended, stopping it at a signal; returns the signals."""
         watcher = threading.Thread(target=self._watch_life, name="packetwire-watch", daemon=True)
         watcher.start()
         signals: list[int] = []
-        while (octet := os.read(told, 1)[0]) != ENDED:
-            if octet == READY:
+        while (byte := os.read(told, 1)[0]) != ENDED:
+            if byte == READY:
                 self._show_ready()
-            elif octet == CONFIGURED:
+            elif byte == CONFIGURED:
                 self._display.fact("configured", "")
-            elif octet in STOP_SIGNALS:
+            elif byte in STOP_SIGNALS:
                 self._end_it(first=not signals)
-                signals.append(octet)
+                signals.append(byte)
         watcher.join()
         return signals
 
     def _watch_life(self) -> None:
-        """In a thread of its own: wait for what happens to it."""
+        """Wait for the events of the component's life, in a thread of its own."""
         try:
             self.component.wait_ready()
             os.write(self._tell, bytes((READY,)))

@@ -1,4 +1,4 @@
-"""A chunk store that is killed in mid-transfer, and what its client is told."""
+"""A chunk store that is killed amid a transfer, and the errors that its client gets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from packetwire.cli.chunkclient import REPLY_TIMEOUT, ChunkClient
 from packetwire.cli.chunkstore import OWN_GROUP, Add, store_command
 
 REQUESTS_BEFORE = 32
-"""Requests that are answered before it dies."""
+"""Requests that are answered before the store is killed."""
 REQUESTS_IN_FLIGHT = 32
 CHUNK_SIZE = 32 << 10
 
 
 @dataclass
 class Killed:
-    """What became of the requests to a store that was killed."""
+    """The outcome of the requests to a store that was killed."""
 
     submitted: int
     answered: int = 0
@@ -30,11 +30,11 @@ class Killed:
 
 def kill_store() -> Killed:
     """Start a store, kill it by SIGKILL with requests in flight, and collect all results."""
-    with _doomed_store() as process, ChunkClient(process, max_unsent=REQUESTS_IN_FLIGHT * CHUNK_SIZE) as client:
+    with _killable_store() as process, ChunkClient(process, max_unsent=REQUESTS_IN_FLIGHT * CHUNK_SIZE) as client:
         results = [client.conn_submit(_chunk(number)) for number in range(REQUESTS_BEFORE)]
         for result in results:
             result(timeout=REPLY_TIMEOUT)
-        # stopped first, so that what is submitted now is in flight when it dies
+        # stopped first, so that requests submitted now are in flight when it dies
         process.send_signal(signal.SIGSTOP)
         results += [client.conn_submit(_chunk(number)) for number in range(REQUESTS_IN_FLIGHT)]
         process.kill()
@@ -53,8 +53,8 @@ def _chunk(number: int) -> Add:
 
 
 @contextmanager
-def _doomed_store() -> Iterator[subprocess.Popen[bytes]]:
-    """A store that we start ourselves, as we want to kill it; whatever happens it is gone afterwards."""
+def _killable_store() -> Iterator[subprocess.Popen[bytes]]:
+    """A store that we start ourselves, as we want to kill it; it is gone afterwards in any case."""
     process = subprocess.Popen(
         store_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, process_group=OWN_GROUP
     )

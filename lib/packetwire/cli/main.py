@@ -1,4 +1,4 @@
-"""The command line: finds the command, and turns every way to fail into one line and an exit status."""
+"""The command line: finds the command, and turns every failure into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ from packetwire.errors import PacketwireError
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
-COMMANDS = ("demo", "serve", "call", "bench", "bridge", "dump", "replay", "fbsp", "iccp")
+COMMANDS = ("demo", "serve", "call", "bench", "bridge", "dump", "replay", "describe", "fbsp", "iccp")
 
 
 def commands(words: Sequence[str] = ()) -> list[ModuleType]:
-    """Modules with `add_parser(commands)`, which sets `run`: from the arguments to the exit status.
+    """The modules of the commands. Their `add_parser(commands)` sets `run`, which returns the exit status.
 
-    All of them, or only the one that `words` begin with: it starts sooner if the others are not imported.
-    Imported by `main`, so that a Ctrl-C in the meantime ends it as at any other time.
+    All of them, or only the one with which `words` begin: without the others the start is quicker. They are
+    imported by `main`, so that Ctrl-C during the import is handled as at any other time.
     """
     names = [word for word in words[:1] if word in COMMANDS] or COMMANDS
     return [import_module(f"packetwire.cli.{name}") for name in names]
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments: the command does so itself, naming its own help."""
+    """Says in one line what is wrong with the arguments, naming the help of the command concerned."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Until 3.12 Python gives words behind an option to no argument that was content with none.
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # which has overloads
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
+        """Parse, with a workaround: until 3.12 an argument that may be empty gets no words that follow an option.
 
-        The default of `late_words` names the argument that shall have them.
+        The default of `late_words` names the argument that gets them here.
         """
         parsed, rest = super().parse_known_args(args, namespace)
         late_words = self.get_default("late_words")
@@ -56,9 +58,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class ShowVersion(argparse.Action):
-    """In one line, however long that is."""
+    """Shows the version in one line, without wrapping it."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         how = "compiled" if packetwire.compiled is True else f"not compiled: {packetwire.compiled}"
         print(f"packetwire {packetwire.__version__} ({how})")
         parser.exit()
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, return its exit status."""
     _fill_in_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that has no "µ" is no reason to fail
+        sys.stdout.reconfigure(errors="replace")  # do not fail on a terminal that has no "µ"
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, _interrupt_once)
@@ -78,23 +80,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
             if interruptible:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is over, and the exit status stands
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # done: Ctrl-C must not change the exit status
     except KeyboardInterrupt:
         return _failed("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit has nothing to complain about
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit does not fail
         return EXIT_BROKEN_PIPE
     except CommandFailed as failure:
         return _failed(_one_line(str(failure)), failure.status)
     except (PacketwireError, OSError) as error:
-        number = f"[Errno {getattr(error, 'errno', None)}] "  # which says nothing that the text does not
+        number = f"[Errno {getattr(error, 'errno', None)}] "  # which adds nothing to the text
         return _failed(_one_line(str(error).removeprefix(number)), EXIT_FAILED)
 
 
 def _fill_in_standard_streams() -> None:
-    """What is closed leads nowhere: no other file takes its number, and a `print` to it finds no other stream.
+    """Open standard streams that are closed, on /dev/null: no other file gets their numbers, and `print` works.
 
-    `sys.stdin` is left as it is: whoever wants to read it shall know.
+    `sys.stdin` stays None if it is closed, so that commands that want to read it can say so.
     """
     fd = os.open(os.devnull, os.O_RDWR)
     while fd <= 2:
@@ -109,7 +111,7 @@ def _fill_in_standard_streams() -> None:
 def _run(argv: Sequence[str] | None) -> int:
     import logging
 
-    logging.getLogger("packetwire").addHandler(logging.NullHandler())  # what matters comes as an exception
+    logging.getLogger("packetwire").addHandler(logging.NullHandler())  # failures that matter are exceptions
     parser = OneLineParser(prog="packetwire", description="Tagged requests over any bidirectional byte stream.")
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version, and if it is compiled")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -121,7 +123,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _interrupt_once(signum: int, frame: FrameType | None) -> None:
-    """Ctrl-C: what is open is closed within a few seconds, and a second Ctrl-C must not cut that short."""
+    """Handle Ctrl-C once: closing takes a few seconds at most, which a second Ctrl-C must not interrupt."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise KeyboardInterrupt
 
@@ -132,6 +134,6 @@ def _failed(text: str, status: int) -> int:
 
 
 def _one_line(text: str) -> str:
-    """The first line, and the last one: of a child's quoted standard error that is the one that says why."""
+    """The first line and the last one, which in a child's quoted standard error is the one with the reason."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return " ".join(dict.fromkeys([lines[0], lines[-1]])) if lines else "failed"

@@ -1,4 +1,4 @@
-"""The processes that `packetwire bench` measures: started, told what to do, and ended whatever happens.
+"""The processes that `packetwire bench` measures: starts them, sends them commands, and ends them in any case.
 
 Each is `python -m packetwire.cli.contenders` and has a socket for commands. Nothing runs here while it measures.
 """
@@ -23,11 +23,11 @@ from packetwire.cli.contenders import ASK, ASK_ADDRESS, SERVE, USAGE, Usage
 from packetwire.cli.failure import EXIT_FAILED, CommandFailed
 
 LEAVE_WAIT = 10.0
-"""Seconds for a process to leave once it is told to, until SIGKILL; it may have a child to end itself."""
+"""Seconds for a process to exit on request, before SIGKILL; it may have to end a child itself."""
 
 
 class MeasuredProcess:
-    """One of them, as a context manager; `role`, `name`, `fds` and `files` as `contenders.main` has them."""
+    """A measured process, as a context manager. The arguments are those of `contenders.main`."""
 
     def __init__(self, role: str, name: str, fds: Sequence[int] = (), files: Sequence[str] = ()) -> None:
         self._name = name
@@ -60,7 +60,7 @@ class MeasuredProcess:
             self._wait()
         finally:
             if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
+                os.killpg(self._process.pid, signal.SIGKILL)  # not reaped yet, so the pid is still its own
                 self._process.wait()
             self._answers.close()
             self._control.close()
@@ -71,7 +71,7 @@ class MeasuredProcess:
             self._process.wait(LEAVE_WAIT)
 
     def usage(self, *, new_peak: bool = False) -> Usage:
-        """What it has used until now; `new_peak` as `contenders.usage` has it."""
+        """The resources that it has used so far; see `contenders.usage` for `new_peak`."""
         return Usage(**self._ask(USAGE, new_peak))
 
     def round_trip(self, seconds: float) -> RoundTrips:
@@ -82,10 +82,10 @@ class MeasuredProcess:
         """A measurement of `Asker` that results in a rate."""
         return Rate(**self._ask(measurement, *arguments))
 
-    def _ask(self, *command: Any) -> Any:
+    def _ask(self, *command: object) -> Any:
         line = ""
         with suppress(ConnectionError):
-            with suppress(BrokenPipeError):  # it may have said why before it left
+            with suppress(BrokenPipeError):  # it has exited, and may have sent the reason before
                 self._control.sendall(json.dumps(command).encode() + b"\n")
             line = self._answers.readline()
         if not line:

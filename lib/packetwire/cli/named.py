@@ -1,4 +1,4 @@
-"""MODULE:NAME on the command line: found, and made into a service.
+"""Finding MODULE:NAME of the command line, and making a service of it.
 
 NAME is a subclass of `HasPacketConnection`, another callable that takes a `recv_send` and returns one, or a
 request map, `{number: class}`. Modules are looked for in the current directory first, as with `python -m`.
@@ -14,25 +14,29 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import packetwire
 from packetwire.cli.failure import EXIT_USAGE, CommandFailed
 from packetwire.core.requests import BaseRequest
 from packetwire.service import HasPacketConnection
+from packetwire.streams.open import PacketConnectionRecvSend
 
 _PACKAGE = os.path.dirname(packetwire.__file__)
 
-MakeService = Callable[[Any], Any]
-"""From a `recv_send` to a `HasPacketConnection`, or, if it is of the user's making, whatever that returns."""
+MakeService = Callable[[PacketConnectionRecvSend], Any]
+"""Makes a `HasPacketConnection` of a `recv_send`; or any object, if it is a callable of the user's."""
 
 
 def find_service(name: str, **map_options: Any) -> MakeService:
-    """The service that `name`, MODULE:NAME, stands for; `map_options` are used if it is a request map.
+    """The service with the name MODULE:NAME; `map_options` are for a request map.
 
     Raises `CommandFailed`, which says what is wrong with the name or with what it names.
     """
-    found = _find(name)
+    found = find_thing(name)
+    if is_typed_service(found):
+        return _maker_of_sessions(name, found, map_options)
     if isinstance(found, Mapping):
         _check_request_map(name, found)
         return lambda recv_send: HasPacketConnection(recv_send, rq_type_map=found, **map_options)
@@ -49,9 +53,30 @@ def find_service(name: str, **map_options: Any) -> MakeService:
     except TypeError as error:
         raise _wrong(name, f"cannot be called with a recv_send alone: {error}") from error
     except ValueError:
-        pass  # a signature that is not known
+        pass  # the signature is unknown
     make: MakeService = found
     return make
+
+
+def is_typed_service(found: object) -> bool:
+    """True for a subclass, or an object, of `packetwire.typed.Service`: that is imported, if there is one."""
+    module = sys.modules.get("packetwire.typed.service")
+    kind = getattr(module, "Service", None)
+    return kind is not None and (isinstance(found, kind) or (isinstance(found, type) and issubclass(found, kind)))
+
+
+def _maker_of_sessions(name: str, found: Any, options: Mapping[str, Any]) -> MakeService:
+    """All connections share one object of the service."""
+    if "request_handler" in options:  # for a client, which needs no object
+        return lambda recv_send: HasPacketConnection(recv_send, rq_type_map=found.request_map(), **options)
+    service = found
+    if isinstance(found, type):
+        try:
+            service = found()
+        except Exception as error:
+            raise _wrong(name, f"cannot be made without arguments: {described(error)}") from error
+    made: MakeService = service.session
+    return made
 
 
 def _wrong(name: str, what: str) -> CommandFailed:
@@ -62,19 +87,20 @@ def _is_request_class(thing: object) -> bool:
     return isinstance(thing, type) and issubclass(thing, BaseRequest)
 
 
-def _check_request_map(name: str, requests: Mapping[Any, Any]) -> None:
+def _check_request_map(name: str, requests: Mapping[object, object]) -> None:
     for rq_type, rq_class in requests.items():
         if not (type(rq_type) is int and rq_type >= 0 and _is_request_class(rq_class)):
             raise _wrong(
                 name,
-                "is no request map: it must have subclasses of BaseRequest by numbers from 0, "
+                "is not a request map: it must have subclasses of BaseRequest by numbers from 0, "
                 f"and has {rq_type!r}: {rq_class!r:.100}",
             )
     if not requests:
         raise _wrong(name, "is an empty request map")
 
 
-def _find(name: str) -> Any:
+def find_thing(name: str) -> Any:
+    """The object of any kind with the name MODULE:NAME. Raises `CommandFailed`."""
     module_name, colon, path = name.partition(":")
     if not (colon and all(module_name.split(".")) and all(path.split("."))):
         raise CommandFailed(f"expected MODULE:NAME, such as store:Store, got {name!r}", EXIT_USAGE)
@@ -89,14 +115,19 @@ def _find(name: str) -> Any:
     return found
 
 
-def _origin(found: Any) -> str:
+def _origin(found: object) -> str:
     file = getattr(found, "__file__", None)
     return str(file) if file else repr(found)
 
 
-def _import(module_name: str) -> Any:
+def look_in_current_directory() -> None:
+    """Have modules found in the current directory first, unless Python is run in its safe mode."""
     if not sys.flags.safe_path and os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
+
+
+def _import(module_name: str) -> ModuleType:
+    look_in_current_directory()
     try:
         with _prints_to_stderr():
             return importlib.import_module(module_name)
@@ -124,7 +155,7 @@ def described(error: BaseException) -> str:
 
 @contextmanager
 def _prints_to_stderr() -> Iterator[None]:
-    """What a module prints while it is imported must not get between packets, or into a payload."""
+    """A block in which prints go to standard error: they must not get between packets, or into a payload."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:

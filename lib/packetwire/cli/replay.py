@@ -1,4 +1,4 @@
-"""`packetwire replay`: sends the requests of a capture again, and compares the responses."""
+"""`packetwire replay`: repeats the requests of a capture, and compares the responses."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from packetwire.addresses import connect_to
 from packetwire.capture import Kind, Record
 from packetwire.cli import curve
-from packetwire.cli.addressing import address, check_connectable, seconds
-from packetwire.cli.arguments import whole_number
+from packetwire.cli.addressing import add_sync_option, address, check_connectable, seconds
+from packetwire.cli.arguments import Commands, whole_number
 from packetwire.cli.conversation import RAW, Conversations, Note, Seen, open_input
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, CommandFailed
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
 from packetwire.core.engine import FIRST_CHANNEL, MAX_REQUEST_FLAGS
+from packetwire.core.frames import FRAME_CHANNEL
+from packetwire.core.hello import CONTROL_CHANNEL, HELLO
 from packetwire.errors import RequestTimeout
 
+if TYPE_CHECKING:
+    from packetwire.lightresult import LightResult
+
 PREVIEW = 32
-"""Octets of a payload that are shown of each of two that differ."""
+"""Bytes that are shown of each of two payloads that differ, at most."""
 MAX_CONNECTIONS = 100
-"""Connections of the file that are open at the same time."""
+"""Connections of the file that are open at the same time, at most."""
 MAX_UNDER_WAY = 10_000
-"""Requests of one connection that wait for their response, here as in the file."""
+"""Requests of one connection that wait for their response, at most."""
 PATIENCE = 3.0
-"""Seconds without a response after which it is said that one is waited for."""
+"""Seconds without a response after which a message says so."""
 CLOSE_TIMEOUT = 1.0
 """Seconds for the peer to end a connection, too."""
 
@@ -44,7 +49,7 @@ bad arguments, 124 if the time is over, 130 after Ctrl-C.
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser(
         "replay", help="send the requests of a capture again, compare the responses", description=DESCRIPTION
@@ -67,6 +72,7 @@ def add_parser(commands: Any) -> None:
         help="for connecting, and for each response (default: 30)",
     )
     parser.add_argument("--quiet", action="store_true", help="no line for each response that differs")
+    add_sync_option(parser)
     add_client_options(parser)
     curve.add_client_options(parser)
 
@@ -78,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         timeout=max(args.timeout, 0.001),
         ssl_context=client_ssl_context(args),
         server_name=args.server_name,
+        sync=args.sync,
     )
     conversations = Conversations()
     asker = Kind.FORTH if args.end == "first" else Kind.BACK
@@ -98,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_FAILED if replay.different else 0
 
 
-def _open(opened: ExitStack, connect: Callable[[], Any], name: str) -> PacketConnection:
+def _open(opened: ExitStack, connect: Callable[[], object], name: str) -> PacketConnection:
     conn = PacketConnection(connect, name, max_outstanding=MAX_UNDER_WAY, close_timeout=CLOSE_TIMEOUT)
     return opened.enter_context(conn)
 
@@ -113,14 +120,14 @@ def _print_outcome(replay: Replay) -> None:
 
 @dataclass(slots=True)
 class _Under:
-    """A connection of the file, and ours that repeats it; the results are by channel and tag in the file."""
+    """Our connection that repeats one of the file; results are by channel and tag in the file."""
 
     conn: PacketConnection
-    results: dict[tuple[int, int], tuple[int, Any]]
+    results: dict[tuple[int, int], tuple[int, LightResult]]
 
 
 class Replay:
-    """Takes the records of a file, asks, and counts what comes of it."""
+    """Repeats the requests of a file's records, and counts the outcomes."""
 
     def __init__(self, open_conn: Callable[[], PacketConnection], asker: Kind, timeout: float, quiet: bool) -> None:
         self.requests = self.connections = 0
@@ -130,22 +137,30 @@ class Replay:
         self._timeout = timeout
         self._quiet = quiet
         self._under_way: dict[int, _Under] = {}
+        self._agreed: set[int] = set()  # connections in which some end has said HELLO
 
     def take(self, record: Record, conversations: Conversations) -> None:
-        """Do what the packets say that this record completes."""
+        """Process the packets that a record completes."""
         for happening in conversations.add(record):
             if isinstance(happening, Note):
                 if happening.sign == "-":
                     self._close(happening.connection)
-            elif happening.is_special:
+            elif happening.is_special or self._is_for_the_engine(happening):
                 continue
             elif happening.packet.is_request and happening.direction is self._asker:
                 self._ask(happening)
             elif not happening.packet.is_request and happening.direction is not self._asker:
                 self._compare(happening)
 
+    def _is_for_the_engine(self, seen: Seen) -> bool:
+        """A control request or a frame: what the recorded ends have agreed on is nothing to the present ones."""
+        packet = seen.packet
+        if packet.is_request and packet.channel == CONTROL_CHANNEL and seen.rq_type == HELLO:
+            self._agreed.add(seen.connection)
+        return packet.channel in (CONTROL_CHANNEL, FRAME_CHANNEL) and seen.connection in self._agreed
+
     def finish(self) -> None:
-        """The file is at its end."""
+        """Close all connections, at the end of the file."""
         for connection in list(self._under_way):
             self._close(connection)
 
@@ -181,24 +196,24 @@ class Replay:
         rq_type, result = under.results.pop((packet.channel, packet.tag), (0, None)) if under else (0, None)
         if result is None:
             return  # a response without its request
-        now = self._response((packet.channel, packet.tag), result)
+        ok, flags, payload = self._response((packet.channel, packet.tag), result)
+        now = (ok, flags, payload)
         before = (bool(packet.flags & 1), packet.flags >> 1, packet.payload)
-        if tuple(now) == before:
+        if now == before:
             self.same += 1
             return
         self.different += 1
         if not self._quiet:
             where = f"connection {seen.connection}, " * (seen.connection != RAW)
-            print(
-                f"{where}request {packet.channel}:{packet.tag} type={rq_type}: {_differences(before, tuple(now))}"
-            )
+            print(f"{where}request {packet.channel}:{packet.tag} type={rq_type}: {_differences(before, now)}")
 
-    def _response(self, key: tuple[int, int], result: Any) -> Any:
-        """Wait for it. Raises `RequestTimeout`."""
+    def _response(self, key: tuple[int, int], result: LightResult) -> tuple[bool, int, bytes]:
+        """Wait for a response. Raises `RequestTimeout`."""
+        collect: Callable[..., tuple[bool, int, bytes]] = result
         if self._timeout <= PATIENCE:
-            return result(timeout=self._timeout)
+            return collect(timeout=self._timeout)
         try:
-            return result(timeout=PATIENCE)
+            return collect(timeout=PATIENCE)
         except RequestTimeout:
             channel, tag = key
             print(
@@ -207,7 +222,7 @@ class Replay:
                 file=sys.stderr,
                 flush=True,
             )
-            return result(timeout=self._timeout - PATIENCE)
+            return collect(timeout=self._timeout - PATIENCE)
 
     def _wait_uncompared(self, under: _Under, key: tuple[int, int]) -> None:
         _, result = under.results.pop(key)
@@ -222,8 +237,8 @@ class Replay:
             under.conn.close()
 
 
-def _differences(before: tuple[bool, int, bytes], now: tuple[Any, ...]) -> str:
-    """What is not the same of (ok, flags, payload)."""
+def _differences(before: tuple[bool, int, bytes], now: tuple[bool, int, bytes]) -> str:
+    """The differences between two (ok, flags, payload), as a text."""
     found = []
     if now[0] != before[0]:
         found.append("now ok" if now[0] else "now not ok")
@@ -234,5 +249,5 @@ def _differences(before: tuple[bool, int, bytes], now: tuple[Any, ...]) -> str:
     return "; ".join(found)
 
 
-def _quoted(octets: bytes) -> str:
-    return f"{octets[:PREVIEW]!r}" + (f"… ({len(octets)} octets)" if len(octets) > PREVIEW else "")
+def _quoted(data: bytes) -> str:
+    return f"{data[:PREVIEW]!r}" + (f"… ({len(data)} bytes)" if len(data) > PREVIEW else "")

@@ -1,19 +1,23 @@
-"""What commands that run until they are told to stop have in common: the signals, and the log."""
+"""Signals and log of commands that run until they are stopped."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+ENDED = 0
+"""A byte that is not the number of a signal."""
+
 
 @contextmanager
 def stop_signals() -> Iterator[tuple[int, int]]:
-    """A pipe into which signals write their numbers: nothing is interrupted, the thread that reads acts."""
+    """A pipe into which signals write their numbers: nothing is interrupted, the reading thread handles them."""
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)
     replaced = {}
@@ -31,9 +35,30 @@ def stop_signals() -> Iterator[tuple[int, int]]:
         os.close(write_fd)
 
 
+def run_until_signal(wait: Callable[[], object], stop: Callable[[bool], object], told: int, tell: int) -> int:
+    """Until `wait()` returns, call `stop(is_first)` at each signal; returns the number of the first one, or 0.
+
+    `told` and `tell` are the pipe of `stop_signals`.
+    """
+
+    def watch() -> None:
+        wait()
+        os.write(tell, bytes((ENDED,)))
+
+    watcher = threading.Thread(target=watch, name="packetwire-watch", daemon=True)
+    watcher.start()
+    first = ENDED
+    while (byte := os.read(told, 1)[0]) != ENDED:
+        if byte in STOP_SIGNALS:
+            stop(not first)
+            first = first or byte
+    watcher.join()
+    return first
+
+
 @contextmanager
 def log_shown(quiet: bool = False) -> Iterator[None]:
-    """Show on standard error what goes wrong, unless the user's module has set up logging itself."""
+    """Show log records on standard error, unless the user's module has configured logging."""
     logger = logging.getLogger("packetwire")
     if quiet or logging.getLogger().handlers:
         yield

@@ -1,28 +1,25 @@
-"""`packetwire serve`: a service from a module of the user's, for all who come to an address."""
+"""`packetwire serve`: serves a service from a module of the user's at an address."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
-import threading
 from typing import Any
 
+from packetwire.addresses import StdioAddress
 from packetwire.cli import curve
 from packetwire.cli.addressing import address, seconds
-from packetwire.cli.arguments import add_admission_options, check_admission_options, size, whole_number
-from packetwire.cli.failure import EXIT_FAILED, CommandFailed
+from packetwire.cli.arguments import Commands, add_admission_options, check_admission_options, size, whole_number
+from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.named import MakeService, described, find_service
-from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
+from packetwire.cli.running import log_shown, run_until_signal, stop_signals
 from packetwire.cli.tls import add_server_options, server_ssl_context
 from packetwire.core.settings import DEFAULT_DRAIN, DEFAULT_HANDLERS, DEFAULT_MAX_CONNECTIONS, ERROR_DETAILS
 from packetwire.errors import PacketwireError
 from packetwire.listeners import check_listenable
-from packetwire.server import Server, connection_of, serve
-
-SERVER_ENDED = 0
-"""An octet that is no signal's number."""
+from packetwire.server import connection_of, serve
+from packetwire.streams.open import PacketConnectionRecvSend
 
 DESCRIPTION = """
 Serves MODULE:NAME at ADDRESS, to many clients at a time; each gets a service of its own. NAME is a
@@ -33,14 +30,14 @@ tcp://HOST:PORT or ipc://PATH; port *: any that is free), zmq+pair:ENDPOINT (one
 client, the process that started this one).
 Whoever can reach a tcp: address, or a zmq+ address without --curve-key, can use the service: there is no
 authentication and no encryption.
-SIGTERM and Ctrl-C let it end: nobody is accepted any more, the replies that are owed are sent, then the
-connections are closed; a second signal cuts that short.
+SIGTERM and Ctrl-C let it end: nobody is accepted any more, outstanding replies are sent, then the connections are
+closed; a second signal cuts that short.
 Exit status: 0 after SIGTERM or when the client of stdio: has ended, 1 if it failed, 2 for bad arguments or a
 MODULE:NAME that cannot be used, 130 after Ctrl-C.
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser("serve", help="serve a class of yours at an address", description=DESCRIPTION)
     parser.set_defaults(run=run)
@@ -90,6 +87,11 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="standard error gets only what ends the server: no line when it is ready, no failures of handlers",
     )
+    parser.add_argument(
+        "--sync",
+        action="store_true",
+        help="for stdio: as a forced command of sshd: if the client says --sync, have it drop what came before",
+    )
     add_server_options(parser)
     curve.add_server_options(parser)
 
@@ -105,10 +107,14 @@ def handlers(text: str) -> int | str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal, or the only client, ends it; returns the exit status."""
+    """Serve until a signal, or the end of the only client; returns the exit status."""
     make_service = _with_options(find_service(args.service), args.handlers, args.error_detail)
     check_admission_options(args, args.address)
     place = curve.to_serve(args.address, args.curve_key, args.curve_clients)
+    if args.sync:
+        if not isinstance(place, StdioAddress):
+            raise CommandFailed(f"--sync is for stdio:, not for {place}", EXIT_USAGE)
+        place = StdioAddress(sync=True)
     limits: dict[str, Any] = {
         "max_connections": args.max_connections,
         "max_per_address": args.max_per_address,
@@ -123,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     ):
         if not args.quiet:
             print(f"serving {args.service} on {server.address}", file=sys.stderr, flush=True)
-        signum = _serve(server, told, tell)
+        signum = run_until_signal(server.wait, lambda is_first: server.stop(None if is_first else 0), told, tell)
     if server.failure is not None:
         raise CommandFailed(_text_of(server.failure), EXIT_FAILED) from server.failure
     if signum == signal.SIGINT:
@@ -136,9 +142,9 @@ def _text_of(failure: BaseException) -> str:
 
 
 def _with_options(make_service: MakeService, handlers: int | str | None, error_detail: str | None) -> MakeService:
-    """The same service with these options of its connection, where they are given."""
+    """The same service, with these options of its connection if they are given."""
 
-    def make(recv_send: Any) -> Any:
+    def make(recv_send: PacketConnectionRecvSend) -> Any:
         service = make_service(recv_send)
         conn = connection_of(service)
         if handlers is not None:
@@ -148,21 +154,3 @@ def _with_options(make_service: MakeService, handlers: int | str | None, error_d
         return service
 
     return make
-
-
-def _serve(server: Server, told: int, tell: int) -> int:
-    """Wait until the server has ended, stopping it at a signal; that signal's number, or 0."""
-
-    def watch() -> None:
-        server.wait()
-        os.write(tell, bytes((SERVER_ENDED,)))
-
-    watcher = threading.Thread(target=watch, name="packetwire-watch", daemon=True)
-    watcher.start()
-    first = SERVER_ENDED
-    while (octet := os.read(told, 1)[0]) != SERVER_ENDED:
-        if octet in STOP_SIGNALS:
-            server.stop(0 if first else None)
-            first = first or octet
-    watcher.join()
-    return first

@@ -1,4 +1,4 @@
-"""The options of commands that use a `tls:` address, and the `ssl.SSLContext` that they make."""
+"""The options of commands that use a `tls:` address, and the `ssl.SSLContext` made of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """For a command that connects."""
+    """Add the options of a command that connects."""
     tls = parser.add_argument_group("for tls: addresses")
     tls.add_argument("--cafile", metavar="FILE", help="the CAs to trust (default: the system's)")
     tls.add_argument("--server-name", metavar="NAME", help="whom the certificate must be for (default: the host)")
@@ -21,7 +21,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_server_options(parser: argparse.ArgumentParser) -> None:
-    """For a command that serves."""
+    """Add the options of a command that serves."""
     tls = parser.add_argument_group("for tls: addresses")
     _add_own_certificate(tls, "the server's certificate")
     tls.add_argument("--client-ca", metavar="FILE", help="serve only those with a certificate from a CA in there")
@@ -33,7 +33,7 @@ def _add_own_certificate(tls: argparse._ArgumentGroup, what: str) -> None:
 
 
 def client_ssl_context(args: argparse.Namespace) -> SSLContext | None:
-    """What connecting to the address needs; None for the usual, or for another kind of address."""
+    """The context for connecting to the address; None for the default one, or for another kind of address."""
     given = _given(args, "cafile", "cert", "key")
     if not _is_tls(args, given or _given(args, "server_name")) or not given:
         return None
@@ -43,7 +43,7 @@ def client_ssl_context(args: argparse.Namespace) -> SSLContext | None:
 
 
 def server_ssl_context(args: argparse.Namespace) -> SSLContext | None:
-    """What serving at the address needs."""
+    """The context for serving at the address; None for another kind of address."""
     if not _is_tls(args, _given(args, "cert", "key", "client_ca")):
         return None
     if args.cert is None:

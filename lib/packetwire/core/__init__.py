@@ -1,4 +1,4 @@
-"""The pure core: octets in, events out; calls in, octets out.
+"""The pure core: bytes in, events out; calls in, bytes out.
 
 Nothing here reads, writes, waits, starts a thread or looks at a clock.
 """

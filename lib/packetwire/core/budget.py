@@ -28,7 +28,7 @@ class Debtor(Protocol):
 
     @property
     def waits_for_peer(self) -> bool:
-        """Whether only its client can change that."""
+        """True if only its client can change that."""
         ...
 
     @property
@@ -55,9 +55,9 @@ class Budget:
         self.limit = limit
         self.share = max(1, limit // most)
         self.is_pressed = False
-        """Whether a connection is held."""
+        """True while a connection is held."""
         self.was_used = False
-        """Whether a connection held more than its share, since somebody has set this to false."""
+        """True if a connection has held more than its share since this was last set to false."""
         self._pressed = pressed
         self._debtors: dict[Debtor, None] = {}
         self._stalled: dict[Debtor, tuple[int, float]] = {}  # the bytes written, and since when
@@ -81,7 +81,7 @@ class Budget:
         return sum(debtor.owed_bytes for debtor in self.debtors)
 
     def holds(self, owed: int) -> bool:
-        """Whether a connection that holds so much is to begin nothing more."""
+        """True if a connection that holds so much is to begin nothing more."""
         if owed <= self.share:
             return False
         self.was_used = True
@@ -93,13 +93,13 @@ class Budget:
         return True
 
     def is_exhausted(self, owed: int) -> bool:
-        """Whether a connection that holds so much is to keep no further reply, though its handler has run."""
+        """True if a connection that holds so much is to keep no further reply, though its handler has run."""
         return owed > self.share and self.owed_bytes > 2 * self.limit
 
     def look(self, now: float) -> list[Debtor]:
         """While it `is_pressed`, from time to time: the connections that are to be ended.
 
-        When there is room again it is not pressed any more; then those that were held can go on.
+        Once there is room again it is not pressed any more; then those that were held can go on.
         """
         if self.owed_bytes <= self.limit:
             self.is_pressed = False

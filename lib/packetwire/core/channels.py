@@ -1,4 +1,4 @@
-"""Who serves which channel of a connection, and the one way in for what is more than a request handler.
+"""The handlers of a connection's channels, and the one way in for more than a request handler.
 
 Channel 0 belongs to the connection's `request_handler`. Any other has a handler of its own, or a *receiver*, which
 is attached: it gets all that happens on its channel, in the order of the wire, one event at a time.
@@ -31,14 +31,17 @@ class ChannelHandler(Protocol):
 RequestHandler = PlainHandler | ChannelHandler
 
 Receiver = Callable[[Event], HandlerResult]
-"""What it returns for a `RequestReceived` is the answer, as a handler's; for other events it means nothing."""
+"""Its result for a `RequestReceived` is the answer, as a handler's; for other events it means nothing."""
+
+Quick = Callable[[ResponseReceived], bool]
+"""Deals with what some responses mean, in whichever thread reads; false for all others, which the receiver gets."""
 
 
 class Weak:
     """Calls what a connection was given, and does not keep it alive.
 
-    What drives an open connection has nothing else of it: else a connection would never be collected whose handler
-    is a method of the object that has the connection, and nobody could see that it was dropped.
+    The driver of an open connection has nothing else of it: else a connection would never be collected whose
+    handler is a method of the object that has the connection, and nobody could see that it was dropped.
     """
 
     __slots__ = ("function",)
@@ -54,7 +57,7 @@ class Weak:
 
     @property
     def func(self) -> Any:
-        """What is called; None if that is gone."""
+        """The function that is called; None if it is gone."""
         return self.function()
 
 
@@ -84,6 +87,16 @@ class WeakReceiver(Weak):
         return None
 
 
+class WeakQuick(Weak):
+    """Calls what deals with some responses."""
+
+    __slots__ = ()
+
+    def __call__(self, event: ResponseReceived) -> bool:
+        quick = self.function()
+        return quick is not None and bool(quick(event))
+
+
 class WeakObserver(Weak):
     """Calls a function that sees everything and answers nothing."""
 
@@ -111,6 +124,10 @@ class Channels:
         """Channel -> its handler, as it is called: one that has a parameter `channel` gets it."""
         self.receivers: dict[int, Receiver] = {}
         """Channel -> what was attached to it."""
+        self.quick: dict[int, Quick] = {}
+        """Channel -> what deals with some of its responses."""
+        self.unhurried: dict[int, Receiver] = {}
+        """Those of the receivers that have nothing quick: all that comes for them is for threads of ours."""
         for channel, handler in (handlers or {}).items():
             if channel == 0:
                 raise LocalProtocolError("channel 0 is served by request_handler, not by channels")
@@ -123,7 +140,9 @@ class Channels:
     def __bool__(self) -> bool:
         return bool(self.handlers or self.receivers)
 
-    def attach(self, channel: int, receiver: Receiver, *, weakly: bool = False) -> Receiver:
+    def attach(
+        self, channel: int, receiver: Receiver, *, quick: Quick | None = None, weakly: bool = False
+    ) -> Receiver:
         """Have `receiver` serve a channel; raises `LocalProtocolError` if that is reserved, or served already.
 
         Returns what is called: itself, or a `WeakReceiver`.
@@ -134,11 +153,17 @@ class Channels:
         if channel not in self.handlers:
             called = self.receivers.setdefault(channel, WeakReceiver(receiver) if weakly else receiver)
             if (called.func if isinstance(called, WeakReceiver) else called) is receiver:
+                if quick is None:
+                    self.unhurried[channel] = called
+                else:
+                    self.quick[channel] = WeakQuick(quick) if weakly else quick
                 return called
         raise LocalProtocolError(f"channel {channel} is served already")
 
     def detach(self, channel: int) -> Receiver | None:
         """The requests of a channel are refused from here on; returns what was called, None if nothing was."""
+        self.quick.pop(channel, None)
+        self.unhurried.pop(channel, None)
         return self.receivers.pop(channel, None)
 
     def _check(self, channel: int, served_by: Any, what: str) -> None:
@@ -156,6 +181,7 @@ class Receiving:
 
     def __init__(self, channels: Channels, run: Callable[[Event, Receiver], object]) -> None:
         self._receivers = channels.receivers
+        self._quick = channels.quick
         self._run = run
         self._waiting: deque[tuple[Event, Receiver]] = deque()
         self._turn = deque([None])  # held by whoever runs receivers: popped in one step, so no lock is needed
@@ -174,9 +200,61 @@ class Receiving:
             receiver = self._receivers.get(event.channel)
             if receiver is None:
                 return False
+            if not self._waiting and self._turn:
+                return self._run_now(event, receiver)
             self._waiting.append((event, receiver))
         else:
-            self._waiting.extend((event, receiver) for receiver in list(self._receivers.values()))
+            self.postpone_for_all(event)
+        self.run()
+        return True
+
+    def _run_now(self, event: Event, receiver: Receiver) -> bool:
+        """The usual case: nothing waits, and no other receiver runs."""
+        try:
+            self._turn.pop()
+        except IndexError:  # now one does
+            self._waiting.append((event, receiver))
+        else:
+            try:
+                self._run(event, receiver)
+            finally:
+                self._turn.append(None)
+        if self._waiting:
+            self.run()
+        return True
+
+    def give_quickly(self, event: ResponseReceived) -> bool:
+        """Have a response dealt with at once, if that can be done in any thread, and it is its turn."""
+        quick = self._quick.get(event.channel)
+        if quick is None or self._waiting:
+            return False
+        try:
+            self._turn.pop()
+        except IndexError:
+            return False
+        try:
+            return quick(event)
+        finally:
+            self._turn.append(None)
+
+    def postpone(self, event: RequestReceived | ResponseReceived) -> bool:
+        """Leave an event to `run`, which the caller has called by another thread; false if nobody gets it."""
+        receiver = self._receivers.get(event.channel)
+        if receiver is not None:
+            self._waiting.append((event, receiver))
+        return receiver is not None
+
+    def postpone_for_all(self, event: Event) -> None:
+        """The same, of an event that is about all channels."""
+        self._waiting.extend((event, receiver) for receiver in list(self._receivers.values()))
+
+    @property
+    def is_behind(self) -> bool:
+        """True if events wait, and nobody may be about to give them to their receivers."""
+        return bool(self._waiting)
+
+    def run(self) -> None:
+        """Give those that wait to their receivers, unless another thread does."""
         while self._waiting:  # again: one may have been added just before the turn was given up
             try:
                 self._turn.pop()
@@ -186,7 +264,6 @@ class Receiving:
                 self._run_waiting()
             finally:
                 self._turn.append(None)
-        return True
 
     def _run_waiting(self) -> None:
         while self._waiting:
@@ -201,13 +278,16 @@ def bound_to_channel(handler: RequestHandler, channel: int) -> PlainHandler:
 
 
 def takes_channel(handler: Any) -> bool:
-    """Whether a handler has a parameter `channel` behind the usual three."""
+    """True if a handler has a parameter `channel` behind the usual three."""
     while isinstance(handler, partial):
         if "channel" in handler.keywords:
             return False
         handler = handler.func
-    while isinstance(handler, FunctionType | MethodType) and hasattr(handler, "__wrapped__"):
-        handler = handler.__wrapped__
+    while isinstance(handler, FunctionType | MethodType):
+        wrapped = getattr(handler, "__wrapped__", None)
+        if wrapped is None:
+            break
+        handler = wrapped
     code = _code_of(handler)
     if code is None:
         return False

@@ -1,4 +1,4 @@
-"""One connection without its stream: octets in, events out; calls in, octets out.
+"""One connection without its stream: bytes in, events out; calls in, bytes out.
 
 Strategy: the engine does no I/O, holds no lock and knows no time but what it is told. Bytes to send pile up
 inside until the owner takes a batch (`data_to_send`) and reports it as written (`data_sent`), because a reply
@@ -7,8 +7,8 @@ counts against the peer's allowance until it is written.
 Threads may call it at the same time, without a lock: one that receives, one that takes what is to be sent, and
 any number that ask, answer or end. That rests on CPython's global lock. A single step of a dict or list is one
 step for all threads, and so is `self.number += n` where `n` is a local variable, as no thread switch and no signal
-handler comes between its instructions. Who claims a request takes it out of its dict in one step. What needs more
-than one step is either done again where it may have come too late (`_ordered`), or in an order in which any
+handler comes between its instructions. A request is claimed by taking it out of its dict, in one step. Work of
+more than one step is either done again where it may have come too late (`_ordered`), or in an order in which any
 interruption is harmless; comments say which.
 
 Each side numbers its own requests, per channel, upwards from 2, and keeps only those that wait for an
@@ -18,18 +18,21 @@ dropped; so no history is kept.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Container, Iterator
 from itertools import count
 from typing import Any
 
 from packetwire.core.budget import Budget
+from packetwire.core.capabilities import MARK, Capabilities
+from packetwire.core.control import Control
 from packetwire.core.events import Event, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
+from packetwire.core.frames import FRAME_CHANNEL, FrameType, Meta, encode_frame, encode_meta
+from packetwire.core.hello import CONTROL_CHANNEL, DRAIN, MAX_REASON, PING, Feature, encode_drain
 from packetwire.core.packet import (
     EOF_PACKET,
     ERQ_PACKET,
     FLAG_REQUEST,
-    MAX_HEAD_OCTETS,
+    MAX_HEAD_BYTES,
     check_payload,
     check_uint,
     head_tail,
@@ -39,10 +42,12 @@ from packetwire.core.packetcodec import EOF_FIELDS, ERQ_FIELDS, Fields, Key, Pac
 from packetwire.core.packets import packet_of
 from packetwire.core.packing import packed
 from packetwire.core.refusals import refuse
+from packetwire.core.requestcontext import RequestContext
 from packetwire.core.settings import DEFAULT_MAX_OUTSTANDING as DEFAULT_MAX_OUTSTANDING
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.state import TRANSITIONS, Act, Half
-from packetwire.core.varint import MAX_UINT, MAX_VARINT_OCTETS, BytesLike, decode_varint
+from packetwire.core.statuses import UNKNOWN_STATUS, Status, StatusCode
+from packetwire.core.varint import MAX_UINT, MAX_VARINT_BYTES, BytesLike, decode_varint
 from packetwire.errors import (
     ChildExited,
     ConnectionEnded,
@@ -52,7 +57,9 @@ from packetwire.errors import (
     PeerClosed,
     RemoteProtocolError,
     StreamTruncated,
+    copy_of,
     ended_by,
+    never_sent,
 )
 
 FIRST_TAG = 2
@@ -66,8 +73,8 @@ MAX_REQUEST_FLAGS = MAX_UINT >> 2
 MAX_RESPONSE_FLAGS = MAX_UINT >> 3
 MAX_RQ_TYPE = MAX_UINT - 1
 
-MAX_FIELDS = MAX_HEAD_OCTETS - MAX_VARINT_OCTETS
-"""Octets of a packet that are neither its length field nor payload, at most; mostly there are 3 or 4."""
+MAX_FIELDS = MAX_HEAD_BYTES - MAX_VARINT_BYTES
+"""Bytes of a packet that are neither its length field nor payload, at most; mostly there are 3 or 4."""
 
 END_GRACE = 1.0
 """Seconds for the stream to end by itself, and so say why, after a write failed or a child exited."""
@@ -76,11 +83,12 @@ JOIN_LIMIT = 16384
 """Up to this size a payload is copied behind its head; above, both are sent as they are."""
 
 MAX_TAILS = 256
-"""Combinations of channel, flags and request type whose octets are kept."""
+"""Combinations of channel, flags and request type whose bytes are kept."""
 
 NO_HANDLER = b"no request handler"
 REQUESTS_ENDED = b"requests no longer allowed"
-TOO_MUCH_FOR_ALL = b"too much to do: all clients together wait for too many octets"
+DRAINING = b"draining: no more requests are begun"
+TOO_MUCH_FOR_ALL = b"too much to do: all clients together wait for too many bytes"
 NOT_DONE = b"the connection was closed before this request was done"
 NOT_BEGUN = b"the peer is ending the connection, this request was not begun"
 ENDINGS = (NOT_DONE, NOT_BEGUN)
@@ -98,6 +106,10 @@ _NOBODY = object()
 
 _new_event: Any = tuple.__new__
 """As the class itself, without its check of the arguments."""
+
+
+def _set_response(waiter: Any, ok: bool, flags: int, payload: bytes) -> None:
+    waiter.set_response(ok, flags, payload)
 
 
 def _request_event(packet: Fields) -> RequestReceived:
@@ -127,15 +139,16 @@ class ConnectionEngine:
     """The protocol state of one connection.
 
     `accepts_requests`: whether there is anyone to answer the peer's requests on channel 0, and `channels`: which
-    others are served, asked for each request (None: all that are not reserved, if `accepts_requests`). What nobody
-    serves is refused, unless it is `observed`: then it is received all the same, and the owner refuses what no
-    observer took, with `not_served`.
+    others are served, asked for each request (None: all that are not reserved, if `accepts_requests`). A request
+    that nobody serves is refused, unless it is `observed`: then it is received all the same, and the owner refuses
+    what no observer took, with `not_served`.
     `max_outstanding`: our requests without an answer. `max_inbound`, `max_inbound_octets`: the peer's
-    requests, and the octets of their payloads, whose reply is not written yet; past either a request is
+    requests, and the bytes of their payloads, whose reply is not written yet; past either a request is
     refused with an answer. `max_refusals`: refusals that the peer has not taken; past it the connection
-    ends. `max_packet_size`: octets of a packet after its length field, both ways: its fields
+    ends. `max_packet_size`: bytes of a packet after its length field, both ways: its fields
     and its payload, which can always have `MAX_FIELDS` fewer. `half_close`: the end of the
-    stream between two packets says what ERQ and EOF say.
+    stream between two packets says what ERQ and EOF say. `capabilities`: what is known of the peer, and is to be
+    said of this end; without it nothing of that kind is sent or understood.
     """
 
     def __init__(
@@ -150,6 +163,7 @@ class ConnectionEngine:
         channels: Container[int] | None = None,
         observed: bool = False,
         half_close: bool = False,
+        capabilities: Capabilities | None = None,
     ) -> None:
         self.accepts_requests = accepts_requests
         if channels is None:
@@ -157,9 +171,10 @@ class ConnectionEngine:
         self.channels = channels
         self.observed = observed
         self.max_packet_size = max_packet_size
-        self.max_outstanding = max_outstanding
-        self.max_inbound = max_inbound
-        self.max_inbound_octets = max_inbound_octets
+        # these are machine integers where this is compiled
+        self.max_outstanding = min(max_outstanding, MAX_UINT)
+        self.max_inbound = min(max_inbound, MAX_UINT)
+        self.max_inbound_octets = min(max_inbound_octets, MAX_UINT)
         self.max_refusals = max_refusals
         self.half_close = half_close
         self.ours = _OPEN
@@ -173,33 +188,51 @@ class ConnectionEngine:
         self.late_responses = 0
         """Responses that came after their caller had given up."""
         self.unsent_octets = 0
-        """Octets not yet reported as written."""
+        """Bytes not yet reported as written."""
         self.octets_wanted = 0
-        """The octets missing from the packet that is arriving, 0 if unknown: a hint for the next read."""
+        """The bytes missing from the packet that is arriving, 0 if unknown: a hint for the next read."""
         self.decoder = PacketReader(max_packet_size)
-        self._roomy = max_packet_size - MAX_FIELDS  # a payload up to this size always fits
-        self._tags: dict[int, count[int]] = {}
-        self._next_tags: dict[int, int] = {}
+        self._join_limit = JOIN_LIMIT
+        self._roomy = min(max_packet_size, MAX_UINT) - MAX_FIELDS  # a payload up to this size always fits
+        self._peer_takes = MAX_UINT  # bytes of a packet behind its length field, as far as the peer has said
+        self._tags = count(FIRST_TAG)
+        self._next_tag = FIRST_TAG
+        self._tags_of: dict[int, count[int]] = {}  # of the channels but 0
+        self._next_tags_of: dict[int, int] = {}
         self._request_tails: dict[tuple[int, int, int], bytes] = {}
         self._usual_tails: dict[int, bytes] = {}  # of requests without channel and flags, by their type
         self.waiters: dict[Key, Any] = {}
         """Our requests that have no answer yet, and who waits for each."""
-        self._inbound: dict[Key, int] = {}  # request not answered -> octets of its payload
-        self._inbound_octets = 0
-        self.unsent: deque[bytes] = deque()
-        """What is to be taken by `data_to_send`; for others to see whether there is anything."""
+        self.deliver: Callable[[Any, bool, int, bytes], object] = _set_response
+        """Gives a waiter its response, in `receive_to`; by its `set_response`."""
+        self._inbound: dict[Key, int] = {}  # request not answered -> bytes of its payload
+        self._inbound_bytes = 0
+        self.unsent: list[bytes] = []
+        """Packets for `data_to_send`; others may look whether there are any."""
         self._erq_taken = self._eof_taken = False
         self._unsent_replies = self._unsent_refusals = 0  # of these, in _unsent
-        self._batch_octets = self._batch_replies = self._batch_refusals = 0  # taken and not reported yet
+        self._batch_bytes = self._batch_replies = self._batch_refusals = 0  # taken and not reported yet
         self.deadline: float | None = None
-        """When `tick` has something to do, unless all has ended."""
+        """The time at which `tick` has something to do, unless all has ended."""
         self._expected: ConnectionEnded | None = None
         self.budget: Budget | None = None
         """The bound for all connections of a server."""
         self._ending = False  # EOF follows as soon as every reply owed is on its way
+        self._ends_when_drained = False  # as soon as the peer has answered that it asks no more
         self._winding_down = False  # the same, with ERQ, as soon as nothing that was begun is left
         self._not_begun: dict[Key, None] = {}  # of _inbound, those that came since then
         self._given_up: dict[Key, bytes] = {}  # how the peer answered what it will never do
+        self.now = 0.0
+        """The time of what is received, as the owner last said: seconds of a monotonic clock."""
+        self.barred: PacketwireError | None = None
+        """Why no requests of ours are sent, though nothing has ended."""
+        self.drained: bytes | None = None
+        """Once the peer knows that it shall ask no more: the text of the refusal if it does."""
+        self.control = None if capabilities is None else Control(capabilities)
+        """Serves the channels between 0 and `FIRST_CHANNEL`; None if these are only reserved."""
+        self.contexts: dict[Key, RequestContext] = {} if self.control is None else self.control.contexts
+        """The peer's requests without a reply of which it has said more than the request."""
+        self._needs_mark = self._negotiates = capabilities is not None
 
     # what there is to know
 
@@ -215,13 +248,13 @@ class ConnectionEngine:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more request of ours fits within `max_outstanding`."""
+        """True while one more request of ours fits within `max_outstanding`."""
         return len(self.waiters) < self.max_outstanding
 
     @property
     def may_request(self) -> bool:
-        """Whether `request` can be called at all."""
-        return self.ours is _OPEN and self.ended is None and self.send_failure is None
+        """True while `request` can be called at all."""
+        return self.ours is _OPEN and self.ended is None and self.send_failure is None and self.barred is None
 
     @property
     def overdue(self) -> bytes:
@@ -230,15 +263,15 @@ class ConnectionEngine:
             return TOO_MUCH_FOR_ALL
         if self.unsent_octets <= self.max_inbound_octets:
             return b""
-        return b"too much to do: %d octets wait to be written" % self.unsent_octets
+        return b"too much to do: %d bytes wait to be written" % self.unsent_octets
 
     @property
     def owed_bytes(self) -> int:
         """Bytes of requests without a reply, of what is not written, and of the packet that is arriving."""
-        return self._inbound_octets + self.unsent_octets + self.decoder.bytes_kept
+        return self._inbound_bytes + self.unsent_octets + self.decoder.bytes_kept
 
     def is_held(self, max_unsent: int, more: int = 0) -> bool:
-        """Whether no handler is to be started: this connection, or all of its server, hold too much.
+        """True if no handler is to be started: this connection, or all of its server, hold too much.
 
         `more` are bytes of replies that are on their way here.
         """
@@ -254,12 +287,12 @@ class ConnectionEngine:
 
     @property
     def waits_for_peer(self) -> bool:
-        """Whether the peer has to take something, or to send the rest of something large."""
+        """True while the peer has to take something, or to send the rest of something large."""
         return self.unsent_octets > 0 or self.decoder.bytes_kept > JOIN_LIMIT
 
     @property
     def is_settled(self) -> bool:
-        """Whether neither end owes a response to the other, and all is written."""
+        """True while neither end owes a response to the other, and all is written."""
         return not (self.waiters or self._inbound or self.unsent_octets)
 
     @property
@@ -269,19 +302,19 @@ class ConnectionEngine:
 
     @property
     def partial_octets(self) -> bytes:
-        """The octets of the packet that is arriving."""
+        """The bytes of the packet that is arriving."""
         return self.decoder.partial
 
     @property
     def trailing_octets(self) -> bytes:
-        """What came behind the peer's EOF."""
+        """The bytes behind the peer's EOF."""
         return self.decoder.trailing
 
     def not_served(self, channel: int) -> bytes:
         """The text of the refusal of a request on a channel that nobody serves."""
         return not_served(channel if self.accepts_requests or self.channels else 0)
 
-    # calls in, octets out
+    # calls in, bytes out
 
     def request(
         self, rq_type: int, flags: int = 0, payload: BytesLike = b"", *, channel: int = 0, waiter: Any = None
@@ -296,10 +329,15 @@ class ConnectionEngine:
 
     def ask(self, rq_type: int, flags: int, payload: BytesLike, channel: int, waiter: Any) -> int:
         """As `request`, by position."""
-        if self.ours is not _OPEN or self.ended is not None or self.send_failure is not None:
+        if (
+            self.ours is not _OPEN
+            or self.ended is not None
+            or self.send_failure is not None
+            or self.barred is not None
+        ):
             raise self.why_not()
         if len(self.waiters) >= self.max_outstanding:
-            raise LimitExceeded(f"{self.max_outstanding} requests are without an answer: that is max_outstanding")
+            raise self._too_many()
         try:
             if channel == 0 and flags == 0:  # as most have neither
                 tail = self._usual_tails.get(rq_type)
@@ -311,23 +349,26 @@ class ConnectionEngine:
             tail = self._request_tail(channel, flags, rq_type)
         data = payload if type(payload) is bytes else check_payload(payload)
         size = len(data)
-        tags, used = self._tags, self._next_tags
-        if channel not in tags:
-            tags.setdefault(channel, count(used.get(channel, FIRST_TAG)))
         if size > self._roomy:
-            self._check_size(packet_head(used.get(channel, FIRST_TAG), tail, size), data)
-        tag = next(tags[channel])
-        if tag >= used.get(channel, 0):
-            used[channel] = tag + 1
-        key = (channel, tag) if channel else tag
-        self.waiters[key] = waiter
+            self._check_size(packet_head(self._unused_tag(channel), tail, size), data)
+        key: Key
+        if channel:
+            tag = self._tag_of(channel)
+            key = channel, tag
+        else:
+            key = tag = next(self._tags)
+            number = tag
+            if number >= self._next_tag:
+                self._next_tag = number + 1
+        waiters = self.waiters
+        waiters[key] = waiter
         try:
-            if size > JOIN_LIMIT:
+            if size > self._join_limit:
                 self._send(packet_head(tag, tail, size), data)
             else:  # as in _send
                 packet = packed(tag, tail, data)
-                octets = len(packet)
-                self.unsent_octets += octets
+                length = len(packet)
+                self.unsent_octets += length
                 self.unsent.append(packet)
         except BaseException:
             self.waiters.pop(key, _NOBODY)
@@ -335,6 +376,57 @@ class ConnectionEngine:
         if self.ended is not None and self.waiters.pop(key, _NOBODY) is not _NOBODY:
             raise self.why_not()  # it ended meanwhile, and whoever ended it did not see this waiter
         return tag
+
+    def ask_with(self, meta: Meta, rq_type: int, flags: int, payload: BytesLike, channel: int, waiter: Any) -> int:
+        """As `ask`, with metadata, to a peer that has agreed on it."""
+        if not self.may_request:
+            raise self.why_not()
+        if len(self.waiters) >= self.max_outstanding:
+            raise self._too_many()
+        tail = self._request_tail(channel, flags, rq_type)
+        data = check_payload(payload)
+        fields = encode_meta(meta)
+        tag = self._unused_tag(channel)
+        self._check_size(packet_head(tag, tail, len(data)), data)
+        self._check_size(encode_frame(FrameType.META, channel, tag, fields), fields)
+        key: Key
+        if channel:
+            tag = self._tag_of(channel)
+            key = channel, tag
+        else:
+            key = tag = next(self._tags)
+            number = tag
+            if number >= self._next_tag:
+                self._next_tag = number + 1
+        frame, head = encode_frame(FrameType.META, channel, tag, fields), packet_head(tag, tail, len(data))
+        self.waiters[key] = waiter
+        try:
+            self.unsent_octets += len(frame) + len(head) + len(data)
+            # in one step, so that no other thread's packet comes between
+            self.unsent.extend((frame, head + data) if len(data) <= JOIN_LIMIT else (frame, head, data))
+        except BaseException:
+            self.waiters.pop(key, _NOBODY)
+            raise
+        if self.ended is not None and self.waiters.pop(key, _NOBODY) is not _NOBODY:
+            raise self.why_not()
+        return tag
+
+    def _too_many(self) -> LimitExceeded:
+        return LimitExceeded(f"{self.max_outstanding} requests are without an answer: that is max_outstanding")
+
+    def _tag_of(self, channel: int) -> int:
+        """A tag for a request on a channel other than 0."""
+        tags, used = self._tags_of, self._next_tags_of
+        if channel not in tags:
+            tags.setdefault(channel, count(used.get(channel, FIRST_TAG)))
+        tag = next(tags[channel])
+        if tag >= used.get(channel, 0):
+            used[channel] = tag + 1
+        return tag
+
+    def _unused_tag(self, channel: int) -> int:
+        """The tag above all that requests of ours have had."""
+        return self._next_tags_of.get(channel, FIRST_TAG) if channel else self._next_tag
 
     def _request_tail(self, channel: int, flags: int, rq_type: int) -> bytes:
         """The fields behind the tag, which most requests have in common; checks the arguments."""
@@ -361,11 +453,12 @@ class ConnectionEngine:
         Raises TypeError or `LocalProtocolError` if the arguments cannot be sent, or if there is no such
         request, because it was answered before; then nothing was sent and the request still waits.
         """
-        if type(flags) is not int or not 0 <= flags <= MAX_RESPONSE_FLAGS:
+        if type(flags) is not int or (flags and not 0 < flags <= MAX_RESPONSE_FLAGS):
             check_uint("flags", flags, MAX_RESPONSE_FLAGS)
         data = payload if type(payload) is bytes else check_payload(payload)
         key = (channel, tag) if channel else tag
-        if self.send_failure is not None or key not in self._inbound:
+        inbound = self._inbound
+        if self.send_failure is not None or key not in inbound:
             return self._cannot_answer(channel, tag)
         if ok and self.budget is not None and self.unsent_octets and self.budget.is_exhausted(self.owed_bytes):
             ok, flags, data = False, 0, self._fitting(TOO_MUCH_FOR_ALL)
@@ -374,17 +467,20 @@ class ConnectionEngine:
         size = len(data)
         if size > self._roomy:
             self._check_size(packet_head(tag, tail, size), data)
-        held = self._inbound.pop(key, None)
+        held = inbound.pop(key, None)
         if held is None:  # another thread has answered it just now
             return self._cannot_answer(channel, tag)
-        self._inbound_octets -= held
+        done_with = held
+        self._inbound_bytes -= done_with
+        if self.contexts:
+            self.contexts.pop(key, None)
         self._unsent_replies += 1
-        if size > JOIN_LIMIT:
+        if size > self._join_limit:
             self._send(packet_head(tag, tail, size), data)
         else:  # as in _send
             packet = packed(tag, tail, data)
-            octets = len(packet)
-            self.unsent_octets += octets
+            length = len(packet)
+            self.unsent_octets += length
             self.unsent.append(packet)
         if self._ending:
             self._end_when_nothing_is_owed()
@@ -395,9 +491,11 @@ class ConnectionEngine:
     def _cannot_answer(self, channel: int, tag: int) -> bool:
         """False if nothing can be sent any more; raises `LocalProtocolError` if the request needs no answer."""
         if self.send_failure is not None:
-            held = self._inbound.pop((channel, tag) if channel else tag, None)
+            key = (channel, tag) if channel else tag
+            held = self._inbound.pop(key, None)
             if held is not None:
-                self._inbound_octets -= held
+                self._inbound_bytes -= held
+                self.contexts.pop(key, None)
                 return False
         if not self._may_answer:
             return False
@@ -406,6 +504,96 @@ class ConnectionEngine:
     def respond_failure(self, channel: int, tag: int, text: bytes) -> bool:
         """Answer "not ok" with as much of `text` as fits into a packet; otherwise as `respond`."""
         return self.respond(channel, tag, False, 0, self._fitting(text))
+
+    def ask_capabilities(self) -> None:
+        """Ask the peer what it understands, unless that was done, or nothing can be asked any more."""
+        if self.control is not None:
+            self.control.ask(self)
+
+    def cancel(self, channel: int, tag: int, code: StatusCode = StatusCode.CANCELLED, text: str = "") -> bool:
+        """Tell the peer that a request of ours is given up; false if it would not understand that.
+
+        The request is answered all the same, unless nobody waits for that any more (`forget`).
+        """
+        return self.control is not None and self.control.cancel(self, channel, tag, code, text)
+
+    def status_of(self, flags: int) -> Status:
+        """The meaning of the flags of a response that is not ok: a status, if the peer has agreed on these."""
+        return UNKNOWN_STATUS if self.control is None else self.control.status_of(flags)
+
+    def report(self, channel: int, tag: int, payload: bytes, now: float) -> bool:
+        """Tell the peer how far a request of its is, if it wants to know that now.
+
+        A report of the same request that is not sent yet is replaced. False if there is nobody to tell.
+        """
+        return self.control is not None and self.control.report(self, channel, tag, payload, now)
+
+    def ping(self, payload: bytes, waiter: Any) -> None:
+        """Ask the peer for a sign of life: its `ControlAnswered`, or the `StreamEnded`, will carry `waiter`.
+
+        Raises `LocalProtocolError` if the peer has not agreed on capabilities, or nothing can be sent any more.
+        """
+        self._send_control(PING, payload, waiter)
+
+    def drain(self, milliseconds: int | None, text: str, waiter: Any) -> None:
+        """Tell the peer to send no more requests, as they will be refused from its answer on; else as `ping`."""
+        self._send_control(DRAIN, self._drain_payload(milliseconds, text), waiter)
+
+    def _drain_payload(self, milliseconds: int | None, text: str) -> bytes:
+        said = self._fitting(text[:MAX_REASON].encode(errors="replace"))
+        return encode_drain(milliseconds, said.decode(errors="ignore"))
+
+    def _send_control(self, rq_type: int, payload: bytes, waiter: Any) -> None:
+        if self.control is None or not self.control.capabilities.has_agreed:
+            raise LocalProtocolError("the peer has not agreed on control requests")
+        if self.ended is not None or not self._may_answer:
+            raise self.why_not()
+        key = self.control.send(self, rq_type, payload, waiter)
+        if self.ended is not None and self.control.forget(key):
+            raise self.why_not()  # it ended meanwhile, and whoever ended it did not see this waiter
+
+    def owes(self, channel: int, tag: int) -> bool:
+        """A request of the peer waits for its answer."""
+        return ((channel, tag) if channel else tag) in self._inbound
+
+    def refuse(self, channel: int, tag: int, text: bytes, code: StatusCode, *, begun: bool) -> bool:
+        """Answer "not ok" with as much of `text` as fits, and with the reason for a peer that knows the codes.
+
+        `begun`: a handler had begun. Otherwise as `respond`.
+        """
+        flags = 0 if self.control is None else self.control.flags_of(code, begun=begun)
+        return self.respond(channel, tag, False, flags, self._fitting(text))
+
+    def send_frame(self, frame: bytes) -> bool:
+        """Send a frame, behind all that is to be sent; false if it cannot be sent, or is too large for the peer."""
+        if not self._may_answer or self._size_of(frame) > self._most_sent:
+            return False
+        self._send(frame, b"")
+        return True
+
+    def check_frame(self, frame: bytes, payload: bytes) -> None:
+        """Raise `LocalProtocolError` if a frame is larger than a packet may be."""
+        self._check_size(frame, payload)
+
+    def control_tag(self) -> int:
+        """A tag for a control request."""
+        return self._tag_of(CONTROL_CHANNEL)
+
+    def request_control(self, tag: int, tail: bytes, payload: bytes) -> None:
+        """Send a control request, which counts nowhere; `tail` has its fields behind the tag."""
+        self._send(packet_head(tag, tail, len(payload)), payload)
+
+    def answer_control(self, tag: int, ok: bool, payload: bytes) -> None:
+        """Answer a control request; such answers count as refusals until the peer takes them."""
+        if self._may_answer:
+            self._count_refusal()
+            payload = self._fitting(payload)
+            self._send(packet_head(tag, head_tail(CONTROL_CHANNEL, 4 if ok else 0, None), len(payload)), payload)
+
+    def limit_sent(self, max_packet_size: int) -> None:
+        """The peer takes no larger packets."""
+        self._peer_takes = max_packet_size
+        self._roomy = min(self._roomy, max_packet_size - MAX_FIELDS)
 
     def end_requests(self) -> None:
         """Send ERQ: no more requests of ours. A second call does nothing."""
@@ -420,15 +608,39 @@ class ConnectionEngine:
         self._answer_not_begun()
         self._end_when_nothing_is_owed()
 
-    def wind_down(self) -> None:
+    def wind_down(self, milliseconds: int | None = None) -> None:
         """Begin no more requests of the peer, but let what was begun finish, with requests of ours; then `end`.
 
-        A request that comes meanwhile is answered in the end that it was not begun, or at once while the peer has
-        requests of ours to answer, which may depend on that. A second call does nothing.
+        A peer that understands it is asked first to send no more: what comes until its answer is served as usual,
+        so that it sees no failure. `milliseconds` are those after which the connection is cut off. Of any other
+        peer a request that comes meanwhile is answered in the end that it was not begun, or at once while the peer
+        has requests of ours to answer, which may depend on that. A second call does nothing.
         """
-        if not self._winding_down:
-            self._winding_down = True
-            self._end_when_all_is_done()
+        if self._winding_down or self._ends_when_drained:
+            return
+        control = self.control
+        if (
+            control is not None
+            and control.capabilities.have(Feature.DRAIN)
+            and self.drained is None
+            and self.theirs is _OPEN
+            and self._may_answer
+        ):
+            self._ends_when_drained = True
+            control.send(self, DRAIN, self._drain_payload(milliseconds, "the server stops"), None)
+        else:
+            self._begin_no_more()
+
+    def _begin_no_more(self) -> None:
+        self._winding_down = True
+        self._end_when_all_is_done()
+
+    def has_drained(self, ok: bool) -> None:
+        """The peer knows that it shall ask no more, or does not want to know it."""
+        if ok:
+            self.drained = DRAINING
+        if self._ends_when_drained:
+            self._begin_no_more()
 
     def abandon(self, text: str) -> None:
         """Answer every request of the peer that still waits "not ok", with `text`."""
@@ -440,14 +652,12 @@ class ConnectionEngine:
 
     def data_to_send(self) -> list[bytes]:
         """Take what is to be written, in order; report it by `data_sent`."""
-        batch: list[bytes] = []
-        unsent = self.unsent
-        while unsent:
-            try:
-                batch.append(unsent.popleft())
-            except IndexError:  # what was there was forgotten just now
-                break
-        self._batch_octets = self.unsent_octets
+        # in two steps: meanwhile others only append to it, or forget all as nothing can be sent any more
+        batch = self.unsent[:]
+        del self.unsent[: len(batch)]
+        if self.control is not None and self.control.has_reported:
+            batch = self._with_reports(batch)
+        self._batch_bytes = self.unsent_octets
         replies, refusals = self._unsent_replies, self._unsent_refusals
         if replies or refusals:
             self._batch_replies += replies
@@ -456,11 +666,30 @@ class ConnectionEngine:
             self._unsent_refusals -= refusals
         if self.ours is not _OPEN:
             batch = self._ordered(batch)
+        if self._needs_mark and batch:
+            self._mark(batch)
         return batch
 
+    def _with_reports(self, batch: list[bytes]) -> list[bytes]:
+        """The same, behind the reports that wait: they come before the response of their request."""
+        assert self.control is not None
+        frames = self.control.take_reports()
+        size = sum(map(len, frames))
+        self.unsent_octets += size
+        return frames + [each for each in batch if each]
+
+    def _mark(self, batch: list[bytes]) -> None:
+        """Say before the first packet that HELLO is welcome; not of an end, behind which it is not."""
+        self._needs_mark = False
+        if batch[0] in (_ERQ_BYTES, _EOF_BYTES):
+            return
+        batch[0] = MARK + batch[0]
+        self.unsent_octets += len(MARK)
+        self._batch_bytes += len(MARK)
+
     def data_sent(self) -> None:
-        """All that was taken is written, to its last octet."""
-        sent, self._batch_octets = self._batch_octets, 0
+        """All that was taken is written, to its last byte."""
+        sent, self._batch_bytes = self._batch_bytes, 0
         self.unsent_octets -= sent
         self._batch_replies = self._batch_refusals = 0
 
@@ -470,7 +699,7 @@ class ConnectionEngine:
         return self.data_to_send() if self.unsent else []
 
     def _ordered(self, unsent: list[bytes]) -> list[bytes]:
-        """What may leave of `unsent`, once this side has begun to end: no request behind ERQ, nothing behind EOF.
+        """Those of `unsent` that may leave once this side begins to end: no request behind ERQ, nothing behind EOF.
 
         A thread that was about to send one may have been overtaken by the thread that ended it.
         """
@@ -491,19 +720,21 @@ class ConnectionEngine:
         return ordered
 
     def _is_request(self, piece: bytes) -> bool:
-        """Whether a packet that is not to leave is a request of ours; then its waiter is told."""
+        """True if a packet that is not to leave is a request of ours; then its waiter is told."""
         _, body = decode_varint(piece, 0, len(piece))
         key, _, wire_rq_type, _ = decode_body(piece, body, len(piece))
         if wire_rq_type <= 0:
             return wire_rq_type == 0 and piece == _ERQ_BYTES
+        if isinstance(key, tuple) and key[0] in (CONTROL_CHANNEL, FRAME_CHANNEL):
+            return False
         waiter = self.waiters.pop(key, None)
         if waiter is not None:
             waiter.fail(self.why_not())
         return True
 
-    # octets in, events out
+    # bytes in, events out
 
-    def receive(self, octets: BytesLike, events: list[Event] | None = None) -> list[Event]:
+    def receive(self, data: BytesLike, events: list[Event] | None = None) -> list[Event]:
         """Take what the stream delivered, return what happened.
 
         The events are appended to `events`, if that is given, one by one as they come about: so whoever
@@ -513,22 +744,26 @@ class ConnectionEngine:
             events = []
         if self.ended is not None:
             if self.ended.clean:
-                self.decoder.feed(octets)
+                self.decoder.feed(data)
             return events
         try:
-            for packet in self.decoder.feed(octets):
+            if self._negotiates and self.control is not None:
+                self.control.hear(data)
+            for packet in self.decoder.feed(data):
                 key, flags, wire_rq_type, payload = packet
                 if wire_rq_type >= 0:
                     if self._accept_request(packet, events):
                         events.append(_request_event(packet))
                 elif key not in self.waiters:
-                    self._receive_unexpected(packet)
+                    self._receive_unexpected(packet, events)
                 elif self.theirs is _OPEN or flags & 1 or not self._is_given_up(packet):
                     # else the end of the stream says so, and knows why
                     channel, tag = (0, key) if isinstance(key, int) else key
                     fields = channel, tag, flags & 1 == 1, flags >> 1, payload, self.waiters[key]
                     events.append(_new_event(ResponseReceived, fields))
                     del self.waiters[key]
+            if self._negotiates and self.control is not None:
+                self._negotiates = self.control.say_hello(self)
             self._look_at_rest()
         except RemoteProtocolError as error:
             events.append(self._break(error, "the peer broke the protocol"))
@@ -536,33 +771,43 @@ class ConnectionEngine:
             events.append(self._break(error, "a limit was passed"))
         return events
 
-    def receive_to(self, octets: bytes, requests: Callable[[Fields], object], events: list[Event]) -> None:
+    def receive_to(
+        self, data: bytes, requests: Callable[[Fields], object], events: list[Event], placed: int = 0
+    ) -> None:
         """As `receive`, but what is usual makes no events: responses go to their waiters at once.
 
-        That is by `set_response`. `requests` is called with each request: its request type is the one on the
-        wire, 1 above the API's. What else happens is appended to `events`.
+        That is by `deliver`. `requests` is called with each request: its request type is the one on the
+        wire, 1 above the API's. All else is appended to `events`. With `placed` no bytes are given: so
+        many were written to the decoder's `place`.
         """
         if self.ended is not None:
             if self.ended.clean:
-                self.decoder.feed(octets)
+                self.decoder.feed(data)
             return
-        waiters, inbound = self.waiters, self._inbound
+        waiters, inbound, deliver = self.waiters, self._inbound, self.deliver
         serves = (
-            self.accepts_requests and self.budget is None and not self._winding_down and self.ours is not _ENDED
+            self.accepts_requests
+            and self.budget is None
+            and self.drained is None
+            and not self._winding_down
+            and self.ours is not _ENDED
         )
         waiter: Any = None
         packets: Iterator[Fields] = iter(())
         try:
-            packets = iter(self.decoder.feed(octets))
+            if self._negotiates and self.control is not None:
+                self.control.hear(data)
+            packets = iter(self.decoder.placed(placed) if placed else self.decoder.feed(data))
             for packet in packets:
                 key, flags, wire_rq_type, payload = packet
                 if wire_rq_type < 0:
                     # kept before it is claimed: so whoever is interrupted here knows who must be told
                     waiter = waiters.get(key)
                     if self.theirs is not _OPEN or waiters.pop(key, None) is None:
-                        self._receive_unusual(packet)
+                        self._receive_unusual(packet, events)
+                        serves = serves and not self._winding_down and self.drained is None
                     else:
-                        waiter.set_response(flags & 1 == 1, flags >> 1, payload)
+                        deliver(waiter, flags & 1 == 1, flags >> 1, payload)
                     waiter = None
                 elif (
                     serves
@@ -570,14 +815,16 @@ class ConnectionEngine:
                     and type(key) is int
                     and key not in inbound
                     and len(inbound) + self._unsent_replies + self._batch_replies < self.max_inbound
-                    and self._inbound_octets + len(payload) <= self.max_inbound_octets
+                    and self._inbound_bytes + len(payload) <= self.max_inbound_octets
                     and self.theirs is _OPEN
                 ):  # what mostly is so; `_accept_request` looks at each
                     inbound[key] = size = len(payload)
-                    self._inbound_octets += size
+                    self._inbound_bytes += size
                     requests(packet)
                 elif self._accept_request(packet, events):
                     requests(packet)
+            if self._negotiates and self.control is not None:
+                self._negotiates = self.control.say_hello(self)
             if self.decoder.needed or self.decoder.fault is not None:
                 self._look_at_rest()
             else:
@@ -598,11 +845,11 @@ class ConnectionEngine:
             if wire_rq_type < 0 and (waiter := self.waiters.pop(key, None)) is not None:
                 waiter.set_response(flags & 1 == 1, flags >> 1, payload)
 
-    def _receive_unusual(self, packet: Fields) -> None:
+    def _receive_unusual(self, packet: Fields, events: list[Event]) -> None:
         """A response that nobody waits for, or that came behind the peer's ERQ."""
         key, flags, _, payload = packet
         if key not in self.waiters:
-            self._receive_unexpected(packet)
+            self._receive_unexpected(packet, events)
         elif flags & 1 or not self._is_given_up(packet):
             waiter = self.waiters.pop(key, None)
             if waiter is not None:
@@ -647,7 +894,7 @@ class ConnectionEngine:
         return events
 
     def _truncation(self, cause: ConnectionEnded | None) -> StreamTruncated | None:
-        """What is wrong if the stream ends now, inside a packet; a `cause` that is known is chained to it."""
+        """The error if the stream ends now, inside a packet; a `cause` that is known is chained to it."""
         try:
             self.decoder.finish()
         except StreamTruncated as truncated:
@@ -657,6 +904,11 @@ class ConnectionEngine:
                 cause.__cause__ = truncated
             return truncated
         return None
+
+    def tell_why(self, text: str) -> None:
+        """Tell a peer that has agreed on it why this end is about to end the connection."""
+        if self.control is not None and self._may_answer and self.control.capabilities.have(Feature.DRAIN):
+            self.control.send(self, DRAIN, self._drain_payload(0, text), None)
 
     def fail(self, cause: ConnectionEnded) -> list[Event]:
         """The stream broke, or is given up: nothing is received or sent any more."""
@@ -687,19 +939,24 @@ class ConnectionEngine:
             self.send_failure = cause
         self._inbound.clear()
         self._not_begun.clear()
-        self._inbound_octets = 0
+        self._inbound_bytes = 0
+        self.contexts.clear()
+        if self.control is not None:
+            self.control.reports.clear()
         self.unsent.clear()
         self.unsent_octets = 0
         self._unsent_replies = self._unsent_refusals = 0
-        self._batch_octets = self._batch_replies = self._batch_refusals = 0
+        self._batch_bytes = self._batch_replies = self._batch_refusals = 0
 
     def why_not(self) -> PacketwireError:
-        """The exception for a request that `may_request` forbids."""
+        """The exception for a request that `may_request` forbids; it was never sent."""
         if self.ended is not None:
-            return self.ended.cause.for_waiter()
+            return never_sent(self.ended.cause.for_waiter())
         if self.send_failure is not None:
-            return ended_by(self.send_failure, f"nothing can be sent any more: {self.send_failure}")
-        return ConnectionEnded("this side has ended its requests (ERQ), it cannot ask any more")
+            return never_sent(ended_by(self.send_failure, f"nothing can be sent any more: {self.send_failure}"))
+        if self.barred is not None and self.ours is _OPEN:
+            return copy_of(self.barred)
+        return never_sent(ConnectionEnded("this side has ended its requests (ERQ), it cannot ask any more"))
 
     # inside
 
@@ -717,54 +974,72 @@ class ConnectionEngine:
         else:
             self.unsent.extend((head, payload))
 
-    def _check_size(self, head: bytes, payload: bytes) -> None:
+    @property
+    def _most_sent(self) -> int:
+        """Bytes of a packet behind its length field, at most."""
+        return min(self.max_packet_size, self._peer_takes)
+
+    def _size_of(self, head: bytes) -> int:
         size, _ = decode_varint(head, 0, len(head))  # the length field itself does not count
-        if size > self.max_packet_size:
+        return size
+
+    def _check_size(self, head: bytes, payload: bytes) -> None:
+        size, most = self._size_of(head), self._most_sent
+        if size > most:
+            whose = "the peer's " if most < self.max_packet_size else ""
             raise LocalProtocolError(
-                f"a packet of {size} octets, {len(payload)} of them payload, the others its tag, flags and type, "
-                f"which count too, exceeds max_packet_size={self.max_packet_size}"
+                f"a packet of {size} bytes, {len(payload)} of them payload, the others its tag, flags and type, "
+                f"which count too, exceeds {whose}max_packet_size={most}"
             )
 
     def _fitting(self, text: bytes) -> bytes:
         """As much of `text` as any response can carry; with none it is as short as its request was."""
-        return text[: max(0, self.max_packet_size - MAX_HEAD_OCTETS)]
+        return text[: max(0, self._most_sent - MAX_HEAD_BYTES)]
 
     def _accept_request(self, packet: Fields, events: list[Event]) -> bool:
-        """Whether a request is to be answered by its handler; else something else came of it."""
+        """True if a request is to be answered by its handler; else something else came of it."""
         key, _, wire_rq_type, payload = packet
         if not wire_rq_type:
             self._receive_special(packet, events)
             return False
         channel, tag = (0, key) if isinstance(key, int) else key
+        if channel and self.control is not None and self.control.serves(key):
+            self.control.receive(self, packet, events)
+            return False
         size = len(payload)
         inbound = self._inbound
         if self.theirs is not _OPEN:
-            self._refuse(key, REQUESTS_ENDED)
+            self._refuse(key, REQUESTS_ENDED, StatusCode.NONE)
+        elif self.drained is not None:
+            self._refuse(key, self.drained, StatusCode.DRAINING)
         elif (channel or not self.accepts_requests) and not (self.observed or channel in self.channels):
-            self._refuse(key, self.not_served(channel))
+            self._refuse(key, self.not_served(channel), StatusCode.UNKNOWN)
         elif key in inbound:
-            self._refuse(key, b"tag %d is in use on channel %d" % (tag, channel))
+            self._refuse(key, b"tag %d is in use on channel %d" % (tag, channel), StatusCode.NONE)
         elif len(inbound) + self._unsent_replies + self._batch_replies >= self.max_inbound:
             self._refuse(key, b"too many requests: %d wait for their reply" % self.max_inbound)
-        elif self._inbound_octets + size > self.max_inbound_octets and inbound:
-            self._refuse(key, b"too much to do: %d octets wait for their reply" % self._inbound_octets)
-        elif self.budget is not None and self.budget.holds(self._inbound_octets + size):
+        elif self._inbound_bytes + size > self.max_inbound_octets and inbound:
+            self._refuse(key, b"too much to do: %d bytes wait for their reply" % self._inbound_bytes)
+        elif self.budget is not None and self.budget.holds(self._inbound_bytes + size):
             self._refuse(key, TOO_MUCH_FOR_ALL)
         elif self.ours is not _ENDED:
             # also when nothing can be written any more: what the peer asked before it went is not lost
             inbound[key] = size
-            self._inbound_octets += size
+            self._inbound_bytes += size
             if not self._winding_down:
                 return True
             self._put_off(key)
+        else:
+            self.contexts.pop(key, None)  # it came behind our EOF
         return False
 
     def _receive_special(self, packet: Fields, events: list[Event]) -> None:
         if packet == EOF_FIELDS:
             # what is owed is still sent; with nothing owed, our own EOF follows at once
-            events.append(
-                self._end_theirs(PeerClosed("the peer ended the connection (EOF)" + self._why()), clean=True)
-            )
+            cause = PeerClosed("the peer ended the connection (EOF)" + self._why())
+            if self.control is not None and self.control.leaves_nothing:
+                never_sent(cause)  # what has no response came too late, from a thread that was about to ask
+            events.append(self._end_theirs(cause, clean=True))
             self.end()
         elif packet == ERQ_FIELDS:
             if self.theirs is _OPEN:
@@ -773,25 +1048,28 @@ class ConnectionEngine:
         else:
             raise refuse("reserved-rq-type", packet=packet_of(packet))
 
-    def _receive_unexpected(self, packet: Fields) -> None:
-        """A response that nobody waits for: late, or to a request that never was."""
+    def _receive_unexpected(self, packet: Fields, events: list[Event]) -> None:
+        """A response that nobody waits for: to a control request, late, or to a request that never was."""
         key = packet[0]
-        if not self._was_used(key):
+        if self.control is not None and self.control.take_response(self, packet, events):
+            return
+        if not self.was_used(key):
             channel, tag = (0, key) if isinstance(key, int) else key
             raise refuse("response-never-asked", bytes(packet_of(packet)), tag=tag, channel=channel)
         self.late_responses += 1
 
     def _is_given_up(self, packet: Fields) -> bool:
-        """Whether the peer, which has announced its end, answers only that it will not do this request."""
+        """True if the peer, which has announced its end, answers only that it will not do this request."""
         key, flags, _, payload = packet
         if flags or payload not in ENDINGS:
             return False
         self._given_up[key] = payload
         return True
 
-    def _was_used(self, key: Key) -> bool:
+    def was_used(self, key: Key) -> bool:
+        """A request of ours has, or had, this key."""
         channel, tag = (0, key) if isinstance(key, int) else key
-        return FIRST_TAG <= tag < self._next_tags.get(channel, FIRST_TAG)
+        return FIRST_TAG <= tag < self._unused_tag(channel)
 
     def _check_incomplete_packet(self) -> None:
         """Refuse a packet by its head, before it is complete.
@@ -804,37 +1082,45 @@ class ConnectionEngine:
             return
         key, _, wire_rq_type, _ = head
         if wire_rq_type < 0:
-            if not self._was_used(key):
+            if not self.was_used(key):
                 channel, tag = (0, key) if isinstance(key, int) else key
                 raise refuse("response-never-asked", self.decoder.partial, tag=tag, channel=channel)
         elif (
             wire_rq_type
+            and not (self.control is not None and self.control.serves(key))
             and self.budget is not None
-            and self.budget.holds(self._inbound_octets + self.decoder.bytes_kept)
+            and self.budget.holds(self._inbound_bytes + self.decoder.bytes_kept)
         ):
             self.decoder.skip()
             self._refuse(key, TOO_MUCH_FOR_ALL)
 
-    def _refuse(self, key: Key, text: bytes) -> None:
+    def _refuse(self, key: Key, text: bytes, code: StatusCode = StatusCode.BUSY) -> None:
+        if key not in self._inbound:  # else what is known belongs to the request that has its tag
+            self.contexts.pop(key, None)
         if not self._may_answer:
             return  # the peer learns by our EOF, or by the broken stream, that it gets no answer
+        self._count_refusal()
+        text = self._fitting(text)
+        channel, tag = (0, key) if isinstance(key, int) else key
+        flags = 0 if self.control is None else self.control.flags_of(code, begun=False)
+        self._send(packet_head(tag, head_tail(channel, flags << 3, None), len(text)), text)
+
+    def _count_refusal(self) -> None:
         refusals = self._unsent_refusals + self._batch_refusals
         if refusals >= self.max_refusals:
             raise LimitExceeded(f"{refusals} refused requests, and the peer does not read their answers")
         self._unsent_refusals += 1
-        text = self._fitting(text)
-        channel, tag = (0, key) if isinstance(key, int) else key
-        self._send(packet_head(tag, head_tail(channel, 0, None), len(text)), text)
 
     def _why(self) -> str:
         """Behind the text of the peer's end: what it said of requests that it gave up.
 
         All who wait are told the same, so that a request was not begun only if that is so for each of them.
         """
+        said = "" if self.control is None or not self.control.reason else f": {self.control.reason}"
         if not self._given_up:
-            return ""
+            return said
         not_begun = all(self._given_up.get(key) == NOT_BEGUN for key in list(self.waiters))
-        return f" with requests under way: {(NOT_BEGUN if not_begun else NOT_DONE).decode()}"
+        return f" with requests under way: {(NOT_BEGUN if not_begun else NOT_DONE).decode()}{said}"
 
     def _put_off(self, key: Key) -> None:
         """A request came that is not begun any more."""
@@ -871,6 +1157,8 @@ class ConnectionEngine:
             except KeyError:  # another thread took the last
                 break
         lost.reverse()
+        if self.control is not None:
+            lost += self.control.take_waiters()
         if not clean:
             self.decoder = PacketReader(self.max_packet_size)  # a packet that never was whole can be large
         self.ended = StreamEnded(cause, tuple(lost), clean)
@@ -881,14 +1169,16 @@ class ConnectionEngine:
         cause = ConnectionEnded(f"{what}: {error}")
         cause.__cause__ = error.with_traceback(None)  # its frames hold packets
         self._inbound.clear()
+        self.contexts.clear()
         self._not_begun.clear()
-        self._inbound_octets = 0
+        self._inbound_bytes = 0
+        self.tell_why(f"{what}: {error}")
         self.end()
         return self._end_theirs(cause, clean=False)
 
 
 def _is_orderly(cause: ConnectionEnded | None) -> bool:
-    """Whether a stream that ends for this cause was ended on purpose, as far as that can be known."""
+    """True if a stream that ends for this cause was ended on purpose, as far as that can be known."""
     return (
         cause is None or isinstance(cause, PeerClosed) or (isinstance(cause, ChildExited) and cause.returncode == 0)
     )

@@ -1,4 +1,4 @@
-"""What the engine tells its face: frozen tuples with names, complete when built.
+"""Events that the engine tells its face: frozen tuples with names, complete when built.
 
 They are named tuples rather than dataclasses because one is built for each packet, and a frozen
 dataclass costs five times as much to build.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from packetwire.core.hello import Feature, Hello
 from packetwire.errors import ConnectionEnded
 
 
@@ -40,6 +41,52 @@ class PeerEndedRequests(NamedTuple):
     """The peer sends no more requests (ERQ)."""
 
 
+class PeerCapabilities(NamedTuple):
+    """The peer has said what it is and understands."""
+
+    peer: Hello
+    features: Feature
+    """Understood by both ends."""
+
+
+class CancelReceived(NamedTuple):
+    """The peer gave up a request of its own that has no answer yet.
+
+    It is answered all the same, once: with its result, or with a refusal by `ConnectionEngine.refuse`.
+    """
+
+    channel: int
+    tag: int
+    code: int
+    """Why: a `StatusCode`, or one of a later version."""
+    text: str
+
+
+class ProgressReceived(NamedTuple):
+    """The peer reports how far a request of ours is; `waiter` is what the face gave with the request."""
+
+    channel: int
+    tag: int
+    payload: bytes
+    waiter: Any
+
+
+class ControlAnswered(NamedTuple):
+    """The peer answered a `ping` or `drain`; `waiter` is what the face gave with it."""
+
+    ok: bool
+    payload: bytes
+    waiter: Any
+
+
+class PeerDrains(NamedTuple):
+    """The peer wants no more requests: it is about to end the connection."""
+
+    milliseconds: int | None
+    """Until it cuts the connection off, if it said so."""
+    text: str
+
+
 class StreamEnded(NamedTuple):
     """Nothing more is received: the last event of a connection.
 
@@ -57,11 +104,21 @@ def without_payload(request: RequestReceived) -> RequestReceived:
     return RequestReceived(*request[:4], b"")
 
 
-Event = RequestReceived | ResponseReceived | PeerEndedRequests | StreamEnded
+Event = (
+    RequestReceived
+    | ResponseReceived
+    | PeerEndedRequests
+    | PeerCapabilities
+    | CancelReceived
+    | ProgressReceived
+    | ControlAnswered
+    | PeerDrains
+    | StreamEnded
+)
 
 
 def event_text(event: Event) -> str:
-    """An event for the log, with the first octets of its payload."""
+    """An event for the log, with the first bytes of its payload."""
     if isinstance(event, StreamEnded):
         return f"end: {event.cause}"
     if isinstance(event, RequestReceived):
@@ -71,4 +128,15 @@ def event_text(event: Event) -> str:
         )
     if isinstance(event, ResponseReceived):
         return f"response {event.channel}:{event.tag} ok={event.ok} flags=0x{event.flags:x} {event.payload[:32]!r}"
+    if isinstance(event, PeerCapabilities):
+        return f"capabilities: {event.peer.software or 'unknown software'}, in common {event.features!r}"
+    if isinstance(event, CancelReceived):
+        return f"cancel {event.channel}:{event.tag} code={event.code} {event.text!r}"
+    if isinstance(event, ProgressReceived):
+        return f"progress {event.channel}:{event.tag} {event.payload[:32]!r}"
+    if isinstance(event, ControlAnswered):
+        return f"control answered ok={event.ok} {event.payload[:32]!r}"
+    if isinstance(event, PeerDrains):
+        within = "" if event.milliseconds is None else f" within {event.milliseconds} ms"
+        return f"drain{within}: {event.text!r}"
     return "end of requests"

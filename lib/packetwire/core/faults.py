@@ -29,12 +29,12 @@ def caused_by_peer(error: Exception) -> None:
 
 
 def is_caused_by_peer(error: BaseException) -> bool:
-    """Whether `caused_by_peer` was said of it."""
+    """True if `caused_by_peer` was said of it."""
     return getattr(error, CAUSED_BY_PEER, False) is True
 
 
 class Worth(Enum):
-    """What a failure is worth."""
+    """The kind of entry that a failure gets in the log."""
 
     SINGLE = "an entry of its own"
     FIRST_COUNTED = "a line that says that such failures are counted from here on"
@@ -87,7 +87,7 @@ def _raised_at(error: BaseException) -> tuple[object, int] | None:
 
 
 def _is_round(number: int) -> bool:
-    """Whether it is 10, 100, 1000 and so on."""
+    """True for 10, 100, 1000 and so on."""
     while number >= 10 and number % 10 == 0:
         number //= 10
     return number == 1

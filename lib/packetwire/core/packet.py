@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, SupportsIndex
 
-from packetwire.core.refusals import QUOTED_OCTETS, refuse
+from packetwire.core.refusals import QUOTED_BYTES, refuse
 from packetwire.core.varint import (
     LAST,
     MAX_UINT,
-    MAX_VARINT_OCTETS,
+    MAX_VARINT_BYTES,
     BytesLike,
     decode_varint,
     encode_varint,
@@ -24,7 +24,7 @@ from packetwire.errors import LocalProtocolError
 if TYPE_CHECKING:
     from cs.buffer import CornuCopyBuffer
 
-MAX_HEAD_OCTETS = 5 * MAX_VARINT_OCTETS
+MAX_HEAD_BYTES = 5 * MAX_VARINT_BYTES
 
 FLAG_CHANNEL = 1
 FLAG_REQUEST = 2
@@ -33,26 +33,26 @@ _tuple_new = tuple.__new__
 
 
 class WritableFile(Protocol):
-    """What `Packet.write` needs of a file."""
+    """A file, as far as `Packet.write` needs one."""
 
-    def write(self, octets: bytes | memoryview, /) -> int | None: ...
+    def write(self, data: bytes | memoryview, /) -> int | None: ...
 
     def flush(self) -> object: ...
 
 
 def head_tail(channel: int, wire_flags: int, wire_rq_type: int | None) -> bytes:
-    """The octets between the tag and the payload; FLAG_CHANNEL is added to `wire_flags` if it is due."""
+    """The bytes between the tag and the payload; FLAG_CHANNEL is added to `wire_flags` if it is due."""
     if channel:
-        octets = encode_varint(wire_flags | FLAG_CHANNEL) + encode_varint(channel)
+        tail = encode_varint(wire_flags | FLAG_CHANNEL) + encode_varint(channel)
     elif wire_flags < 128:
-        octets = LAST[wire_flags]
+        tail = LAST[wire_flags]
     else:
-        octets = encode_varint(wire_flags)
-    return octets if wire_rq_type is None else octets + encode_varint(wire_rq_type)
+        tail = encode_varint(wire_flags)
+    return tail if wire_rq_type is None else tail + encode_varint(wire_rq_type)
 
 
 def packet_head(tag: int, tail: bytes, payload_size: int) -> bytes:
-    """The octets of a packet up to its payload: length, tag, and the `tail` made by `head_tail`."""
+    """The bytes of a packet up to its payload: length, tag, and the `tail` made by `head_tail`."""
     body = encode_varint(tag) + tail
     size = len(body) + payload_size
     return (LAST[size] if size < 128 else encode_varint(size)) + body
@@ -137,7 +137,7 @@ class Packet(_PacketFields):
         return self.flags << 2 | FLAG_REQUEST * self.is_request | FLAG_CHANNEL * (self.channel != 0)
 
     def transcribe(self) -> Iterator[bytes]:
-        """Yield the octets of the packet: its head, then its payload if there is one."""
+        """Yield the bytes of the packet: its head, then its payload if there is one."""
         wire_rq_type = self.rq_type if self.is_request else None
         yield packet_head(self.tag, head_tail(self.channel, self.wire_flags, wire_rq_type), len(self.payload))
         if self.payload:
@@ -149,25 +149,25 @@ class Packet(_PacketFields):
         return b"".join(self.transcribe())
 
     def transcribed_length(self) -> int:
-        """The number of octets of the encoded packet."""
+        """The number of bytes of the encoded packet."""
         return sum(map(len, self.transcribe()))
 
     def __len__(self) -> int:
         return self.transcribed_length()
 
     def write(self, file: WritableFile, flush: bool = False, log: Callable[..., object] | None = None) -> int:
-        """Write the packet to a binary file, return the number of octets."""
+        """Write the packet to a binary file, return the number of bytes."""
         if log:
             log("==> WRITE %-20s, flush=%s", self, flush)
         length = 0
-        for octets in self.transcribe():
-            rest: bytes | memoryview = octets
+        for part in self.transcribe():
+            rest: bytes | memoryview = part
             while rest:
                 written = file.write(rest)
                 if not written:
-                    raise BlockingIOError(f"{file!r} took none of {len(rest)} octets")
+                    raise BlockingIOError(f"{file!r} took none of {len(rest)} bytes")
                 rest = memoryview(rest)[written:]
-            length += len(octets)
+            length += len(part)
         if flush:
             file.flush()
         return length
@@ -179,17 +179,17 @@ class Packet(_PacketFields):
         Raises EOFError if the buffer ends inside the packet, `RemoteProtocolError` if it is malformed.
         """
         start = bfr.offset
-        size = octets_taken = 0
+        size = taken = 0
         while True:
-            octet = bfr.byte0()
-            octets_taken += 1
-            size = size << 7 | octet & 0x7F
-            if octet < 128:
+            byte = bfr.byte0()
+            taken += 1
+            size = size << 7 | byte & 0x7F
+            if byte < 128:
                 break
-            if octets_taken == MAX_VARINT_OCTETS:
-                raise refuse("varint-too-long", limit=MAX_VARINT_OCTETS, offset=start)
+            if taken == MAX_VARINT_BYTES:
+                raise refuse("varint-too-long", limit=MAX_VARINT_BYTES, offset=start)
         body = bytes(bfr.take(size))
-        self = cls._of_body(body, 0, size, start + octets_taken)
+        self = cls._of_body(body, 0, size, start + taken)
         if log:
             log("<== PARSE %-20s", self)
         return self
@@ -202,55 +202,55 @@ class Packet(_PacketFields):
 
     @classmethod
     def parse_bytes(cls, bs: BytesLike, offset: SupportsIndex = 0, length: int | None = None) -> tuple[Self, int]:
-        """Parse one packet from `bs` at `offset`, within `length` octets; return it and the offset behind.
+        """Parse one packet from `bs` at `offset`, within `length` bytes; return it and the offset behind.
 
-        Raises EOFError if the octets end inside the packet, `RemoteProtocolError` if it is malformed.
+        Raises EOFError if the bytes end inside the packet, `RemoteProtocolError` if it is malformed.
         """
-        octets = bs if isinstance(bs, bytes) else memoryview(bs).cast("B")
+        data = bs if isinstance(bs, bytes) else memoryview(bs).cast("B")
         start = offset.__index__()
         if start < 0:
             raise ValueError(f"offset must be 0 or more, got {start}")
-        end = len(octets) if length is None else min(len(octets), start + length)
-        size, body = decode_varint(octets, start, end)
+        end = len(data) if length is None else min(len(data), start + length)
+        size, body = decode_varint(data, start, end)
         if body < 0 or body + size > end:
-            raise EOFError(f"the octets end inside the packet at offset {start}")
-        return cls._of_body(octets, body, body + size), body + size
+            raise EOFError(f"the bytes end inside the packet at offset {start}")
+        return cls._of_body(data, body, body + size), body + size
 
     @classmethod
     def from_bytes(cls, bs: BytesLike) -> Self:
         """The one packet that `bs` holds; ValueError if there is more behind it."""
-        octets = bs if isinstance(bs, bytes) else memoryview(bs).cast("B")
-        self, offset = cls.parse_bytes(octets)
-        if offset < len(octets):
-            unparsed = bytes(octets[offset : offset + QUOTED_OCTETS])
-            raise ValueError(f"{len(octets) - offset} octets of unparsed data at offset {offset}: {unparsed!r}")
+        data = bs if isinstance(bs, bytes) else memoryview(bs).cast("B")
+        self, offset = cls.parse_bytes(data)
+        if offset < len(data):
+            unparsed = bytes(data[offset : offset + QUOTED_BYTES])
+            raise ValueError(f"{len(data) - offset} bytes of unparsed data at offset {offset}: {unparsed!r}")
         return self
 
     @classmethod
-    def _of_body(cls, octets: BytesLike, start: int, end: int, base: int = 0) -> Self:
-        """Parse what follows the length field: `octets[start:end]`."""
+    def _of_body(cls, data: BytesLike, start: int, end: int, base: int = 0) -> Self:
+        """Parse what follows the length field: `data[start:end]`."""
         offset = start
         fields = []
         for name in ("tag", "flags"):
-            value, offset = _field(octets, offset, end, name, start, base)
+            value, offset = _field(data, offset, end, name, start, base)
             fields.append(value)
         tag, wire_flags = fields
         channel = 0
         rq_type = None
         if wire_flags & FLAG_CHANNEL:
-            channel, offset = _field(octets, offset, end, "channel", start, base)
+            channel, offset = _field(data, offset, end, "channel", start, base)
         if wire_flags & FLAG_REQUEST:
-            rq_type, offset = _field(octets, offset, end, "rq_type", start, base)
+            rq_type, offset = _field(data, offset, end, "rq_type", start, base)
         # a bytearray is copied once only: a slice of it would be a bytearray to be copied again
-        payload = octets[offset:end] if isinstance(octets, bytes) else bytes(memoryview(octets)[offset:end])
+        payload = data[offset:end] if isinstance(data, bytes) else bytes(memoryview(data)[offset:end])
         is_request = bool(wire_flags & FLAG_REQUEST)
         return _tuple_new(cls, (is_request, channel, tag, wire_flags >> 2, rq_type, payload))
 
 
-def _field(octets: BytesLike, offset: int, end: int, name: str, start: int, base: int) -> tuple[int, int]:
-    value, offset_behind = decode_varint(octets, offset, end, base)
+def _field(data: BytesLike, offset: int, end: int, name: str, start: int, base: int) -> tuple[int, int]:
+    value, offset_behind = decode_varint(data, offset, end, base)
     if offset_behind < 0:
-        raise refuse("field-overruns-packet", bytes(octets[start:end]), field=name, offset=base + start)
+        raise refuse("field-overruns-packet", bytes(data[start:end]), field=name, offset=base + start)
     return value, offset_behind
 
 

@@ -9,25 +9,25 @@ bytes that come, never with the length that was announced, and its payload is co
 
 from __future__ import annotations
 
-from io import BytesIO
+from typing import Any
 
-from packetwire.core.packet import FLAG_CHANNEL, FLAG_REQUEST, MAX_HEAD_OCTETS, check_payload
-from packetwire.core.refusals import QUOTED_OCTETS, refuse
+from packetwire.core.packet import FLAG_CHANNEL, FLAG_REQUEST, MAX_HEAD_BYTES, check_payload
+from packetwire.core.payloads import Payload
+from packetwire.core.refusals import QUOTED_BYTES, refuse
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.varint import MAX_UINT, BytesLike, decode_varint
 from packetwire.errors import RemoteProtocolError, StreamTruncated
 
 CHUNK_SIZE = 16384
 """From this size on the payload of a packet that has begun is collected in place."""
-BEGIN_WITH = 1 << 16
-"""Bytes of a payload for which there is room from the beginning, at most."""
-AT_ONCE = 1 << 20
-"""Bytes for which there is room as soon as more than that has come, at most; from there on the room is doubled."""
 RESPONSE = -1
 """In place of the request type of a packet that is a response."""
 
+Buffer = Any
+"""An object with a buffer, as `recv_into` takes it."""
+
 Key = int | tuple[int, int]
-"""What names a request: its tag on channel 0, else (channel, tag)."""
+"""The key of a request: its tag on channel 0, else (channel, tag)."""
 
 Fields = tuple[Key, int, int, bytes]
 """(key, flags, request type on the wire or `RESPONSE`, payload); the flags of a response have "ok" as bit 0."""
@@ -49,11 +49,12 @@ class PacketReader:
         self.octets_decoded = 0
         """The position in the stream behind the last complete packet."""
         self.ended = False
-        """Whether the EOF packet was decoded."""
+        """True once the EOF packet was decoded."""
         self.fault: RemoteProtocolError | None = None
-        """What was wrong with the bytes; nothing behind that can be decoded."""
+        """The rule that the bytes broke; nothing behind that can be decoded."""
         self._partial = bytearray()
-        self._payload: Payload | None = None  # of a long packet; its head is in _partial
+        self._payload: Payload | None = None  # of a long packet; its head is in _partial, and its fields are these
+        self._head: tuple[Key, int, int] = (0, 0, 0)
         self._collected = 0  # bytes behind _partial
         self.needed = 0
         """The bytes that the packet that has begun has in all; 0 while that is not known."""
@@ -98,7 +99,7 @@ class PacketReader:
         """The fields of the packet that has begun, without payload; None until they have all arrived."""
         if not self.needed or self._is_skipping:
             return None
-        start = bytes(self._partial[:MAX_HEAD_OCTETS])
+        start = bytes(self._partial[:MAX_HEAD_BYTES])
         _, body = decode_varint(start, 0, len(start))
         try:
             key, flags, wire_rq_type, _ = decode_body(start, body, len(start))
@@ -106,7 +107,7 @@ class PacketReader:
             return None
         return key, flags, wire_rq_type, b""
 
-    def feed(self, octets: BytesLike) -> list[Fields]:
+    def feed(self, piece: BytesLike) -> list[Fields]:
         """Take bytes, return the packets that they complete.
 
         Raises `RemoteProtocolError` if they break a rule of the format. If packets came before the fault
@@ -117,7 +118,7 @@ class PacketReader:
         # look at what happens to lie behind the packet.
         if self.fault is not None:
             raise self.fault
-        data = octets if type(octets) is bytes else check_payload(octets)
+        data = piece if type(piece) is bytes else check_payload(piece)
         packets: list[Fields] = []
         start = 0
         try:
@@ -129,6 +130,7 @@ class PacketReader:
             base = self.octets_decoded
             limit = self._limit
             end = len(data)
+            text = data  # compiled, a pointer, by which a payload is cut out in one step
             while start < end:
                 size = data[start]
                 body = start + 1
@@ -137,7 +139,7 @@ class PacketReader:
                     if body < 0:
                         break
                 if size > limit:
-                    quoted = data[start : start + QUOTED_OCTETS + 1]
+                    quoted = data[start : start + QUOTED_BYTES + 1]
                     raise refuse("packet-too-large", quoted, size=size, limit=limit, offset=base + start)
                 if size > end - body:  # the sum may be more than 63 bits
                     self.needed = body - start
@@ -145,35 +147,36 @@ class PacketReader:
                     break
                 stop = body + size
                 packet: Fields | None = None
+                rq_type = RESPONSE
                 try:
                     tag = data[body]
                     offset = body + 1
-                    octet = 0
+                    byte = 0
                     if tag > 127:
                         # two or three bytes, as the tags of all but the first requests
-                        octet = data[offset]
+                        byte = data[offset]
                         offset += 1
-                        tag = (tag & 0x7F) << 7 | octet & 0x7F
-                        if octet > 127:
-                            octet = data[offset]
+                        tag = (tag & 0x7F) << 7 | byte & 0x7F
+                        if byte > 127:
+                            byte = data[offset]
                             offset += 1
-                            tag = tag << 7 | octet & 0x7F
+                            tag = tag << 7 | byte & 0x7F
                     wire_flags = data[offset]
                     offset += 1
-                    if octet < 128 and wire_flags < 128 and not wire_flags & FLAG_CHANNEL:
-                        rq_type = RESPONSE
+                    if byte < 128 and wire_flags < 128 and not wire_flags & FLAG_CHANNEL:
                         if wire_flags & FLAG_REQUEST:
                             rq_type = data[offset]
                             offset += 1
                         if offset <= stop and rq_type < 128:
-                            packet = tag, wire_flags >> 2, rq_type, data[offset:stop]
+                            packet = tag, wire_flags >> 2, rq_type, text[offset:stop]
                 except IndexError:
                     pass
                 if packet is None:
                     packet = decode_body(data, body, stop, base)
+                    rq_type = packet[2]
                 packets.append(packet)
                 start = stop
-                if packet[2] == 0 and packet == EOF_FIELDS:
+                if rq_type == 0 and packet == EOF_FIELDS:
                     self.ended = True
                     break
             if start < end:
@@ -193,55 +196,83 @@ class PacketReader:
         if self._partial and not self.ended:
             announced = f" of {self.needed}" if self.needed else ""
             raise StreamTruncated(
-                f"the stream ended inside a packet, after {len(self.partial)}{announced} octets of it: "
-                f"{self.partial[:QUOTED_OCTETS]!r}"
+                f"the stream ended inside a packet, after {len(self.partial)}{announced} bytes of it: "
+                f"{self.partial[:QUOTED_BYTES]!r}"
             )
 
-    def _complete_partial(self, octets: bytes, packets: list[Fields]) -> bytes:
+    def _complete_partial(self, data: bytes, packets: list[Fields]) -> bytes:
         """Add bytes to the packet that has begun, return those behind it."""
         partial = self._partial
         if not self.needed:
             # the length field itself is incomplete: a few bytes at most, so join and decode anew
-            joined = bytes(partial) + octets
+            joined = bytes(partial) + data
             partial.clear()
             return joined
         missing = self.octets_wanted
-        if len(octets) < missing:
-            self._collect(octets)
+        if len(data) < missing:
+            self._collect(data)
             return b""
-        last = octets[:missing] if len(octets) > missing else octets
+        last = data[:missing] if len(data) > missing else data
         if self._is_skipping:
             self._is_skipping, self._collected = False, 0
             self.octets_decoded += self.needed
             self._partial, self.needed = bytearray(), 0
-            return octets[missing:]
+            return data[missing:]
         payload = self._payload
         if payload is not None:
             payload.add(last)
-            packet = (*payload.head, payload.complete())
-            self._payload, self._collected = None, 0
-        else:
-            partial += last
-            _, body = decode_varint(partial, 0, len(partial))
-            packet = decode_body(partial, body, self.needed, self.octets_decoded)
+            packets.append(self._long_packet(payload))
+            return data[missing:]
+        partial += last
+        _, body = decode_varint(partial, 0, len(partial))
+        packet = decode_body(partial, body, self.needed, self.octets_decoded)
         packets.append(packet)
         self.ended = packet == EOF_FIELDS
         self.octets_decoded += self.needed
         self._partial, self.needed = bytearray(), 0
-        return octets[missing:]
+        return data[missing:]
 
-    def _collect(self, octets: bytes) -> None:
+    def _long_packet(self, payload: Payload) -> Fields:
+        """The packet whose payload is complete."""
+        packet = (*self._head, payload.complete())
+        self._payload, self._collected = None, 0
+        self.octets_decoded += self.needed
+        self._partial, self.needed = bytearray(), 0
+        return packet
+
+    def place(self) -> Buffer | None:
+        """The place of the next bytes of a long packet: a buffer to be written to from its beginning, or None.
+
+        The bytes that were written are then told to `placed`, before anything else is done.
+        """
+        payload = self._payload
+        if payload is None:
+            if self._is_skipping or len(self._partial) < MAX_HEAD_BYTES or self.needed < CHUNK_SIZE:
+                return None
+            payload = self._payload = self._begin_payload()
+        return None if payload is None else payload.place()
+
+    def placed(self, count: int) -> list[Fields]:
+        """So many bytes were written to their place; returns the packet, if they complete it."""
+        payload = self._payload
+        if payload is None:  # it was dropped meanwhile
+            return []
+        payload.placed(count)
+        self._collected += count
+        return [] if self.octets_wanted else [self._long_packet(payload)]
+
+    def _collect(self, data: bytes) -> None:
         """Keep bytes of the packet that has begun."""
         payload = self._payload
         if payload is None and not self._is_skipping:
-            if len(self._partial) >= MAX_HEAD_OCTETS and self.needed >= CHUNK_SIZE:
+            if len(self._partial) >= MAX_HEAD_BYTES and self.needed >= CHUNK_SIZE:
                 payload = self._payload = self._begin_payload()
             if payload is None:
-                self._partial += octets
+                self._partial += data
                 return
-        self._collected += len(octets)
+        self._collected += len(data)
         if payload is not None:
-            payload.add(octets)
+            payload.add(data)
 
     def _begin_payload(self) -> Payload | None:
         """That of the packet that has begun, whose head has arrived; None if something is wrong with that.
@@ -257,60 +288,30 @@ class PacketReader:
         size = self.needed - len(partial) + len(begun)
         del partial[len(partial) - len(begun) :]
         self._collected = len(begun)
-        payload = Payload((key, flags, wire_rq_type), size)
-        payload.add(begun)
-        return payload
+        self._head = key, flags, wire_rq_type
+        return Payload(size, begun)
 
 
-class Payload:
-    """The payload of a long packet with that `head`, of which `size` bytes are to come."""
-
-    def __init__(self, head: tuple[Key, int, int], size: int) -> None:
-        self.head = head
-        self._size = size
-        self._room = min(size, BEGIN_WITH)
-        # of all that there is, only this gives away what was written to it without copying that
-        self._buffer = BytesIO(bytes(self._room))
-
-    def add(self, octets: bytes) -> None:
-        """Take the next bytes."""
-        buffer, end = self._buffer, self._buffer.tell() + len(octets)
-        if end > self._room:
-            self._room = min(self._size, max(end, AT_ONCE, 2 * self._room))
-            buffer.seek(self._room - 1)
-            buffer.write(b"\0")
-            buffer.seek(end - len(octets))
-        buffer.write(octets)
-
-    def collected(self) -> bytes:
-        """What has come so far."""
-        return self._buffer.getvalue()[: self._buffer.tell()]
-
-    def complete(self) -> bytes:
-        """All of it, once all has come."""
-        return self._buffer.getvalue()
-
-
-def decode_body(octets: BytesLike, start: int, end: int, base: int = 0) -> Fields:
+def decode_body(data: BytesLike, start: int, end: int, base: int = 0) -> Fields:
     """The fields of the packet whose length field ends at `start`, and which ends at `end`.
 
-    Raises `RemoteProtocolError`, with `base` as the position of `octets` in the stream.
+    Raises `RemoteProtocolError`, with `base` as the position of `data` in the stream.
     """
-    tag, offset = _field(octets, start, end, "tag", start, base)
-    wire_flags, offset = _field(octets, offset, end, "flags", start, base)
+    tag, offset = _field(data, start, end, "tag", start, base)
+    wire_flags, offset = _field(data, offset, end, "flags", start, base)
     channel = 0
     wire_rq_type = RESPONSE
     if wire_flags & FLAG_CHANNEL:
-        channel, offset = _field(octets, offset, end, "channel", start, base)
+        channel, offset = _field(data, offset, end, "channel", start, base)
     if wire_flags & FLAG_REQUEST:
-        wire_rq_type, offset = _field(octets, offset, end, "rq_type", start, base)
+        wire_rq_type, offset = _field(data, offset, end, "rq_type", start, base)
     # a bytearray is copied once only: a slice of it would be a bytearray to be copied again
-    payload = octets[offset:end] if isinstance(octets, bytes) else bytes(memoryview(octets)[offset:end])
+    payload = data[offset:end] if isinstance(data, bytes) else bytes(memoryview(data)[offset:end])
     return (channel, tag) if channel else tag, wire_flags >> 2, wire_rq_type, payload
 
 
-def _field(octets: BytesLike, offset: int, end: int, name: str, start: int, base: int) -> tuple[int, int]:
-    value, offset_behind = decode_varint(octets, offset, end, base)
+def _field(data: BytesLike, offset: int, end: int, name: str, start: int, base: int) -> tuple[int, int]:
+    value, offset_behind = decode_varint(data, offset, end, base)
     if offset_behind < 0:
-        raise refuse("field-overruns-packet", bytes(octets[start:end]), field=name, offset=base + start)
+        raise refuse("field-overruns-packet", bytes(data[start:end]), field=name, offset=base + start)
     return value, offset_behind

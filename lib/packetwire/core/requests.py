@@ -8,14 +8,16 @@ a *deferred* result (a `Responder`, a future, a cs.result.Result) is one that co
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from packetwire.core.engine import MAX_RESPONSE_FLAGS
 from packetwire.core.faults import caused_by_peer
+from packetwire.core.mistakes import check_request_map
 from packetwire.core.varint import BytesLike
-from packetwire.errors import LocalProtocolError, RequestError
+from packetwire.errors import LocalProtocolError, RequestError, RequestFailed
 
-ResponseT = TypeVar("ResponseT")
+ResponseT_co = TypeVar("ResponseT_co", covariant=True)
 
 Outcome = Callable[[], Any]
 """Returns what a deferred result came to, or raises."""
@@ -24,7 +26,7 @@ HandlerResult = Any
 """None | int | bytes-like | str | (int, bytes-like or str) | a deferred result of one of these."""
 
 
-class BaseRequest(Generic[ResponseT]):
+class BaseRequest(Generic[ResponseT_co]):
     """One operation of a protocol: a subclass per request type, an instance per request.
 
     A subclass gives `from_bytes` and `__bytes__` for its payload (as a dataclass with these methods, or
@@ -86,25 +88,52 @@ class BaseRequest(Generic[ResponseT]):
         """
         raise NotImplementedError(f"{type(self).__name__} has no fulfil method: it cannot be served here")
 
-    def decode_response_payload(self, flags: int, payload: bytes) -> ResponseT:
-        """What the caller gets of an "ok" response; by default (flags, payload)."""
-        return cast(ResponseT, (flags, payload))
+    def decode_response_payload(self, flags: int, payload: bytes) -> ResponseT_co:
+        """The caller's result of an "ok" response; by default (flags, payload)."""
+        return cast(ResponseT_co, (flags, payload))
+
+    def decode_failed_response(self, failure: RequestFailed) -> Exception:
+        """The exception that a response that is not ok raises for the caller; by default the `failure` itself."""
+        return failure
+
+    def _answer(self, context: Any) -> HandlerResult:
+        """The answer of the receiving end: the result of `fulfil`, which typed requests encode."""
+        return self.fulfil(context)
 
 
 class HasRequestMap:
-    """What a service knows of its request classes, whatever its connection is."""
+    """The request classes of a service, whatever its connection is."""
 
     conn_rq_class_by_type: dict[int, type[BaseRequest[Any]]]
-    """What a request type that comes in is decoded by."""
+    """The class that decodes a request, by its type."""
     conn_type_by_rq_class: dict[type[BaseRequest[Any]], int]
     """The request type of each class, for what is sent."""
 
+    if not TYPE_CHECKING:  # pragma: no branch  # it would hide each wrong name from type checkers
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what is missing where a subclass has forgotten to call the `__init__` of this one."""
+            if name in ("conn", "conn_rq_class_by_type", "conn_type_by_rq_class"):
+                text = (
+                    f"{type(self).__name__} has no {name!r}: its __init__ must call super().__init__(recv_send, …)"
+                )
+                raise AttributeError(text, name=name, obj=self)
+            other = getattr(super(), "__getattr__", None)  # of another base
+            if other is not None:
+                return other(name)
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(text, name=name, obj=self)
+
     def _keep_request_map(self, rq_type_map: Mapping[int, type[BaseRequest[Any]]]) -> None:
+        check_request_map(rq_type_map, BaseRequest)
         self.conn_rq_class_by_type = dict(rq_type_map)
         self.conn_type_by_rq_class = {rq_class: rq_type for rq_type, rq_class in rq_type_map.items()}
 
     def conn_handle_request(self, rq_type: int, flags: int, payload: bytes) -> HandlerResult:
         """Decode a request that came in and fulfil it with this object as its context."""
+        return self._request_that_came(rq_type, flags, payload)._answer(self)
+
+    def _request_that_came(self, rq_type: int, flags: int, payload: bytes) -> BaseRequest[Any]:
         rq_class = self.conn_rq_class_by_type.get(rq_type)
         if rq_class is None:
             known = ", ".join(f"{number}: {cls.__name__}" for number, cls in self.conn_rq_class_by_type.items())
@@ -112,16 +141,17 @@ class HasRequestMap:
             caused_by_peer(unknown)
             raise unknown
         try:
-            request = rq_class.from_request_payload(flags, payload)
+            return rq_class.from_request_payload(flags, payload)
         except Exception as error:
             caused_by_peer(error)
             raise
-        return request.fulfil(self)
 
     def _rq_type_of(self, rq: BaseRequest[Any]) -> int:
         try:
             return self.conn_type_by_rq_class[type(rq)]
         except KeyError:
+            if isinstance(rq, type):
+                raise TypeError(f"{rq.__name__} is a class: make a request of it, {rq.__name__}(…)") from None
             known = ", ".join(cls.__name__ for cls in self.conn_type_by_rq_class)
             raise LocalProtocolError(
                 f"{type(rq).__name__} is not in the rq_type_map of {type(self).__name__}; registered are {known}"
@@ -160,6 +190,12 @@ def response_parts(result: HandlerResult) -> tuple[int, bytes]:
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], int):
         flags, payload = result
         return _response_flags(flags), _response_payload(payload)
+    if isinstance(result, CoroutineType):
+        result.close()  # which else would complain that nobody awaits it
+        raise TypeError(
+            f"{result.__qualname__} is an async def, which a connection with threads does not run: serve it by "
+            "AsyncPacketConnection or AsyncHasPacketConnection"
+        )
     raise TypeError(
         "a handler must return None, an int, bytes-like, str, (int, bytes-like) or a deferred result, "
         f"got {type(result).__name__}: {result!r:.100}"
@@ -183,7 +219,7 @@ def _response_payload(payload: BytesLike | str) -> bytes:
 
 
 class Refusal(RequestError, RuntimeError):
-    """What `Responder.fail` makes of a text; a RuntimeError, as whoever waits for a `Responder` may expect."""
+    """The error that `Responder.fail` makes of a text; a RuntimeError, as a user of a `Responder` may expect."""
 
 
 class Responder:
@@ -210,9 +246,35 @@ class Responder:
 
         self._settle(outcome)
 
+    def on_cancel(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called, once, if the peer gives the request up; at once if it has.
+
+        The request is to be answered all the same. It is called in a thread or loop of the connection, so it must
+        be quick.
+        """
+        self._cell["on_cancel"] = callback
+        if "cancelled" in self._cell:
+            self._tell_cancelled()
+
+    def cancel(self) -> None:
+        """The peer gave the request up; nothing comes of it once it is answered."""
+        if "outcome" not in self._cell:
+            self._cell["cancelled"] = True
+            self._tell_cancelled()
+
+    def _tell_cancelled(self) -> None:
+        callback = self._cell.pop("on_cancel", None)
+        if callback is not None:
+            callback()
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the peer has given the request up."""
+        return "cancelled" in self._cell
+
     @property
     def answered(self) -> bool:
-        """Whether it has its answer."""
+        """True once it has its answer."""
         return "outcome" in self._cell
 
     def when_done(self, callback: Callable[[Outcome], None]) -> None:
@@ -246,16 +308,24 @@ def subscribe(result: HandlerResult, callback: Callable[[Outcome], None]) -> boo
         result.when_done(callback)
     elif callable(getattr(result, "add_done_callback", None)):
         result.add_done_callback(lambda future: callback(future.result))
-    elif callable(getattr(result, "notify", None)) and callable(result):
+    elif callable(notify := getattr(result, "notify", None)) and callable(result):
         # called by notify while it is being completed, a Result would wait for itself for ever
-        result.notify(lambda done: callback(lambda: _completed(done)))
+        notify(lambda done: callback(lambda: _completed(done)))
     else:
         return False
     return True
 
 
+def cancel_deferred(result: HandlerResult) -> None:
+    """Nobody waits for a deferred result any more: cancel it, or tell its `Responder`."""
+    if isinstance(result, Responder):
+        result.cancel()
+    elif callable(cancel := getattr(result, "cancel", None)):
+        cancel()
+
+
 def _completed(result: Any) -> Any:
-    """What a completed cs.result.Result came to; raises its exception, or CancellationError."""
+    """The outcome of a completed cs.result.Result; raises its exception, or CancellationError."""
     exc_info = result.exc_info
     if exc_info:
         raise exc_info[1]

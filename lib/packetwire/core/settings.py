@@ -26,6 +26,10 @@ DEFAULT_SPIN = 0.0
 DEFAULT_PACKET_GRACE = 0.0
 """Seconds that a packet waits for company before it leaves: none, what is queued together leaves together."""
 ERROR_DETAILS = ("none", "message", "traceback")
+MODES = ("auto", "require", "passive", "off")
+"""How an end goes about capabilities; see `packetwire.core.capabilities.Mode`."""
+MAX_NAME_SIZE = 255
+"""Bytes of the name of a protocol, or of its version."""
 
 DEFAULT_MAX_CONNECTIONS = 128
 """Clients at a time. Each takes a handful of descriptors, of which a process usually has 1024."""
@@ -50,6 +54,11 @@ class Settings:
     - `half_close`: whether the end of the stream stands for ERQ and EOF.
     - `spin`: seconds of looking for bytes before a thread sleeps.
     - `packet_grace`: seconds, without effect; None for the default.
+    - `capabilities`: "auto", "require", "passive" or "off".
+    - `keepalive`: seconds of silence after which the peer is asked for a sign of life, None for never, "auto" for
+      what suits the stream.
+    - `protocol`: the name of what is spoken over the connection, if it has one.
+    - `protocol_version`: the version of that.
     """
 
     handlers: int | str = DEFAULT_HANDLERS
@@ -62,6 +71,10 @@ class Settings:
     half_close: bool = False
     spin: float = DEFAULT_SPIN
     packet_grace: float | None = None
+    capabilities: str = "auto"
+    protocol: str | None = None
+    protocol_version: str | None = None
+    keepalive: float | str | None = "auto"
 
     def __post_init__(self) -> None:
         check_handlers(self.handlers)
@@ -75,6 +88,10 @@ class Settings:
         check_spin(self.spin)
         grace = DEFAULT_PACKET_GRACE if self.packet_grace is None else self.packet_grace
         self._keep("packet_grace", seconds_of(grace, "packet_grace"))
+        check_capabilities(self.capabilities)
+        check_keepalive(self.keepalive)
+        for name in ("protocol", "protocol_version"):
+            check_text(name, getattr(self, name))
 
     def _keep(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # while it is made, it is not frozen yet
@@ -123,6 +140,30 @@ def check_handlers(handlers: Any) -> None:
         return
     if not isinstance(handlers, int) or isinstance(handlers, bool) or handlers < 1:
         raise LocalProtocolError(f"handlers must be 1 or more, or 'inline', got {handlers!r}")
+
+
+def check_keepalive(keepalive: Any) -> None:
+    """Raises TypeError or `LocalProtocolError` unless it is None, "auto" or more than 0 seconds."""
+    if keepalive is None or keepalive == "auto":
+        return
+    if isinstance(keepalive, str):
+        raise LocalProtocolError(f"keepalive must be a number of seconds, 'auto' or None, got {keepalive!r:.100}")
+    if seconds_of(keepalive, "keepalive") <= 0:
+        raise LocalProtocolError(f"keepalive must be more than 0 seconds, got {keepalive!r}")
+
+
+def check_capabilities(capabilities: Any) -> None:
+    """Raises `LocalProtocolError` unless it is one of `MODES`."""
+    if capabilities not in MODES:
+        raise LocalProtocolError(f"capabilities must be one of {MODES}, got {capabilities!r:.100}")
+
+
+def check_text(name: str, text: Any) -> None:
+    """Raises TypeError or `LocalProtocolError` unless it is None or a string that is not too long to be said."""
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"{name} must be a string, got {type(text).__name__}: {text!r:.100}")
+    if text is not None and len(text.encode(errors="replace")) > MAX_NAME_SIZE:
+        raise LocalProtocolError(f"{name} may have {MAX_NAME_SIZE} bytes, got {text!r:.100}")
 
 
 def check_inline(inline: Any) -> None:

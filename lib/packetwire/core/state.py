@@ -1,6 +1,6 @@
 """The life of a connection's two directions, in one table that does not know which side is ours.
 
-Each direction is a half. What its sender does with it is an act; an act that is not in the table for the
+Each direction is a half. Its sender's steps are acts; an act that is not in the table for the
 present half breaks the protocol. The one exception is a request after ERQ, which the receiver answers
 "not ok" and lives on (`docs/wire.md`).
 """
@@ -19,7 +19,7 @@ class Half(Enum):
 
 
 class Act(Enum):
-    """What the sender of a direction can do."""
+    """A step that the sender of a direction can take."""
 
     REQUEST = "request"
     RESPONSE = "response"

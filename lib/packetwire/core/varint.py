@@ -7,11 +7,11 @@ with each chunk. `docs/wire.md` is the specification.
 
 from __future__ import annotations
 
-from packetwire.core.refusals import QUOTED_OCTETS, refuse
+from packetwire.core.refusals import QUOTED_BYTES, refuse
 from packetwire.errors import LocalProtocolError
 
-MAX_VARINT_OCTETS = 9
-MAX_UINT = (1 << 7 * MAX_VARINT_OCTETS) - 1
+MAX_VARINT_BYTES = 9
+MAX_UINT = (1 << 7 * MAX_VARINT_BYTES) - 1
 """The largest integer on the wire: 63 bits."""
 
 BytesLike = bytes | bytearray | memoryview
@@ -23,7 +23,7 @@ MORE = tuple(bytes((n | 0x80,)) for n in range(128))
 
 
 def encode_varint(n: int) -> bytes:
-    """The minimal encoding of `n`: big-endian base 128, the high bit set on all octets but the last."""
+    """The minimal encoding of `n`: big-endian base 128, the high bit set on all bytes but the last."""
     if 0 <= n < 1 << 7:
         return LAST[n]
     if 0 <= n < 1 << 14:
@@ -32,28 +32,28 @@ def encode_varint(n: int) -> bytes:
         return MORE[n >> 14] + MORE[n >> 7 & 0x7F] + LAST[n & 0x7F]
     if not 0 <= n <= MAX_UINT:
         raise LocalProtocolError(f"{shown(n)} cannot be sent: integers go from 0 to 2**63 - 1")
-    octets = LAST[n & 0x7F]
+    encoded = LAST[n & 0x7F]
     while n := n >> 7:
-        octets = MORE[n & 0x7F] + octets
-    return octets
+        encoded = MORE[n & 0x7F] + encoded
+    return encoded
 
 
-def decode_varint(octets: BytesLike, offset: int, end: int, base: int = 0) -> tuple[int, int]:
+def decode_varint(data: BytesLike, offset: int, end: int, base: int = 0) -> tuple[int, int]:
     """Decode one integer at `offset`, return it and the offset behind it.
 
     Returns an offset of -1 if the integer does not end before `end`. `base` is the position of
-    `octets` in the stream, for the message of the `RemoteProtocolError` that an integer of more than 9
-    octets raises.
+    `data` in the stream, for the message of the `RemoteProtocolError` that an integer of more than 9
+    bytes raises.
     """
     value = 0
-    for position in range(offset, min(end, offset + MAX_VARINT_OCTETS)):
-        octet = octets[position]
-        value = value << 7 | octet & 0x7F
-        if octet < 128:
+    for position in range(offset, min(end, offset + MAX_VARINT_BYTES)):
+        byte = data[position]
+        value = value << 7 | byte & 0x7F
+        if byte < 128:
             return value, position + 1
-    if end - offset >= MAX_VARINT_OCTETS:
-        quoted = bytes(octets[offset : min(end, offset + QUOTED_OCTETS + 1)])
-        raise refuse("varint-too-long", quoted, limit=MAX_VARINT_OCTETS, offset=base + offset)
+    if end - offset >= MAX_VARINT_BYTES:
+        quoted = bytes(data[offset : min(end, offset + QUOTED_BYTES + 1)])
+        raise refuse("varint-too-long", quoted, limit=MAX_VARINT_BYTES, offset=base + offset)
     return value, -1
 
 

@@ -4,20 +4,23 @@
         (now,) = await client.call(ClockAPI.NOW, timeout=5)
 
 `AsyncServiceClient.on(connection)` is the same over an `AsyncPacketConnection`. Any number of tasks may call.
+
+Strategy: as `calling`, with the same `ClientCore`; before something is put into its outbox, there is room for that.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from packetwire.core.timelimits import time_limit
 from packetwire.errors import ConnectionEnded, RequestTimeout
 from packetwire.fbsp.aiorequests import LoopFBSPPacketChannel
-from packetwire.fbsp.calls import CallBook
-from packetwire.fbsp.callstate import CallState
+from packetwire.fbsp.callbook import CallBook
+from packetwire.fbsp.callstate import CallState, name_of, request_flags
 from packetwire.fbsp.client import FBSPClient
 from packetwire.fbsp.constants import State
 from packetwire.fbsp.frames import Frame
@@ -74,7 +77,8 @@ class AsyncCall(CallState):
             msg = self.take_data()
             if msg is None:
                 return
-            self._client.acknowledge(msg)
+            self._client.core.acknowledge(msg)
+            self._client.channel.flush()
             yield msg.data
 
     async def send(
@@ -85,11 +89,10 @@ class AsyncCall(CallState):
         With `acknowledge` wait until the service has taken it; raises as `result` does, and `ClientError` if the
         call ends before. `timeout` limits the wait for room too.
         """
-        msg = self.new_data(frames, more, acknowledge)
         await self._client.make_room(self.name, timeout)
-        taken = self.data_taken() if acknowledge else None
-        self._client.transmit(msg)
-        if taken is not None:
+        taken = self._client.core.upload(self, frames, more, acknowledge)
+        self._client.carry()
+        if acknowledge:
             await self._wait(taken, timeout)
             self.check_taken()
 
@@ -100,11 +103,12 @@ class AsyncCall(CallState):
         """
         if self.over:
             return False
-        token = self._client.send_cancel(self)
+        token = self._client.core.cancel(self)
         try:
+            self._client.carry()
             await self._wait(self.is_cancel_answered, timeout)
         finally:
-            self._client.forget_cancel(token)
+            self._client.core.forget_cancel(token)
         return self.was_cancelled()
 
     def changed(self) -> None:
@@ -129,14 +133,10 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
         close_carrier: Callable[[Any], Awaitable[object]],
         **client: Any,
     ) -> None:
-        super().__init__(channel, AsyncCall, **client)
+        super().__init__(channel, partial(AsyncCall, self), **client)
         self._open_session = open_session
         self._close_carrier = close_carrier
         forking.register(self)
-
-    def after_fork(self) -> None:
-        """In the child of a fork: the client is the parent's."""
-        self.leave(ConnectionEnded(forking.of_parent(f"this {type(self).__name__}")))
 
     @classmethod
     def connect(cls, address: str, *, channel: dict[str, Any] | None = None, **client: Any) -> Self:
@@ -190,14 +190,20 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
 
     async def _greet(self) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._connect_timeout
-        self.session = await self._open_session(self.channel, self._connect_timeout)
-        self.say_hello()
-        self.check_greeted(await self.channel.wait_for(self.is_greeted, max(0.0, deadline - loop.time())))
+        began = loop.time()
+        deadline = began + self._connect_timeout
+        session = await self._open_session(self.channel, self._connect_timeout)
+        self.core.hello(session, began, self._connect_timeout)
+        self.carry()
+        if not await self.channel.wait_for(self.core.is_greeted, max(0.0, deadline - loop.time())):
+            self.core.expire(deadline)
+        self.core.check_greeted()
 
     async def close(self) -> None:
-        """Send CLOSE, end all calls and close the channel. A second call does nothing."""
-        if self.say_close():
+        """Send CLOSE, end all calls and close the channel. A second call does nothing, nor does one in a fork."""
+        if self.channel.forked:
+            return
+        if self.core.close():
             await self._close_carrier(self.channel)
 
     async def call(self, api_code: ButlerInterface, *frames: Frame, timeout: float | None = None) -> list[bytes]:
@@ -207,12 +213,13 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
         """
         timeout = time_limit(timeout)  # a mistake is told before anything is sent
         deadline = deadline_of(timeout)
-        call, msg = self.new_call(api_code, frames, single=True)
+        await self.make_room(name_of(api_code), timeout)
+        call = self.core.ask(api_code, frames, single=True, deadline=deadline, timeout=timeout)
         try:
-            await self.make_room(call.name, timeout)
-            self.transmit_request(call, msg, False, False)
-            if not await call.wait_result(left_until(deadline)):
-                raise call.late(timeout)
+            self.carry()
+            if not await call.wait_result(left_until(deadline)) and call.deadline is not None:
+                self.core.expire(call.deadline)
+                self.channel.flush()
             return call.outcome()
         except BaseException:
             self.abandon(call)
@@ -229,37 +236,44 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
     ) -> AsyncCall:
         """Ask, when there is room to, and return at once: the arguments are those of `ServiceClient.start`."""
         await self.drain()
-        call, msg = self.new_call(api_code, frames, on_state, stream)
-        self.transmit_request(call, msg, acknowledge, more)
+        call = self.core.ask(api_code, frames, on_state, stream, flags=request_flags(more, acknowledge))
+        try:
+            self.carry()
+        except BaseException:
+            self.core.forget(call)
+            raise
         return call
 
     async def ping(self, timeout: float | None = None) -> float:
         """Seconds that a NOOP and its acknowledgement took."""
-        self.live_session()
-        loop = asyncio.get_running_loop()
         time_limit(timeout)
+        self.core.live_session()  # first, as it tells whoever is a fork, where no loop runs
+        _, token = self.core.ping()
+        loop = asyncio.get_running_loop()
         began = loop.time()
-        _, token = self.say_noop()
-        await self.channel.wait_for(lambda: self.is_ponged(token), timeout)
-        self.check_ponged(token, timeout)
+        self.carry()
+        await self.channel.wait_for(lambda: self.core.is_ponged(token), timeout)
+        self.core.check_ponged(token, timeout)
         return loop.time() - began
+
+    def abandon(self, call: AsyncCall, reason: Exception | None = None) -> None:
+        """Nobody waits for a call any more: it is withdrawn, if it is not over, and fails with `reason`."""
+        self.core.abandon(call, reason)
+        self.channel.flush()
 
     async def drain(self) -> None:
         """Wait until there is room for one more message."""
         try:
-            await self.channel.drain(self.live_session())
+            await self.channel.drain(self.core.live_session())
         except ConnectionEnded:
-            self.live_session()  # the session may know more of why it has ended
+            self.core.live_session()  # the session may know more of why it has ended
             raise
 
     async def make_room(self, name: str, timeout: float | None) -> None:
         """`drain`, for `timeout` seconds at most."""
+        self.core.live_session()  # first, as it tells whoever is a fork, where no loop runs
         try:
             async with asyncio.timeout(time_limit(timeout)):
                 await self.drain()
         except TimeoutError:
             raise RequestTimeout(f"{name}: the service did not take what it was sent within {timeout} s") from None
-
-    def end(self, cause: Exception) -> None:
-        super().end(cause)
-        self.channel.notify()

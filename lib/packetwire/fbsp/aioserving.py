@@ -12,12 +12,14 @@
         ...
 
 One service object serves any number of ZMQ addresses and packet connections at once, all in one loop.
+
+Strategy: as `serving`, with the same `ServiceCore`; here operations are run by tasks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
 from inspect import isawaitable
@@ -29,11 +31,10 @@ from packetwire.core.timelimits import time_limit
 from packetwire.fbsp.aiorequests import LoopFBSPPacketChannel
 from packetwire.fbsp.constants import ErrorCode
 from packetwire.fbsp.frames import frames_of
-from packetwire.fbsp.messages import APIMessage, DataMessage
-from packetwire.fbsp.operations import Declared, OperationBook, Reply, RequestState, as_stream
+from packetwire.fbsp.messages import FBSPMessage
+from packetwire.fbsp.operationbook import OperationBook
+from packetwire.fbsp.operations import Operation, Reply, RequestState, as_stream
 from packetwire.fbsp.serving import CLOSE_WAIT
-from packetwire.fbsp.session import FBSPSession
-from packetwire.messaging.channel import Channel
 from packetwire.messaging.errors import StopError, is_for_program
 from packetwire.messaging.looped import LoopChannel, Watchers
 
@@ -53,7 +54,7 @@ class AsyncRequest(RequestState):
     def __init__(self, *request: Any) -> None:
         super().__init__(*request)
         self.task: asyncio.Task[None] | None = None
-        """What performs the operation; it is cancelled with the request."""
+        """Performs the operation; it is cancelled with the request."""
         self._watchers = Watchers()
 
     async def uploads(self, timeout: float | None = None) -> AsyncIterator[list[bytes]]:
@@ -65,8 +66,10 @@ class AsyncRequest(RequestState):
         """
         more = True
         while more:
-            limit = self.upload_limit(timeout)
-            msg = self.next_upload(await self._watchers.wait(self.has_upload, limit), limit)
+            limit = self.expect_upload(asyncio.get_running_loop().time(), time_limit(timeout))
+            if not await self._watchers.wait(self.has_upload, limit) and self.upload_deadline is not None:
+                self.expire(self.upload_deadline)
+            msg = self.next_upload()
             self.acknowledge(msg)
             yield msg.data
             more = msg.has_more()
@@ -75,13 +78,19 @@ class AsyncRequest(RequestState):
         """Wait until there is room to send to the client."""
         await self.channel.drain(self.session)
 
-    def take_upload(self, msg: DataMessage, limit: int) -> None:
-        super().take_upload(msg, limit)
+    def say(self, msg: FBSPMessage) -> int:
+        return self.channel.send(msg, self.session)
+
+    def answer(self, result: Any) -> None:
+        super().answer(result)
+        if not self.channel.is_handling:
+            self.channel.flush()
+
+    def changed(self) -> None:
         self._watchers.look()
 
     def cancel(self) -> None:
         super().cancel()
-        self._watchers.look()
         if self.task is not None:
             self.task.cancel("the request was cancelled")
 
@@ -97,7 +106,7 @@ class AsyncService(OperationBook[AsyncRequest]):
     """
 
     def __init__(self, **service: Any) -> None:
-        super().__init__(**service)
+        super().__init__(AsyncRequest, **service)
         self._tasks: set[asyncio.Task[None]] = set()
         self._channels: list[LoopChannel] = []
         self._on_connections: WeakSet[LoopChannel] = WeakSet()
@@ -147,28 +156,25 @@ class AsyncService(OperationBook[AsyncRequest]):
         for channel in channels:
             self.protocol.close(channel)
             channel.close()
-        self._cancel_all()
+        self.core.cancel_all()
         tasks = self._tasks - {asyncio.current_task()}
         if tasks:
             await asyncio.wait(tasks, timeout=time_limit(timeout))
 
-    def _new_request(self, channel: Channel, session: FBSPSession, msg: APIMessage) -> AsyncRequest:
-        return AsyncRequest(self.protocol, channel, session, msg)
-
-    def _begin(self, request: AsyncRequest, declared: Declared, method: Callable[..., Any]) -> None:
+    def _begin(self, request: AsyncRequest, operation: Operation) -> None:
         try:
             request.acknowledge(request.msg)
-            result = method(self, request)
+            result = operation.method(self, request)
             if isawaitable(result) or as_stream(result) is not None:
                 self._start_task(request, result)
                 return
-            self._answer(request, result)
+            request.answer(result)
         except BaseException as error:
-            self._fail(request, error)
+            self.core.fail(request, error)
             if is_for_program(error):
-                self._forget(request)
+                self.core.forget(request)
                 raise
-        self._forget(request)
+        self.core.forget(request)
 
     def _start_task(self, request: AsyncRequest, result: Any) -> None:
         request.task = asyncio.get_running_loop().create_task(self._perform(request, result))
@@ -177,7 +183,7 @@ class AsyncService(OperationBook[AsyncRequest]):
 
     def _end_task(self, request: AsyncRequest, result: Any, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._forget(request)
+        self.core.forget(request)
         if isinstance(result, CoroutineType):
             result.close()  # it was cancelled before it began, so nobody has awaited this
 
@@ -188,18 +194,18 @@ class AsyncService(OperationBook[AsyncRequest]):
             stream = as_stream(result)
             if stream is None:
                 await request.drain()
-                self._answer(request, result)
+                request.answer(result)
             else:
                 await _send_stream(request, Reply(request, frames_of(stream.reply)), stream.data)
         except asyncio.CancelledError:
-            self._fail(request, StopError("the operation was cancelled", code=ErrorCode.INTERNAL_ERROR))
+            self.core.fail(request, StopError("the operation was cancelled", code=ErrorCode.INTERNAL_ERROR))
             raise
         except BaseException as error:
-            self._fail(request, error)
+            self.core.fail(request, error)
             if is_for_program(error):
                 raise
         finally:
-            self._forget(request)
+            self.core.forget(request)
 
 
 async def _send_stream(request: AsyncRequest, reply: Reply, data: Any) -> None:
@@ -224,7 +230,9 @@ async def _each(data: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]
             for item in data:
                 yield item
     finally:
-        if hasattr(data, "aclose"):
-            await data.aclose()
-        elif hasattr(data, "close"):
-            data.close()
+        aclose: Callable[[], Awaitable[object]] | None = getattr(data, "aclose", None)
+        close: Callable[[], object] | None = getattr(data, "close", None)
+        if aclose is not None:
+            await aclose()
+        elif close is not None:
+            close()

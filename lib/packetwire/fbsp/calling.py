@@ -4,6 +4,9 @@
         (now,) = client.call(ClockAPI.NOW, timeout=5)
 
 `ServiceClient.on(connection)` is the same over a packet connection. Any thread may call, many at a time.
+
+Strategy: all that is known of the session and its calls is in a `ClientCore`, which is used under the lock of its
+channel; the channel carries what stands in the outbox, and is what threads wait on.
 """
 
 from __future__ import annotations
@@ -11,22 +14,26 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from packetwire.errors import ConnectionEnded, RequestTimeout
-from packetwire.fbsp.calls import AnswerKey, CallBook
-from packetwire.fbsp.callstate import CallState
+from packetwire.fbsp.callbook import CallBook
+from packetwire.fbsp.callstate import CallState, request_flags
 from packetwire.fbsp.client import FBSPClient
+from packetwire.fbsp.clientcore import AnswerKey
 from packetwire.fbsp.constants import MsgType, State
 from packetwire.fbsp.frames import Frame
 from packetwire.fbsp.requests import FBSPPacketChannel
 from packetwire.messaging.descriptors import ButlerInterface
-from packetwire.messaging.shared import SharedChannel, deadline_of, left_until
+from packetwire.messaging.shared import SOON, SharedChannel, deadline_of, left_until
 from packetwire.streams import forking
 
 if TYPE_CHECKING:
     from packetwire.messaging.packets import Connection
+
+_REQUEST = int(MsgType.REQUEST)
 
 
 class Call(CallState):
@@ -44,7 +51,7 @@ class Call(CallState):
         first, `RequestTimeout` after `timeout` seconds, after which it can be asked again.
         """
         if not self.has_result():
-            self._wait(self.has_result, timeout, (int(MsgType.REQUEST), self.token))
+            self._wait(self.has_result, timeout, (_REQUEST, self.token))
         return self.outcome()
 
     def wait_acknowledged(self, timeout: float | None = None) -> None:
@@ -61,9 +68,12 @@ class Call(CallState):
             self._wait(self.has_data, timeout)
             with self._client.channel.lock:
                 msg = self.take_data()
+                if msg is not None and msg.has_ack_req():
+                    self._client.core.acknowledge(msg)
             if msg is None:
                 return
-            self._client.acknowledge(msg)
+            if msg.has_ack_req():
+                self._client.carry()
             yield msg.data
 
     def send(
@@ -74,16 +84,15 @@ class Call(CallState):
         With `acknowledge` wait until the service has taken it; raises as `result` does, and `ClientError` if the
         call ends before.
         """
-        msg = self.new_data(frames, more, acknowledge)
-        if not acknowledge:
-            self._client.transmit(msg)
-            return
-        with self._client.channel.lock:
-            taken = self.data_taken()
-        self._client.transmit(msg)
-        # not for the answer to DATA alone: the call may end first, and then DATA is never acknowledged
-        self._wait(taken, timeout)
-        self.check_taken()
+        client = self._client
+        client.wait_for_room()
+        with client.channel.lock:
+            taken = client.core.upload(self, frames, more, acknowledge)
+        client.carry()
+        if acknowledge:
+            # not for the answer to DATA alone: the call may end first, and then DATA is never acknowledged
+            self._wait(taken, timeout)
+            self.check_taken()
 
     def cancel(self, timeout: float | None = None) -> bool:
         """Withdraw the request: whether the service has stopped the work, or the request had ended before.
@@ -92,11 +101,15 @@ class Call(CallState):
         """
         if self.over:
             return False
-        token = self._client.send_cancel(self)
+        client = self._client
+        client.wait_for_room()
+        with client.channel.lock:
+            token = client.core.cancel(self)
         try:
+            client.carry()
             self._wait(self.is_cancel_answered, timeout, (int(MsgType.CANCEL), token))
         finally:
-            self._client.forget_cancel(token)
+            client.core.forget_cancel(token)
         return self.was_cancelled()
 
     def _wait(self, done: Callable[[], bool], timeout: float | None, answer_to: AnswerKey | None = None) -> None:
@@ -121,14 +134,10 @@ class ServiceClient(CallBook[Call, SharedChannel]):
         open_session: Callable[[Any, float], Any],
         **client: Any,
     ) -> None:
-        super().__init__(channel, Call, **client)
+        super().__init__(channel, partial(Call, self), **client)
         self._open_session = open_session
         self._close_carrier: Callable[[], object] = self.channel.close
         forking.register(self)
-
-    def after_fork(self) -> None:
-        """In the child of a fork: the client is the parent's."""
-        self.leave(ConnectionEnded(forking.of_parent(f"this {type(self).__name__}")))
 
     @classmethod
     def connect(cls, address: str, *, channel: dict[str, Any] | None = None, **client: Any) -> Self:
@@ -165,7 +174,7 @@ class ServiceClient(CallBook[Call, SharedChannel]):
 
     def __enter__(self) -> Self:
         try:
-            self._greet(time.monotonic() + self._connect_timeout)
+            self._greet()
         except BaseException:
             self._close_carrier()
             raise
@@ -179,14 +188,25 @@ class ServiceClient(CallBook[Call, SharedChannel]):
     ) -> None:
         self.close()
 
-    def _greet(self, deadline: float) -> None:
-        self.session = self._open_session(self.channel, self._connect_timeout)
-        answer_to = self.say_hello()
-        self.check_greeted(self.channel.wait_until(self.is_greeted, left_until(deadline), answer_to))
+    def _greet(self) -> None:
+        began = time.monotonic()
+        session = self._open_session(self.channel, self._connect_timeout)
+        with self.channel.lock:
+            answer_to = self.core.hello(session, began, self._connect_timeout)
+        self.carry()
+        deadline = began + self._connect_timeout
+        if not self.channel.wait_until(self.core.is_greeted, left_until(deadline), answer_to):
+            with self.channel.lock:
+                self.core.expire(deadline)
+        self.core.check_greeted()
 
     def close(self) -> None:
-        """Send CLOSE, end all calls and close the channel. A second call does nothing."""
-        if self.say_close():
+        """Send CLOSE, end all calls and close the channel. A second call does nothing, nor does one in a fork."""
+        if self.channel.forked:
+            return
+        with self.channel.lock:
+            has_ended = self.core.close()
+        if has_ended:
             self._close_carrier()
 
     def call(self, api_code: ButlerInterface, *frames: Frame, timeout: float | None = None) -> list[bytes]:
@@ -194,19 +214,34 @@ class ServiceClient(CallBook[Call, SharedChannel]):
 
         After a timeout, and if it is a stream that follows, the request is withdrawn.
         """
-        call, msg = self.new_call(api_code, frames, single=True)
+        core, channel = self.core, self.channel
+        deadline = deadline_of(timeout)
+        if channel.outbox:
+            self.wait_for_room(timeout)
+        with channel.lock:
+            call = core.ask(api_code, frames, single=True, deadline=deadline, timeout=timeout)
+            session = core.live_session()
         try:
-            error_number, done = self.channel.exchange(msg, self.live_session(), call.has_result, timeout)
-            if error_number == errno.EAGAIN and self.ended is None:
-                raise RequestTimeout(f"{call.name}: the service did not take the request within {timeout} s")
-            if error_number:
-                raise self.unreachable(error_number)
+            error_number, done = channel.converse(session, call.has_result, deadline, (_REQUEST, call.token))
             if not done and not call.has_result():
-                raise call.missing(timeout)
+                self._conclude(call, error_number, timeout)
             return call.outcome()
         except BaseException:
-            self.abandon(call)
+            if not call.over:
+                self.abandon(call)
             raise
+
+    def _conclude(self, call: Call, error_number: int, timeout: float | None) -> None:
+        """There is no result: raise the reason; if time is up, the call is withdrawn."""
+        if error_number == errno.EAGAIN and self.ended is None:
+            raise RequestTimeout(f"{call.name}: the service did not take the request within {timeout} s")
+        if error_number:
+            raise self.core.unreachable(error_number)
+        if self.channel.closed or call.deadline is None:
+            raise ConnectionEnded("the channel is closed")
+        with self.channel.lock:
+            self.core.expire(call.deadline)
+        self._carry_soon()
 
     def start(
         self,
@@ -223,26 +258,42 @@ class ServiceClient(CallBook[Call, SharedChannel]):
         accepts the request. `more` announces DATA of ours. `stream` is for services that do not mark a REPLY
         that DATA follows.
         """
-        call, msg = self.new_call(api_code, frames, on_state, stream)
-        self.transmit_request(call, msg, acknowledge, more)
+        self.wait_for_room()
+        with self.channel.lock:
+            call = self.core.ask(api_code, frames, on_state, stream, flags=request_flags(more, acknowledge))
+        try:
+            self.carry()
+        except BaseException:
+            self.core.forget(call)
+            raise
         return call
 
     def ping(self, timeout: float | None = None) -> float:
         """Seconds that a NOOP and its acknowledgement took."""
         began = time.monotonic()
         deadline = deadline_of(timeout)
-        answer_to = _, token = self.say_noop()
-        self.channel.wait_until(lambda: self.is_ponged(token), left_until(deadline), answer_to)
-        self.check_ponged(token, timeout)
+        self.wait_for_room()
+        with self.channel.lock:
+            answer_to = _, token = self.core.ping()
+        self.carry()
+        self.channel.wait_until(lambda: self.core.is_ponged(token), left_until(deadline), answer_to)
+        self.core.check_ponged(token, timeout)
         return time.monotonic() - began
 
-    def _drop(self, call: Call, reason: Exception) -> bool:
+    def abandon(self, call: Call, reason: Exception | None = None) -> None:
+        """Nobody waits for a call any more: it is withdrawn, if it is not over, and fails with `reason`."""
         with self.channel.lock:
-            dropped = super()._drop(call, reason)
-            self.channel.notify()
-        return dropped
+            self.core.abandon(call, reason)
+        self._carry_soon()
 
-    def end(self, cause: Exception) -> None:
-        with self.channel.lock:
-            super().end(cause)
-            self.channel.notify()
+    def _carry_soon(self) -> None:
+        """Have a CANCEL sent, which is not worth a long wait."""
+        session = self.session
+        if session is not None and self.channel.outbox:
+            self.channel.carry(session, SOON)
+
+    def wait_for_room(self, timeout: float | None = None) -> None:
+        """Wait until nothing is left in the outbox, so that not more and more comes to stand there."""
+        session = self.core.live_session()
+        if self.channel.outbox and self.channel.carry(session, timeout) == errno.EAGAIN and self.ended is None:
+            raise RequestTimeout(f"the service did not take what it was sent before within {timeout} s")

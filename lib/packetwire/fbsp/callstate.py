@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from packetwire.errors import ConnectionEnded, RequestTimeout
 from packetwire.fbsp.client import FBSPClient
 from packetwire.fbsp.constants import ErrorCode, MsgFlag, MsgType, State
 from packetwire.fbsp.frames import Frame, frame_of, weight_of
-from packetwire.fbsp.messages import APIMessage, DataMessage, ErrorMessage, FBSPMessage, StateMessage
+from packetwire.fbsp.messages import NO_FLAGS, APIMessage, DataMessage, ErrorMessage, FBSPMessage, StateMessage
 from packetwire.messaging.descriptors import ButlerInterface
 from packetwire.messaging.errors import ClientError
 
@@ -19,15 +19,37 @@ logger = logging.getLogger("packetwire")
 
 
 class Asker(Protocol):
-    """What a call needs of the client that makes it."""
+    """A client, as its calls see it."""
 
     @property
     def protocol(self) -> FBSPClient:
         """The client's side of FBSP."""
+        ...
 
 
 class CallState:
     """A request to a service, and what has come of it."""
+
+    # what most calls leave as it is, so that making one takes less
+    state: State | None = None
+    """The last thing that the service has said about the work."""
+    acknowledged = False
+    """True once the service has said that it accepts the request."""
+    deadline: float | None = None
+    """The time at which it is withdrawn, if it is not over then."""
+    timeout: float | None = None
+    """Seconds from its beginning until then."""
+    reply: list[bytes] | None = None
+    error: Exception | None = None
+    over = False
+    """True once nothing more is to come."""
+    buffered = 0
+    """Bytes of DATA that have not been taken yet, each frame and message counting some more."""
+    _data: Sequence[DataMessage] = ()
+    _data_acknowledged = 0
+    _data_sent = 0
+    _has_streamed = _reply_taken = False
+    _cancel_answer: ErrorMessage | None = None
 
     def __init__(
         self,
@@ -40,36 +62,21 @@ class CallState:
     ) -> None:
         self.streams = streams
         self.single = single
-        """Whether one REPLY is all that may come: nobody will read a stream."""
+        """True if one REPLY is all that may come: nobody will read a stream."""
         self.api_code = api_code
         self.token = token
-        self.state: State | None = None
-        """What the service has said last about the work."""
-        self.acknowledged = False
-        """Whether the service has said that it accepts the request."""
-        self.reply: list[bytes] | None = None
-        self.error: Exception | None = None
-        self.over = False
-        """Whether nothing more is to come."""
-        self.buffered = 0
-        """Bytes of DATA that have not been taken yet, each frame and message counting some more."""
         self._client = client
         self._on_state = on_state
-        self._data: deque[DataMessage] = deque()
-        self._data_acknowledged = 0
-        self._data_sent = 0
-        self._has_streamed = self._reply_taken = False
-        self._cancel_answer: ErrorMessage | None = None
 
     @property
     def name(self) -> str:
         """Which call of which interface."""
-        return f"{type(self.api_code).__name__}.{self.api_code.name}"
+        return name_of(self.api_code)
 
     # what to wait for, and what came of it
 
     def has_result(self) -> bool:
-        """Whether `result` has something to return or to raise."""
+        """True once `result` has something to return or to raise."""
         return self.reply is not None or self.error is not None
 
     def outcome(self) -> list[bytes]:
@@ -81,20 +88,21 @@ class CallState:
         return self.reply
 
     def is_accepted(self) -> bool:
-        """Whether the service has acknowledged the request, or has already answered it."""
+        """True once the service has acknowledged the request, or has already answered it."""
         return self.acknowledged or self.has_result()
 
     def has_data(self) -> bool:
-        """Whether there is DATA to take, or will be none."""
+        """True once there is DATA to take, or will be none."""
         return bool(self._data) or self.over
 
     def take_data(self) -> DataMessage | None:
         """The next DATA, once `has_data`; None at the end of the stream. Raises if that is a failure."""
-        if not self._data:
+        data = self._data
+        if not isinstance(data, deque) or not data:
             self.check()
             self._check_streamed()
             return None
-        msg = self._data.popleft()
+        msg: DataMessage = data.popleft()
         self.buffered -= weight_of(msg.data)
         return msg
 
@@ -137,11 +145,11 @@ class CallState:
             raise ClientError(f"{self.name} has ended without taking the DATA that it was sent")
 
     def is_cancel_answered(self) -> bool:
-        """Whether the service has answered our CANCEL, or the request has ended otherwise."""
+        """True once the service has answered our CANCEL, or the request has ended otherwise."""
         return self._cancel_answer is not None or self.over
 
     def was_cancelled(self) -> bool:
-        """Whether the service has stopped the work, once `is_cancel_answered`; raises if it refuses to."""
+        """True if the service has stopped the work, once `is_cancel_answered`; raises if it refuses to."""
         answer = self._cancel_answer
         if answer is None or answer.error_code == ErrorCode.NOT_FOUND:
             return False
@@ -153,6 +161,12 @@ class CallState:
 
     def take(self, msg: FBSPMessage) -> None:
         """A message has come for the call."""
+        if (
+            msg.msg_type is MsgType.REPLY and msg.flags is NO_FLAGS and isinstance(msg, APIMessage)
+        ):  # as it mostly is
+            if self.error is None:
+                self.reply = msg.data
+            return
         if msg.msg_type is MsgType.DATA or (msg.msg_type is MsgType.REPLY and msg.has_more()):
             self._has_streamed = True
             if self.single:
@@ -172,6 +186,8 @@ class CallState:
                     logger.exception("%r: on_state failed", self.api_code)
         elif isinstance(msg, DataMessage):
             self.buffered += weight_of(msg.data)
+            if not isinstance(self._data, deque):
+                self._data = deque()
             self._data.append(msg)
 
     def _refuse_stream(self) -> None:
@@ -203,6 +219,11 @@ class CallState:
         """Something has come for the call: for subclasses whose waiting is not the channel's matter."""
 
 
+def name_of(api_code: ButlerInterface) -> str:
+    """Which call of which interface."""
+    return f"{type(api_code).__name__}.{api_code.name}"
+
+
 def raised(error: Exception) -> Exception:
     """An exception to raise in one of several that may wait."""
     return error.for_waiter() if isinstance(error, ConnectionEnded) else error
@@ -210,4 +231,6 @@ def raised(error: Exception) -> Exception:
 
 def request_flags(more: bool, acknowledge: bool) -> MsgFlag:
     """The flags of what the client sends."""
+    if not (more or acknowledge):
+        return NO_FLAGS
     return (MsgFlag.MORE if more else MsgFlag.NONE) | (MsgFlag.ACK_REQ if acknowledge else MsgFlag.NONE)

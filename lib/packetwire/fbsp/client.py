@@ -18,6 +18,7 @@ from packetwire.fbsp.constants import ACKNOWLEDGED, CLIENT_SENDS, MsgType, bb2h
 from packetwire.fbsp.handshake import MAX_NUMBER, check_welcome, fill_hello
 from packetwire.fbsp.lifecycle import TOLERATED, TRANSITIONS, Act, Phase, act_of
 from packetwire.fbsp.messages import (
+    NO_FLAGS,
     NO_TOKEN,
     APIMessage,
     CancelMessage,
@@ -27,6 +28,7 @@ from packetwire.fbsp.messages import (
     HelloMessage,
     StateMessage,
     WelcomeMessage,
+    plain_header,
 )
 from packetwire.fbsp.protocol import _FBSP, DEFAULT_MAX_MESSAGE_SIZE
 from packetwire.fbsp.refusals import violation
@@ -94,16 +96,38 @@ class FBSPClient(_FBSP):
         )
 
     def has_api(self, api: type[ButlerInterface]) -> bool:
-        """Whether the service that was last connected to has an interface."""
+        """True if the service that was last connected to has an interface."""
         return api.get_uid() in self._apis
 
     def create_request_for(self, session: FBSPSession, api_code: ButlerInterface, token: Token) -> APIMessage:
         """A new REQUEST of a call; raises `ServiceError` if the service does not have its interface."""
-        number = session.apis.get(uid_of_interface(type(api_code)))
-        if number is None:
-            raise ServiceError(f"the service does not have the interface {type(api_code).__name__}")
-        request: APIMessage = self.create_message_for(MsgType.REQUEST, token, bb2h(number, api_code.value))
+        code = self.request_code_of(session, api_code)
+        request: APIMessage = self.create_message_for(MsgType.REQUEST, token, code)
         return request
+
+    def request_code_of(self, session: FBSPSession, api_code: ButlerInterface) -> int:
+        """The numbers of an interface and its operation; raises `ServiceError` if the service does not have it."""
+        interface = type(api_code)
+        number = session.numbers.get(interface)
+        if number is None:
+            number = session.apis.get(uid_of_interface(interface))
+            if number is None:
+                raise ServiceError(f"the service does not have the interface {interface.__name__}")
+            session.numbers[interface] = number
+        return bb2h(number, int(api_code))
+
+    def post_request(
+        self, channel: Channel, session: FBSPSession, api_code: ButlerInterface, token: Token, frames: list[bytes]
+    ) -> None:
+        """Post a REQUEST with these frames, without much ado if nothing is special about that."""
+        code = self.request_code_of(session, api_code)
+        if session.closed or session.greeting is None or token in session.requests or not code & 0xFF:
+            msg: APIMessage = self.create_message_for(MsgType.REQUEST, token, code)
+            msg.data = frames
+            channel.post(msg, session)
+            return
+        channel.put([plain_header(MsgType.REQUEST, code, token), *frames], session)
+        session.begin(PendingRequest(token, code))
 
     def exception_for(self, msg: ErrorMessage) -> ServiceError:
         """The exception that tells of an ERROR, chained to those that tell of its causes."""
@@ -131,20 +155,28 @@ class FBSPClient(_FBSP):
         token: Token = NO_TOKEN,
     ) -> None:
         """Ask the service for a session; may be repeated until WELCOME has come."""
+        channel.tell(self.hello_message(agent, peer, token), session)
+
+    def hello_message(self, agent: AgentDescriptor, peer: PeerDescriptor, token: Token = NO_TOKEN) -> HelloMessage:
+        """A new HELLO."""
         msg: HelloMessage = self.create_message_for(MsgType.HELLO, token)
         fill_hello(msg, agent, peer)
-        channel.send(msg, session)
+        return msg
 
     def send_close(self, channel: Channel, session: FBSPSession) -> None:
         """End the session and forget it."""
-        channel.send(self.create_message_for(MsgType.CLOSE, session.hello_token or NO_TOKEN), session)
+        channel.tell(self.create_message_for(MsgType.CLOSE, session.hello_token or NO_TOKEN), session)
         channel.discard_session(session)
 
     def before_sending(self, channel: Channel, session: Session, msg: Message) -> bool:
         assert isinstance(msg, FBSPMessage)
         assert isinstance(session, FBSPSession)
-        late = msg.has_ack_reply() or msg.msg_type is MsgType.CLOSE
+        is_welcome = session.greeting is not None and not session.closed
+        if is_welcome and msg.msg_type is MsgType.REQUEST and (msg.flags is NO_FLAGS or not msg.has_ack_reply()):
+            self._check_request(session, msg)
+            return True
         if session.closed:
+            late = msg.has_ack_reply() or msg.msg_type is MsgType.CLOSE
             if late:
                 return False
             raise LocalProtocolError("the session is closed")
@@ -156,34 +188,36 @@ class FBSPClient(_FBSP):
             raise LocalProtocolError(f"a client does not send {msg.msg_type.name}")
         if session.greeting is None and msg.msg_type not in (MsgType.HELLO, MsgType.CLOSE):
             raise LocalProtocolError(f"{msg.msg_type.name} before the service has answered HELLO by WELCOME")
-        if msg.msg_type is MsgType.REQUEST:
-            self._check_request(session, msg)
         return True
 
     def _check_request(self, session: FBSPSession, msg: FBSPMessage) -> None:
-        assert isinstance(msg, APIMessage)
         if msg.token in session.requests:
             raise LocalProtocolError(f"the token {msg.token.hex()} belongs to a request without an answer")
-        if msg.interface_id not in session.apis.values():
-            raise LocalProtocolError(f"the service has announced no interface with the number {msg.interface_id}")
-        if not 1 <= msg.api_code <= MAX_NUMBER:
+        interface_id, api_code = msg.type_data >> 8, msg.type_data & 0xFF
+        if interface_id not in session.apis.values():
+            raise LocalProtocolError(f"the service has announced no interface with the number {interface_id}")
+        if not 1 <= api_code <= MAX_NUMBER:
             raise LocalProtocolError("operations are numbered from 1 to 255")
 
     def after_sending(self, channel: Channel, session: Session, msg: Message) -> None:
         assert isinstance(session, FBSPSession)
-        if isinstance(msg, HelloMessage):
+        assert isinstance(msg, FBSPMessage)
+        if msg.msg_type is MsgType.REQUEST:
+            if msg.flags is NO_FLAGS or not msg.has_ack_reply():
+                session.begin(PendingRequest(msg.token, msg.type_data))
+        elif isinstance(msg, HelloMessage):
             session.hello_token = msg.token
         elif isinstance(msg, CancelMessage):
             session.cancels[msg.token] = msg.request.token
-        elif isinstance(msg, APIMessage) and msg.msg_type is MsgType.REQUEST and not msg.has_ack_reply():
-            session.begin(PendingRequest(msg.token, msg.type_data))
-        elif isinstance(msg, FBSPMessage) and msg.msg_type is MsgType.CLOSE:
+        elif msg.msg_type is MsgType.CLOSE:
             session.close()
 
     def before_handling(self, channel: Channel, session: Session, msg: Message) -> None:
         assert isinstance(msg, FBSPMessage)
         assert isinstance(session, FBSPSession)
-        if msg.has_ack_reply():
+        if msg.msg_type is MsgType.REPLY and msg.flags is NO_FLAGS and session.greeting is not None:
+            self._note_answer(session, msg)
+        elif msg.has_ack_reply():
             if msg.msg_type not in ACKNOWLEDGED_BY_SERVICES:
                 raise violation("wrong-acknowledgement", name=msg.msg_type.name)
         elif session.greeting is None and msg.msg_type not in (MsgType.WELCOME, MsgType.ERROR, MsgType.CLOSE):
@@ -219,6 +253,7 @@ class FBSPClient(_FBSP):
         if msg.token != session.hello_token:
             raise violation("not-our-hello", token=msg.token.hex())
         session.partner_uid, session.apis = check_welcome(msg)
+        session.numbers = {}
         session.greeting = msg
         self._apis = session.apis
         return msg
@@ -226,7 +261,7 @@ class FBSPClient(_FBSP):
     def handle_fbsp_msg(self, channel: Channel, session: FBSPSession, msg: FBSPMessage) -> Any:
         """Return a message; STATE is acknowledged if that is asked for."""
         if msg.msg_type is MsgType.STATE and msg.has_ack_req():
-            channel.send(self.create_ack_reply(msg), session)
+            channel.post(self.create_ack_reply(msg), session)
         if msg.msg_type is MsgType.REQUEST and not msg.has_ack_reply():
             return self.handle_unexpected_msg(channel, session, msg)
         return msg
@@ -238,7 +273,7 @@ class FBSPClient(_FBSP):
     def handle_noop_msg(self, channel: Channel, session: FBSPSession, msg: FBSPMessage) -> Any:
         """Acknowledge a NOOP if that is asked for."""
         if msg.has_ack_req():
-            channel.send(self.create_ack_reply(msg), session)
+            channel.post(self.create_ack_reply(msg), session)
 
     def handle_close_msg(self, channel: Channel, session: FBSPSession, msg: FBSPMessage) -> Any:
         """The service has left: forget the session, and return CLOSE."""
@@ -307,14 +342,14 @@ class FBSPEventClient(FBSPClient):
         handler = self.api_handlers.get((interface, msg.api_code))
         if handler is None:
             if msg.has_ack_req():
-                channel.send(self.create_ack_reply(msg), session)
+                channel.post(self.create_ack_reply(msg), session)
             raise violation("no-reply-handler", type_data=msg.type_data)
         handler(channel, session, msg, self)
 
     def handle_state_msg(self, channel: Channel, session: FBSPSession, msg: StateMessage) -> None:
         """Acknowledge a STATE if that is asked for, and give it to `on_state`."""
         if msg.has_ack_req():
-            channel.send(self.create_ack_reply(msg), session)
+            channel.post(self.create_ack_reply(msg), session)
         self.on_state(channel, session, msg)
 
     def handle_noop_msg(self, channel: Channel, session: FBSPSession, msg: FBSPMessage) -> None:
@@ -331,7 +366,7 @@ class FBSPEventClient(FBSPClient):
             self.on_ack_received(channel, session, msg)
             return
         if not self.on_data.is_set() and msg.has_ack_req():
-            channel.send(self.create_ack_reply(msg), session)
+            channel.post(self.create_ack_reply(msg), session)
         self.on_data(channel, session, msg)
 
     def handle_close_msg(self, channel: Channel, session: FBSPSession, msg: FBSPMessage) -> None:

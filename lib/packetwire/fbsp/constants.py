@@ -8,22 +8,22 @@ from typing import Final
 HEADER_FMT_FULL: Final = "!4sBBH8s"
 """The control frame, as the struct module writes it."""
 HEADER_FMT: Final = "!4xBBH8s"
-"""The same without the four octets that identify the protocol."""
+"""The same without the four bytes that identify the protocol."""
 FOURCC: Final = b"FBSP"
-"""The octets with which a control frame begins."""
+"""The bytes with which a control frame begins."""
 REVISION: Final = 1
 """The version of the protocol that is spoken here."""
 VERSION_MASK: Final = 7
-"""The bits of the version in the octet that it shares with the type."""
+"""The bits of the version in the byte that it shares with the type."""
 ERROR_TYPE_MASK: Final = 31
 """The bits of the `MsgType` that an ERROR relates to, in its type_data; its code is above them."""
 ERROR_CODE_SHIFT: Final = 5
-HEADER_OCTETS: Final = 16
-CONTROL_OCTET: Final = 4
-"""The position of the octet with type and version in the control frame."""
+HEADER_SIZE: Final = 16
+CONTROL_AT: Final = 4
+"""The position of the byte with type and version in the control frame."""
 TYPE_SHIFT: Final = 3
-FLAGS_OCTET: Final = 5
-TOKEN_OCTETS: Final = 8
+FLAGS_AT: Final = 5
+TOKEN_SIZE: Final = 8
 MAX_ERROR_CODE: Final = 2047
 
 PROTO_HELLO: Final = "firebird.butler.FBSPHelloDataframe"
@@ -39,7 +39,7 @@ PROTO_ERROR: Final = "firebird.butler.ErrorDescription"
 
 
 class MsgType(IntEnum):
-    """What a message is."""
+    """The type of a message."""
 
     __hash__ = int.__hash__  # an enum hashes its name, in ten times the time
 
@@ -114,16 +114,16 @@ ACKNOWLEDGED: Final = frozenset((MsgType.NOOP, MsgType.REQUEST, MsgType.REPLY, M
 CLIENT_SENDS: Final = frozenset(
     (MsgType.HELLO, MsgType.NOOP, MsgType.REQUEST, MsgType.CANCEL, MsgType.DATA, MsgType.CLOSE)
 )
-"""What a client sends, acknowledgements excepted."""
+"""The messages that a client sends, acknowledgements excepted."""
 SERVICE_SENDS: Final = frozenset(
     (MsgType.ERROR, MsgType.WELCOME, MsgType.NOOP, MsgType.REPLY, MsgType.DATA, MsgType.STATE, MsgType.CLOSE)
 )
-"""What a service sends, acknowledgements excepted."""
+"""The messages that a service sends, acknowledgements excepted."""
 
 
 def bb2h(value_hi: int, value_lo: int) -> int:
-    """A 16-bit number of its high and its low octet; raises ValueError for what is no octet."""
+    """A 16-bit number of its high and its low byte; raises ValueError for what is no byte."""
     for value in (value_hi, value_lo):
         if not 0 <= value <= 255:
-            raise ValueError(f"{value} does not fit into an octet")
+            raise ValueError(f"{value} does not fit into a byte")
     return value_hi << 8 | value_lo

@@ -19,6 +19,12 @@ def frames_of(result: Any) -> list[bytes]:
         return [result]
     if result is None:
         return []
+    if type(result) is list:
+        for each in result:
+            if type(each) is not bytes:
+                break
+        else:
+            return result.copy()
     if isinstance(result, list | tuple):
         return [frame_of(each) for each in result]
     return [frame_of(result)]

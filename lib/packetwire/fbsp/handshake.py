@@ -1,4 +1,4 @@
-"""What must be said in HELLO and WELCOME: written for our side, and checked for the other."""
+"""The contents of HELLO and WELCOME: written for our side, and checked for the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from packetwire.fbsp.messages import HandshakeMessage, HelloMessage, WelcomeMessage
 from packetwire.fbsp.refusals import violation
 from packetwire.messaging.descriptors import (
-    UID_OCTETS,
+    UID_SIZE,
     AgentDescriptor,
     ButlerInterface,
     PeerDescriptor,
@@ -100,7 +100,7 @@ def _missing_of_agent(where: str, agent: ProtoMessage) -> Iterator[str]:
         yield f"{where}.platform.version is missing"
 
 
-def _uid_fault(field: str, octets: bytes) -> list[str]:
-    if len(octets) == UID_OCTETS:
+def _uid_fault(field: str, uid: bytes) -> list[str]:
+    if len(uid) == UID_SIZE:
         return []
-    return [f"{field} has {len(octets)} octets, not {UID_OCTETS}" if octets else f"{field} is missing"]
+    return [f"{field} has {len(uid)} bytes, not {UID_SIZE}" if uid else f"{field} is missing"]

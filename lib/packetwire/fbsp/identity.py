@@ -1,4 +1,4 @@
-"""Who speaks."""
+"""The identity of this process among the peers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The life of one request, in one table that does not know which side is ours.
 
-What a service does for a request is an act; an act that is not in `TRANSITIONS` for the present phase is
+An act is something that a service does for a request; one that is not in `TRANSITIONS` for the present phase is
 forbidden to the service that sends it. A client that receives also tolerates what is in `TOLERATED`.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from enum import Enum
 
 from packetwire.fbsp.constants import ErrorCode, MsgType, State
-from packetwire.fbsp.messages import ErrorMessage, FBSPMessage, StateMessage
+from packetwire.fbsp.messages import NO_FLAGS, ErrorMessage, FBSPMessage, StateMessage
 
 
 class Phase(Enum):
-    """What has become of a request; `LIVE` are the phases in which it is under way."""
+    """The phase of a request; `LIVE` are those in which it is under way."""
 
     __hash__ = object.__hash__  # an enum hashes its name, in ten times the time
 
@@ -25,7 +25,7 @@ class Phase(Enum):
 
 
 class Act(Enum):
-    """What a service does for a request."""
+    """Something that a service does for a request."""
 
     __hash__ = object.__hash__
 
@@ -41,7 +41,7 @@ class Act(Enum):
 
 LIVE = frozenset((Phase.OPEN, Phase.STREAMING))
 DROPPED = frozenset((Phase.FAILED, Phase.CANCELLED))
-"""What a service sends in these phases comes too late, through no fault of its handler."""
+"""A message that a service sends in these phases comes too late, through no fault of its handler."""
 
 TRANSITIONS: dict[tuple[Phase, Act], Phase] = {
     (Phase.OPEN, Act.STATE): Phase.OPEN,
@@ -75,13 +75,13 @@ TOLERATED: dict[tuple[Phase, Act], Phase] = {
 }
 
 OF_REQUESTS = frozenset((MsgType.UNKNOWN, MsgType.REQUEST, MsgType.REPLY, MsgType.DATA, MsgType.STATE))
-"""What an ERROR relates to that ends a request."""
+"""An ERROR that relates to one of these ends a request."""
 
 
 def act_of(msg: FBSPMessage) -> Act | None:
-    """What this message of a service does for the request with its token, if anything."""
+    """The act of this message of a service, for the request with its token; None if it does nothing for it."""
     if msg.msg_type is MsgType.REPLY:
-        return Act.REPLY_MORE if msg.has_more() else Act.REPLY
+        return Act.REPLY if msg.flags is NO_FLAGS or not msg.has_more() else Act.REPLY_MORE
     if msg.msg_type is MsgType.DATA:
         return Act.DATA_MORE if msg.has_more() else Act.DATA
     if isinstance(msg, StateMessage):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from packetwire.error_text import ERROR_TEXT_LIMIT, error_text
 from packetwire.errors import LocalProtocolError
@@ -19,7 +19,7 @@ from packetwire.fbsp.constants import (
     ERROR_TYPE_MASK,
     FOURCC,
     HEADER_FMT_FULL,
-    HEADER_OCTETS,
+    HEADER_SIZE,
     MAX_ERROR_CODE,
     PROTO_CANCEL_REQ,
     PROTO_ERROR,
@@ -27,7 +27,7 @@ from packetwire.fbsp.constants import (
     PROTO_STATE_INFO,
     PROTO_WELCOME,
     REVISION,
-    TOKEN_OCTETS,
+    TOKEN_SIZE,
     VERSION_MASK,
     ErrorCode,
     MsgFlag,
@@ -43,12 +43,16 @@ from packetwire.messaging.sentinels import ANY
 MAX_CAUSES = 16
 """Exceptions of one chain that an ERROR message tells of."""
 
-NO_TOKEN: Token = bytes(TOKEN_OCTETS)
+NO_TOKEN: Token = bytes(TOKEN_SIZE)
 
 _HEADER = struct.Struct(HEADER_FMT_FULL)
+_pack, _unpack = _HEADER.pack, _HEADER.unpack
 # plain numbers and tuples, because an IntFlag calculates, and an IntEnum hashes, in ten times the time
 _ACK_REQ, _ACK_REPLY, _MORE = int(MsgFlag.ACK_REQ), int(MsgFlag.ACK_REPLY), int(MsgFlag.MORE)
-_FLAGS = tuple(MsgFlag(number) for number in range(8))
+FLAGS = tuple(MsgFlag(number) for number in range(8))
+NO_FLAGS: Final = MsgFlag.NONE
+"""Asked for by `is` first, as most messages have none, and a method takes longer."""
+UNUSUAL_FLAGS = 0xFF & ~(_ACK_REQ | _MORE)
 _TYPES = {int(each): each for each in MsgType if each is not MsgType.UNKNOWN}
 _TYPE_OF_CONTROL = {number << 3 | REVISION: each for number, each in _TYPES.items()}
 _STATES = {int(each): each for each in State}
@@ -56,18 +60,28 @@ _ERROR_CODES = {int(each): each for each in ErrorCode}
 _WITHOUT_TYPE_DATA = (MsgType.HELLO, MsgType.WELCOME, MsgType.CANCEL, MsgType.CLOSE)
 
 
+_CONTROLS = {each: int(each) << 3 | REVISION for each in MsgType}
+
+
+def plain_header(msg_type: MsgType, type_data: int, token: Token) -> bytes:
+    """The control frame of a message without flags."""
+    if len(token) != TOKEN_SIZE:
+        raise LocalProtocolError(f"a token has 8 bytes, not {len(token)}")
+    return _pack(FOURCC, _CONTROLS[msg_type], 0, type_data, token)
+
+
 class FBSPMessage(Message):
     """A message without data frames (NOOP, CLOSE), and what all messages have."""
 
     types: ClassVar[tuple[MsgType, ...]] = (MsgType.NOOP, MsgType.CLOSE)
-    """What messages of this class can be."""
+    """The types that messages of this class can have."""
 
     msg_type: MsgType = MsgType.UNKNOWN
     type_data: int = 0
     """16 bits whose meaning is that of the type: the call of a REQUEST, the code of an ERROR."""
     flags: MsgFlag = MsgFlag.NONE
     token: Token = NO_TOKEN
-    """Eight octets: which request it belongs to, or what it answers."""
+    """Eight bytes: which request it belongs to, or what it answers."""
 
     def __repr__(self) -> str:
         return f"{type(self).__qualname__}[{self.msg_type.name}]"
@@ -90,16 +104,16 @@ class FBSPMessage(Message):
         self._check_content(header)
 
     def as_zmsg(self) -> list[bytes]:
-        if int(self.flags) & _ACK_REPLY:
+        if self.flags is not NO_FLAGS and int(self.flags) & _ACK_REPLY:
             return [self.get_header()]
         return [self.get_header(), *self._pack_data()]
 
     def get_header(self) -> bytes:
         """The control frame; raises `LocalProtocolError` for what does not fit into it."""
-        if len(self.token) != TOKEN_OCTETS:
-            raise LocalProtocolError(f"a token has 8 octets, not {len(self.token)}")
+        if len(self.token) != TOKEN_SIZE:
+            raise LocalProtocolError(f"a token has 8 bytes, not {len(self.token)}")
         try:
-            return _HEADER.pack(FOURCC, self.msg_type << 3 | REVISION, self.flags, self.type_data, self.token)
+            return _pack(FOURCC, self.msg_type << 3 | REVISION, self.flags, self.type_data, self.token)
         except struct.error as error:
             raise LocalProtocolError(
                 f"type_data {self.type_data!r} or flags {self.flags!r} cannot be sent: {error}"
@@ -118,23 +132,23 @@ class FBSPMessage(Message):
         message.type_data = self.type_data
         message.flags = self.flags
         message.token = self.token
-        message._unpack_data(self._pack_data())
+        message._unpack_data(list(self._pack_data()))
         return message
 
     def get_keys(self) -> Iterable[Any]:
         return (self.msg_type, ANY)
 
     def has_more(self) -> bool:
-        """Whether MORE is set."""
-        return bool(int(self.flags) & _MORE)
+        """True if MORE is set."""
+        return self.flags is not NO_FLAGS and bool(int(self.flags) & _MORE)
 
     def has_ack_req(self) -> bool:
-        """Whether an acknowledgement is asked for."""
-        return bool(int(self.flags) & _ACK_REQ)
+        """True if an acknowledgement is asked for."""
+        return self.flags is not NO_FLAGS and bool(int(self.flags) & _ACK_REQ)
 
     def has_ack_reply(self) -> bool:
-        """Whether this is an acknowledgement."""
-        return bool(int(self.flags) & _ACK_REPLY)
+        """True if this is an acknowledgement."""
+        return self.flags is not NO_FLAGS and bool(int(self.flags) & _ACK_REPLY)
 
     def set_flag(self, flag: MsgFlag) -> None:
         """Set a flag."""
@@ -146,12 +160,12 @@ class FBSPMessage(Message):
 
     def _set_hdr(self, header: bytes) -> None:
         """Take over a control frame; raises `InvalidMessageError`."""
-        if len(header) == HEADER_OCTETS:
-            fourcc, control, flags, type_data, token = _HEADER.unpack(header)
+        if len(header) == HEADER_SIZE:
+            fourcc, control, flags, type_data, token = _unpack(header)
             msg_type = _TYPE_OF_CONTROL.get(control)
-            if fourcc == FOURCC and msg_type is not None and flags < len(_FLAGS):
+            if fourcc == FOURCC and msg_type is not None and flags < len(FLAGS):
                 self.msg_type = msg_type
-                self.flags = _FLAGS[flags]
+                self.flags = FLAGS[flags]
                 self.type_data = type_data
                 self.token = token
                 return
@@ -167,7 +181,7 @@ class FBSPMessage(Message):
             raise refuse("type-data", header, name=self.msg_type.name, type_data=self.type_data)
 
     def _pack_data(self) -> list[bytes]:
-        """The data frames."""
+        """The data frames; the list may be the message's own."""
         return []
 
     def _clear_data(self) -> None:
@@ -189,10 +203,10 @@ class FBSPMessage(Message):
 
 
 def header_refusal(header: bytes) -> InvalidMessageError:
-    """What is wrong with a control frame that is not right."""
-    if len(header) != HEADER_OCTETS:
+    """The refusal of a control frame, which says what is wrong with it."""
+    if len(header) != HEADER_SIZE:
         return refuse("header-size", header, size=len(header))
-    fourcc, control, flags, _, _ = _HEADER.unpack(header)
+    fourcc, control, flags, _, _ = _unpack(header)
     if fourcc != FOURCC:
         return refuse("fourcc", header, fourcc=fourcc)
     if control & VERSION_MASK != REVISION:
@@ -253,7 +267,7 @@ class CancelMessage(_ProtoMessage):
 
     def _check_content(self, header: bytes) -> None:
         super()._check_content(header)
-        if len(self.request.token) != TOKEN_OCTETS:
+        if len(self.request.token) != TOKEN_SIZE:
             raise refuse("cancel-token", header, size=len(self.request.token))
 
 
@@ -272,7 +286,10 @@ class DataMessage(FBSPMessage):
         """Any content will do."""
 
     def _pack_data(self) -> list[bytes]:
-        return [frame if type(frame) is bytes else msg_bytes(frame) for frame in self.data]
+        for frame in self.data:
+            if type(frame) is not bytes:
+                return [msg_bytes(each) for each in self.data]
+        return self.data
 
     def _clear_data(self) -> None:
         self.data = []
@@ -300,7 +317,7 @@ class APIMessage(DataMessage):
 
 
 class StateMessage(_ProtoMessage, APIMessage):
-    """What has become of a request: `state_info` is a FBSPStateInformation."""
+    """The state of a request: `state_info` is a FBSPStateInformation."""
 
     types: ClassVar[tuple[MsgType, ...]] = (MsgType.STATE,)
     proto_name = PROTO_STATE_INFO
@@ -438,3 +455,11 @@ MESSAGE_MAP: dict[MsgType, type[FBSPMessage]] = {
     for msg_type in each.types
 }
 """Type -> the class of its messages."""
+
+PLAIN: Final = {
+    FOURCC + bytes((each << 3 | REVISION,)): (each, MESSAGE_MAP[each])
+    for each in (MsgType.REQUEST, MsgType.REPLY, MsgType.DATA)
+}
+"""The beginning of a control frame -> type and class, of the messages whose data frames may be anything."""
+unpack_plain: Final = struct.Struct("!5sBH8s").unpack
+"""Makes that beginning of a control frame, its flags, `type_data` and token."""

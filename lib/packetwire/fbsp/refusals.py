@@ -7,14 +7,14 @@ tables and see each of them reached.
 
 from __future__ import annotations
 
-from packetwire.fbsp.constants import HEADER_OCTETS, ErrorCode, MsgType
+from packetwire.fbsp.constants import HEADER_SIZE, ErrorCode, MsgType
 from packetwire.messaging.errors import InvalidMessageError, StopError
 
 Table = dict[str, tuple[ErrorCode, str]]
 
 INVALID: Table = {
     "no-frames": (ErrorCode.INVALID_MESSAGE, "a message without frames"),
-    "header-size": (ErrorCode.INVALID_MESSAGE, "a control frame of {size} octets, not 16"),
+    "header-size": (ErrorCode.INVALID_MESSAGE, "a control frame of {size} bytes, not 16"),
     "fourcc": (ErrorCode.INVALID_MESSAGE, "the control frame begins with {fourcc!r}, not with b'FBSP'"),
     "version": (ErrorCode.FBSP_VERSION_NOT_SUPPORTED, "version {version} of FBSP is not spoken here, version 1 is"),
     "type": (ErrorCode.INVALID_MESSAGE, "there is no message type {number}"),
@@ -25,8 +25,8 @@ INVALID: Table = {
     "acknowledgement-with-data": (ErrorCode.INVALID_MESSAGE, "an acknowledgement with {count} data frames"),
     "data-frames": (ErrorCode.INVALID_MESSAGE, "a {name} message with {count} data frames, not {expected}"),
     "protobuf": (ErrorCode.INVALID_MESSAGE, "data frame {number} of a {name} message is broken: {reason}"),
-    "cancel-token": (ErrorCode.INVALID_MESSAGE, "the token of the request to cancel has {size} octets, not 8"),
-    "too-large": (ErrorCode.PAYLOAD_TOO_LARGE, "a message of {size} octets, the limit is {limit}"),
+    "cancel-token": (ErrorCode.INVALID_MESSAGE, "the token of the request to cancel has {size} bytes, not 8"),
+    "too-large": (ErrorCode.PAYLOAD_TOO_LARGE, "a message of {size} bytes, the limit is {limit}"),
     "too-many-frames": (ErrorCode.PAYLOAD_TOO_LARGE, "a message of {count} frames, the limit is {limit}"),
 }
 
@@ -64,7 +64,7 @@ def refuse(code: str, header: bytes = b"", **values: object) -> InvalidMessageEr
         text.format(**values),
         code,
         error_code=error_code,
-        token=header[8:] if len(header) == HEADER_OCTETS else None,
+        token=header[8:] if len(header) == HEADER_SIZE else None,
         relates_to=type_of(header),
     )
 

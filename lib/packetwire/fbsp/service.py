@@ -14,10 +14,19 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from packetwire.errors import LocalProtocolError
-from packetwire.fbsp.constants import ACKNOWLEDGED, MAX_ERROR_CODE, SERVICE_SENDS, ErrorCode, MsgType, State, bb2h
+from packetwire.fbsp.constants import (
+    ACKNOWLEDGED,
+    MAX_ERROR_CODE,
+    SERVICE_SENDS,
+    ErrorCode,
+    MsgType,
+    State,
+    bb2h,
+)
 from packetwire.fbsp.handshake import check_hello, check_interfaces, fill_welcome
 from packetwire.fbsp.lifecycle import DROPPED, LIVE, Act, Phase, act_of
 from packetwire.fbsp.messages import (
+    NO_FLAGS,
     NO_TOKEN,
     APIMessage,
     CancelMessage,
@@ -27,6 +36,7 @@ from packetwire.fbsp.messages import (
     HelloMessage,
     StateMessage,
     WelcomeMessage,
+    plain_header,
 )
 from packetwire.fbsp.protocol import _FBSP, DEFAULT_MAX_MESSAGE_SIZE, next_phase
 from packetwire.fbsp.refusals import violation
@@ -62,7 +72,7 @@ class FBSPService(_FBSP):
 
     Calls are handled by what `register_api_handler` was given, events by what was assigned to the event
     sockets. `error_detail` is how much clients are told of exceptions in handlers ("none", "message" or
-    "traceback"). One service may serve any number of channels of any kind. `max_message_size` is in octets;
+    "traceback"). One service may serve any number of channels of any kind. `max_message_size` is in bytes;
     `max_sessions` clients may be connected, each with `max_requests` requests under way: what is more gets an
     ERROR. Raises ValueError for interfaces that cannot be announced.
     """
@@ -89,7 +99,7 @@ class FBSPService(_FBSP):
         """Request code -> handler."""
         welcome: WelcomeMessage = self.create_message_for(MsgType.WELCOME)
         self.welcome_df = welcome.data
-        """What clients are told of the service."""
+        """The description of the service that clients get."""
         fill_welcome(self.welcome_df, service, peer)
         self._numbers = {interface.get_uid(): number for number, interface in enumerate(service.api, 1)}
         self._calls = {
@@ -142,6 +152,17 @@ class FBSPService(_FBSP):
         reply: APIMessage = self.create_message_for(MsgType.REPLY, msg.token, msg.type_data)
         return reply
 
+    def post_reply(self, channel: Channel, session: FBSPSession, msg: APIMessage, frames: list[bytes]) -> bool:
+        """Post a REPLY with these frames to a REQUEST, without much ado if nothing is special about that."""
+        request = session.requests.get(msg.token)
+        if request is None or request.phase is not Phase.OPEN or request.acknowledgement is not None:
+            reply = self.create_reply_for(msg)
+            reply.data = frames
+            return channel.post(reply, session)
+        channel.put([plain_header(MsgType.REPLY, msg.type_data, msg.token), *frames], session)
+        session.advance(request, Phase.REPLIED)
+        return True
+
     def create_state_for(self, msg: APIMessage, state: State) -> StateMessage:
         """A new STATE of a REQUEST."""
         state_msg: StateMessage = self.create_message_for(MsgType.STATE, msg.token, msg.type_data)
@@ -149,7 +170,7 @@ class FBSPService(_FBSP):
         return state_msg
 
     def accept_new_session(self, channel: Channel, routing_id: RoutingID, msg: Message) -> bool:
-        """Whether a first message is a HELLO that is accepted; the client is told if it is not."""
+        """True if a first message is a HELLO that is accepted; the client is told if it is not."""
         assert isinstance(msg, FBSPMessage)
         if msg.has_ack_reply() or msg.msg_type in (MsgType.CLOSE, MsgType.ERROR):
             return False  # what is left of a session that has ended, and asks for no answer
@@ -179,6 +200,8 @@ class FBSPService(_FBSP):
             return True  # the refusal of one who has no session
         if session.closed:
             return False
+        if msg.msg_type is MsgType.REPLY and msg.flags is NO_FLAGS:  # as it mostly is
+            return self._may_answer(channel, session, session.find(msg.token), msg)
         if msg.has_ack_reply():
             return self._may_acknowledge(session, msg)
         if msg.msg_type not in SERVICE_SENDS:
@@ -195,13 +218,15 @@ class FBSPService(_FBSP):
         if not isinstance(session, FBSPSession):
             return
         request = session.find(msg.token)
-        if msg.has_ack_reply():
+        if msg.flags is not NO_FLAGS and msg.has_ack_reply():
             if request is not None and msg.msg_type is MsgType.REQUEST:
                 request.acknowledgement = None
         elif msg.msg_type is MsgType.CLOSE:
             session.close()
         elif request is not None and request.phase not in DROPPED:
-            session.advance(request, next_phase(request, msg))
+            looked_at, phase = request.next
+            session.advance(request, phase if looked_at is msg else next_phase(request, msg))
+            request.next = None, Phase.OPEN
 
     def _may_acknowledge(self, session: FBSPSession, msg: FBSPMessage) -> bool:
         if msg.msg_type not in ACKNOWLEDGED:
@@ -228,9 +253,9 @@ class FBSPService(_FBSP):
             raise LocalProtocolError(
                 f"{msg.msg_type.name} for call 0x{msg.type_data:04x}, the request was 0x{request.request_code:04x}"
             )
-        next_phase(request, msg)
+        request.next = msg, next_phase(request, msg)
         if request.acknowledgement is not None:
-            channel.send(request.acknowledgement, session)
+            channel.post(request.acknowledgement, session)
         return True
 
     def handle_invalid_msg(self, channel: Channel, session: Session, exc: InvalidMessageError) -> None:
@@ -240,7 +265,7 @@ class FBSPService(_FBSP):
             token = getattr(exc, "token", None) or getattr(session, "hello_token", None) or NO_TOKEN
             if isinstance(session, FBSPSession):
                 session.forget(token)
-            channel.send(self._error_for_invalid(exc, token), session)
+            channel.post(self._error_for_invalid(exc, token), session)
         super().handle_invalid_msg(channel, session, exc)
 
     def _error_for_invalid(self, exc: InvalidMessageError, token: bytes) -> ErrorMessage:
@@ -286,7 +311,7 @@ class FBSPService(_FBSP):
 
     def _send_last_resort(self, channel: Channel, session: Session, error: ErrorMessage) -> None:
         try:
-            channel.send_unchecked(error, session)
+            channel.post_unchecked(error, session)
         except Exception:
             logger.exception("the peer could not be told of the failure")
 
@@ -298,11 +323,11 @@ class FBSPService(_FBSP):
     def probe(self, channel: Channel, session: Session) -> None:
         """A NOOP that asks for no acknowledgement."""
         token = getattr(session, "hello_token", None) or NO_TOKEN
-        channel.send(self.create_message_for(MsgType.NOOP, token), session)
+        channel.post(self.create_message_for(MsgType.NOOP, token), session)
 
     def before_handling(self, channel: Channel, session: Session, msg: Message) -> None:
         assert isinstance(msg, FBSPMessage)
-        if msg.has_ack_reply() and msg.msg_type not in ACKNOWLEDGED_BY_CLIENTS:
+        if msg.flags is not NO_FLAGS and msg.has_ack_reply() and msg.msg_type not in ACKNOWLEDGED_BY_CLIENTS:
             raise violation("wrong-acknowledgement", name=msg.msg_type.name)
 
     def handle_unexpected_msg(self, channel: Channel, session: FBSPSession, msg: FBSPMessage) -> None:
@@ -311,20 +336,26 @@ class FBSPService(_FBSP):
 
     def handle_hello_msg(self, channel: Channel, session: FBSPSession, msg: HelloMessage) -> None:
         """Answer a HELLO by WELCOME: the first one, which was accepted, or one that is repeated."""
+        greeted = self._greeted(channel, session, msg)
+        if greeted is not None:
+            welcome = self.create_welcome_reply(msg)
+            welcome.data.CopyFrom(self.welcome_df)
+            channel.post(welcome, greeted)
+
+    def _greeted(self, channel: Channel, session: FBSPSession, msg: HelloMessage) -> FBSPSession | None:
+        """The session that a HELLO is for, which may be a new one; None if it was refused, by an ERROR."""
         partner = check_hello(msg)
         if session.partner_uid not in (None, partner):
             session = self._replace_session(channel, session, msg)
         session.greeting = msg
         session.hello_token = msg.token
         session.partner_uid = partner
-        if self._partners.setdefault(partner, session) is not session:
-            # another channel's thread was quicker
-            self.send_error(channel, session, msg, ErrorCode.CONFLICT, violation("identity-connected", uid=partner))
-            channel.discard_session(session)
-            return
-        welcome = self.create_welcome_reply(msg)
-        welcome.data.CopyFrom(self.welcome_df)
-        channel.send(welcome, session)
+        if self._partners.setdefault(partner, session) is session:
+            return session
+        # another channel's thread was quicker
+        self.send_error(channel, session, msg, ErrorCode.CONFLICT, violation("identity-connected", uid=partner))
+        channel.discard_session(session)
+        return None
 
     def _replace_session(self, channel: Channel, session: FBSPSession, msg: HelloMessage) -> FBSPSession:
         """Another client speaks on the route: the session of the former one has ended, without a word."""
@@ -345,20 +376,25 @@ class FBSPService(_FBSP):
 
     def handle_request_msg(self, channel: Channel, session: FBSPSession, msg: APIMessage) -> None:
         """Give a request to the handler of its call."""
-        if msg.token in session.requests:
-            raise violation("token-in-use", token=msg.token.hex())
-        session.forget(msg.token)  # also if it is refused
-        if len(session.requests) >= self.max_requests:
-            raise violation("too-many-requests", limit=self.max_requests)
+        self._check_request(session, msg)
         if msg.type_data not in self._calls:
             raise violation("no-such-call", api_code=msg.api_code, interface_id=msg.interface_id)
         handler = self.api_handlers.get(msg.type_data)
         if handler is None:
             call = self._calls[msg.type_data]
             raise violation("no-handler", call=f"{type(call).__name__}.{call.name}")
-        acknowledgement = self.create_ack_reply(msg) if msg.has_ack_req() else None
+        is_owed = msg.flags is not NO_FLAGS and msg.has_ack_req()
+        acknowledgement = self.create_ack_reply(msg) if is_owed else None
         session.begin(PendingRequest(msg.token, msg.type_data, acknowledgement))
         handler(channel, session, msg, self)
+
+    def _check_request(self, session: FBSPSession, msg: FBSPMessage) -> None:
+        """Refuse a request whose token belongs to another one, and one that is too many."""
+        if msg.token in session.requests:
+            raise violation("token-in-use", token=msg.token.hex())
+        session.forget(msg.token)  # also if it is refused
+        if len(session.requests) >= self.max_requests:
+            raise violation("too-many-requests", limit=self.max_requests)
 
     def handle_cancel_msg(self, channel: Channel, session: FBSPSession, msg: CancelMessage) -> None:
         """Ask `on_cancel` to stop the work on a request, and tell the client how that went."""
@@ -386,7 +422,7 @@ class FBSPService(_FBSP):
             self.on_ack_received(channel, session, msg)
             return
         if msg.has_ack_req():
-            channel.send(self.create_ack_reply(msg), session)
+            channel.post(self.create_ack_reply(msg), session)
         self.on_noop(channel, session)
 
     def handle_data_msg(self, channel: Channel, session: FBSPSession, msg: DataMessage) -> None:
@@ -429,11 +465,11 @@ class FBSPService(_FBSP):
         if getattr(exc, "rule", None) == "token-in-use":
             # under its own token it would end the request that has the token by right
             msg.token = getattr(session, "hello_token", None) or NO_TOKEN
-        channel.send(msg, session)
+        channel.tell(msg, session)
 
     def send_close(self, channel: Channel, session: FBSPSession) -> None:
         """End a session: send CLOSE, tell `on_session_closed` with the client's HELLO, and forget it."""
-        channel.send(self.create_message_for(MsgType.CLOSE, session.hello_token or NO_TOKEN), session)
+        channel.tell(self.create_message_for(MsgType.CLOSE, session.hello_token or NO_TOKEN), session)
         try:
             self.on_session_closed(channel, session, session.greeting, None)
         except Exception:
@@ -509,7 +545,7 @@ def _discard_unwelcomed(channel: Channel, session: Session, msg: HelloMessage) -
 
 
 def _error_is_due(request: PendingRequest | None, msg: ErrorMessage) -> bool:
-    """Whether an ERROR says something new: what it relates to has had no conclusion yet."""
+    """True if an ERROR says something new: what it relates to has had no conclusion yet."""
     if request is None or request.phase in LIVE or act_of(msg) is not Act.ERROR:
         return True
     return request.phase is Phase.REPLIED and msg.relates_to is MsgType.DATA

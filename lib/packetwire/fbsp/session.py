@@ -1,4 +1,4 @@
-"""What a session keeps: who the peer is, and the requests under way."""
+"""Sessions of FBSP: they keep who the peer is, and the requests under way."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class PendingRequest:
     request_code: int
     acknowledgement: FBSPMessage | None = None
     phase: Phase = Phase.OPEN
+    next: tuple[FBSPMessage | None, Phase] = (None, Phase.OPEN)
+    """A message of the service that is about to be sent, and the phase behind it."""
 
 
 class FBSPSession(Session):
@@ -38,6 +40,8 @@ class FBSPSession(Session):
         """The token of messages that belong to no request."""
         self.apis: dict[uuid.UUID, int] = {}
         """Interface -> its number, as the service has announced them; at a client."""
+        self.numbers: dict[type, int] = {}
+        """The same by the classes of the interfaces, of those that were asked for."""
         self.closed = False
         """Nothing is sent any more."""
         self.requests: dict[Token, PendingRequest] = {}

@@ -1,7 +1,7 @@
-"""Brokers as those of hololinked 0.3: requests and responses between ROUTER sockets, events by PUB and SUB.
+"""Brokers that speak the protocol of hololinked 0.3: requests and responses by ROUTER, events by PUB and SUB.
 
-`AsyncZMQServer` answers `SyncZMQClient` and `AsyncZMQClient`; what `EventPublisher` publishes comes to
-`EventConsumer` and `AsyncEventConsumer`. Each talks to its counterpart of hololinked as well.
+`AsyncZMQServer` answers `SyncZMQClient` and `AsyncZMQClient`; `EventConsumer` and `AsyncEventConsumer` receive the
+events of an `EventPublisher`. Each also talks to its counterpart of hololinked.
 """
 
 from packetwire.errors import extra_missing

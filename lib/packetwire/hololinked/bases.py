@@ -1,4 +1,4 @@
-"""What all brokers are made of: an id, a socket, an end; and what servers and clients have in common."""
+"""Base classes of the brokers: of all, with an id, a socket and an end; of servers; of clients."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from packetwire.hololinked.constants import (
     ZMQ_TRANSPORTS,
 )
 from packetwire.hololinked.errors import BreakLoop
+from packetwire.hololinked.frames import FrameReader, LinkReader, PlainSocket, send_frames
 from packetwire.hololinked.looping import LoopDriver
 from packetwire.hololinked.messages import (
     RequestMessage,
     ResponseMessage,
     ServerExecutionContext,
     ThingExecutionContext,
+    identity_bytes,
 )
 from packetwire.hololinked.serializers import PreserializedData, SerializableData
 from packetwire.hololinked.servercore import ServerCore
 from packetwire.hololinked.sockets import (
     GatekeeperThread,
-    PlainSocket,
     bind,
     connect,
     endpoint_of,
@@ -45,9 +46,6 @@ from packetwire.hololinked.sockets import (
     needs_gatekeeper,
     open_monitor,
     pollable,
-    reader_of,
-    receive_frames,
-    send_frames,
     set_keys,
     set_options,
 )
@@ -63,23 +61,22 @@ from packetwire.streams.zmqsockets import (
 from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.exposure import warn_if_exposed
 from packetwire.zmq.owned import disown, set_owner
-from packetwire.zmq.reading import MessageReader
 from packetwire.zmq.sockets import HEADROOM, leave_to_parent
 
 ZmqContext = zmq.Context[Any]
 
 LINK_EVENTS: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | HANDSHAKE_FAILURES
-"""What a client is told of its link; not each attempt to connect, since nobody may listen for long."""
+"""The link events that a client receives: not each attempt to connect, as the server may be away for long."""
 BATCH: Final = 32
-"""Messages that are received before anything else gets its turn."""
+"""Messages that are received in one go."""
 LOCK_WAIT: Final = 1.0
-"""Seconds for other threads to let go of a socket that somebody else closes."""
+"""Seconds for other threads to stop using a socket that somebody else closes."""
 LINK_TRUST: Final = 0.01
-"""Seconds after a message came in which its link is not looked at again. ZMQ takes longer to make a new one."""
+"""Seconds after a message in which its link is taken to be up. ZMQ takes longer to re-establish one."""
 
 
 class SocketOptions(TypedDict, total=False):
-    """What all brokers take besides: where and how the socket is made, as `BaseZMQ.get_socket` has it."""
+    """Further arguments of all brokers, about the socket; see `BaseZMQ.get_socket`."""
 
     transport: str
     socket_address: str | None
@@ -99,15 +96,15 @@ class BaseZMQ:
         self.socket: zmq.Socket[Any] | None = None
         self.socket_address: str | None = None
         self._plain: PlainSocket | None = None
-        self._reader: MessageReader | None = None
+        self._reader: FrameReader | None = None
         self._ended: ConnectionEnded | None = None
-        """Why the socket cannot be used any more, unless that is `exit`."""
+        """The reason why the socket cannot be used any more, except for `exit`."""
         self._gatekeeper: GatekeeperThread | None = None
         self._has_own_context = False
         forking.register(self)
 
     def after_fork(self) -> None:
-        """In the child of a fork: the socket is the parent's, and nothing of ZMQ is used here."""
+        """In the child of a fork: the socket is the parent's; libzmq must not be used here."""
         self._replace_locks()
         if self._plain is None and self.socket is None:
             return
@@ -120,10 +117,10 @@ class BaseZMQ:
         self._tell(self._ended)
 
     def _replace_locks(self) -> None:
-        """In a fork: another thread may have held them."""
+        """In the child of a fork: replace the locks, which other threads may have held."""
 
     def _tell(self, reason: ConnectionEnded) -> None:
-        """All who wait that it has ended."""
+        """Have all callers that wait raise `reason`."""
 
     @classmethod
     def get_socket(
@@ -146,10 +143,10 @@ class BaseZMQ:
     ) -> tuple[zmq.Socket[Any], str]:
         """A socket that is bound (`node_type="server"`) or connected ("client"), and its address.
 
-        Where, is said by `access_point`: "IPC", "TCP" or "INPROC", or an address; `transport` and
-        `socket_address` say the same in two. By a name alone a server is found under `server_id`. `socket_id`
-        is the identity of the socket; `id` stands for both. `queue` messages at most wait in each direction
-        for each peer, or `send_queue` of those that are sent.
+        `access_point` is "IPC", "TCP" or "INPROC", or an address; `transport` and `socket_address` are the same as
+        two arguments. With the name of a transport alone, a server is found by its `server_id`. `socket_id` is the
+        identity of the socket; `id` stands for both. At most `queue` messages wait in each direction for each peer,
+        or `send_queue` of those that are sent.
         """
         if node_type.lower() not in ("server", "client"):
             raise ValueError(f"node_type is server or client, not {node_type!r}")
@@ -164,7 +161,7 @@ class BaseZMQ:
             set_options(plain, identity, endpoint, max_message_size=max_message_size, queue=queue)
             plain.sndhwm = send_queue or queue
             set_keys(plain, curve, server=is_server)
-            if is_server and endpoint:  # without one it listens at loopback
+            if is_server and endpoint:  # without one it listens on loopback
                 warn_if_exposed(endpoint, with_curve=curve is not None)
             return socket, bind(plain, endpoint) if is_server else connect(plain, endpoint)
         except BaseException:
@@ -174,7 +171,7 @@ class BaseZMQ:
     def create_socket(
         self, *, node_type: str = "server", context: ZmqContext | None = None, **options: Any
     ) -> None:
-        """Make the socket, as `get_socket` does; without a context in one that the whole process shares."""
+        """Open the socket, by `get_socket`; by default in a context that the whole process shares."""
         if self.socket is not None:
             raise ValueError(f"{self.id} has its socket already")
         self.context = self._checked(context) or self._new_context(options.get("curve"))
@@ -190,9 +187,9 @@ class BaseZMQ:
         except BaseException:
             self._release()
             raise
-        # asyncio's sockets take a task for each message, which takes several times as long as the message does
+        # asyncio's sockets need a task for each message, which takes several times as long as the message itself
         self._plain = zmq.Socket.shadow(self.socket)
-        self._reader = reader_of(self._plain)
+        self._reader = FrameReader(self._plain)
         set_owner(self.socket, self._before_others_close)
         self.logger.debug("%s: a socket at %s", self.id, self.socket_address)
 
@@ -202,7 +199,7 @@ class BaseZMQ:
         return context
 
     def _new_context(self, curve: CurveClient | CurveServer | None) -> ZmqContext:
-        # who may come in is asked once for all sockets of a context, so this one is not shared
+        # the keys of clients are checked in one place for all sockets of a context, so this one is not shared
         self._has_own_context = needs_gatekeeper(curve)
         return self._context_type() if self._has_own_context else self._context_type(zmq.Context.instance())
 
@@ -214,7 +211,7 @@ class BaseZMQ:
         return ConnectionEnded(f"exit of {self.id} was called")
 
     def _close(self, reason: ConnectionEnded) -> None:
-        """Let go of the socket, whatever state that and its context are in; who waits is given the `reason`."""
+        """Close the socket, in whatever state it and its context are. Callers that wait raise `reason`."""
         socket, self.socket, self._plain, self._reader = self.socket, None, None, None
         if socket is not None:
             disown(socket)
@@ -222,7 +219,7 @@ class BaseZMQ:
         self._release()
 
     def _failed(self, error: zmq.ZMQError) -> ConnectionEnded:
-        """What to raise because of an error that the socket does not recover from: it is closed."""
+        """Close the socket after an error from which it does not recover. Returns the exception to raise."""
         if error.errno == zmq.ETERM:
             text = "the ZMQ context was terminated"
             self._has_own_context = False  # somebody else waits for its end already
@@ -234,11 +231,11 @@ class BaseZMQ:
         return ended
 
     def _before_others_close(self) -> None:
-        """Somebody else is about to close the socket or its monitor, as `Context.destroy` does. From any thread."""
+        """Called, in any thread, before somebody else closes the socket or its monitor (`Context.destroy`)."""
         self._abandon()
 
     def _abandon(self) -> None:
-        """Use the socket no more, because somebody else closes it."""
+        """Stop using the socket, because somebody else closes it."""
         if self._plain is not None:
             ended = ConnectionEnded(f"{self.id}: the program has closed its socket, or destroyed the ZMQ context")
             self._ended = self._ended or ended
@@ -255,7 +252,7 @@ class BaseZMQ:
 
     @property
     def closed(self) -> bool:
-        """Whether there is no socket, or none any more."""
+        """True if there is no socket."""
         return self._plain is None
 
     def _receive_into(
@@ -265,22 +262,22 @@ class BaseZMQ:
         *,
         told: bool = False,
     ) -> bool:
-        """Pass on what has come; whether there may be more. It stops early if that was `enough`.
+        """Pass messages that have come to `receive`, until it was `enough`; True if there may be more.
 
-        `told` says that the descriptor has told of news.
+        `told` says that the descriptor was readable.
         """
         socket, reader = self._open_socket(), self._reader
         assert reader is not None
         for _ in range(BATCH):
             try:
-                # asked first, because to receive in vain raises, which takes several times as long
-                frames = receive_frames(reader) if told or pollable(socket) else None
+                # asked first, because receiving in vain raises, which takes several times as long
+                frames = reader.receive() if told or reader.holds_some or pollable(socket) else None
             except zmq.ZMQError as error:
                 raise self._failed(error) from error
             if frames is None:
                 return False
             if not frames:
-                break  # frames that nobody wants: others have their turn
+                break  # only excess frames were discarded: let others have their turn
             told = False
             receive(frames, time.monotonic())
             if enough is not None and enough():
@@ -295,7 +292,7 @@ class BaseZMQ:
         return self._plain
 
     def _is_pollable(self) -> bool:
-        """Whether there is something to receive, of which the descriptor may have told already."""
+        """True if there is something to receive, which the descriptor may have signalled already."""
         socket = self._open_socket()
         try:
             return pollable(socket)
@@ -303,7 +300,7 @@ class BaseZMQ:
             raise self._failed(error) from error
 
     def _post_frames(self, socket: PlainSocket, frames: Sequence[bytes]) -> int:
-        """`send_frames`; an error of which the socket does not recover is raised as `ConnectionEnded`."""
+        """`send_frames`; raises `ConnectionEnded` after an error from which the socket does not recover."""
         try:
             return send_frames(socket, frames)
         except zmq.ZMQError as error:
@@ -323,11 +320,11 @@ class BaseZMQ:
 
 
 class BaseSyncZMQ(BaseZMQ):
-    """A broker for threads. What has a `_lock` holds it while it uses the socket, and never for long."""
+    """A broker for threads. A subclass that has a `_lock` holds it while it uses the socket, and never for long."""
 
     def _before_others_close(self) -> None:
         lock: threading.Lock | None = getattr(self, "_lock", None)
-        # a signal handler may have interrupted the thread that holds it
+        # not for ever: this may be a signal handler that interrupted the thread which holds the lock
         if lock is None or not lock.acquire(timeout=LOCK_WAIT):
             self._abandon()
             return
@@ -338,9 +335,9 @@ class BaseSyncZMQ(BaseZMQ):
 
 
 class BaseAsyncZMQ(BaseZMQ):
-    """A broker for an event loop; its context and socket are those of `zmq.asyncio`.
+    """A broker for an event loop, with context and socket of `zmq.asyncio`.
 
-    It works in the loop in which it was used last, with a driver that its subclass makes.
+    It works in the loop in which it was used last, by a driver that the subclass makes.
     """
 
     _context_type = zmq.asyncio.Context
@@ -349,16 +346,16 @@ class BaseAsyncZMQ(BaseZMQ):
 
     def _attach(self) -> LoopDriver:
         """Work in the running loop."""
-        self._open_socket()  # its descriptor is nobody's any more, or another's, once it is closed
+        self._open_socket()  # raises if it is closed: its descriptor may be another file's by now
         assert self._driver is not None
         self._driver.attach()
-        self._open_socket()  # it may have ended in the turn that this began with
+        self._open_socket()  # again, as attaching takes a first turn, in which it may have ended
         return self._driver
 
     def after_fork(self) -> None:
         if self._driver is not None:
             self._driver.after_fork()
-        with suppress(RuntimeError):  # in a thread beside the loop, which does not go on here
+        with suppress(RuntimeError):  # the futures belong to a loop of another thread, which does not run here
             super().after_fork()
 
     def _close(self, reason: ConnectionEnded) -> None:
@@ -383,9 +380,9 @@ class BaseAsyncZMQ(BaseZMQ):
 
 
 class BaseZMQServer(BaseZMQ):
-    """What a server answers; who receives and when is left to its subclasses.
+    """The answering part of a server; receiving is left to its subclasses.
 
-    `core` holds the requests. Each request is answered once: what comes later is not sent, and returns False.
+    `core` holds the requests. Each request is answered once: later answers are not sent, and return False.
     """
 
     def __init__(
@@ -397,10 +394,10 @@ class BaseZMQServer(BaseZMQ):
         super().__init__(id, logger)
         self.core = core or ServerCore(id)
         self.dropped = 0
-        """Responses that could not be sent, as the client is gone or does not read them."""
+        """Responses that could not be sent because the client is gone or does not read."""
 
     def handshake(self, request_message: RequestMessage) -> None:
-        """Answer HANDSHAKE: the client is there, and so are we."""
+        """Answer a HANDSHAKE."""
         self.core.handshake(request_message)
         self._flush()
 
@@ -409,7 +406,7 @@ class BaseZMQServer(BaseZMQ):
         return self._flushed(self.core.failed(request_message, exception))
 
     def handle_invalid_message(self, request_message: RequestMessage, exception: BaseException) -> bool:
-        """Answer INVALID_MESSAGE: the request is not understood."""
+        """Answer INVALID_MESSAGE: the request is invalid."""
         return self._flushed(self.core.invalid(request_message, exception))
 
     def handle_timeout(self, request_message: RequestMessage, timeout_type: str = INVOKATION) -> bool:
@@ -417,9 +414,9 @@ class BaseZMQServer(BaseZMQ):
         return self._flushed(self.core.timed_out(request_message, timeout_type))
 
     def handled_default_message_types(self, request_message: RequestMessage) -> bool:
-        """Answer what is no operation; whether it was none.
+        """Answer a request other than an OPERATION; True if it was one of those.
 
-        Raises `BreakLoop` at an EXIT, if clients may end the server.
+        Raises `BreakLoop` for an EXIT, if clients may end the server.
         """
         if request_message.type == HANDSHAKE:
             self.handshake(request_message)
@@ -437,9 +434,9 @@ class BaseZMQServer(BaseZMQ):
         return answered
 
     def _flush(self) -> bool:
-        """Send what the core wants sent; whether there was something.
+        """Send the messages in the core's outbox; True if there were some.
 
-        What cannot be sent at once is dropped: its client is gone, or stuck.
+        Messages that cannot be sent at once are dropped: the client is gone, or stuck.
         """
         if not self.core.outbox:
             return False
@@ -459,12 +456,12 @@ class BaseZMQServer(BaseZMQ):
 class Contexts(TypedDict, total=False):
     """The two contexts of a request."""
 
-    server_execution_context: ServerExecutionContext | dict[str, Any]
-    thing_execution_context: ThingExecutionContext | dict[str, Any]
+    server_execution_context: ServerExecutionContext | dict[str, object]
+    thing_execution_context: ThingExecutionContext | dict[str, object]
 
 
 class BaseZMQClient(BaseZMQ):
-    """What a client asks; who waits for the answer and how is left to its subclasses."""
+    """The asking part of a client; waiting is left to its subclasses."""
 
     _monitor: PlainSocket | None = None
 
@@ -497,11 +494,12 @@ class BaseZMQClient(BaseZMQ):
             **options,
         )
         assert self.context is not None
+        self._reader = LinkReader(self._open_socket(), identity_bytes(self.server_id))
         self._monitor = open_monitor(self.context, self._open_socket(), LINK_EVENTS)
         set_owner(self._monitor, self._before_others_close)
 
     def exit(self) -> None:
-        """Close the socket. Who waits gets a `ConnectionEnded`."""
+        """Close the socket. Callers that wait get a `ConnectionEnded`."""
         super().exit()
 
     def _close(self, reason: ConnectionEnded) -> None:
@@ -524,7 +522,7 @@ class BaseZMQClient(BaseZMQ):
         self.core.lose(reason.for_waiter, time.monotonic(), handshake=True)
 
     def handled_default_message_types(self, response_message: ResponseMessage) -> bool:
-        """Whether it is no response to an operation."""
+        """True if it is not the response to an OPERATION."""
         return response_message.type == HANDSHAKE
 
     def _operation(
@@ -548,8 +546,8 @@ class BaseZMQClient(BaseZMQ):
         self._open_socket()
         now = time.monotonic()
         if now > self._heard_at + LINK_TRUST:
-            self._look_at_link()  # what was lost with an earlier link is none of this request's business
-        if self._link_lost:  # ZMQ would keep it until the server is back, when nobody wants it any more
+            self._look_at_link()  # before the request is noted: the loss of an earlier link must not end it
+        if self._link_lost:  # ZMQ would keep it until the server is back, when nobody waits for it any more
             raise self._not_sent(errno.EHOSTUNREACH)
         exchange = self.core.request(message, now, response_timeout(message.server_execution_context))
         error_number = self._flush()
@@ -571,16 +569,16 @@ class BaseZMQClient(BaseZMQ):
         return exchange
 
     def _pass_handshake(self) -> None:
-        """Send what the core wants sent, which is a handshake."""
+        """Send the core's outbox, which holds a handshake."""
         if self.core.outbox and is_unreachable(self._flush()):
             self.core.unreachable(time.monotonic())
 
     def _flush(self) -> int:
-        """Send what the core wants sent; the number of the last error, or 0."""
+        """Send the messages in the core's outbox; returns the errno of the last failure, or 0."""
         error_number = 0
-        socket = self._open_socket()
-        while self.core.outbox:
-            error_number = self._post_frames(socket, self.core.outbox.popleft())
+        socket, outbox = self._open_socket(), self.core.outbox
+        while outbox:
+            error_number = self._post_frames(socket, outbox.popleft())
         return error_number
 
     def _receive(self, frames: Sequence[bytes], now: float) -> None:
@@ -588,16 +586,18 @@ class BaseZMQClient(BaseZMQ):
         self.core.receive(frames, now)
 
     def _turn(self, enough: Callable[[], bool], *, told: bool) -> bool:
-        """Do what there is to do: receive until it is `enough`, look after the time; whether there may be more."""
+        """Receive until it was `enough`, and expire deadlines; True if there may be more to do."""
         more = self._receive_into(self._receive, enough, told=told)
-        self.core.expire(time.monotonic())
+        now = time.monotonic()
+        if self.core.not_before <= now:
+            self.core.expire(now)
         if self.core.outbox:
             self._pass_handshake()
-            more = True  # the descriptor may have told of something while that was sent
+            more = True  # sending may have reset the descriptor
         return more
 
     def _look_at_link(self) -> None:
-        """If the link was lost, so are the responses; but for those that came before."""
+        """Process link events: after a loss, end all exchanges whose responses had not come before."""
         lost = False
         for event, value in self._link_events():
             if event & HANDSHAKE_FAILURES:
@@ -622,7 +622,7 @@ class BaseZMQClient(BaseZMQ):
             raise self._failed(error) from error
 
     def _limited(self, exchange: Exchange, seconds: float | None) -> Exchange:
-        """It is waited for from now on, for at most that time."""
+        """Note that `exchange` is waited for, for at most `seconds`."""
         exchange.waited_for = True
         if seconds is not None and not exchange.done:
             self.core.limit(exchange, time.monotonic() + seconds)

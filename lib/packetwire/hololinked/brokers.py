@@ -1,4 +1,4 @@
-"""The brokers of hololinked 0.3, under the names that they have there."""
+"""The brokers, under the names of hololinked 0.3."""
 
 from packetwire.hololinked.bases import BaseAsyncZMQ, BaseSyncZMQ, BaseZMQ, BaseZMQClient, BaseZMQServer
 from packetwire.hololinked.clients import AsyncZMQClient, SyncZMQClient

@@ -1,8 +1,7 @@
-"""What a client sends, and what it makes of what it receives. No socket, no thread, no clock.
+"""The protocol of a client. No socket, no thread, no clock.
 
-What is asked is an `Exchange`, which is done when its response has come, its time is up, or the server is gone.
-What is to be sent stands in `outbox`; frames go in by `receive`; `expire` has to be called when
-`next_deadline` has come.
+A request is an `Exchange`, which is done when its response has come, its time is up, or the server is gone.
+Messages to send are in `outbox`; received frames go in by `receive`; `expire` has to be called at `next_deadline`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _AGAIN: Final = "again"
 
 
 class Exchange:
-    """A request and what became of it."""
+    """A request and its outcome."""
 
     __slots__ = ("_on_done", "_response", "done", "error", "message_id", "waited_for")
 
@@ -43,23 +42,23 @@ class Exchange:
         self.error: PacketwireError | None = None
         self.waited_for = False
         self._response: ResponseMessage | None = None
-        self._on_done: list[Callable[[], None]] = []
+        self._on_done: tuple[Callable[[], None], ...] = ()
 
     def when_done(self, call: Callable[[], None]) -> None:
-        """Have `call` called once it is done, at once if it is."""
+        """Call `call` once it is done; at once if it is."""
         if self.done:
             call()
         else:
-            self._on_done.append(call)
+            self._on_done += (call,)
 
     def finish(self, response: ResponseMessage | None = None, error: PacketwireError | None = None) -> None:
-        """It is done."""
+        """End the exchange."""
         self.done, self._response, self.error = True, response, error
         for call in self._on_done:
             call()
 
     def result(self) -> ResponseMessage:
-        """The response. Raises what ended the exchange without one."""
+        """The response. Raises the error that ended the exchange without one."""
         if self.error is not None:
             raise self.error
         assert self._response is not None
@@ -83,44 +82,46 @@ class ClientCore:
         self.max_outstanding = max_outstanding
         self.outbox: deque[list[bytes]] = deque()
         self.dropped = 0
-        """Messages that nobody waits for, or that are none."""
+        """Messages that were invalid, or that nobody waited for."""
         self._exchanges: dict[str, Exchange] = {}
         self._unanswered = 0
         self._deadlines: Deadlines[Exchange | str] = Deadlines()
         self._handshake: Exchange | None = None
 
     def __len__(self) -> int:
-        """Exchanges that are not done, or not collected."""
+        """The number of exchanges that are not done, or not collected."""
         return len(self._exchanges)
 
     @property
     def idle(self) -> bool:
-        """Whether no response is still to come, not to a handshake either."""
+        """True if no response is outstanding, not even that to a handshake."""
         return not self._unanswered and self._handshake is None
 
     @property
     def handshaking(self) -> bool:
-        """Whether a handshake is under way."""
+        """True if a handshake is under way."""
         return self._handshake is not None
 
     # asking
 
     def request(self, message: RequestMessage, now: float, timeout: float | None) -> Exchange | None:
-        """Send an operation, or EXIT; None if there will be no response.
+        """Send an OPERATION or EXIT; None if there will be no response.
 
-        `timeout` is in seconds. Raises `LimitExceeded` if it is too long, or too many are under way.
+        `timeout` is in seconds. Raises `LimitExceeded` if the message is too long, or too many are under way.
         """
         frames = message.byte_array
         size = sum(map(len, frames))
         if size > self.max_message_size:
-            raise LimitExceeded(f"a message has at most {self.max_message_size} octets, this one {size}")
-        if message.server_execution_context.oneway:
+            raise LimitExceeded(f"a message has at most {self.max_message_size} bytes, this one {size}")
+        if message.header.serverExecutionContext.oneway:
             self.outbox.append(frames)
             return None
-        self.expire(now)
+        if self._deadlines.not_before <= now:
+            self.expire(now)
         if len(self._exchanges) >= self.max_outstanding:
             raise LimitExceeded(f"{len(self._exchanges)} requests have no response, or it was not collected")
-        exchange = self._exchanges[message.id] = Exchange(message.id)
+        message_id = message.header.messageID
+        exchange = self._exchanges[message_id] = Exchange(message_id)
         self._unanswered += 1
         if timeout is not None:
             self._deadlines.set(exchange, now + timeout)
@@ -142,13 +143,13 @@ class ClientCore:
         self._deadlines.set(_AGAIN, now + HANDSHAKE_INTERVAL)
 
     def unreachable(self, now: float) -> bool:
-        """There was no link to send over; whether that was for a handshake, which is tried again."""
+        """Note that there was no link to send over; True if a handshake is under way, which is repeated."""
         if self._handshake is not None:
             self._deadlines.set(_AGAIN, now + UNREACHABLE_INTERVAL)
         return self._handshake is not None
 
     def find(self, message_id: str) -> Exchange:
-        """The exchange of a request that was sent. Raises `LocalProtocolError` if there is none."""
+        """The exchange of a request that was sent. Raises `LocalProtocolError` if there is none to wait for."""
         exchange = self._exchanges.get(message_id)
         if exchange is None:
             raise LocalProtocolError(f"no response is awaited for {message_id!r}")
@@ -163,7 +164,7 @@ class ClientCore:
             self._deadlines.set(exchange, when)
 
     def forget(self, exchange: Exchange) -> None:
-        """Nobody waits for it any more."""
+        """Drop an exchange: nobody waits for it any more."""
         if self._exchanges.pop(exchange.message_id, None) is not None and not exchange.done:
             self._unanswered -= 1
         self._deadlines.remove(exchange)
@@ -171,37 +172,38 @@ class ClientCore:
             self._end_handshake()
 
     def forget_id(self, message_id: str) -> None:
-        """Nobody waits for the response to that request any more; there need not be any."""
+        """Drop the exchange with that id, if there is one."""
         exchange = self._exchanges.get(message_id)
         if exchange is not None:
             self.forget(exchange)
 
     def awaits(self, message_id: str) -> bool:
-        """Whether a response will come, or is there."""
+        """True if a response is outstanding, or was not collected."""
         return message_id in self._exchanges
 
     def lose(self, error: Callable[[], PacketwireError], now: float, *, handshake: bool = False) -> None:
-        """The server is gone, and with it the responses; a handshake goes on unless that is to end too."""
+        """End all exchanges, as the server is gone. A handshake goes on unless `handshake`."""
         for exchange in list(self._exchanges.values()):
             if not exchange.done:
                 self._finish(exchange, error=error(), now=now)
         if handshake and self._handshake is not None:
             self._finish_handshake(error=error())
 
-    # what comes
+    # receiving
 
     def receive(self, frames: Sequence[bytes], now: float) -> None:
-        """A message has come."""
+        """Receive a message."""
         try:
             response = ResponseMessage(frames)
         except InvalidMessage as error:
             self._refuse(error, now)
             return
-        if response.type == HANDSHAKE:
+        header = response.header
+        if header.messageType == HANDSHAKE:
             if self._handshake is not None:
                 self._finish_handshake(response)
             return
-        exchange = self._exchanges.get(response.id)
+        exchange = self._exchanges.get(header.messageID)
         if exchange is None or exchange.done:
             self.dropped += 1
             logger.debug("%s: nobody waits for the response %s", self.client_id, response.id)
@@ -210,7 +212,7 @@ class ClientCore:
 
     def _refuse(self, error: InvalidMessage, now: float) -> None:
         self.dropped += 1
-        # the server must not fill the log
+        # at WARNING once only: the server must not fill the log
         level = logging.WARNING if self.dropped == 1 else logging.DEBUG
         logger.log(level, "%s: a message of %s is dropped: %s", self.client_id, self.server_id, error)
         exchange = self._exchanges.get(error.message_id)
@@ -220,7 +222,7 @@ class ClientCore:
     # time
 
     def expire(self, now: float) -> None:
-        """End what is due, and send a handshake again."""
+        """End exchanges whose time is up, and repeat a handshake if that is due."""
         for item in self._deadlines.due(now):
             if isinstance(item, str):
                 self._send_handshake(now)
@@ -234,8 +236,13 @@ class ClientCore:
                 self._finish(item, error=RequestTimeout(f"{self.server_id!r} did not answer in time"), now=now)
 
     def next_deadline(self) -> float | None:
-        """When `expire` has to be called."""
+        """The time at which `expire` has to be called, if any."""
         return self._deadlines.next()
+
+    @property
+    def not_before(self) -> float:
+        """A lower bound of `next_deadline`, which is quicker to get; infinity for never."""
+        return self._deadlines.not_before
 
     def _finish(
         self,
@@ -268,7 +275,7 @@ class ClientCore:
 
 
 def response_timeout(context: ServerExecutionContext) -> float | None:
-    """Seconds after which a server that keeps the times of its request must have answered."""
+    """Seconds within which a server that keeps to the request's timeouts has answered; None for no limit."""
     if context.invokationTimeout is None or context.executionTimeout is None:
         return None
     return context.invokationTimeout + context.executionTimeout + RESPONSE_GRACE

@@ -1,4 +1,4 @@
-"""The clients that a program runs: one for threads, one for an event loop."""
+"""Clients: one for threads, one for an event loop."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from packetwire.streams.wakeup import Wakeup
 
 
 class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
-    """A client whose calls return with the response. Any thread may call, many at a time.
+    """A client whose calls return the response. Thread-safe; many calls may be under way at a time.
 
         with SyncZMQClient("me", "instrument", access_point="tcp://127.0.0.1:5600") as client:
             client.execute("spectrometer", "integration_time", "readProperty").result()
 
-    Unless `handshake` is False it waits for the server's HANDSHAKE when it is made, at most `handshake_timeout`
-    milliseconds, and raises `HandshakeFailed`. `poll_timeout` has no effect: nothing here is polled for.
+    Unless `handshake` is False the constructor waits up to `handshake_timeout` milliseconds for the server's
+    HANDSHAKE, and raises `HandshakeFailed`. `poll_timeout` has no effect: nothing is polled at intervals.
     """
 
     def __init__(
@@ -70,7 +70,9 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         seconds_of(handshake_timeout, "handshake_timeout")
         self.poll_timeout = poll_timeout
         self._reading = False
-        """Whether a thread is the one that reads, and wakes the others."""
+        """True while a thread reads for all that wait."""
+        self._followers = 0
+        """Threads that wait for the one that reads."""
         self._wakeup = Wakeup()
         self._poll = select.poll()
         try:
@@ -81,7 +83,7 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
             self._poll.register(self._socket_fd, select.POLLIN)
             if self._monitor is not None:
                 self._poll.register(descriptor_of(self._monitor), select.POLLIN)
-                self._look_at_link()  # only then the descriptor tells of what comes
+                self._look_at_link()  # a monitor's descriptor signals nothing until earlier events were read
             if handshake:
                 self.handshake(handshake_timeout)
         except BaseException:
@@ -97,7 +99,7 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         super().after_fork()
 
     def handshake(self, timeout: float | None = DEFAULT_HANDSHAKE_TIMEOUT) -> None:
-        """Wait for the server, at most `timeout` milliseconds. Raises `HandshakeFailed`."""
+        """Wait up to `timeout` milliseconds for the server. Raises `HandshakeFailed`."""
         with self._lock:
             exchange = self._start_handshake(timeout)
             self._wake_reader()
@@ -112,21 +114,24 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         preserialized_payload: PreserializedData = PreserializedEmptyByte,
         **contexts: Unpack[Contexts],
     ) -> str:
-        """Have the server do something; the id with which to ask for its response."""
+        """Send an operation to the server; returns the message id, with which to receive the response."""
         message = self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts)
         with self._lock:
             self._post(message)
         return message.id
 
     def recv_response(self, message_id: str, timeout: float | None = None) -> ResponseMessage:
-        """Wait for the response to a request, whatever its type.
+        """Wait for the response to a request, of whatever type.
 
-        That is at most the request's two timeouts and a little more, or `timeout` milliseconds if these are
-        less. Raises `RequestTimeout`, or `ConnectionEnded` when the server is gone.
+        Waits for the request's two timeouts and a little more, or for `timeout` milliseconds if these are less.
+        Raises `RequestTimeout`, or `ConnectionEnded` when the server is gone.
         """
         seconds = seconds_of(timeout)
         with self._lock:
-            return self._wait(self._limited(self.core.find(message_id), seconds))
+            exchange = self._limited(self.core.find(message_id), seconds)
+            if seconds is not None:
+                self._wake_reader()
+            return self._wait(exchange)
 
     def execute(
         self,
@@ -146,7 +151,7 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         )
 
     def send_exit(self, timeout: float | None = None) -> ResponseMessage:
-        """Ask the server to end, and wait until it has served what it received before."""
+        """Ask the server to end, and wait until it has served all earlier requests."""
         response = self._ask(self._exit_message(), seconds_of(timeout))
         assert response is not None
         return response
@@ -159,7 +164,7 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
     def _close(self, reason: ConnectionEnded) -> None:
         super()._close(reason)
         self._wakeup.set()
-        with suppress(RuntimeError):  # without the lock, when that could not be had
+        with suppress(RuntimeError):  # the lock could not be acquired in time
             self._changed.notify_all()
         self._close_wakeup()
 
@@ -173,7 +178,7 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
                 exchange = self._post(message)
                 return None if exchange is None else self._wait(self._limited(exchange, seconds))
             finally:
-                self.core.forget_id(message.id)  # Ctrl-C may have come anywhere
+                self.core.forget_id(message.id)  # by id, as Ctrl-C may have come before `exchange` was assigned
 
     # waiting; all with the lock held
 
@@ -184,7 +189,7 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
             self._wake_reader()
 
     def _wake_reader(self) -> None:
-        """There may be news that its poll does not see, or an earlier deadline."""
+        """Wake the reading thread: there may be an earlier deadline, or messages that its poll does not see."""
         if self._reading:
             self._wakeup.set()
 
@@ -193,7 +198,11 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         try:
             while not exchange.done:
                 if self._reading:
-                    self._changed.wait()
+                    self._followers += 1
+                    try:
+                        self._changed.wait()
+                    finally:
+                        self._followers -= 1
                 else:
                     self._read_until_done(exchange)
         finally:
@@ -201,7 +210,7 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
         return exchange.result()
 
     def _read_until_done(self, exchange: Exchange) -> None:
-        """Be the one that reads, for all that wait."""
+        """Read for all threads that wait, until this exchange is done."""
         self._reading = True
         told = False
         try:
@@ -209,18 +218,20 @@ class SyncZMQClient(BaseZMQClient, BaseSyncZMQ):
                 more = self._turn(lambda: exchange.done, told=told)
                 if exchange.done:
                     return
-                if len(self.core) > 1:
-                    self._changed.notify_all()
+                self._wake_followers()
                 told = not more and self._sleep()
         finally:
             self._reading = False
-            self._changed.notify_all()
+            self._wake_followers()
             self._close_wakeup()
 
+    def _wake_followers(self) -> None:
+        if self._followers:
+            self._changed.notify_all()
+
     def _sleep(self) -> bool:
-        """Whether the socket's descriptor told of news then."""
-        deadline = self.core.next_deadline()
-        milliseconds = None if deadline is None else poll_milliseconds(deadline - time.monotonic())
+        """Sleep, without the lock, until there is something to do; True if the socket's descriptor was readable."""
+        milliseconds = poll_milliseconds(self.core.not_before - time.monotonic())
         self._lock.release()
         try:
             ready = self._poll.poll(milliseconds)
@@ -243,8 +254,8 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         async with AsyncZMQClient("me", "instrument", access_point="tcp://127.0.0.1:5600") as client:
             response = await client.async_execute("spectrometer", "integration_time", "readProperty")
 
-    Unless `handshake` is False it shakes hands with the server, beginning when it is made or first used in a
-    loop; requests wait for that. `poll_timeout` has no effect: nothing here is polled for.
+    Unless `handshake` is False it shakes hands with the server, as soon as it is made or used in a running loop;
+    requests wait for that. `poll_timeout` has no effect: nothing is polled at intervals.
     """
 
     def __init__(
@@ -271,7 +282,8 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         self._handshake_timeout = handshake_timeout
         self._handshaking: Exchange | None = None
         self._connect(context, access_point, options)
-        self._driver = LoopDriver(descriptor_of(self._open_socket()), self._turn_in_loop, self.core.next_deadline)
+        core = self.core
+        self._driver = LoopDriver(descriptor_of(self._open_socket()), self._turn_in_loop, lambda: core.not_before)
         if self._monitor is not None:
             self._driver.watch(descriptor_of(self._monitor), self._look_at_link)
         try:
@@ -282,14 +294,14 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
             self.handshake(handshake_timeout)
 
     def handshake(self, timeout: float | None = DEFAULT_HANDSHAKE_TIMEOUT) -> None:
-        """Begin to shake hands with the server; `handshake_complete` waits for the end of that."""
+        """Begin to shake hands with the server; await `handshake_complete` for the result."""
         self._attach()
         self._handshaking = self._start_handshake(timeout)
         self._wants_handshake = False
         self._after_sending()
 
     async def handshake_complete(self, timeout: float | None = None) -> None:
-        """Wait for the server's HANDSHAKE, at most `timeout` milliseconds. Raises `HandshakeFailed`."""
+        """Wait up to `timeout` milliseconds for the server's HANDSHAKE. Raises `HandshakeFailed`."""
         seconds = seconds_of(timeout)
         driver = self._attach()
         if self._wants_handshake:
@@ -313,16 +325,18 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         preserialized_payload: PreserializedData = PreserializedEmptyByte,
         **contexts: Unpack[Contexts],
     ) -> str:
-        """Have the server do something; the id with which to ask for its response."""
+        """Send an operation to the server; returns the message id, with which to receive the response."""
         message = self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts)
-        await self._post(message)
+        if self._wants_handshake or self._handshaking is not None:
+            await self.handshake_complete()
+        self._post(message)
         return message.id
 
     async def async_recv_response(self, message_id: str, timeout: float | None = None) -> ResponseMessage:
-        """Wait for the response to a request, whatever its type.
+        """Wait for the response to a request, of whatever type.
 
-        That is at most the request's two timeouts and a little more, or `timeout` milliseconds if these are
-        less. Raises `RequestTimeout`, or `ConnectionEnded` when the server is gone.
+        Waits for the request's two timeouts and a little more, or for `timeout` milliseconds if these are less.
+        Raises `RequestTimeout`, or `ConnectionEnded` when the server is gone.
         """
         seconds = seconds_of(timeout)
         self._attach()
@@ -341,21 +355,22 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
     ) -> ResponseMessage | None:
         """`async_send_request` and `async_recv_response`; None at once if the request is one-way."""
         seconds = seconds_of(timeout)
-        exchange = await self._post(
-            self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts)
-        )
+        message = self._operation(thing_id, objekt, operation, payload, preserialized_payload, **contexts)
+        if self._wants_handshake or self._handshaking is not None:
+            await self.handshake_complete()
+        exchange = self._post(message)
         return None if exchange is None else await self._wait(exchange, seconds)
 
     async def async_send_exit(self, timeout: float | None = None) -> ResponseMessage:
-        """Ask the server to end, and wait until it has served what it received before."""
+        """Ask the server to end, and wait until it has served all earlier requests."""
         seconds = seconds_of(timeout)
-        exchange = await self._post(self._exit_message())
+        if self._wants_handshake or self._handshaking is not None:
+            await self.handshake_complete()
+        exchange = self._post(self._exit_message())
         assert exchange is not None
         return await self._wait(exchange, seconds)
 
-    async def _post(self, message: RequestMessage) -> Exchange | None:
-        if self._wants_handshake or self._handshaking is not None:
-            await self.handshake_complete()
+    def _post(self, message: RequestMessage) -> Exchange | None:
         exchange = self._send(message)
         self._after_sending()
         return exchange
@@ -371,7 +386,7 @@ class AsyncZMQClient(BaseZMQClient, BaseAsyncZMQ):
         return exchange.result()
 
     def _turn_in_loop(self) -> bool:
-        """Receive until nothing is awaited; what comes unasked stays until the next request."""
+        """Receive while a response is awaited; unrequested messages stay in the socket until the next request."""
         return self._turn(self._is_idle, told=True) and not self.core.idle
 
     def _is_idle(self) -> bool:

@@ -1,4 +1,4 @@
-"""The words of the protocol, and what is bounded by how much."""
+"""The words of the protocol, and its bounds and times."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ EXECUTION: Final = "execution"
 
 JSON_TYPE: Final = "application/json"
 TEXT_TYPE: Final = "text/plain"
-OCTETS_TYPE: Final = "application/octet-stream"
+BYTES_TYPE: Final = "application/octet-stream"
 UNKNOWN_TYPE: Final = "unknown"
 
 
 class ZMQ_TRANSPORTS(StrEnum):  # noqa: N801, the reference's name
-    """What brokers can be reached by."""
+    """The transports of brokers."""
 
     TCP = "TCP"
     IPC = "IPC"
@@ -34,35 +34,35 @@ class ZMQ_TRANSPORTS(StrEnum):  # noqa: N801, the reference's name
 
 
 DEFAULT_MAX_MESSAGE_SIZE: Final = 64 << 20
-"""Octets of a message."""
+"""Bytes of a message, at most."""
 HEADER_LIMIT: Final = 65536
-"""Octets of a message's header."""
+"""Bytes of a message's header, at most."""
 DEFAULT_MAX_PENDING: Final = 10_000
 """Requests that a server holds without an answer."""
 DEFAULT_MAX_PENDING_PER_CLIENT: Final = 1000
-"""As many of them as one client may have."""
+"""The same for one client."""
 DEFAULT_MAX_CLIENTS: Final = 1000
-"""Clients of a server with requests under way at a time."""
+"""Clients of a server that have requests under way at the same time."""
 DEFAULT_MAX_UNREAD: Final = 10_000
-"""Responses that wait for one client, which does not read them; what comes then is dropped."""
+"""Responses that wait for a client that does not read; further ones are dropped."""
 DEFAULT_MAX_OUTSTANDING: Final = 1000
-"""Requests of a client without an answer, or with one that was not collected."""
+"""Requests of a client that were not answered, or whose answer was not collected."""
 DEFAULT_MAX_EVENTS: Final = 10_000
-"""Events that wait in each end for a consumer."""
+"""Events that wait for a consumer, at either end."""
 DEFAULT_RUNNING: Final = 64
-"""Operations of `AsyncZMQServer.serve` that run at a time."""
+"""Operations that `AsyncZMQServer.serve` runs at a time."""
 
 DEFAULT_HANDSHAKE_TIMEOUT: Final = 60_000
 """Milliseconds."""
 HANDSHAKE_INTERVAL: Final = 0.5
-"""Seconds after which an unanswered handshake is sent again."""
+"""Seconds after which an unanswered handshake is repeated."""
 UNREACHABLE_INTERVAL: Final = 0.02
-"""Seconds after which it is tried again while there is no link yet."""
+"""The same while there is no link yet."""
 RESPONSE_GRACE: Final = 5.0
 """Seconds that a client waits beyond the two timeouts of the request."""
 UNCOLLECTED_SECONDS: Final = 60.0
-"""Seconds that a response is kept for whoever may ask for it."""
+"""Seconds that a response is kept until it is collected."""
 
 FIRST_TCP_PORT: Final = 60000
 LAST_TCP_PORT: Final = 65534
-"""Where a server looks for a free port if it is told none."""
+"""The range in which a server looks for a free port if it is not given one."""

@@ -1,4 +1,4 @@
-"""Who publishes events, and who receives them."""
+"""Publishers and consumers of events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import select
 import threading
 import time
-from typing import Any, Final, Unpack
+from typing import Final, Unpack
 
 import zmq
 
@@ -16,34 +16,29 @@ from packetwire.hololinked.bases import BaseAsyncZMQ, BaseSyncZMQ, BaseZMQ, Sock
 from packetwire.hololinked.constants import DEFAULT_MAX_EVENTS, DEFAULT_MAX_MESSAGE_SIZE, ZMQ_TRANSPORTS
 from packetwire.hololinked.errors import BreakLoop
 from packetwire.hololinked.eventcore import ConsumerCore, PublisherCore
+from packetwire.hololinked.frames import PlainSocket, send_frames
 from packetwire.hololinked.looping import LoopDriver
 from packetwire.hololinked.messages import EventMessage
-from packetwire.hololinked.sockets import (
-    PlainSocket,
-    descriptor_of,
-    poll_milliseconds,
-    receive_frames,
-    send_frames,
-)
+from packetwire.hololinked.sockets import descriptor_of, poll_milliseconds
 from packetwire.hololinked.timelimits import seconds_of
 from packetwire.streams.wakeup import Wakeup
 from packetwire.streams.zmqsockets import events_now
 
 LOOKED_THROUGH: Final = 1000
-"""Events that are not asked for, in a row, before something else is done."""
+"""Events of other ids that are skipped in one go."""
 OVERTIME: Final = 1.0
-"""Seconds after the time limit in which what has come before is still looked through."""
+"""Seconds beyond the time limit in which messages that have come are still looked through."""
 
 
 class EventPublisher(BaseSyncZMQ):
-    """Publishes events to whoever has subscribed to them. Any thread may publish, and an event loop too.
+    """Publishes events to all subscribers. Thread-safe, and for event loops too.
 
         with EventPublisher("instrument/events", access_point="tcp://127.0.0.1:5601") as publisher:
             publisher.register("spectrometer/measured")
             publisher.publish("spectrometer/measured", {"peak": 532.1})
 
-    For each consumer up to `max_events` wait to be sent. One that is slower loses those that come then;
-    nobody waits for it. `losses` counts how often that began.
+    Up to `max_events` wait to be sent to each consumer. A consumer that is slower loses further ones; nobody waits
+    for it. `losses` counts how often that began.
     """
 
     def __init__(
@@ -80,18 +75,18 @@ class EventPublisher(BaseSyncZMQ):
         """The events that are registered."""
         return self.core.event_ids
 
-    def register(self, event: Any) -> None:
+    def register(self, event: object) -> None:
         """Announce an event: its id, or an object that has one as its `_unique_identifier`."""
         self.core.event_ids.add(event_id_of(event))
 
-    def unregister(self, event: Any) -> None:
-        """Take that back."""
+    def unregister(self, event: object) -> None:
+        """Undo `register`."""
         self.core.event_ids.discard(event_id_of(event))
 
-    def publish(self, event: Any, data: Any = None) -> bool:
-        """Send an event: a value as JSON, octets as they are, a pair of both as both. Does not wait.
+    def publish(self, event: object, data: object = None) -> bool:
+        """Send an event: a value as JSON, bytes as they are, a pair of both as both. Does not wait.
 
-        False if a consumer begins to lose events with this one, because too many wait for it already.
+        Returns False if a consumer loses this event and further ones, because too many wait for it already.
         """
         frames = self.core.frames(event_id_of(event), data)
         with self._lock:
@@ -103,34 +98,44 @@ class EventPublisher(BaseSyncZMQ):
     def _publish(self, socket: PlainSocket, frames: list[bytes]) -> bool:
         if not send_frames(socket, frames):
             return True
-        events_now(socket)  # what consumers have taken is heard of only now and then
+        events_now(socket)  # has ZMQ notice what consumers have taken, which it does only now and then
         if not send_frames(socket, frames):
             return True
         self.losses += 1
-        # the others get it nevertheless
+        # without NODROP: the other consumers get it nevertheless
         socket.setsockopt(zmq.XPUB_NODROP, 0)
         send_frames(socket, frames)
         socket.setsockopt(zmq.XPUB_NODROP, 1)
         return False
 
     def exit(self) -> None:
-        """Close the socket; what was published is sent within a second."""
+        """Close the socket; published events have a second to leave."""
         with self._lock:
             super().exit()
 
 
-def event_id_of(event: Any) -> str:
-    """The id of an event, or of an object that stands for it."""
+def event_id_of(event: object) -> str:
+    """The id of an event, given as such or by an object that has it."""
     event_id = event if isinstance(event, str) else getattr(event, "_unique_identifier", None)
     if not isinstance(event_id, str) or not event_id:
         raise LocalProtocolError(f"an event is named by a text that is not empty, not by {event!r}")
     return event_id
 
 
-class BaseEventConsumer(BaseZMQ):
-    """What receives one event, by exactly that id; or all of a publisher, with an empty id.
+class ConsumerOptions(SocketOptions, total=False):
+    """Further arguments of consumers."""
 
-    `access_point` is the publisher's address, or a transport's name, and `server_id` the publisher's id then.
+    server_id: str | None
+    logger: logging.Logger | None
+    max_message_size: int
+    max_events: int
+
+
+class BaseEventConsumer(BaseZMQ):
+    """A consumer of one event, by its exact id; or of all events of a publisher, with an empty id.
+
+    `access_point` is the publisher's address, or the name of a transport; the latter needs the publisher's id as
+    `server_id`.
     """
 
     def __init__(
@@ -169,11 +174,11 @@ class BaseEventConsumer(BaseZMQ):
 
     @property
     def event_unique_identifier(self) -> bytes:
-        """The event it is for."""
+        """The id of the event."""
         return self.core.event_id.encode()
 
     def subscribe(self) -> None:
-        """Tell the publisher; what it published before does not come."""
+        """Subscribe at the publisher; events that it published before do not come."""
         if not self._subscribed:
             try:
                 self._open_socket().setsockopt(zmq.SUBSCRIBE, self.event_unique_identifier)
@@ -182,9 +187,9 @@ class BaseEventConsumer(BaseZMQ):
             self._subscribed = True
 
     def _next_event(self) -> EventMessage | None:
-        """An event that is there; or `BreakLoop` if there was an interrupt.
+        """The next event that has come, or None. Raises `BreakLoop` if there was an interrupt.
 
-        None with `_has_more` if there is something else to do in between, and more may be there.
+        After None `_has_more` says that more messages may have come: others have their turn first.
         """
         self._open_socket()
         assert self._reader is not None
@@ -192,7 +197,7 @@ class BaseEventConsumer(BaseZMQ):
             if self.core.interrupted:
                 break
             try:
-                frames = receive_frames(self._reader)
+                frames = self._reader.receive()
             except zmq.ZMQError as error:
                 raise self._failed(error) from error
             self._has_more = frames is not None
@@ -213,7 +218,7 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
             consumer.subscribe()
             event = consumer.receive(timeout=5000)
 
-    What is published before the subscription has arrived does not come.
+    Events that are published before the subscription has arrived do not come.
     """
 
     def __init__(
@@ -222,7 +227,7 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
         event_unique_identifier: str,
         access_point: str | None = None,
         context: ZmqContext | None = None,
-        **options: Any,
+        **options: Unpack[ConsumerOptions],
     ) -> None:
         self._replace_locks()
         super().__init__(id, event_unique_identifier, access_point, context, **options)
@@ -232,7 +237,7 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
         self._poll.register(descriptor_of(self._open_socket()), select.POLLIN)
 
     def _replace_locks(self) -> None:
-        self._lock = threading.Lock()  # guards the socket; held by whoever receives, but not while it sleeps
+        self._lock = threading.Lock()  # guards the socket; not held by a `receive` that sleeps
         self._receiving = threading.Lock()
 
     def receive(
@@ -240,7 +245,7 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
     ) -> EventMessage | None:
         """The next event; None after `timeout` milliseconds without one, or at an interrupt.
 
-        If asked for, an interrupt raises `BreakLoop` instead.
+        With `raise_interrupt_as_exception` an interrupt raises `BreakLoop` instead.
         """
         seconds = seconds_of(timeout)
         deadline = None if seconds is None else time.monotonic() + seconds
@@ -252,7 +257,7 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
                     self.subscribe()
                     event = self._next_event()
                 left = None if deadline is None else deadline - time.monotonic()
-                # what is there is looked through first
+                # messages that have come are looked through even if the time is over
                 if event is not None or (left is not None and left <= (-OVERTIME if self._has_more else 0)):
                     return event
                 if not self._has_more:
@@ -266,12 +271,12 @@ class EventConsumer(BaseEventConsumer, BaseSyncZMQ):
             self._receiving.release()
 
     def interrupt(self) -> None:
-        """Have the `receive` that waits return, or the next one if none does. From any thread."""
+        """Have the `receive` that waits return, or else the next one. Thread-safe."""
         self.core.interrupted = True
         self._wakeup.set()
 
     def stop_polling(self) -> None:
-        """The same."""
+        """The same as `interrupt`."""
         self.interrupt()
 
     def exit(self) -> None:
@@ -295,7 +300,7 @@ class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
         async with AsyncEventConsumer("me", "spectrometer/measured", "tcp://127.0.0.1:5601") as consumer:
             event = await consumer.receive(timeout=5000)
 
-    What is published before the subscription has arrived does not come.
+    Events that are published before the subscription has arrived do not come.
     """
 
     def __init__(
@@ -304,7 +309,7 @@ class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
         event_unique_identifier: str,
         access_point: str | None = None,
         context: ZmqContext | None = None,
-        **options: Any,
+        **options: Unpack[ConsumerOptions],
     ) -> None:
         self._waiters: list[asyncio.Future[None]] = []
         super().__init__(id, event_unique_identifier, access_point, context, **options)
@@ -315,14 +320,15 @@ class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
     ) -> EventMessage | None:
         """The next event; None after `timeout` milliseconds without one, or at an interrupt.
 
-        If asked for, an interrupt raises `BreakLoop` instead.
+        With `raise_interrupt_as_exception` an interrupt raises `BreakLoop` instead.
         """
         seconds = seconds_of(timeout)
         driver = self._attach()
         self.subscribe()
         await driver.turn_of_others()
+        limit = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with limit:
                 while (event := self._next_event()) is None:
                     if self._has_more:
                         await asyncio.sleep(0)
@@ -347,7 +353,7 @@ class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
             self._waiters.remove(waiter)
 
     def _wake(self) -> bool:
-        # what the descriptor tells of is taken note of, or it tells of it until somebody receives
+        # reading the events resets the descriptor, which else stays readable until somebody receives
         self._is_pollable()
         for waiter in self._waiters:
             if not waiter.done():
@@ -355,16 +361,16 @@ class AsyncEventConsumer(BaseEventConsumer, BaseAsyncZMQ):
         return False
 
     async def interrupt(self) -> None:
-        """Have the `receive` that waits return, or the next one if none does."""
+        """Have the `receive` that waits return, or else the next one."""
         self.stop_polling()
 
     def stop_polling(self) -> None:
-        """The same."""
+        """The same as `interrupt`."""
         self.core.interrupted = True
         self._wake()
 
     def exit(self) -> None:
-        """Close the socket. Who waits gets a `ConnectionEnded`."""
+        """Close the socket. A `receive` that waits raises `ConnectionEnded`."""
         super().exit()
 
     def _close(self, reason: ConnectionEnded) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,18 +13,20 @@ from packetwire.aio.loops import guard_loop
 from packetwire.errors import ConnectionEnded
 
 OTHERS_TURN: Final = 32
-"""Messages that are handed out without waiting before the loop gets its turn."""
+"""Messages that are returned without waiting before the loop gets a turn."""
 LONGEST_PAUSE: Final = 1.0
-"""Seconds between two turns that fail, at most: the first ones follow at once."""
+"""Seconds between two turns that fail, at most; the first ones follow at once."""
 CLOSE_WAIT: Final = 1.0
-"""Seconds for a loop to let go of a socket that another thread closes."""
+"""Seconds for a loop to stop using a socket that another thread closes."""
 
 
 class LoopDriver:
-    """Calls `turn` when its descriptor tells of news, and when a deadline has come; again while it returns True.
+    """Calls `turn` when the descriptor is readable, and at a deadline; again while it returns True.
+
+    `next_deadline` returns None, or infinity, if there is none; it may return a time that is too early.
 
     It belongs to the loop in which `attach` was called last. A turn may raise `ConnectionEnded` once `detach` was
-    called: then all who wait have been told.
+    called: all who wait have got it by then.
     """
 
     def __init__(self, fd: int, turn: Callable[[], bool], next_deadline: Callable[[], float | None]) -> None:
@@ -33,17 +36,17 @@ class LoopDriver:
         self._next_deadline = next_deadline
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timer_at = math.inf
         self._soon: asyncio.Handle | None = None
         self._calls = 0
         self._failures = 0
 
     def watch(self, fd: int, look: Callable[[], None]) -> None:
-        """Have `look` called when another descriptor tells of news. Before `attach`."""
+        """Have `look` called when another descriptor is readable. To be called before `attach`."""
         self._others[fd] = look
 
     def attach(self) -> None:
-        """Work in the running loop. In the one where it works already this costs nothing."""
+        """Work in the running loop; costs nothing if it does so already."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self.detach()
@@ -57,7 +60,7 @@ class LoopDriver:
             self._run()
 
     def in_loop(self, call: Callable[[], None]) -> None:
-        """Have that called by the loop to which this belongs, from any thread, and wait for it, but not long."""
+        """Have `call` called in the loop, from any thread, and wait up to `CLOSE_WAIT` for it."""
         loop = self._loop
         if loop is None or not loop.is_running() or loop is _running_loop():
             call()
@@ -72,17 +75,18 @@ class LoopDriver:
 
         try:
             loop.call_soon_threadsafe(run)
-        except RuntimeError:  # it was closed just now
+        except RuntimeError:  # the loop was closed just now
             call()
         else:
             done.wait(CLOSE_WAIT)
 
     def after_fork(self) -> None:
-        """In the child of a fork: the descriptors are the parent's, and so is what the loop polls."""
+        """In the child of a fork: forget the loop, whose selector is shared with the parent."""
         self._loop = self._timer = self._soon = None
+        self._timer_at = math.inf
 
     def detach(self) -> None:
-        """Work no more."""
+        """Stop working."""
         loop, self._loop = self._loop, None
         if loop is not None and not loop.is_closed():
             for fd in (self._fd, *self._others):
@@ -91,15 +95,16 @@ class LoopDriver:
             if handle is not None:
                 handle.cancel()
         self._timer = self._soon = None
+        self._timer_at = math.inf
 
     async def turn_of_others(self) -> None:
-        """Let the loop do something else now and then, before what may be done without waiting for anything."""
+        """Let the loop do other work now and then, for callers that might never have to wait."""
         self._calls += 1
         if self._calls % OTHERS_TURN == 0:
             await asyncio.sleep(0)
 
     def poke(self) -> None:
-        """A descriptor may have told of news that nobody heard."""
+        """Take a turn soon: the descriptor may have been reset without anybody looking."""
         if self._soon is None and self._loop is not None:
             self._soon = self._loop.call_soon(self._run)
 
@@ -130,9 +135,9 @@ class LoopDriver:
             self.set_timer()
 
     def _try_again(self) -> None:
-        """After a turn that failed, as the descriptor does not tell again of what was left.
+        """Take another turn after one that failed, as the descriptor does not signal again what was left.
 
-        With pauses if that does not help, since each failure is logged.
+        If it keeps failing there are pauses in between, since each failure is logged.
         """
         self._failures += 1
         if self._loop is None:
@@ -151,17 +156,17 @@ class LoopDriver:
             self._run()
 
     def set_timer(self) -> None:
-        """There may be a new deadline."""
+        """Adjust the timer: there may be a new deadline."""
         when = self._next_deadline()
-        if when is None or self._loop is None or (self._timer is not None and self._timer_at <= when):
-            return  # a timer that comes too early looks again
+        if when is None or self._loop is None or when >= self._timer_at:
+            return  # the timer is early enough; when it fires it is adjusted
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = when
         self._timer = self._loop.call_later(max(0.0, when - time.monotonic()), self._ring)
 
     def _ring(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, math.inf
         self._run()
 
 

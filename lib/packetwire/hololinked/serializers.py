@@ -1,6 +1,6 @@
-"""Payloads by content type: JSON, and text and octets as they are. A program registers what else it needs.
+"""Payloads by content type: JSON, text and bytes. Programs register serializers for other types.
 
-    Serializers.register(MsgpackSerializer())     # anything with content_type, dumps(value) and loads(octets)
+    Serializers.register(MsgpackSerializer())     # anything with content_type, dumps(value) and loads(bytes)
 
 There is no pickle.
 """
@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from packetwire.hololinked.constants import JSON_TYPE, OCTETS_TYPE, TEXT_TYPE, UNKNOWN_TYPE
+from packetwire.hololinked.constants import BYTES_TYPE, JSON_TYPE, TEXT_TYPE, UNKNOWN_TYPE
 from packetwire.hololinked.errors import PayloadError
 
 BYTES_LIKE: Final = (bytes, bytearray, memoryview)
@@ -20,19 +20,19 @@ _UNREAD: Final = object()
 
 
 class BaseSerializer(Protocol):
-    """What is registered for a content type."""
+    """A serializer of one content type."""
 
     @property
     def content_type(self) -> str:
-        """Such as `application/json`."""
+        """The content type, such as `application/json`."""
         ...
 
-    def dumps(self, data: Any) -> bytes:
-        """The octets of a value."""
+    def dumps(self, data: object) -> bytes:
+        """Encode a value."""
         ...
 
     def loads(self, data: bytes) -> Any:
-        """The value of octets."""
+        """Decode a value."""
         ...
 
 
@@ -41,12 +41,12 @@ class JSONSerializer:
 
     content_type = JSON_TYPE
 
-    def dumps(self, data: Any) -> bytes:
-        """The JSON of a value. Raises TypeError for what JSON does not have."""
+    def dumps(self, data: object) -> bytes:
+        """Encode as JSON. Raises TypeError if JSON has no such value."""
         return msgspec.json.encode(data)
 
     def loads(self, data: bytes) -> Any:
-        """The value of JSON. Raises ValueError for what is none."""
+        """Decode JSON. Raises ValueError if it is not valid JSON."""
         return msgspec.json.decode(data)
 
 
@@ -55,54 +55,54 @@ class TextSerializer:
 
     content_type = TEXT_TYPE
 
-    def dumps(self, data: Any) -> bytes:
-        """The octets of a `str`. Raises TypeError for anything else."""
+    def dumps(self, data: object) -> bytes:
+        """Encode a `str`. Raises TypeError for anything else."""
         if not isinstance(data, str):
             raise TypeError(f"{TEXT_TYPE} takes a str, not {type(data).__name__}")
         return data.encode()
 
     def loads(self, data: bytes) -> str:
-        """The text. Raises UnicodeDecodeError for what is not UTF-8."""
+        """Decode a `str`. Raises UnicodeDecodeError if it is not UTF-8."""
         return data.decode()
 
 
-class OctetsSerializer:
-    """Octets as they are."""
+class BytesSerializer:
+    """Bytes as they are."""
 
-    content_type = OCTETS_TYPE
+    content_type = BYTES_TYPE
 
-    def dumps(self, data: Any) -> bytes:
-        raise TypeError(f"{OCTETS_TYPE} takes octets, not {type(data).__name__}")
+    def dumps(self, data: object) -> bytes:
+        raise TypeError(f"{BYTES_TYPE} takes bytes, not {type(data).__name__}")
 
     def loads(self, data: bytes) -> bytes:
         return data
 
 
 class SerializerRegistry:
-    """Which serializer a content type has."""
+    """The serializers, by content type."""
 
     def __init__(self) -> None:
         self.content_types: dict[str, BaseSerializer] = {}
-        for serializer in (JSONSerializer(), TextSerializer(), OctetsSerializer()):
+        for serializer in (JSONSerializer(), TextSerializer(), BytesSerializer()):
             self.register(serializer)
 
     def register(self, serializer: BaseSerializer, *, override: bool = False) -> None:
-        """Have a content type read and written by `serializer`. A second one for it needs `override`."""
+        """Use `serializer` for its content type. To replace one takes `override`."""
         content_type = serializer.content_type
         if content_type in self.content_types and not override:
             raise ValueError(f"the content type {content_type} is registered already")
         self.content_types[content_type] = serializer
 
     def unregister(self, content_type: str) -> None:
-        """Have a content type unknown again."""
+        """Remove the serializer of a content type, if it has one."""
         self.content_types.pop(content_type, None)
 
     def is_known(self, content_type: str | None) -> bool:
-        """Whether that is a content type with a serializer."""
+        """True if the content type has a serializer."""
         return content_type in self.content_types
 
     def for_content_type(self, content_type: str | None) -> BaseSerializer:
-        """The serializer of a content type; without one that of JSON. Raises `PayloadError`."""
+        """The serializer of a content type, by default that of JSON. Raises `PayloadError` if there is none."""
         try:
             return self.content_types[content_type or JSON_TYPE]
         except KeyError:
@@ -110,23 +110,23 @@ class SerializerRegistry:
 
 
 Serializers: Final = SerializerRegistry()
-"""The one that all messages use."""
+"""The registry that all messages use."""
 
 
 @dataclass(frozen=True, slots=True)
 class SerializableData:
-    """A value, or its octets, with a content type.
+    """A value, or its encoded bytes, with a content type.
 
-    If `value` is octets they are taken as serialized already. `serializer` goes before the one of the type.
+    If `value` is bytes it is taken to be serialized already. `serializer` has precedence over that of the type.
     """
 
-    value: Any
+    value: object
     serializer: BaseSerializer | None = None
     content_type: str | None = JSON_TYPE
-    _read: Any = field(default=_UNREAD, init=False, repr=False, compare=False)
+    _read: object = field(default=_UNREAD, init=False, repr=False, compare=False)
 
     def serialize(self) -> bytes:
-        """The octets. Raises `PayloadError`."""
+        """The encoded bytes. Raises `PayloadError`."""
         if isinstance(self.value, BYTES_LIKE):
             return bytes(self.value)
         serializer = self.serializer or Serializers.for_content_type(self.content_type)
@@ -136,7 +136,7 @@ class SerializableData:
             raise PayloadError(f"the payload is not {self.content_type}: {error}") from error
 
     def deserialize(self) -> Any:
-        """The value; the same one at each call; None if there is nothing, of no type or of one that is not known.
+        """The value, the same object at each call; None if it is empty, and its type missing or unknown.
 
         Raises `PayloadError`.
         """
@@ -155,17 +155,21 @@ class SerializableData:
 
 @dataclass(frozen=True, slots=True)
 class PreserializedData:
-    """Octets that go as they are, with a content type that tells what they are."""
+    """Bytes that are sent as they are, with their content type."""
 
     value: bytes | bytearray | memoryview
     content_type: str | None = UNKNOWN_TYPE
 
-    def octets(self) -> bytes:
-        """Them as `bytes`."""
+    def as_bytes(self) -> bytes:
+        """The content, as `bytes`."""
         return self.value if isinstance(self.value, bytes) else bytes(self.value)
+
+    def octets(self) -> bytes:
+        """Former name of `as_bytes`."""
+        return self.as_bytes()
 
 
 SerializableNone: Final = SerializableData(None)
 """The payload of a message that has none."""
 PreserializedEmptyByte: Final = PreserializedData(b"", content_type=TEXT_TYPE)
-"""The octets of a message that has none."""
+"""The preserialized payload of a message that has none."""

@@ -1,4 +1,4 @@
-"""The server that a program runs."""
+"""The server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Unpack
+from typing import Final, Unpack
 
 import zmq
 
@@ -29,7 +29,7 @@ from packetwire.hololinked.constants import (
     REPLY,
 )
 from packetwire.hololinked.errors import BreakLoop, PayloadError
-from packetwire.hololinked.eventcore import parts_of
+from packetwire.hololinked.eventcore import PLAIN_TYPES, parts_of
 from packetwire.hololinked.looping import LoopDriver
 from packetwire.hololinked.messages import RequestMessage
 from packetwire.hololinked.serializers import (
@@ -39,9 +39,13 @@ from packetwire.hololinked.serializers import (
     SerializableNone,
 )
 from packetwire.hololinked.servercore import ServerCore
-from packetwire.hololinked.sockets import descriptor_of, pollable, receive_frames
+from packetwire.hololinked.sockets import descriptor_of
 
-Handler = Callable[[RequestMessage], Any]
+Handler = Callable[[RequestMessage], object]
+TOGETHER: Final = 8
+"""Messages that are received and served before their answers are sent, at most."""
+SLOW: Final = 0.001
+"""Seconds that plain handlers may take together before the answers so far are sent."""
 SHOWN: Final = 500
 """Characters of an operation's name in a line of the log."""
 
@@ -52,9 +56,9 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
         async with AsyncZMQServer(id="instrument", access_point="tcp://127.0.0.1:5600") as server:
             await server.serve(handle)
 
-    It receives in the background as soon as one of its methods was awaited, so what waits too long gets its
-    TIMEOUT whatever the program does meanwhile. A request's execution begins when it is returned by one of
-    the receiving methods. `poll_timeout` has no effect: `stop_polling` acts at once.
+    It receives in the background as soon as one of its methods was awaited, so requests that wait too long get
+    their TIMEOUT whatever the program does meanwhile. The execution of a request begins when one of the receiving
+    methods returns it. `poll_timeout` has no effect: `stop_polling` acts at once.
     """
 
     def __init__(
@@ -89,7 +93,7 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
         self._stop_poll = False
         self._turning = False
         self._begin: Callable[[], None] | None = None
-        """Of `serve`: begins to serve what waits."""
+        """Set by `serve`: begins to serve the requests that wait."""
         self._waiters: set[asyncio.Future[None]] = set()
         self.create_socket(
             node_type="server",
@@ -101,23 +105,23 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
             send_queue=DEFAULT_MAX_UNREAD,
             **options,
         )
-        self._driver = LoopDriver(descriptor_of(self._open_socket()), self._turn, self.core.next_deadline)
+        self._driver = LoopDriver(descriptor_of(self._open_socket()), self._turn, lambda: core.not_before)
 
     # receiving
 
     async def async_recv_request(self) -> RequestMessage:
-        """The next operation. Raises `BreakLoop` when a client said EXIT, and may, and nothing waits."""
+        """The next operation. Raises `BreakLoop` when none is left after a client has sent an EXIT that it may."""
         await self._attach().turn_of_others()
         while (request := self._take()) is None:
             await self._news()
         return request
 
     async def async_recv_requests(self) -> list[RequestMessage]:
-        """The operations that wait, at least one."""
+        """All operations that wait, at least one."""
         return [await self.async_recv_request(), *self._take_all()]
 
     async def poll_requests(self) -> list[RequestMessage]:
-        """The same; but an empty list when `stop_polling` was called."""
+        """The same; an empty list when `stop_polling` was called."""
         self._stop_poll = False
         await self._attach().turn_of_others()
         while not self._stop_poll:
@@ -150,7 +154,7 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
         return taken
 
     async def _news(self) -> None:
-        """Wait until it is worth looking again."""
+        """Wait until something has changed."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         try:
@@ -174,34 +178,54 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
         return more
 
     def _receive_and_serve(self) -> bool:
-        """Whether there may be more; if not, the descriptor tells of what comes next."""
-        socket, reader = self._open_socket(), self._reader
-        assert reader is not None
-        for count in range(BATCH):
-            try:
-                # to ask takes half as long as to receive in vain, but where two came there are often more
-                frames = receive_frames(reader) if count != 1 or pollable(socket) else None
-            except zmq.ZMQError as error:
-                raise self._failed(error) from error
-            if frames:
-                self.core.receive(frames, time.monotonic())
-            else:
-                self.core.expire(time.monotonic())
+        """Receive, serve and answer; True if there may be more. If not, the descriptor signals the next message.
+
+        The first message is answered at once, since mostly it is the only one. Further ones are received, served
+        and answered a few at a time: so ZMQ's thread is woken once for several, and clients need not wait long.
+        """
+        received, at_once = 0, 1
+        while received < BATCH:
+            count, more = self._receive_some(at_once)
+            now = time.monotonic()
+            if self.core.not_before <= now:
+                self.core.expire(now)
             if self._begin is not None:
                 self._begin()
             if self.closed:
                 return False
-            # what was sent may have hidden that more has come, so the last thing is to receive in vain
-            if not super()._flush() and frames is None:
+            sent = self._send_answers()
+            if count == 0:
+                return more or sent
+            # sending may have reset the descriptor
+            if not self._is_pollable():
                 return False
-            if frames == []:
-                break  # frames that nobody wants: others have their turn
+            received += count
+            at_once = TOGETHER
         return True
+
+    def _receive_some(self, most: int) -> tuple[int, bool]:
+        """The number of messages received, and if there may be more. 0 if only excess frames were discarded."""
+        reader, receive = self._reader, self.core.receive
+        assert reader is not None
+        now = time.monotonic()
+        try:
+            for count in range(most):
+                frames = reader.receive()
+                if not frames:
+                    return count, frames is not None
+                receive(frames, now)
+        except zmq.ZMQError as error:
+            raise self._failed(error) from error
+        return most, True
+
+    def _send_answers(self) -> bool:
+        """Send the answers so far; True if there were some."""
+        return super()._flush()
 
     def _flush(self) -> bool:
         if self._turning:
-            return False  # it does so itself
-        sent = super()._flush()
+            return False  # the turn sends them itself
+        sent = self._send_answers()
         if sent and self._driver is not None and self._is_pollable():
             self._driver.poke()
         return sent
@@ -215,7 +239,7 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
         preserialized_payload: PreserializedData = PreserializedEmptyByte,
         message_type: str = REPLY,
     ) -> bool:
-        """Answer a request; False if it has its answer, such as a TIMEOUT, or wants none."""
+        """Answer a request; False if it was answered already, such as by TIMEOUT, or wants no answer."""
         return self._flushed(self.core.respond(request_message, message_type, payload, preserialized_payload))
 
     async def async_send_response(
@@ -240,14 +264,13 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
     # serving
 
     async def serve(self, handler: Handler, *, running: int = DEFAULT_RUNNING) -> None:
-        """Answer all operations by what `handler(request)` returns, until `exit`, or a client that may says EXIT.
+        """Answer operations with the results of `handler(request)`, until `exit`, or an EXIT of a client that may.
 
         Raises `ConnectionEnded` if the socket is lost otherwise, such as by the end of its ZMQ context.
 
-
-        A value is answered as JSON, octets as they are, a pair of both as both. What the handler raises is
-        answered as EXCEPTION, `PayloadError` as INVALID_MESSAGE. A coroutine function may take its time: it is
-        cancelled when the execution timeout has come. Anything else has to be quick, since all wait for it.
+        A value is sent as JSON, bytes as they are, a pair of both as both. An exception of the handler is answered
+        with EXCEPTION, a `PayloadError` with INVALID_MESSAGE. A coroutine function may take its time: it is
+        cancelled at the execution timeout. A plain function has to be quick, since everything else waits for it.
         """
         if self._begin is not None:
             raise LocalProtocolError(f"{self.id} is served already")
@@ -255,18 +278,26 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
         under_way: set[asyncio.Task[None]] = set()
 
         def begin() -> None:
-            """Take what waits, in the turn that received it."""
-            while len(under_way) < running and (request := self.core.take(time.monotonic())) is not None:
+            """Begin the requests that wait, in the turn that received them."""
+            began = time.monotonic()
+            while self.core.waiting and len(under_way) < running:
+                now = time.monotonic()
+                if now > began + SLOW and not self.closed:
+                    began = now
+                    self._send_answers()
+                request = self.core.take(now)
+                if request is None:
+                    return
                 outcome = self._call(handler, request)
                 if outcome is not None:
                     task = tasks.create_task(self._finish(request, outcome))
                     under_way.add(task)
                     task.add_done_callback(partial(end, outcome))
 
-        def end(outcome: Awaitable[Any], task: asyncio.Task[None]) -> None:
+        def end(outcome: Awaitable[object], task: asyncio.Task[None]) -> None:
             under_way.discard(task)
             if inspect.iscoroutine(outcome):
-                outcome.close()  # a task that is cancelled before its first step has not begun it
+                outcome.close()  # if the task was cancelled before its first step it has never run
             driver.poke()
 
         async with asyncio.TaskGroup() as tasks:
@@ -280,24 +311,25 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
                     task.cancel()
             finally:
                 self._begin = None
-        if self._ended is not None:  # outside of the group, which would wrap it
+        if self._ended is not None:  # raised outside of the task group, which would wrap it
             raise self._ended.for_waiter()
 
-    def _call(self, handler: Handler, request: RequestMessage) -> Awaitable[Any] | None:
-        """What is to be awaited, if the handler is not done with its call."""
+    def _call(self, handler: Handler, request: RequestMessage) -> Awaitable[object] | None:
+        """Call the handler, and answer unless it returns an awaitable, which is returned."""
         try:
             result = handler(request)
         except Exception as error:
             self._answer_failure(request, error)
             return None
-        if inspect.isawaitable(result):
+        if type(result) not in PLAIN_TYPES and inspect.isawaitable(result):
             return result
         self._answer(request, result)
         return None
 
-    async def _finish(self, request: RequestMessage, outcome: Awaitable[Any]) -> None:
+    async def _finish(self, request: RequestMessage, outcome: Awaitable[object]) -> None:
+        limit = asyncio.timeout(request.server_execution_context.executionTimeout)
         try:
-            async with asyncio.timeout(request.server_execution_context.executionTimeout) as limit:
+            async with limit:
                 result = await outcome
         except TimeoutError as error:
             if not limit.expired():
@@ -310,13 +342,14 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
         else:
             self._answer(request, result)
 
-    def _answer(self, request: RequestMessage, result: Any) -> None:
+    def _answer(self, request: RequestMessage, result: object) -> None:
         if self.closed:
             return
         try:
-            self.send_response(request, *parts_of(result))
+            self.core.respond(request, REPLY, *parts_of(result))
+            self._flush()
         except ConnectionEnded:
-            pass  # whoever serves is told
+            pass  # `serve` raises it
         except (PayloadError, LimitExceeded) as error:
             self._log_failure("what %s returned cannot be sent", request.operation, error)
             with suppress(ConnectionEnded):
@@ -325,7 +358,7 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
     def _answer_failure(self, request: RequestMessage, error: Exception) -> None:
         if self.closed:
             return
-        with suppress(ConnectionEnded):  # whoever serves is told
+        with suppress(ConnectionEnded):  # `serve` raises it
             if isinstance(error, PayloadError):
                 self.handle_invalid_message(request, error)
                 return
@@ -333,14 +366,14 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
             self.handle_error_message(request, error)
 
     def _log_failure(self, what: str, operation: str | None, error: Exception) -> None:
-        """The first of each kind with their traceback, then how many there were: that is for clients to decide."""
+        """Log the first failures of each kind with tracebacks, then only counts, as clients may cause many."""
         counted = self._faults.add(error)
         shown = (operation or "")[:SHOWN]
         if counted.worth is Worth.SINGLE:
             whole = "".join(traceback.format_exception(error))
             if len(whole) <= TRACEBACK_SHOWN:
                 self.logger.warning("%s: " + what, self.id, shown, exc_info=error)
-            else:  # a client may have a say in it
+            else:  # a client may have made it so long
                 half = TRACEBACK_SHOWN // 2
                 self.logger.warning("%s: " + what + "\n%s\n…\n%s", self.id, shown, whole[:half], whole[-half:])
         elif counted.worth is Worth.FIRST_COUNTED:
@@ -351,10 +384,10 @@ class AsyncZMQServer(BaseZMQServer, BaseAsyncZMQ):
     # the end
 
     def exit(self) -> None:
-        """Close the socket. Who waits for a request gets a `ConnectionEnded`."""
+        """Close the socket. Callers that wait for a request get a `ConnectionEnded`."""
         if not self.closed:
             with suppress(ConnectionEnded):
-                super()._flush()
+                self._send_answers()
         super().exit()
 
     def _close(self, reason: ConnectionEnded) -> None:

@@ -1,8 +1,7 @@
-"""What a server does with what it receives, and what it sends when. No socket, no thread, no clock.
+"""The protocol of a server. No socket, no thread, no clock.
 
-Frames go in by `receive`; requests come out by `take`, in their order; what is to be sent stands in `outbox`.
-`expire` has to be called when `next_deadline` has come. A request is answered at most once: with what
-`respond` is given, or with TIMEOUT.
+Received frames go in by `receive`; requests come out by `take`, in order; messages to send are in `outbox`.
+`expire` has to be called at `next_deadline`. A request is answered at most once: by `respond`, or with TIMEOUT.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from packetwire.error_text import ERROR_TEXT_LIMIT
 from packetwire.errors import LimitExceeded
@@ -21,16 +20,23 @@ from packetwire.hololinked.constants import (
     DEFAULT_MAX_PENDING_PER_CLIENT,
     ERROR,
     EXECUTION,
-    EXIT,
     HANDSHAKE,
     INVALID_MESSAGE,
     INVOKATION,
+    OPERATION,
     REPLY,
     TIMED_OUT,
 )
 from packetwire.hololinked.deadlines import Deadlines
 from packetwire.hololinked.errors import InvalidMessage, PayloadError
-from packetwire.hololinked.messages import RESPONSE_TYPES, RequestMessage, ResponseMessage, glance
+from packetwire.hololinked.messages import (
+    RESPONSE_TYPES,
+    RequestMessage,
+    ResponseMessage,
+    frames_of,
+    glance,
+    response_header,
+)
 from packetwire.hololinked.serializers import (
     PreserializedData,
     PreserializedEmptyByte,
@@ -42,7 +48,7 @@ ERROR_DETAILS: Final = ("none", "message", "traceback")
 
 
 class ServerCore:
-    """One server's requests: those that wait, and those that were taken and have no response yet."""
+    """The requests of one server: those that wait, and those that were taken and have no response yet."""
 
     def __init__(
         self,
@@ -66,7 +72,7 @@ class ServerCore:
         self.max_clients = max_clients
         self.outbox: deque[list[bytes]] = deque()
         self.refused = 0
-        """Messages that were refused, whether that could be answered or not."""
+        """Messages that were refused."""
         self._waiting: OrderedDict[RequestMessage, None] = OrderedDict()
         self._taken: set[RequestMessage] = set()
         self._per_client: dict[bytes, int] = {}
@@ -75,42 +81,42 @@ class ServerCore:
 
     @property
     def pending(self) -> int:
-        """Requests without a response."""
+        """The number of requests without a response."""
         return len(self._waiting) + len(self._taken)
 
     @property
     def waiting(self) -> int:
-        """Requests that nobody has taken."""
+        """The number of requests that were not taken yet."""
         return len(self._waiting)
 
     @property
     def exiting(self) -> bool:
-        """Whether a client said EXIT, and may: what was received before is still served."""
+        """True if a client has sent EXIT, and may do so: requests that were received before are still served."""
         return self._exit is not None
 
     def receive(self, frames: Sequence[bytes], now: float) -> None:
-        """A message has come from the socket whose identity is the first frame."""
+        """Receive a message; its first frame is the identity of the sender's socket."""
         try:
-            size = sum(map(len, frames))
-            if size > self.max_message_size:
+            if (size := sum(map(len, frames))) > self.max_message_size:
                 raise InvalidMessage(
-                    f"a message has at most {self.max_message_size} octets, this one {size}", glance(frames)[0]
+                    f"a message has at most {self.max_message_size} bytes, this one {size}", glance(frames)[0]
                 )
             request = RequestMessage(frames, frames[0])
         except InvalidMessage as error:
             self._refuse(frames, error)
             return
-        if request.type == HANDSHAKE:
-            self.handshake(request)
-        elif request.type == EXIT:
-            self.exit(request)
-        else:
+        message_type = request.header.messageType
+        if message_type == OPERATION:
             self._accept(request, now)
+        elif message_type == HANDSHAKE:
+            self.handshake(request)
+        else:
+            self.exit(request)
 
     def _refuse(self, frames: Sequence[bytes], error: InvalidMessage) -> None:
         self.refused += 1
         if glance(frames)[1] in RESPONSE_TYPES - {HANDSHAKE}:
-            return  # two servers that answered each other's answers would never end
+            return  # or two servers would answer each other's answers for ever
         message = ResponseMessage.craft_for_route(
             frames[0],
             frames[0].decode(errors="replace"),
@@ -136,7 +142,7 @@ class ServerCore:
         self._waiting[request] = None
         route = request.address
         self._per_client[route] = self._per_client.get(route, 0) + 1
-        self._set_deadline(request, request.server_execution_context.invokationTimeout, now)
+        self._set_deadline(request, request.header.serverExecutionContext.invokationTimeout, now)
 
     def _no_place_for(self, request: RequestMessage) -> LimitExceeded | None:
         if self._exit is not None:
@@ -157,16 +163,18 @@ class ServerCore:
             self._deadlines.set(request, now + seconds)
 
     def take(self, now: float) -> RequestMessage | None:
-        """The next request to serve, if there is one; its execution begins."""
-        self.expire(now)
+        """Take the next request to serve, if there is one; its execution begins."""
+        if self._deadlines.not_before <= now:
+            self.expire(now)
         if not self._waiting:
             return None
         request, _ = self._waiting.popitem(last=False)
         self._taken.add(request)
-        if request.server_execution_context.oneway:
+        context = request.header.serverExecutionContext
+        if context.oneway:
             self._forget(request)
         else:
-            self._set_deadline(request, request.server_execution_context.executionTimeout, now)
+            self._set_deadline(request, context.executionTimeout, now)
         return request
 
     def respond(
@@ -176,17 +184,16 @@ class ServerCore:
         payload: SerializableData = SerializableNone,
         preserialized_payload: PreserializedData = PreserializedEmptyByte,
     ) -> bool:
-        """Answer a request; False if it has its answer already, or wants none.
+        """Answer a request; False if it was answered already, or wants no answer.
 
-        Raises `PayloadError` or `LimitExceeded` if that cannot be sent; the request then still has none.
+        Raises `PayloadError` or `LimitExceeded` if the answer cannot be sent; another one may follow.
         """
         if request not in self._taken and request not in self._waiting:
             return False
-        if not request.server_execution_context.oneway:
+        if not request.header.serverExecutionContext.oneway:
             frames = self._frames(request, message_type, payload, preserialized_payload)
-            size = sum(map(len, frames))
-            if size > self.max_message_size:
-                raise LimitExceeded(f"a message has at most {self.max_message_size} octets, this one {size}")
+            if (size := sum(map(len, frames))) > self.max_message_size:
+                raise LimitExceeded(f"a message has at most {self.max_message_size} bytes, this one {size}")
             self.outbox.append(frames)
         self._forget(request)
         return True
@@ -196,7 +203,7 @@ class ServerCore:
         self.outbox.append(self._frames(request, HANDSHAKE))
 
     def exit(self, request: RequestMessage) -> None:
-        """A client said EXIT. If it may: once nothing is pending it gets a REPLY."""
+        """Handle an EXIT: a client that may do so gets a REPLY once nothing is pending."""
         if not self.allow_exit:
             self.refused += 1
             error = PermissionError("this server does not let a client end it")
@@ -220,7 +227,7 @@ class ServerCore:
         return self._conclude(request, TIMED_OUT, SerializableData(which))
 
     def _conclude(self, request: RequestMessage, message_type: str, payload: SerializableData) -> bool:
-        """As `respond`; and for a request that was made here, of which nothing is known."""
+        """As `respond`; also for a request that was made here, not received."""
         if request.route is None:
             self._answer(request, message_type, payload)
             return True
@@ -231,20 +238,25 @@ class ServerCore:
             self.outbox.append(self._frames(request, message_type, payload))
 
     def expire(self, now: float) -> None:
-        """Answer TIMEOUT for what is due."""
+        """Answer TIMEOUT to all requests whose time is up."""
         for request in self._deadlines.due(now):
             self.respond(request, TIMED_OUT, SerializableData(EXECUTION if request in self._taken else INVOKATION))
 
     def next_deadline(self) -> float | None:
-        """When `expire` has to be called."""
+        """The time at which `expire` has to be called, if any."""
         return self._deadlines.next()
 
-    def describe(self, error: BaseException) -> dict[str, Any]:
-        """What a client is told of an exception, as `error_detail` has it."""
+    @property
+    def not_before(self) -> float:
+        """A lower bound of `next_deadline`, which is quicker to get; infinity for never."""
+        return self._deadlines.not_before
+
+    def describe(self, error: BaseException) -> dict[str, object]:
+        """The description of an exception for clients, by `error_detail`."""
         kind, text = type(error).__name__, str(error)[:ERROR_TEXT_LIMIT]
         if self.error_detail == "none":
             kind, text = "Exception", "the operation failed"
-        lines = [f"{kind}: {text}"]  # never empty: clients of the reference take the first one
+        lines = [f"{kind}: {text}"]  # never empty, as clients of the reference take the first one
         if self.error_detail == "traceback":
             lines = "".join(traceback.format_exception(error)).splitlines()
         notes = getattr(error, "__notes__", None) if self.error_detail != "none" else None
@@ -262,26 +274,31 @@ class ServerCore:
         payload: SerializableData = SerializableNone,
         preserialized_payload: PreserializedData = PreserializedEmptyByte,
     ) -> list[bytes]:
-        return ResponseMessage.craft_for_route(
-            request.route or request.sender_id.encode(),
-            request.sender_id,
-            self.server_id,
+        header = response_header(
             message_type,
-            request.id,
+            request.header.messageID,
+            request.header.senderID,
+            self.server_id,
             payload,
             preserialized_payload,
-        ).byte_array
+        )
+        route = request.route or request.header.senderID.encode()
+        return frames_of(route, header, payload, preserialized_payload)
 
     def _forget(self, request: RequestMessage) -> None:
-        self._waiting.pop(request, None)
-        self._taken.discard(request)
-        self._deadlines.remove(request)
-        left = self._per_client[request.address] - 1
-        if left:
-            self._per_client[request.address] = left
+        if request in self._taken:
+            self._taken.remove(request)
         else:
-            del self._per_client[request.address]
-        self._answer_exit()
+            del self._waiting[request]
+        self._deadlines.remove(request)
+        route = request.address
+        left = self._per_client[route] - 1
+        if left:
+            self._per_client[route] = left
+        else:
+            del self._per_client[route]
+        if self._exit is not None:
+            self._answer_exit()
 
     def _answer_exit(self) -> None:
         if self._exit is not None and not self.pending:

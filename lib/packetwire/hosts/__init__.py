@@ -1,1 +1,1 @@
-"""What drives connections: threads, and later whatever else has a clock and a poll."""
+"""Drivers of connections: threads, and later whatever else has a clock and a poll."""

@@ -1,11 +1,11 @@
 """ICCP, the Internal Component Control Protocol: components, and the controllers that start and stop them.
 
-`Controller`, `AsyncController` and `run_component` are how to use it. They stand on `ICCPController` and
-`ICCPComponent`, which do no input or output: they are given to a channel, which carries their messages.
+`Controller` and `run_component` are how to use it with threads, `AsyncController` and `arun_component` in an event
+loop. `ICCPController` and `ICCPComponent` are for channels, which carry their messages over ZMQ, or packets.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packetwire.iccp.component import ICCPComponent
 from packetwire.iccp.config import PROTO_CONFIG, Config, Typed
@@ -18,11 +18,14 @@ from packetwire.messaging.protobuf import CLASSES
 from packetwire.messaging.sentinels import ANY, INVALID, TIMEOUT
 
 if TYPE_CHECKING:
-    from packetwire.iccp.acontrolling import AsyncController, AsyncStartedComponent
+    from packetwire.iccp.aio.controlling import AsyncController, AsyncStartedComponent
+    from packetwire.iccp.aio.running import arun_component
+    from packetwire.iccp.control import Control, Terminated
     from packetwire.iccp.controlling import Controller, StartedComponent
-    from packetwire.iccp.life import Finished, State, TimeLimits
+    from packetwire.iccp.lifecore import TimeLimits
+    from packetwire.iccp.lifeevents import Finished, State
     from packetwire.iccp.requests import ICCPPacketChannel
-    from packetwire.iccp.running import Control, Terminated, run_component
+    from packetwire.iccp.running import run_component
 
 ConfigProto = CLASSES["ConfigProto"]
 """The protobuf class of a configuration."""
@@ -56,26 +59,28 @@ __all__ = [
     "Terminated",
     "TimeLimits",
     "Typed",
+    "arun_component",
     "run_component",
 ]
 
 _HOME_OF = {
-    "AsyncController": "acontrolling",
-    "AsyncStartedComponent": "acontrolling",
-    "Control": "running",
+    "AsyncController": "aio.controlling",
+    "AsyncStartedComponent": "aio.controlling",
+    "Control": "control",
     "Controller": "controlling",
-    "Finished": "life",
+    "Finished": "lifeevents",
     "ICCPPacketChannel": "requests",
     "StartedComponent": "controlling",
-    "State": "life",
-    "Terminated": "running",
-    "TimeLimits": "life",
+    "State": "lifeevents",
+    "Terminated": "control",
+    "TimeLimits": "lifecore",
+    "arun_component": "aio.running",
     "run_component": "running",
 }
-"""What needs processes, threads or event loops: imported when it is asked for."""
+"""Name -> the module that has it, which is imported on demand: these need processes, threads or event loops."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from packetwire.messaging.protobuf import PROTO_ANY, ProtoMessage, create_message
 
@@ -18,6 +18,16 @@ PROTO_CONFIG = "firebird.base.ConfigProto"
 
 UINT64_END = 1 << 64
 SINT64_START = -1 << 63
+
+
+class SavesProto(Protocol):
+    """An object that writes itself into a protobuf message."""
+
+    def save_proto(self, proto: ProtoMessage) -> object: ...
+
+
+Configuration = Mapping[str, Any] | SavesProto | ProtoMessage | None
+"""All that can be sent as a configuration: the protobuf message is a ConfigProto."""
 
 
 class Typed(NamedTuple):
@@ -33,13 +43,13 @@ class Config:
     """Options and configurations by their names."""
 
     options: dict[str, Any] = field(default_factory=dict)
-    """Values: text, octets, numbers, `Typed`, or protobuf messages."""
+    """Values: strings, bytes, numbers, `Typed`, or protobuf messages."""
     configs: dict[str, Config] = field(default_factory=dict)
     """The configurations inside, as the sections of a file."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """The configuration in a mapping: what is a mapping there is a configuration inside."""
+        """The configuration in a mapping: mappings in it are configurations inside."""
         inside = {name: cls.of(value) for name, value in values.items() if isinstance(value, Mapping)}
         return cls({name: value for name, value in values.items() if name not in inside}, dict(inside))
 
@@ -52,7 +62,7 @@ class Config:
 
     @classmethod
     def from_proto(cls, proto: ProtoMessage) -> Self:
-        """What a ConfigProto says. Options that are messages are `Any`."""
+        """The configuration in a ConfigProto. Options that are messages are `Any`."""
         return cls(
             {name: value_of(value) for name, value in proto.options.items()},
             {name: cls.from_proto(config) for name, config in proto.configs.items()},
@@ -64,7 +74,7 @@ class Config:
         self.options, self.configs = other.options, other.configs
 
     def save_proto(self, proto: ProtoMessage) -> None:
-        """Write the content into a ConfigProto; raises ValueError for what cannot be sent."""
+        """Write the content into a ConfigProto; raises ValueError for a value that cannot be sent."""
         for name, value in self.options.items():
             write_value(proto.options[name], name, value)
         for name, config in self.configs.items():
@@ -107,7 +117,7 @@ def kind_of(name: str, value: Any) -> str:
     raise ValueError(f"option {name!r} is a {type(value).__name__}, which cannot be sent")
 
 
-def config_proto(config: Any = None) -> ProtoMessage:
+def config_proto(config: Configuration = None) -> ProtoMessage:
     """A ConfigProto of None, a mapping, a ConfigProto, or an object with `save_proto`."""
     proto = create_message(PROTO_CONFIG)
     if config is None:
@@ -116,8 +126,8 @@ def config_proto(config: Any = None) -> ProtoMessage:
         config = Config.of(config)
     if hasattr(config, "save_proto"):
         config.save_proto(proto)
-    elif hasattr(config, "SerializeToString"):
-        proto.ParseFromString(config.SerializeToString())
+    elif callable(serialize := getattr(config, "SerializeToString", None)):
+        proto.ParseFromString(serialize())
     else:
         raise TypeError(f"a configuration is a mapping or has save_proto, not {type(config).__name__}")
     return proto

@@ -1,92 +1,217 @@
-"""A controller of components: starts them as children, configures them, stops them, and learns how each ended."""
+"""A controller of components for threads: starts, configures and stops them as children, and sees how each ended.
+
+Strategy: the connection of a component has a thread that reads it, and its process one that watches it. They bring
+what happens, so a component needs no further thread: one for all of them watches the deadlines, while there are
+any. Starting a process and closing a connection may take a while; each is done in a thread of its own.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import os
-import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, Unpack, cast
 
-from packetwire.core.timelimits import time_limit
-from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RequestTimeout
-from packetwire.iccp.life import Finished, Life, State, TimeLimits, anew
-from packetwire.messaging.descriptors import PeerDescriptor
+from packetwire.connection import PacketConnection
+from packetwire.core.timelimits import LONGEST, time_limit
+from packetwire.errors import ConnectionEnded
+from packetwire.iccp.config import Configuration
+from packetwire.iccp.life import (
+    DEFAULT_CONFIGURE_TIMEOUT,
+    DEFAULT_MAX_COMPONENTS,
+    LaunchOptions,
+    Life,
+    LiveComponent,
+    Roster,
+    result_now,
+)
+from packetwire.iccp.lifecore import TimeLimits
+from packetwire.iccp.lifeevents import Finished, Leaving, State
+from packetwire.iccp.packets import CHANNEL
 from packetwire.streams import forking
 
-DEFAULT_CONFIGURE_TIMEOUT: Final = 10.0
-"""Seconds for a component to answer CONFIGURE."""
-DEFAULT_MAX_COMPONENTS: Final = 64
-"""Components of a controller at a time."""
+logger = logging.getLogger("packetwire")
 
 T = TypeVar("T")
 
 
-class LiveComponent:
-    """What both faces tell of a component, and what they do without waiting."""
+class Overseer:
+    """One thread that watches the deadlines of components; it exists while there are any."""
 
-    def __init__(self, life: Life) -> None:
-        self._life = life
+    def __init__(self) -> None:
+        self.after_fork()
+        forking.register(self)
 
-    def __str__(self) -> str:
-        return str(self._life)
+    def after_fork(self) -> None:
+        """In the child of a fork: the thread is the parent's."""
+        self._condition = threading.Condition()
+        self._changed: set[ThreadLife] = set()
+        self._thread: threading.Thread | None = None
+        self._runs = False
+
+    def look_at(self, life: ThreadLife) -> None:
+        """The deadline of that component is another one now."""
+        with self._condition:
+            self._changed.add(life)
+            if self._runs:
+                self._condition.notify()
+                return
+            thread = threading.Thread(target=self._run, name="packetwire-components", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the next news of a component tries again
+                logger.error("nothing watches the deadline of %s: %s", life, error)
+                return
+            self._thread, self._runs = thread, True
+
+    def join(self) -> None:
+        """Wait for the thread, which ends if no component has a deadline."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        due: dict[ThreadLife, float] = {}
+        while True:
+            with self._condition:
+                if not due and not self._changed:
+                    self._runs = False
+                    return
+                if not self._changed:
+                    self._condition.wait(min(max(0.0, min(due.values()) - time.monotonic()), LONGEST))
+                changed, self._changed = self._changed, set()
+            for life in changed:
+                when = life.next_time
+                due.pop(life, None)
+                if when is not None:
+                    due[life] = when
+            now = time.monotonic()
+            for life in [life for life, when in due.items() if when <= now]:
+                del due[life]
+                try:
+                    life.expire()
+                except Exception:
+                    logger.exception("the deadline of %s could not be dealt with", life)
+
+
+class ThreadLife(Life):
+    """A component whose life goes on in whatever threads bring news of it."""
+
+    def __init__(
+        self, argv: Sequence[str], limits: TimeLimits, overseer: Overseer, **options: Unpack[LaunchOptions]
+    ) -> None:
+        super().__init__(argv, limits, **options)
+        self._overseer = overseer
+        self._lock = threading.RLock()
+        self.next_time: float | None = None
+        """The time to call `expire`; None for never."""
+        self._threads: list[threading.Thread] = []
+        self._connection = PacketConnection(self._open_stream, self.core.name, close_timeout=limits.exit)
+        self._connection.attach(CHANNEL, self.take_event)
+
+    def after_fork(self) -> None:
+        """In the child of a fork: the component is the parent's."""
+        self._lock = cast(Any, forking.ParentsLock(self._of_parent().for_waiter))
+        super().after_fork()
 
     @property
-    def state(self) -> State:
-        """Where it is in its life."""
-        return self._life.state
+    def _sender(self) -> PacketConnection:
+        return self._connection
 
-    @property
-    def peer(self) -> PeerDescriptor | None:
-        """Who it is, as its READY says."""
-        return self._life.peer
+    def _submit(self, rq_type: int, payload: bytes) -> None:
+        self._connection.submit(rq_type, 0, payload, channel=CHANNEL, timeout=0)
 
-    @property
-    def endpoints(self) -> dict[str, list[str]]:
-        """The addresses of its endpoints, as its READY says."""
-        return self._life.endpoints
+    def _begin(self) -> None:
+        self._run_in_thread(self._open)
 
-    @property
-    def process(self) -> subprocess.Popen[bytes] | None:
-        """Its process; None if that could not be started."""
-        return self._life.process
+    def is_over(self) -> bool:
+        """True if nothing more is to be waited for."""
+        return self.ended.done() and not any(each.is_alive() for each in self._threads)
 
-    def begin_stop(self) -> None:
-        """Have it end as `stop` does, without waiting for it."""
-        self._life.begin_stop()
+    def join(self) -> None:
+        """Wait for its threads, which have nothing left to do once `ended` is done."""
+        for each in self._threads:
+            if each is not threading.current_thread():
+                each.join()
 
-    def kill(self) -> None:
-        """End it at once."""
-        self._life.kill()
+    def expire(self) -> None:
+        """The time for it has come."""
+        self._expire()
+
+    def _do(self, call: Callable[[float], None]) -> None:
+        with self._lock:
+            now = time.monotonic()
+            call(now)
+            self._flush()
+            events = self.core.take_events()
+            when, before = self._next_time(now), self.next_time
+            self.next_time = when
+        if when is not None or before is not None:  # also if it is the same: a call may have been interrupted here
+            self._overseer.look_at(self)
+        self._react(events)
+
+    def _run_in_thread(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=f"packetwire-component-{self.core.name}", daemon=True)
+        self._threads.append(thread)
+        try:
+            thread.start()
+        except BaseException:
+            self._threads.remove(thread)
+            raise
+
+    def _open(self) -> None:
+        try:
+            self._connection.open()
+        except Exception as error:
+            self._do(partial(self._closed, error))
+        else:
+            self._do(self.core.opened)
+
+    def _leave(self, event: Leaving) -> None:
+        try:
+            self._run_in_thread(self._close)
+        except RuntimeError:  # the system has no more of them
+            self._close()
+
+    def _close(self) -> None:
+        failure = None
+        try:
+            self._connection.close()
+        except Exception as error:
+            failure = error
+        self._do(partial(self._closed, failure))
 
 
 class StartedComponent(LiveComponent):
     """A component that a `Controller` has started. Any thread may use it."""
 
     def wait_ready(self) -> None:
-        """Wait until it says READY, which has a limit; raises what it did instead."""
+        """Wait until it says READY, which has a limit; raises the reason if it does not."""
         result_of(self._life.ready)
 
-    def configure(self, config: Any = None, timeout: float | None = DEFAULT_CONFIGURE_TIMEOUT) -> None:
+    def configure(self, config: Configuration = None, timeout: float | None = DEFAULT_CONFIGURE_TIMEOUT) -> None:
         """Give it a configuration: a mapping, a `Config`, or an object with `save_proto`.
 
-        Raises `ConfigureRefused` with what it answers, `RequestTimeout`, or why it has ended.
+        Raises `ConfigureRefused` with its answer, `RequestTimeout`, or the reason of its end.
         """
-        time_limit(timeout)  # a mistake is told before anything is sent
+        time_limit(timeout)  # so that a mistake is raised before anything is sent
         result_of(self._life.begin_configure(config), timeout, f"{self} did not answer CONFIGURE")
 
     def wait(self, timeout: float | None = None) -> Finished:
-        """Wait for its end: what it said, or an exception that says how it ended without a word.
+        """Wait for its end: its FINISHED, or an exception that says how it ended without a word.
 
         Raises `RequestTimeout` while it lives.
         """
         return result_of(self._life.ended, timeout, f"{self} has not ended")
 
     def stop(self) -> Finished:
-        """Have it end, and return what it said; as `wait` if it has ended already.
+        """Have it end, and return its FINISHED; as `wait` if it has ended already.
 
         Its time is limited: after STOP it is sent SIGTERM, and then SIGKILL; then `ChildExited` is raised.
         """
@@ -107,14 +232,12 @@ class Controller:
         limits: TimeLimits | None = None,
         max_components: int = DEFAULT_MAX_COMPONENTS,
     ) -> None:
-        if max_components < 1:
-            raise LocalProtocolError(f"max_components must be 1 or more, not {max_components}")
         self.limits = limits or TimeLimits()
         self.max_components = max_components
-        self._lives: list[Life] = []
+        self._lives: Roster[ThreadLife] = Roster(max_components)
         self._components: list[StartedComponent] = []
+        self._overseer = Overseer()
         self._lock = threading.Lock()
-        self._closed = False
         self._forked = False
         forking.register(self)
 
@@ -149,13 +272,14 @@ class Controller:
         name: str | None = None,
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
-        forward_stderr: bool = False,
+        forward_stderr: bool | str = False,
     ) -> StartedComponent:
         """Start a component and wait for its READY.
 
         Raises OSError if there is no such command, `RequestTimeout` if it is too late, `ChildExited` if it ends
         before, `ComponentError` if it says something else; then it is gone. Its standard error is kept, and
-        quoted by these; with `forward_stderr` it is passed on to ours too.
+        quoted by these; with `forward_stderr` it is passed on to ours too, with that before
+        each line if it is a string.
         """
         component = self.launch(argv, name=name, cwd=cwd, env=env, forward_stderr=forward_stderr)
         try:
@@ -172,7 +296,7 @@ class Controller:
         name: str | None = None,
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
-        forward_stderr: bool = False,
+        forward_stderr: bool | str = False,
     ) -> StartedComponent:
         """Start a component as `start` does, without waiting for it: that is what `wait_ready` is for."""
         life = self.begin(argv, name=name, cwd=cwd, env=env, forward_stderr=forward_stderr)
@@ -181,28 +305,22 @@ class Controller:
             self._components = [*self.components, component]
         return component
 
-    def begin(self, argv: Sequence[str], **options: Any) -> Life:
-        """Begin a component's life, for any face."""
+    def begin(self, argv: Sequence[str], **options: Unpack[LaunchOptions]) -> ThreadLife:
+        """Begin a component's life."""
         with self._lock:
             pass  # in a fork that says so
-        life = Life(argv, self.limits, **options)
+        life = ThreadLife(argv, self.limits, self._overseer, **options)
         with self._lock:
-            if self._closed:
-                raise LocalProtocolError("the controller was closed")
-            self._lives = [each for each in self._lives if each.is_alive()]
-            if sum(not each.ended.done() for each in self._lives) >= self.max_components:
-                raise LimitExceeded(f"{self.max_components} components live; that is max_components")
-            self._lives.append(life)
+            self._lives.add(life, ThreadLife.is_over)
             life.begin()
         return life
 
-    def begin_close(self) -> list[Life]:
+    def begin_close(self) -> list[ThreadLife]:
         """Start no more, and have those that live end, all at a time; returns these."""
         if self._forked:
             return []
         with self._lock:
-            self._closed = True
-            lives = list(self._lives)
+            lives = self._lives.close()
         for life in lives:
             life.begin_stop()
         return lives
@@ -212,19 +330,11 @@ class Controller:
         for life in self.begin_close():
             concurrent.futures.wait((life.ended,))
             life.join()
+        if not self._forked:
+            self._overseer.join()
 
 
 def result_of(future: Future[T], timeout: float | None = None, late: str = "") -> T:
-    """What a future comes to; raises `RequestTimeout` with the text `late` after `timeout` seconds."""
+    """The result of a future; raises `RequestTimeout` with the text `late` after `timeout` seconds."""
     concurrent.futures.wait((future,), time_limit(timeout))
     return result_now(future, timeout, late)
-
-
-def result_now(future: Future[T], timeout: float | None, late: str) -> T:
-    """What a future has come to, for which `timeout` seconds were waited."""
-    if not future.done():
-        raise RequestTimeout(f"{late} within {timeout:g} s")
-    failure = future.exception()
-    if failure is not None:
-        raise anew(failure)
-    return future.result()

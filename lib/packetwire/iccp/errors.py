@@ -1,4 +1,4 @@
-"""What a controller is told of a component that does not do as it should.
+"""The errors about a component that does not do as it should.
 
     MessagingError
     └── ComponentError        it broke the protocol, or closed its pipes and lived on

@@ -1,111 +1,68 @@
-"""The life of a component that was started as a child: READY, configurations, STOP, FINISHED, and its exit.
+"""A component as a child process: the shell around `LifeCore` that threads and event loops share.
 
-Strategy: one thread per component goes through all of it, with a time limit at each step. So there is one place
-where a component ends, whatever it did and whoever asked. Callers leave a wish and wait for futures, which
-threads and event loops can do alike.
+Strategy: whatever happens goes through `_do`, which calls the core and then performs what the core asks for: it
+sends messages and signals, settles futures, and has the connection closed. How a call is kept apart from others,
+how the deadline is watched, and how the connection is opened and closed are the business of the two subclasses.
 """
 
 from __future__ import annotations
 
-import copy
-import logging
 import os
 import signal
 import subprocess
-import threading
-from collections import deque
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from enum import Enum
-from errno import EAGAIN, ENOTCONN
-from typing import Any, Final, TypeVar
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, Generic, Protocol, TypedDict, TypeVar
 
-from packetwire.connection import PacketConnection
-from packetwire.errors import (
-    ChildExited,
-    ConnectionEnded,
-    LimitExceeded,
-    LocalProtocolError,
-    RemoteProtocolError,
-    RequestTimeout,
-    StreamTruncated,
-)
-from packetwire.iccp.controller import ICCPController
-from packetwire.iccp.errors import ComponentError, ConfigureRefused
-from packetwire.iccp.messages import ICCPMessage, MsgType, Outcome
-from packetwire.iccp.requests import ICCPPacketChannel
-from packetwire.messaging.channel import Channel
+from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, RequestTimeout, ended_by
+from packetwire.iccp.config import Configuration
+from packetwire.iccp.lifecore import LifeCore, TimeLimits, anew
+from packetwire.iccp.lifeevents import Answered, BecameReady, Ended, Finished, Leaving, LifeEvent, Signal, State
+from packetwire.iccp.messages import ICCPMessage
+from packetwire.iccp.packets import CHANNEL, PacketEnd, packet_of
 from packetwire.messaging.descriptors import PeerDescriptor
-from packetwire.messaging.packets import PEER
-from packetwire.messaging.session import Session
 from packetwire.streams import forking
 from packetwire.streams.process import ProcessStream, child
 
-logger = logging.getLogger("packetwire")
-
-DEFAULT_READY_TIMEOUT: Final = 30.0
-"""Seconds for a component to say READY."""
-DEFAULT_STOP_TIMEOUT: Final = 10.0
-"""Seconds for FINISHED to follow STOP; then comes SIGTERM."""
-DEFAULT_TERM_TIMEOUT: Final = 5.0
-"""Seconds for a component to exit after SIGTERM; then comes SIGKILL."""
-DEFAULT_EXIT_TIMEOUT: Final = 5.0
-"""Seconds for a component to exit by itself after FINISHED, or after it closed its pipes."""
-LAST_WORDS_WAIT: Final = 3.0
-"""Seconds for the end of its output to be seen, once a component is gone."""
 OWN_GROUP: Final = 0
 """For Popen's `process_group`: Ctrl-C at the terminal reaches the controller alone."""
+ROOM_CHECK: Final = 0.05
+"""Seconds between two looks for room to send STOP to a component that does not read."""
+SIGNALS: Final = {Signal.TERMINATE: signal.SIGTERM, Signal.KILL: signal.SIGKILL}
+
+DEFAULT_CONFIGURE_TIMEOUT: Final = 10.0
+"""Seconds for a component to answer CONFIGURE."""
+DEFAULT_MAX_COMPONENTS: Final = 64
+"""Components of a controller at a time."""
 
 T = TypeVar("T")
-E = TypeVar("E", bound=BaseException)
 
 
-@dataclass(frozen=True)
-class TimeLimits:
-    """Seconds that a component has for each step of its life. Raises `LocalProtocolError` for a negative one."""
+class LaunchOptions(TypedDict, total=False):
+    """The options of a component that is started."""
 
-    ready: float = DEFAULT_READY_TIMEOUT
-    """From its start to READY."""
-    stop: float = DEFAULT_STOP_TIMEOUT
-    """From STOP to FINISHED; then comes SIGTERM."""
-    terminate: float = DEFAULT_TERM_TIMEOUT
-    """From SIGTERM to its exit; then comes SIGKILL."""
-    exit: float = DEFAULT_EXIT_TIMEOUT
-    """From FINISHED to its exit; then it is ended in the same way."""
-
-    def __post_init__(self) -> None:
-        for step, seconds in vars(self).items():
-            if not 0 <= seconds <= threading.TIMEOUT_MAX:
-                raise LocalProtocolError(f"{step} is a number of seconds, not {seconds!r}")
+    name: str | None
+    cwd: str | os.PathLike[str] | None
+    env: Mapping[str, str] | None
+    forward_stderr: bool | str
 
 
-@dataclass(frozen=True)
-class Finished:
-    """How a component said that it ended."""
+class Submits(Protocol):
+    """A packet connection of either kind, as far as it is used to send."""
 
-    outcome: Outcome
-    """Whether its work was done, as FINISHED says."""
-    details: list[str]
-    """Lines of text about it, as FINISHED has them."""
-    returncode: int | None
-    """The exit status, as `subprocess` has it: negative if a signal ended it, None if that is not known."""
+    def submit(
+        self, rq_type: int, flags: int = 0, payload: bytes = b"", *, channel: int = 0, timeout: float | None = None
+    ) -> object: ...
 
 
-class State(Enum):
-    """Where a component is in its life."""
-
-    STARTING = "starting"
-    READY = "ready"
-    STOPPING = "stopping"
-    ENDED = "ended"
-
-
-class Life:
+class Life(PacketEnd):
     """A component, from the start of its process until that is gone.
 
-    `ready` and `ended` are futures for what both faces wait for; they cannot be cancelled. `begin_stop`,
-    `begin_configure` and `kill` do not wait.
+    `ready` and `ended` are futures for whoever waits; they cannot be cancelled. `begin_stop`, `begin_configure` and
+    `kill` do not wait.
     """
 
     def __init__(
@@ -116,13 +73,10 @@ class Life:
         name: str | None = None,
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
-        forward_stderr: bool = False,
+        forward_stderr: bool | str = False,
     ) -> None:
         self.ready: Future[None] = uncancellable()
         self.ended: Future[Finished] = uncancellable()
-        self.peer: PeerDescriptor | None = None
-        self.endpoints: dict[str, list[str]] = {}
-        self._limits = limits
         self._start = child(
             argv,
             cwd=cwd,
@@ -131,273 +85,242 @@ class Life:
             exit_timeout=limits.exit,
             process_group=OWN_GROUP,
         )
-        self.name = os.path.basename(os.fspath(argv[0])) if name is None else name
+        name = os.path.basename(os.fspath(argv[0])) if name is None else name
+        self.core = LifeCore(name, limits)
         self._stream: ProcessStream | None = None
-        self._stop_asked = self._kill_asked = self._is_late = False
-        self._finished: ICCPMessage | None = None
-        self._lost: Exception | None = None
-        self._violation: Exception | None = None
-        self._answers: deque[Future[None]] = deque()
-        self._connection = PacketConnection(self._open, self.name, close_timeout=limits.exit)
-        self._protocol = _ControllerOf(self)
-        self._channel = ICCPPacketChannel(self._protocol, self._connection)
-        # before the component can say anything, so that its end is seen even if it says nothing
-        self._session = self._channel.create_session(PEER)
-        self._channel.patience = limits.stop
-        self._thread = threading.Thread(target=self._live, name=f"packetwire-component-{self.name}", daemon=True)
+        self._reactions: dict[type[LifeEvent], Callable[[Any], None]] = {
+            BecameReady: self._became_ready,
+            Answered: self._answered,
+            Signal: self._signal,
+            Leaving: self._leave,
+            Ended: self._end,
+        }
         forking.register(self)
 
     def after_fork(self) -> None:
         """In the child of a fork: the component is the parent's."""
-        reason = ConnectionEnded(forking.of_parent(str(self)))
-        futures: list[Future[Any]] = [self.ready, self.ended, *self._answers]
+        self.core.closed(None, self._of_parent())
+        waiting: list[Any] = [each.waiter for each in self.core.take_events() if isinstance(each, Answered)]
+        futures: list[Future[Any]] = [self.ready, self.ended, *waiting]
         for future in futures:
-            forking.fail_future(future, reason.for_waiter())
+            forking.fail_future(future, self._of_parent())
+
+    def _of_parent(self) -> ConnectionEnded:
+        return ConnectionEnded(forking.of_parent(str(self)))
 
     def __str__(self) -> str:
-        process = self.process
-        return f"component {self.name}" + (f" (pid {process.pid})" if process else "")
+        return str(self.core)
 
     @property
     def process(self) -> subprocess.Popen[bytes] | None:
         """Its process, once that was started."""
         return self._stream.process if self._stream else None
 
-    @property
-    def state(self) -> State:
-        """Where it is in its life."""
-        if self.ended.done():
-            return State.ENDED
-        if self._stop_asked or self._over:
-            return State.STOPPING
-        return State.READY if self.ready.done() else State.STARTING
-
-    # what others wish
+    # calls
 
     def begin(self) -> None:
         """Start it."""
-        self._thread.start()
+        try:
+            self._begin()
+        except BaseException as error:
+            self._do(partial(self._closed, ended_by(error, f"{self} could not be started: {error!r}")))
+            raise
 
-    def begin_configure(self, config: Any) -> Future[None]:
+    @abstractmethod
+    def _begin(self) -> None:
+        """Have the connection opened, and `core.opened` or `_closed` called."""
+
+    def begin_configure(self, config: Configuration) -> Future[None]:
         """Send a configuration; the future has the answer, or `ConfigureRefused`.
 
         Raises `LocalProtocolError` before READY, `LimitExceeded` if it has not taken what it was sent before, and
         the reason once it has ended.
         """
-        msg = self._protocol.request_config_msg(config)
         answer: Future[None] = uncancellable()
-        with self._channel.lock:
-            if self.ended.done():
-                raise self._reason()
-            if not self.ready.done():
-                raise LocalProtocolError(f"{self} is not ready to be configured")
-            # without waiting for room, as SharedChannel does
-            error_number = ENOTCONN if self._over else Channel.send(self._channel, msg, self._session)
-            if error_number == EAGAIN:
-                raise LimitExceeded(f"{self} does not take what it is sent")
-            if error_number:
-                raise ConnectionEnded(f"{self} is ending")
-            # an answer is delivered under this lock too, and answers come in the order of their questions
-            self._answers.append(answer)
+        self._do(partial(self._configure, config, answer))
         return answer
+
+    def _configure(self, config: Configuration, answer: Future[None], now: float) -> None:
+        self.core.configure(config, answer)
+        try:
+            has_room = self._flush()
+        except BaseException:
+            self.core.withdraw()
+            raise
+        if not has_room:
+            self.core.withdraw()
+            raise LimitExceeded(f"{self} does not take what it is sent")
 
     def begin_stop(self) -> None:
         """Have it end, however long that takes within its limits."""
-        with self._channel.lock:
-            self._stop_asked = True
-            self._channel.notify()
+        self._do(self.core.stop)
 
     def kill(self) -> None:
-        """End it at once, by SIGKILL."""
-        with self._channel.lock:
-            self._stop_asked = self._kill_asked = True
-            self._channel.notify()
-        self._signal(signal.SIGKILL)
+        """Have it ended at once, by SIGKILL."""
+        self._do(self.core.kill)
 
-    def is_alive(self) -> bool:
-        """Whether its thread is."""
-        return self._thread.is_alive()
+    # events
 
-    def join(self) -> None:
-        """Wait for its thread, which has nothing left to do once `ended` is done."""
-        self._thread.join()
-
-    # what the component says, under the lock of the channel
-
-    def take_ready(self, msg: ICCPMessage) -> None:
-        if self._is_late:
-            return
-        self.peer, self.endpoints = msg.peer, msg.endpoints
-        self.ready.set_result(None)
-
-    def take_answer(self, msg: ICCPMessage) -> None:
-        answer = self._answers.popleft() if self._answers else None
-        if answer is None:
-            logger.warning("%s says %s unasked: %s", self, msg, msg.error)
-        elif msg.msg_type is MsgType.ERROR:
-            text = f"{self} refused its configuration: {msg.error}"
-            answer.set_exception(ConfigureRefused(text, error=msg.error))
-        else:
-            answer.set_result(None)
-
-    def take_end(self, msg: ICCPMessage) -> None:
-        self._finished = msg
+    def take_message(self, msg: ICCPMessage) -> bytes:
+        self._do(partial(self.core.receive, msg))
+        return b""
 
     def take_violation(self, exc: Exception) -> None:
-        self._violation = self._violation or exc
+        self._do(partial(self.core.refuse, exc))
 
-    def take_loss(self, exc: Exception | None) -> None:
-        self._lost = exc or ConnectionEnded(f"{self} is gone")
+    def take_loss(self, exc: Exception) -> None:
+        self._do(partial(self.core.lost, exc))
 
-    @property
-    def _over(self) -> bool:
-        return bool(self._finished or self._lost or self._violation)
+    def _take_exit(self, reason: ConnectionEnded) -> None:
+        """In the thread that watches the process."""
+        self._do(partial(self.core.exited, reason))
 
-    # its thread
+    def _expire(self) -> None:
+        self._do(self.core.expire)
 
-    def _open(self) -> ProcessStream:
+    # what is done
+
+    def _open_stream(self) -> ProcessStream:
+        """As the connection's `recv_send`: start the process."""
         stream = self._start()
         assert isinstance(stream, ProcessStream)
         self._stream = stream
+        # before it can be heard
+        self._do(partial(self.core.started, stream.process.pid))
+        stream.when_exited = self._take_exit  # which also keeps this until its end, if its user drops it
         return stream
 
-    def _live(self) -> None:
-        try:
-            ending: Finished | Exception = self._all_of_it()
-        except Exception as error:
-            ending = error
-        self._settle(ending)
+    def _closed(self, error: Exception | None, now: float) -> None:
+        self.core.closed(self.process.returncode if self.process else None, error)
 
-    def _all_of_it(self) -> Finished | Exception:
-        try:
-            self._connection.open()
-            ending = self._oversee()
-        finally:
-            self._leave_nothing()
-        if isinstance(ending, Exception):
-            return ending
-        assert self.process
-        return Finished(ending.outcome, ending.details, self.process.returncode)
+    @abstractmethod
+    def _do(self, call: Callable[[float], None]) -> None:
+        """Make a call to the core, with the time, and perform what it asks for."""
 
-    def _oversee(self) -> ICCPMessage | Exception:
-        """See it through all steps until its process is told to end: FINISHED, or the one thing to say."""
-        wait, limits = self._channel.wait_until, self._limits
-        if not wait(lambda: self.ready.done() or self._over or self._stop_asked, limits.ready) and self._gives_up():
-            return RequestTimeout(str(self._ended_by_force(f"did not say READY within {limits.ready:g} s")))
-        wait(lambda: self._over or self._stop_asked)
-        if not self._over and not self._kill_asked:
-            self._channel.send(self._protocol.stop_msg(), self._session)
-            wait(lambda: self._over or self._kill_asked, limits.stop)
-        if self._finished:
-            return self._finished
-        if self._violation:
-            self._end_by_force()
-            return chained(ComponentError(f"{self} broke the protocol: {self._violation}"), self._violation)
-        if self._lost and not isinstance(self._lost, LimitExceeded):
-            return self._ended_without_a_word(self._lost)
-        how = "was killed" if self._kill_asked else f"did not say FINISHED within {limits.stop:g} s of STOP"
-        return self._ended_by_force(how)
+    @property
+    @abstractmethod
+    def _sender(self) -> Submits:
+        """The connection."""
 
-    def _gives_up(self) -> bool:
-        """Take READY no more; false if it has come after all."""
-        with self._channel.lock:
-            self._is_late = not self.ready.done()
-            return self._is_late
-
-    def _ended_without_a_word(self, lost: Exception) -> Exception:
-        """Its side of the pipes has ended; its process has done so too, or must."""
-        no_packets = isinstance(lost.__cause__, RemoteProtocolError)
-        if not no_packets and self._has_exited(self._limits.exit):
-            exited = lost if isinstance(lost, ChildExited) else self._exited()
-            when = "before READY" if not self.ready.done() else "without FINISHED"
-            return with_text(exited, f"{self} ended {when}: {in_full(exited)}")
-        self._end_by_force()
-        hint = " (does it print on its standard output?)" if no_packets else ""
-        return chained(ComponentError(f"{self}: {lost}{hint}"), lost)
-
-    def _ended_by_force(self, how: str) -> ConnectionEnded:
-        self._end_by_force()
-        # what it printed where packets belong is told by the end of the stream
-        self._channel.wait_until(lambda: self._lost is not None, LAST_WORDS_WAIT)
-        exited = self._lost if isinstance(self._lost, ChildExited) else self._exited()
-        return with_text(exited, f"{self} {how}; {in_full(exited)}")
-
-    def _end_by_force(self) -> None:
-        """SIGTERM, then SIGKILL."""
-        if not self._kill_asked:
-            self._signal(signal.SIGTERM)
-        if self._kill_asked or not self._has_exited(self._limits.terminate):
-            self._signal(signal.SIGKILL)
-            self._has_exited(self._limits.exit)
-
-    def _has_exited(self, timeout: float) -> bool:
-        """Whether its process is gone, within `timeout` seconds."""
-        assert self.process
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return False
+    def _flush(self) -> bool:
+        """Send what stands in the outbox; false if there is no room for it."""
+        outbox = self.core.outbox
+        while outbox:
+            rq_type, payload = packet_of(outbox[0])
+            try:
+                self._submit(rq_type, payload)
+            except (RequestTimeout, LimitExceeded):
+                return False
+            except ConnectionEnded:
+                pass  # the end of the stream says why
+            outbox.popleft()
         return True
 
-    def _exited(self) -> ConnectionEnded:
-        assert self._stream
-        return self._stream.end_reason()
+    def _submit(self, rq_type: int, payload: bytes) -> None:
+        """Send a packet request without waiting for room."""
+        self._sender.submit(rq_type, 0, payload, channel=CHANNEL)
 
-    def _signal(self, number: signal.Signals) -> None:
-        """To its process group, which holds what it has started itself, too."""
+    def _next_time(self, now: float) -> float | None:
+        """The time to call `_expire`; None for never."""
+        when = self.core.next_deadline()
+        if self.core.outbox:
+            when = now + ROOM_CHECK if when is None else min(when, now + ROOM_CHECK)
+        return when
+
+    def _react(self, events: list[LifeEvent]) -> None:
+        for event in events:
+            self._reactions[type(event)](event)
+
+    def _became_ready(self, event: BecameReady) -> None:
+        settle(self.ready, None, event.error)
+
+    def _answered(self, event: Answered) -> None:
+        answer = event.waiter
+        assert isinstance(answer, Future)
+        settle(answer, None, event.error)
+
+    def _signal(self, which: Signal) -> None:
+        """To its process group, which also holds the processes that it has started itself."""
         process = self.process
         if process is not None and process.returncode is None:
-            send_to_group(process.pid, number)
+            with suppress(ProcessLookupError, PermissionError):  # it is empty, or not ours
+                os.killpg(process.pid, SIGNALS[which])
 
-    def _leave_nothing(self) -> None:
-        """Close the pipes, see it exit, and end what it has left in its process group."""
-        try:
-            self._connection.close()
-        finally:
-            self._channel.close()
-            if self.process is not None:
-                send_to_group(self.process.pid, signal.SIGKILL)
+    @abstractmethod
+    def _leave(self, event: Leaving) -> None:
+        """Have the connection closed, and then `_closed` called."""
 
-    def _settle(self, ending: Finished | Exception) -> None:
-        """Tell all who wait."""
-        reason = ending if isinstance(ending, Exception) else ConnectionEnded(f"{self} has finished")
-        with self._channel.lock:
-            waiting = [self.ready, *self._answers]
-            self._answers.clear()
-            for future in waiting:
-                if not future.done():
-                    future.set_exception(reason)
-            if isinstance(ending, Exception):
-                self.ended.set_exception(ending)
-            else:
-                self.ended.set_result(ending)
-
-    def _reason(self) -> BaseException:
-        failure = self.ended.exception()
-        return ConnectionEnded(f"{self} has finished") if failure is None else anew(failure)
+    def _end(self, event: Ended) -> None:
+        if isinstance(event.result, Finished):
+            settle(self.ended, event.result)
+        else:
+            self.ended.set_exception(event.result)
 
 
-class _ControllerOf(ICCPController):
-    """The controller's side of the protocol, for one component: all that happens goes to its life."""
+LifeT = TypeVar("LifeT", bound=Life)
+
+
+class Roster(Generic[LifeT]):
+    """The components of a controller, of which at most `max_components` live at a time."""
+
+    def __init__(self, max_components: int) -> None:
+        if max_components < 1:
+            raise LocalProtocolError(f"max_components must be 1 or more, not {max_components}")
+        self.max_components = max_components
+        self._lives: list[LifeT] = []
+        self._closed = False
+
+    def add(self, life: LifeT, is_over: Callable[[LifeT], bool]) -> None:
+        """Take a component in, and forget those that are over."""
+        if self._closed:
+            raise LocalProtocolError("the controller was closed")
+        self._lives = [each for each in self._lives if not is_over(each)]
+        if sum(not each.ended.done() for each in self._lives) >= self.max_components:
+            raise LimitExceeded(f"{self.max_components} components live; that is max_components")
+        self._lives.append(life)
+
+    def close(self) -> list[LifeT]:
+        """Take no more in; those that are left."""
+        self._closed = True
+        return list(self._lives)
+
+
+class LiveComponent:
+    """A component as its user sees it, as far as nothing waits."""
 
     def __init__(self, life: Life) -> None:
-        super().__init__()
         self._life = life
-        self.on_stop_controller = life.take_violation
 
-    def handle_ready(self, channel: Channel, session: Session, msg: ICCPMessage) -> ICCPMessage:
-        self._life.take_ready(msg)
-        return msg
+    def __str__(self) -> str:
+        return str(self._life)
 
-    def handle_oef(self, channel: Channel, session: Session, msg: ICCPMessage) -> ICCPMessage:
-        if msg.msg_type is MsgType.FINISHED:
-            self._life.take_end(msg)
-        else:
-            self._life.take_answer(msg)
-        return msg
+    @property
+    def state(self) -> State:
+        """The state of its life."""
+        return self._life.core.state
 
-    def handle_session_lost(self, channel: Channel, session: Session, exc: Exception | None) -> None:
-        self._life.take_loss(exc)
+    @property
+    def peer(self) -> PeerDescriptor | None:
+        """The description of its process, as its READY has it."""
+        return self._life.core.peer
+
+    @property
+    def endpoints(self) -> dict[str, list[str]]:
+        """The addresses of its endpoints, as its READY says."""
+        return self._life.core.endpoints
+
+    @property
+    def process(self) -> subprocess.Popen[bytes] | None:
+        """Its process; None if that could not be started."""
+        return self._life.process
+
+    def begin_stop(self) -> None:
+        """Have it end as `stop` does, without waiting for it."""
+        self._life.begin_stop()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._life.kill()
 
 
 def uncancellable() -> Future[T]:
@@ -407,33 +330,19 @@ def uncancellable() -> Future[T]:
     return future
 
 
-def anew(error: BaseException) -> BaseException:
-    """A copy to raise, because no two threads raise the same object."""
-    return chained(copy.copy(error), error.__cause__)
+def settle(future: Future[T], result: T, error: BaseException | None = None) -> None:
+    """Give a future its result, or its exception."""
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
-def chained(error: E, cause: BaseException | None) -> E:
-    """The error with a cause."""
-    error.__cause__ = cause
-    return error
-
-
-def in_full(ended: ConnectionEnded) -> str:
-    """How a child ended, and what it said last, if that was no packet."""
-    cut_off = ended.__cause__
-    return f"{ended}; {cut_off}" if isinstance(cut_off, StreamTruncated) else str(ended)
-
-
-def with_text(ended: ConnectionEnded, text: str) -> ConnectionEnded:
-    """The same end, told in more words."""
-    told = ended.for_waiter()
-    told.args = (text, *told.args[1:])
-    return told
-
-
-def send_to_group(group: int, number: signal.Signals) -> None:
-    """Send a signal to a process group; that it is empty, or not ours, is no error."""
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        pass
+def result_now(future: Future[T], timeout: float | None, late: str) -> T:
+    """The result of a future, for which `timeout` seconds were waited; `late` is the text if there is none."""
+    if not future.done():
+        raise RequestTimeout(f"{late} within {timeout:g} s")
+    failure = future.exception()
+    if failure is not None:
+        raise anew(failure)
+    return future.result()

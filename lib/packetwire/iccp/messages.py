@@ -6,9 +6,9 @@ because the reference sends it: a CONFIGURE whose second frame, the code of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from enum import Enum, IntEnum
-from typing import Any, Self
+from typing import Final, Self
 
 from packetwire.errors import LocalProtocolError
 from packetwire.iccp.config import PROTO_CONFIG
@@ -18,12 +18,16 @@ from packetwire.messaging.message import Message, TZMQMessage, msg_bytes
 from packetwire.messaging.protobuf import PROTO_STRUCT, ProtoMessage, create_message, dict2struct, struct2dict
 from packetwire.messaging.sentinels import ANY
 
-TYPE_OCTETS = 2
-QUOTED_OCTETS = 16
+DEFAULT_MAX_MESSAGE_SIZE: Final = 16 << 20
+"""Bytes of all frames of a message."""
+MAX_FRAMES: Final = 1 << 18
+"""Frames of a message: the reference sends the text of an exception as one frame for each character."""
+TYPE_SIZE = 2
+QUOTED_BYTES = 16
 
 
 class MsgType(IntEnum):
-    """What a message is."""
+    """The types of messages."""
 
     READY = 1
     REQUEST = 2
@@ -34,13 +38,13 @@ class MsgType(IntEnum):
 
 
 class Request(Enum):
-    """What a controller can ask for."""
+    """The requests of a controller."""
 
     CONFIGURE = b"CONF"
 
 
 class Outcome(Enum):
-    """How a component has ended."""
+    """The outcome of a component's work."""
 
     UNKNOWN = "UNKNOWN"
     OK = "OK"
@@ -63,11 +67,11 @@ class ICCPMessage(Message):
         self.endpoints: dict[str, list[str]] = {}
         """Of READY: the addresses of each of its endpoints."""
         self.request: Request | None = None
-        """Of REQUEST: what is asked for."""
+        """Of REQUEST: the request."""
         self.config: ProtoMessage = None
         """Of REQUEST CONFIGURE: a ConfigProto."""
         self.error = ""
-        """Of ERROR: what has failed."""
+        """Of ERROR: the failure."""
         self.outcome = Outcome.UNKNOWN
         """Of FINISHED: how the component has ended."""
         self.details: list[str] = []
@@ -78,11 +82,11 @@ class ICCPMessage(Message):
 
     __str__ = __repr__
 
-    def get_keys(self) -> Iterable[Any]:
+    def get_keys(self) -> Iterable[Hashable]:
         return (self.msg_type, ANY)
 
     def clear(self) -> None:
-        """Drop all, also the type."""
+        """Forget everything, the type too."""
         vars(self).update(vars(type(self)()))
 
     def copy(self) -> Self:
@@ -116,7 +120,7 @@ class ICCPMessage(Message):
         if not 2 <= len(frames) <= 3 or frames[1:] == [Request.CONFIGURE.value]:
             raise refuse("frames", name="REQUEST", count=len(frames), expected=3)
         if len(frames) == 3 and frames[1] not in _REQUESTS:
-            raise refuse("request", request=frames[1][:QUOTED_OCTETS])
+            raise refuse("request", request=frames[1][:QUOTED_BYTES])
         self.request = _REQUESTS[frames[1]] if len(frames) == 3 else Request.CONFIGURE
         self.config = read_proto("config", PROTO_CONFIG, frames[-1])
 
@@ -125,14 +129,14 @@ class ICCPMessage(Message):
             raise refuse("frames", name="FINISHED", count=len(frames), expected="2 or more")
         outcome = _OUTCOMES.get(frames[1])
         if outcome is None:
-            raise refuse("outcome", outcome=frames[1][:QUOTED_OCTETS])
+            raise refuse("outcome", outcome=frames[1][:QUOTED_BYTES])
         self.outcome = outcome
         self.details = [frame.decode(errors="replace") for frame in frames[2:]]
 
     def as_zmsg(self) -> list[bytes]:
         if self.msg_type is None:
             raise LocalProtocolError("a message without a type cannot be sent")
-        return [self.msg_type.to_bytes(TYPE_OCTETS, "big"), *self._data_frames()]
+        return [self.msg_type.to_bytes(TYPE_SIZE, "big"), *self._data_frames()]
 
     def _data_frames(self) -> list[bytes]:
         if self.msg_type is MsgType.READY:
@@ -151,11 +155,27 @@ class ICCPMessage(Message):
         return []
 
 
+def message(msg_type: MsgType) -> ICCPMessage:
+    """A new message of a type."""
+    msg = ICCPMessage()
+    msg.msg_type = msg_type
+    return msg
+
+
+def check_size(frames: TZMQMessage, max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE) -> None:
+    """Raise `InvalidMessageError` for frames that are too large, or too many."""
+    size = sum(map(len, frames))
+    if size > max_message_size:
+        raise refuse("too-large", size=size, limit=max_message_size)
+    if len(frames) > MAX_FRAMES:
+        raise refuse("too-many-frames", count=len(frames), limit=MAX_FRAMES)
+
+
 def type_of(frames: list[bytes]) -> MsgType:
     """The type of a message; raises `InvalidMessageError`."""
     if not frames:
         raise refuse("no-frames")
-    if len(frames[0]) != TYPE_OCTETS:
+    if len(frames[0]) != TYPE_SIZE:
         raise refuse("type-size", size=len(frames[0]))
     number = int.from_bytes(frames[0], "big")
     if number not in _TYPES:
@@ -164,7 +184,7 @@ def type_of(frames: list[bytes]) -> MsgType:
 
 
 def read_proto(code: str, name: str, frame: bytes) -> ProtoMessage:
-    """A protobuf message; what is none is refused with `code`."""
+    """A protobuf message; raises `InvalidMessageError` with `code`."""
     try:
         return create_message(name, frame)
     except ValueError as error:
@@ -172,7 +192,7 @@ def read_proto(code: str, name: str, frame: bytes) -> ProtoMessage:
 
 
 def read_peer(frame: bytes) -> PeerDescriptor:
-    """Who a component is; raises `InvalidMessageError`."""
+    """The description of a component; raises `InvalidMessageError`."""
     proto = read_proto("peer", PROTO_PEER, frame)
     try:
         return PeerDescriptor.from_proto(proto)
@@ -181,11 +201,11 @@ def read_peer(frame: bytes) -> PeerDescriptor:
 
 
 def read_endpoints(frame: bytes) -> dict[str, list[str]]:
-    """Name -> addresses; raises `InvalidMessageError` for other things in the Struct."""
+    """Name -> addresses; raises `InvalidMessageError` if the Struct holds anything else."""
     endpoints = struct2dict(read_proto("endpoints", PROTO_STRUCT, frame))
     for name, addresses in endpoints.items():
         if not isinstance(addresses, list) or not all(isinstance(each, str) for each in addresses):
-            raise refuse("endpoints", reason=f"{name[:80]!r} is no list of addresses")
+            raise refuse("endpoints", reason=f"{name[:80]!r} is not a list of addresses")
     return endpoints
 
 
@@ -198,6 +218,6 @@ def read_text(frame: bytes) -> str:
 
 
 def serialized(proto: ProtoMessage) -> bytes:
-    """The octets of a protobuf message, the same each time."""
-    octets: bytes = proto.SerializeToString(deterministic=True)
-    return octets
+    """A protobuf message as bytes, the same each time."""
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data

@@ -1,6 +1,6 @@
-"""Every reason to refuse what a peer sends, in two tables: key -> what is said about it.
+"""Every reason to refuse what a peer sends, in two tables: key -> the text about it.
 
-`INVALID` holds what is wrong with frames whatever came before, `VIOLATIONS` what is wrong at this point. All
+`INVALID` is about frames that are invalid whatever came before, `VIOLATIONS` about messages at the wrong point. All
 refusals are made by `refuse` and `violation`, so a test can walk the tables and see each of them reached.
 """
 
@@ -11,7 +11,7 @@ from packetwire.messaging.errors import InvalidMessageError, StopError
 INVALID = {
     "packet": "a packet that holds no message: {reason}",
     "no-frames": "a message without frames",
-    "type-size": "the first frame has {size} octets, not 2",
+    "type-size": "the first frame has {size} bytes, not 2",
     "type": "there is no message type {number}",
     "frames": "a {name} message of {count} frames, not {expected}",
     "peer": "the description of the component is broken: {reason}",
@@ -20,7 +20,7 @@ INVALID = {
     "config": "the configuration is broken: {reason}",
     "error-text": "the text of an ERROR message is not UTF-8: {reason}",
     "outcome": "there is no outcome {outcome!r}",
-    "too-large": "a message of {size} octets, the limit is {limit}",
+    "too-large": "a message of {size} bytes, the limit is {limit}",
     "too-many-frames": "a message of {count} frames, the limit is {limit}",
 }
 
@@ -31,7 +31,7 @@ VIOLATIONS = {
 
 
 def refuse(code: str, **values: object) -> InvalidMessageError:
-    """The exception for frames that are no message."""
+    """The exception for frames that are not a valid message."""
     return InvalidMessageError(INVALID[code].format(**values), code)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Final
 
 from packetwire.core.events import RequestReceived
-from packetwire.iccp.messages import TYPE_OCTETS, MsgType
+from packetwire.iccp.messages import TYPE_SIZE, MsgType
 from packetwire.iccp.refusals import refuse
 from packetwire.messaging.packets import PEER, MessageRequest, PacketChannel
 
@@ -15,7 +15,7 @@ class ICCPRequest(MessageRequest):
     """An ICCP message as a packet request."""
 
     def check(self) -> None:
-        if self.frames and len(self.frames[0]) == TYPE_OCTETS and type_of(self.frames) != self.rq_type:
+        if self.frames and len(self.frames[0]) == TYPE_SIZE and type_of(self.frames) != self.rq_type:
             raise ValueError(f"a message of the type {type_of(self.frames)} came as rq_type {self.rq_type}")
 
 
@@ -63,7 +63,7 @@ REQUESTS: Final[dict[int, type[ICCPRequest]]] = {
 
 def type_of(zmsg: list[bytes]) -> int:
     """The number of the type of a message, whatever else is wrong with it."""
-    return int.from_bytes(zmsg[0], "big") if zmsg and len(zmsg[0]) == TYPE_OCTETS else 0
+    return int.from_bytes(zmsg[0], "big") if zmsg and len(zmsg[0]) == TYPE_SIZE else 0
 
 
 class ICCPPacketChannel(PacketChannel):

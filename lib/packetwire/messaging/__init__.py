@@ -1,4 +1,4 @@
-"""What FBSP and ICCP share: messages of frames, protocols that handle them, channels that carry them.
+"""The common base of FBSP and ICCP: messages of frames, protocols that handle them, channels that carry them.
 
 Nothing here does input or output, and neither zmq nor protobuf is imported by this module: a channel over
 a ZMQ socket or over a packet connection is a subclass of `Channel` elsewhere.

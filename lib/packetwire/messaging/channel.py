@@ -3,12 +3,18 @@
 Strategy: all that does not depend on the carrier is here, so that a carrier adds only how frames leave
 (`_transmit`) and how it waits for them (`receive`), and calls `deliver` with what has arrived. A channel is
 used by one thread at a time; a carrier with several threads holds a lock of its own around it.
+
+There are two ways out. A protocol posts what it says of its own accord, while it handles a message or a call: that
+is pure, and stands in `outbox` until the carrier comes for it. `send` is for whoever uses a channel: it hands a
+message to the carrier, behind what was posted, and may wait for that.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 from abc import ABC, abstractmethod
+from collections import deque
 from typing import Any, ClassVar, Protocol
 
 from packetwire.messaging.errors import ChannelError, InvalidMessageError, is_for_program
@@ -18,9 +24,12 @@ from packetwire.messaging.session import Session
 
 logger = logging.getLogger("packetwire")
 
+Posted = tuple[Session, list[bytes], bool]
+"""A posted message: its session, its frames, and whether the session is given up if there is no room for them."""
+
 
 class ProtocolHooks(Protocol):
-    """What a channel asks of its protocol; `packetwire.messaging.Protocol` is the class that has it."""
+    """The methods of a protocol that a channel calls; `packetwire.messaging.Protocol` has them."""
 
     max_frames: ClassVar[int]
 
@@ -38,11 +47,11 @@ class ProtocolHooks(Protocol):
         ...
 
     def accept_new_session(self, channel: Channel, routing_id: RoutingID, msg: Message) -> bool:
-        """Whether the first message of an unknown peer begins a session."""
+        """True if the first message of an unknown peer begins a session."""
         ...
 
     def connect_with_session(self, channel: Channel) -> bool:
-        """Whether connecting begins a session."""
+        """True if connecting begins a session."""
         ...
 
     def initialize_session(self, session: Session) -> None:
@@ -54,7 +63,7 @@ class ProtocolHooks(Protocol):
         ...
 
     def before_sending(self, channel: Channel, session: Session, msg: Message) -> bool:
-        """Whether to send this message; raises `LocalProtocolError` if it is forbidden."""
+        """True if this message is to be sent; raises `LocalProtocolError` if it is forbidden."""
         ...
 
     def after_sending(self, channel: Channel, session: Session, msg: Message) -> None:
@@ -70,7 +79,7 @@ class ProtocolHooks(Protocol):
         ...
 
     def handle_invalid_msg(self, channel: Channel, session: Session, exc: InvalidMessageError) -> None:
-        """What arrived is no message."""
+        """The frames that arrived are no message."""
         ...
 
     def answer_invalid(self, channel: Channel, session: Session, exc: InvalidMessageError) -> None:
@@ -93,8 +102,13 @@ class Channel(ABC):
         self.protocol = protocol
         self.session_type = session_type or protocol.session_type
         self.sessions: dict[RoutingID, Session] = {}
+        self.outbox: deque[Posted] = deque()
+        """Posted messages that the carrier has not taken yet."""
         self.transmissions = 0
-        """Messages that the carrier has taken."""
+        """Messages that were posted, or that the carrier has taken."""
+        self._handling = 0
+        self._holds = False
+        """True while `deliver` leaves the outbox to its caller."""
 
     @property
     def session(self) -> Session | None:
@@ -117,11 +131,70 @@ class Channel(ABC):
         """Forget a session; what was already forgotten is no error."""
         if session.routing_id is None or self.sessions.get(session.routing_id) is not session:
             return
+        if self.outbox:
+            self.flush()  # what was posted before still belongs to the session
         del self.sessions[session.routing_id]
         try:
             self.protocol.session_discarded(self, session)
         except Exception:
             logger.exception("session_discarded failed")
+
+    def post(self, msg: Message, session: Session, *, needed: bool = True) -> bool:
+        """Put a message into `outbox`; false if it comes too late, as in `send`. Pure: nothing leaves by this.
+
+        One that is not `needed` is dropped where there is no room for it, and no time to wait for some.
+        """
+        zmsg = msg.as_zmsg()
+        self.check_frames(zmsg)
+        if not self.protocol.before_sending(self, session, msg):
+            return False
+        self.outbox.append((session, zmsg, needed))
+        self.transmissions += 1
+        self.protocol.after_sending(self, session, msg)
+        return True
+
+    def put(self, zmsg: list[bytes], session: Session) -> None:
+        """Put frames into `outbox` that the protocol has made and noted itself."""
+        self.check_frames(zmsg)
+        self.outbox.append((session, zmsg, True))
+        self.transmissions += 1
+
+    @property
+    def is_handling(self) -> bool:
+        """True while a message is handled, so that what is posted leaves anyway; to be asked under the lock."""
+        return self._handling > 0
+
+    def post_unchecked(self, msg: Message, session: Session) -> None:
+        """Post a message without asking the protocol: for the one answer that is left when its hooks fail."""
+        self.outbox.append((session, msg.as_zmsg(), True))
+        self.transmissions += 1
+
+    def tell(self, msg: Message, session: Session) -> int:
+        """`post` while a message is handled, at whose end the carrier comes anyway, else `send`."""
+        if not self._handling:
+            return self.send(msg, session)
+        self.post(msg, session)
+        return 0
+
+    def notify(self) -> None:  # noqa: B027 - nobody need wait
+        """Something has changed that somebody may wait for."""
+
+    def check_frames(self, zmsg: list[bytes]) -> None:  # noqa: B027 - most carriers take anything
+        """Raise `LocalProtocolError` for what the carrier can never take."""
+
+    def flush(self) -> int:
+        """Have the carrier take what stands in `outbox`: 0, or the error number of what it did not take.
+
+        Messages for which there was no room (EAGAIN) stay.
+        """
+        failed = 0
+        while self.outbox and failed != errno.EAGAIN:
+            session, zmsg, _ = posted = self.outbox.popleft()
+            error_number = self._transmit(zmsg, session)
+            if error_number == errno.EAGAIN:
+                self.outbox.appendleft(posted)
+            failed = error_number or failed
+        return failed
 
     def send(self, msg: Message, session: Session) -> int:
         """Send a message: 0, or the carrier's error number.
@@ -132,15 +205,15 @@ class Channel(ABC):
         zmsg = msg.as_zmsg()
         if not self.protocol.before_sending(self, session, msg):
             return 0
-        error_number = self._transmit(zmsg, session)
+        error_number = (self.flush() if self.outbox else 0) or self._transmit(zmsg, session)
         if not error_number:
             self.transmissions += 1
             self.protocol.after_sending(self, session, msg)
         return error_number
 
     def send_unchecked(self, msg: Message, session: Session) -> int:
-        """Send a message without asking the protocol: for the one answer that is left when its hooks fail."""
-        error_number = self._transmit(msg.as_zmsg(), session)
+        """Send a message without asking the protocol."""
+        error_number = (self.flush() if self.outbox else 0) or self._transmit(msg.as_zmsg(), session)
         if not error_number:
             self.transmissions += 1
         return error_number
@@ -159,9 +232,19 @@ class Channel(ABC):
     def deliver(self, routing_id: RoutingID, zmsg: TZMQMessage) -> Any:
         """Handle the frames that arrived from a peer: the handler's result, or `INVALID`.
 
-        What the protocol's hooks raise goes to its `handle_exception`. A KeyboardInterrupt in the main thread is
-        raised besides.
+        Exceptions of the protocol's hooks go to its `handle_exception`. A KeyboardInterrupt in the main thread is
+        raised besides. Messages that were posted meanwhile are handed to the carrier.
         """
+        self._handling += 1
+        try:
+            return self.handle(routing_id, zmsg)
+        finally:
+            self._handling -= 1
+            if self.outbox and not self._holds:
+                self.flush()
+
+    def handle(self, routing_id: RoutingID, zmsg: TZMQMessage) -> Any:
+        """The pure part of `deliver`: what is said in answer stands in `outbox`."""
         session = self.sessions.get(routing_id)
         try:
             msg = self.protocol.convert_msg(zmsg)
@@ -216,3 +299,5 @@ class Channel(ABC):
             logger.exception("the handler of an invalid message failed")
             if self.transmissions == transmissions:
                 self.protocol.answer_invalid(self, session, error)
+        if self.outbox:
+            self.flush()

@@ -1,4 +1,4 @@
-"""Who takes part: agents, their running instances (peers), services and their interfaces."""
+"""The participants: agents, their running instances (peers), services and their interfaces."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VENDOR_UID: Final = uuid.uuid5(uuid.NAMESPACE_OID, VENDOR_OID)
 """The same as a UUID."""
 
 PROTO_PEER: Final = "firebird.butler.PeerIdentification"
-UID_OCTETS: Final = 16
+UID_SIZE: Final = 16
 
 
 class ButlerInterface(IntEnum):
@@ -51,9 +51,9 @@ class AgentDescriptor:
     name: str
     version: str
     vendor_uid: uuid.UUID
-    """Who makes it."""
+    """The identity of its maker."""
     classification: str
-    """What kind of program it is: a text of your own, such as "database/backup"."""
+    """The kind of program that it is: a text of your own, such as "database/backup"."""
     platform_uid: uuid.UUID = PLATFORM_UID
     """The Butler platform that it is for."""
     platform_version: str = PLATFORM_VERSION
@@ -63,7 +63,7 @@ class AgentDescriptor:
         return hash(self.uid)
 
     def get_key(self) -> uuid.UUID:
-        """What it is identified by."""
+        """The UUID that identifies it."""
         return self.uid
 
     def copy(self) -> Self:
@@ -87,7 +87,7 @@ class AgentDescriptor:
 
     @classmethod
     def from_proto(cls, proto: ProtoMessage) -> Self:
-        """What an AgentIdentification says; raises ValueError for what is no UUID."""
+        """The descriptor of an AgentIdentification; raises ValueError for what is no UUID."""
         return cls(
             uid=uid_of("uid", proto.uid),
             name=proto.name,
@@ -116,7 +116,7 @@ class PeerDescriptor:
         return hash(self.uid)
 
     def get_key(self) -> uuid.UUID:
-        """What it is identified by."""
+        """The UUID that identifies it."""
         return self.uid
 
     def copy(self) -> Self:
@@ -142,7 +142,7 @@ class PeerDescriptor:
 
     @classmethod
     def from_proto(cls, proto: ProtoMessage) -> Self:
-        """What a PeerIdentification says, of our package or of the reference's.
+        """The descriptor of a PeerIdentification, of our package or of the reference's.
 
         Raises ValueError for another message, and for what is no UUID.
         """
@@ -170,12 +170,12 @@ class ServiceDescriptor:
         return hash(self.agent)
 
     def get_key(self) -> uuid.UUID:
-        """What it is identified by."""
+        """The UUID that identifies it."""
         return self.agent.uid
 
 
-def uid_of(field: str, octets: bytes) -> uuid.UUID:
-    """A UUID of a field; raises ValueError if these are not its octets."""
-    if len(octets) != UID_OCTETS:
-        raise ValueError(f"{field} has {len(octets)} octets, not {UID_OCTETS}" if octets else f"{field} is missing")
-    return uuid.UUID(bytes=octets)
+def uid_of(field: str, data: bytes) -> uuid.UUID:
+    """The UUID in a field; raises ValueError unless `data` has 16 bytes."""
+    if len(data) != UID_SIZE:
+        raise ValueError(f"{field} has {len(data)} bytes, not {UID_SIZE}" if data else f"{field} is missing")
+    return uuid.UUID(bytes=data)

@@ -70,7 +70,7 @@ class InvalidMessageError(RemoteProtocolError):
 
 
 def is_for_program(error: BaseException) -> bool:
-    """Whether an exception goes on after it was handled: Ctrl-C in the main thread. Other threads are ours."""
+    """True if an exception goes on after it was handled: Ctrl-C in the main thread. Other threads are ours."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 

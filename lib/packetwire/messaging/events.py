@@ -8,7 +8,7 @@ from typing import Any, Self, overload
 
 
 class EventHandler:
-    """What reading an event socket gives: call it, and the handler is called if there is one."""
+    """The value of an event socket: call it, and the handler is called if there is one."""
 
     __slots__ = ("_handler",)
 
@@ -19,7 +19,7 @@ class EventHandler:
         return None if self._handler is None else self._handler(*args, **kwargs)
 
     def is_set(self) -> bool:
-        """Whether there is a handler."""
+        """True if there is a handler."""
         return self._handler is not None
 
 

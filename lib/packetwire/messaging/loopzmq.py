@@ -7,6 +7,8 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+import zmq
+
 from packetwire.aio.loops import guard_loop
 from packetwire.messaging.looped import LoopChannel
 from packetwire.messaging.session import Session
@@ -19,7 +21,6 @@ from packetwire.messaging.zmq import (
     ZmqChannel,
     descriptor_of,
 )
-from packetwire.zmq.sockets import OwnedSocket
 
 
 class LoopZmqChannel(LoopChannel, ZmqChannel):
@@ -52,7 +53,7 @@ class LoopZmqChannel(LoopChannel, ZmqChannel):
             self._loop.add_reader(fd, self._ready, fd)
         self._tick()
 
-    def _watch_monitor(self, monitor: OwnedSocket) -> None:
+    def _watch_monitor(self, monitor: zmq.Socket[bytes]) -> None:
         super()._watch_monitor(monitor)
         if self._loop is not None:
             self._polled.append(self._monitor_fd)
@@ -136,7 +137,7 @@ class LoopZmqChannel(LoopChannel, ZmqChannel):
 
     async def drain(self, session: Session | None) -> None:
         route = b"" if session is None or session.routing_id is None else session.routing_id
-        await self.wait_for(lambda: self._unsent_octets.get(route, 0) <= self.max_unsent)
+        await self.wait_for(lambda: self._unsent_bytes.get(route, 0) <= self.max_unsent)
 
 
 def _never() -> bool:

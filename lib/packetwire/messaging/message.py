@@ -10,21 +10,21 @@ from packetwire.messaging.sentinels import ANY
 TZMQMessage = Sequence[Any]
 """The frames of one message: bytes, other bytes-likes, or objects with `bytes` such as a `zmq.Frame`."""
 RoutingID = bytes
-"""What tells the peers of one channel apart."""
+"""The bytes that tell the peers of one channel apart."""
 Token = bytes
-"""Eight octets, chosen by the client, that tie answers to requests."""
+"""Eight bytes, chosen by the client, that tie answers to requests."""
 
 
 def msg_bytes(msg: Any) -> bytes:
-    """The octets of a frame: bytes-likes, and objects that have them in `bytes`, such as a `zmq.Frame`."""
+    """The bytes of a frame: of bytes-likes, and of objects that have them in `bytes`, such as a `zmq.Frame`."""
     if type(msg) is bytes:
         return msg
     if isinstance(msg, bytes | bytearray | memoryview):
         return bytes(msg)
-    octets = getattr(msg, "bytes", None)
-    if not isinstance(octets, bytes):
-        raise TypeError(f"a frame holds octets, got {type(msg).__name__}")
-    return octets
+    data = getattr(msg, "bytes", None)
+    if not isinstance(data, bytes):
+        raise TypeError(f"a frame holds bytes, got {type(msg).__name__}")
+    return data
 
 
 class Message:

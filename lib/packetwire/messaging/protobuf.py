@@ -34,11 +34,11 @@ PROTO_ANY = "google.protobuf.Any"
 PACKAGE = "packetwire.butler"
 
 
-def load_messages(octets: bytes) -> dict[str, Any]:
+def load_messages(data: bytes) -> dict[str, Any]:
     """Name -> class, for all messages of a compiled descriptor set."""
     pool = descriptor_pool.Default()
     found = {}
-    for file in descriptor_pb2.FileDescriptorSet.FromString(octets).file:
+    for file in descriptor_pb2.FileDescriptorSet.FromString(data).file:
         pool.AddSerializedFile(file.SerializeToString())
         for declared in file.message_type:
             descriptor = pool.FindMessageTypeByName(f"{file.package}.{declared.name}")
@@ -46,7 +46,7 @@ def load_messages(octets: bytes) -> dict[str, Any]:
     return found
 
 
-CLASSES = load_messages(files(__package__).joinpath("butler.binpb").read_bytes())
+CLASSES = load_messages(files("packetwire.messaging").joinpath("butler.binpb").read_bytes())
 REGISTERED = {
     PROTO_STRUCT: struct_pb2.Struct,
     PROTO_ANY: AnyMessage,
@@ -57,21 +57,21 @@ REGISTERED = {
 """The classes by the names that the protocols' specifications use."""
 
 
-def create_message(name: str, octets: bytes = b"") -> ProtoMessage:
-    """A new message, of the type with this name in the protocols, filled from `octets`.
+def create_message(name: str, data: bytes = b"") -> ProtoMessage:
+    """A new message, of the type with this name in the protocols, filled from `data`.
 
-    Raises ValueError if these are no such message.
+    Raises ValueError if that is no such message.
     """
     message = REGISTERED[name]()
-    if octets:
-        fill_message(message, octets)
+    if data:
+        fill_message(message, data)
     return message
 
 
-def fill_message(message: ProtoMessage, octets: bytes) -> None:
-    """Replace the content of a message by what `octets` hold; raises ValueError if they hold no such message."""
+def fill_message(message: ProtoMessage, data: bytes) -> None:
+    """Replace the content of a message by what `data` holds; raises ValueError if it holds no such message."""
     try:
-        message.ParseFromString(octets)
+        message.ParseFromString(data)
     except DecodeError as error:
         raise ValueError(str(error) or "broken protobuf") from error
 

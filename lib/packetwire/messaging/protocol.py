@@ -66,7 +66,7 @@ class Protocol:
         self.convert_msg(zmsg)
 
     def is_valid(self, zmsg: TZMQMessage) -> bool:
-        """Whether these frames are a message of the protocol."""
+        """True if these frames are a message of the protocol."""
         try:
             self.validate(zmsg)
         except InvalidMessageError:
@@ -74,11 +74,11 @@ class Protocol:
         return True
 
     def accept_new_session(self, channel: Channel, routing_id: RoutingID, msg: Message) -> bool:
-        """Whether the first message of an unknown peer begins a session."""
+        """True if the first message of an unknown peer begins a session."""
         return True
 
     def connect_with_session(self, channel: Channel) -> bool:
-        """Whether connecting begins a session, without which nothing can be sent first."""
+        """True if connecting begins a session, without which nothing can be sent first."""
         return True
 
     def initialize_session(self, session: Session) -> None:
@@ -88,7 +88,7 @@ class Protocol:
         """The channel has forgotten a session: release what was kept for it."""
 
     def before_sending(self, channel: Channel, session: Session, msg: Message) -> bool:
-        """Whether to send this message; raises `LocalProtocolError` if the protocol forbids it."""
+        """True if this message is to be sent; raises `LocalProtocolError` if the protocol forbids it."""
         return True
 
     def after_sending(self, channel: Channel, session: Session, msg: Message) -> None:
@@ -142,11 +142,11 @@ class Protocol:
         raise StopError(f"there is no handler for {msg}")
 
     def handle_invalid_msg(self, channel: Channel, session: Session, exc: InvalidMessageError) -> None:
-        """What arrived is no message; a peer without a session has one for the answer only."""
+        """The frames that arrived are no message; a peer without a session has one for the answer only."""
         self.on_invalid_msg(channel, session, exc)
 
     def handle_exception(self, channel: Channel, session: Session, msg: Message, exc: Exception) -> None:
-        """A handler has raised. What is no refusal is a fault here, and logged with its traceback."""
+        """A handler has raised. An exception that is no refusal is a fault here, and logged with its traceback."""
         if not isinstance(exc, StopError | ProtocolError):
             logger.error("the handler of %s failed", msg, exc_info=exc)
         self.on_exception(channel, session, msg, exc)

@@ -7,7 +7,7 @@ from typing import Final
 
 
 class Sentinel(Enum):
-    """What `Channel.receive` returns instead of a handler's result, and the key of a catch-all handler."""
+    """A value that `Channel.receive` returns instead of a handler's result, and the key of a catch-all handler."""
 
     ANY = "ANY"
     INVALID = "INVALID"

@@ -6,11 +6,11 @@ from packetwire.messaging.message import RoutingID
 
 
 class Session:
-    """What is known of one peer: a protocol keeps more in a subclass."""
+    """All that is known of one peer: a protocol keeps more in a subclass."""
 
     def __init__(self) -> None:
         self.routing_id: RoutingID | None = None
         self.endpoint: str | None = None
         """The address that was connected to, if any."""
         self.send_pending = False
-        """Whether something waits to be sent."""
+        """True while something waits to be sent."""

@@ -12,14 +12,15 @@ import logging
 import threading
 import time
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Hashable
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
-from packetwire.core.timelimits import time_limit
+from packetwire.core.timelimits import LONGEST, time_limit
 from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError
-from packetwire.messaging.channel import Channel
+from packetwire.messaging.channel import Channel, Posted
 from packetwire.messaging.message import Message, RoutingID, TZMQMessage
 from packetwire.messaging.protocol import Protocol
 from packetwire.messaging.session import Session
@@ -34,6 +35,7 @@ DEFAULT_PATIENCE: Final = 30.0
 SOON: Final = 1.0
 """Seconds that a message may wait for room that only spares the peer some work."""
 NOBODY: Final = -1
+_NUMBERS: Final = (float, int)
 
 
 class SharedChannel(Channel):
@@ -55,11 +57,11 @@ class SharedChannel(Channel):
         self.closed = False
         self.patience = DEFAULT_PATIENCE
         self.forked = False
-        """Whether this is a fork of the process that opened it."""
+        """True if this is a fork of the process that opened it."""
         forking.register(self)
 
     def after_fork(self) -> None:
-        """In the child of a fork: the channel is the parent's. Whoever uses it here gets a `ConnectionEnded`."""
+        """In the child of a fork: the channel is the parent's. Its use here raises `ConnectionEnded`."""
         if self.forked:
             return
         self.closed = self.forked = True
@@ -92,18 +94,90 @@ class SharedChannel(Channel):
         that a carrier that knows can have this thread read for it.
         """
 
+    def converse(
+        self, session: Session, done: Callable[[], bool], deadline: float | None, answer_to: Hashable = None
+    ) -> tuple[int, bool]:
+        """Carry what was posted, as `carry` does, and wait until `done()`: what both return.
+
+        The `deadline` limits both; EAGAIN says that there was no room until then. A carrier that knows how is
+        quicker than with both.
+        """
+        with self.lock:
+            error_number = self.flush() if self.outbox else 0
+        if error_number == errno.EAGAIN:
+            error_number = self.carry(session, left_until(deadline))
+        return error_number, not error_number and self.wait_until(done, left_until(deadline), answer_to)
+
     def exchange(
         self, msg: Message, session: Session, done: Callable[[], bool], timeout: float | None = None
     ) -> tuple[int, bool]:
-        """Send a message and wait until `done()`, as `send` and `wait_until` do: what both return.
-
-        `timeout` limits both; EAGAIN says that there was no room for the message in that time.
-
-        It is for a message whose conclusion is awaited; a carrier that knows how is quicker than with both.
-        """
+        """Post a message, and `converse`."""
         deadline = deadline_of(timeout)
-        error_number = self._send_by(deadline, msg, session)
-        return error_number, not error_number and self.wait_until(done, left_until(deadline))
+        with self.lock:
+            if not self.post(msg, session):
+                return errno.ENOTCONN, False
+        return self.converse(session, done, deadline)
+
+    def carry(self, session: Session, timeout: float | None = None) -> int:
+        """Have the carrier take what was posted for a session: 0, or its error number.
+
+        It waits for room, as `send` does; at most for `timeout` seconds, and then EAGAIN says that there was none.
+        The message still leaves when there is.
+        """
+        wanted: float | None = None
+        patience: float | None = None
+        while True:
+            with self.lock:
+                error_number = self.flush() if self.outbox else 0
+                if error_number != errno.EAGAIN or not self._is_posted_for(session):
+                    return error_number
+                wanted = wanted or deadline_of(timeout)
+                patience = patience or time.monotonic() + self.patience
+                if not self._wait_for_room(session, wanted, patience):
+                    return error_number
+
+    def _is_posted_for(self, session: Session) -> bool:
+        return any(each is session for each, _, _ in self.outbox)
+
+    def flush(self) -> int:
+        """As the base class; of a session for which there is no room, what was posted stays in `outbox`.
+
+        The reader cannot wait for room: it gives such a session up.
+        """
+        if len(self.outbox) == 1:  # as it mostly is
+            session, zmsg, _ = entry = self.outbox.popleft()
+            if not self._transmit(zmsg, session):
+                return 0
+            self.outbox.appendleft(entry)
+        return self._flush_as_it_goes()
+
+    def _flush_as_it_goes(self) -> int:
+        failed, kept, blocked = 0, list[Posted](), set[Session]()
+        while self.outbox:
+            session, zmsg, needed = entry = self.outbox.popleft()
+            if session in blocked:
+                kept.append(entry)
+                continue
+            error_number = self._transmit(zmsg, session)
+            if not error_number:
+                continue
+            failed = error_number
+            if error_number != errno.EAGAIN:
+                self._note_failure(session, error_number)
+            elif self._reader == get_ident():
+                if needed:
+                    self._give_up(session)
+            else:
+                blocked.add(session)
+                kept.append(entry)
+        self.outbox.extendleft(reversed(kept))
+        return failed
+
+    def tell(self, msg: Message, session: Session) -> int:
+        with self.lock:
+            if self._handling:  # by this thread, which has the lock
+                return super().tell(msg, session)
+        return self.send(msg, session)
 
     def send(self, msg: Message, session: Session) -> int:
         return self._send_by(None, msg, session)
@@ -123,31 +197,51 @@ class SharedChannel(Channel):
                 if error_number != errno.EAGAIN:
                     self._note_failure(session, error_number)
                     return error_number
-                if deadline is None:
-                    deadline = time.monotonic() + self.patience
-                is_reader = self._reader == get_ident()
-                if wanted is not None and (is_reader or time.monotonic() >= wanted):
+                deadline = deadline or time.monotonic() + self.patience
+                if not self._wait_for_room(session, wanted, deadline):
                     return error_number
-                if is_reader or time.monotonic() >= deadline:
-                    self._give_up(session)
-                    return error_number
-                self._sleep(ROOM_CHECK)
+
+    def _wait_for_room(self, session: Session, wanted: float | None, patience: float) -> bool:
+        """With the lock held: let it go for a while; false when there was no room until `wanted`.
+
+        A session is given up when patience is over, and at once by the reader, which cannot wait.
+        """
+        is_reader = self._reader == get_ident()
+        if wanted is not None and (is_reader or time.monotonic() >= wanted):
+            return False
+        if is_reader or time.monotonic() >= patience:
+            self._give_up(session)
+            return False
+        self._sleep(ROOM_CHECK)
+        return True
+
+    def run_job(self, job: Callable[[], object], kind: int) -> bool:
+        """Have `job()` called by a thread of the carrier's; false if it has none for that."""
+        return False
 
     def send_unchecked(self, msg: Message, session: Session) -> int:
         with self.lock:
             return super().send_unchecked(msg, session)
 
     def deliver(self, routing_id: RoutingID, zmsg: TZMQMessage) -> Any:
-        with self.lock:
+        with self.lock:  # the rest is as in the base class, but for one call less
+            self._handling += 1
             try:
-                return super().deliver(routing_id, zmsg)
+                return self.handle(routing_id, zmsg)
             finally:
+                self._handling -= 1
+                if self.outbox and not self._holds:
+                    self.flush()
                 self.notify()
 
     def discard_session(self, session: Session) -> None:
         with self.lock:
             super().discard_session(session)
             self.notify()
+
+    def _drop_posted(self, session: Session) -> None:
+        if self.outbox:
+            self.outbox = deque(entry for entry in self.outbox if entry[0] is not session)
 
     def lose_session(self, session: Session, exc: Exception | None = None) -> None:
         with self.lock:
@@ -158,6 +252,7 @@ class SharedChannel(Channel):
         """Have the protocol find out whether a silent peer is there."""
         try:
             self.protocol.probe(self, session)
+            self.flush()
         except Exception:
             logger.exception("the probe of a silent peer failed")
 
@@ -170,6 +265,7 @@ class SharedChannel(Channel):
         """The carrier refused a message for good."""
 
     def _give_up(self, session: Session) -> None:
+        self._drop_posted(session)
         self.lose_session(session, LimitExceeded("the peer does not take what it is sent"))
 
     def _sleep(self, timeout: float | None) -> None:
@@ -189,7 +285,11 @@ class SharedChannel(Channel):
 
 
 def deadline_of(timeout: float | None) -> float | None:
-    """When a wait of `timeout` seconds ends."""
+    """The time at which a wait of `timeout` seconds ends; None for never."""
+    if timeout is None:
+        return None
+    if type(timeout) in _NUMBERS and 0 <= timeout < LONGEST:  # as it mostly is
+        return time.monotonic() + timeout
     limit = time_limit(timeout)
     return None if limit is None else time.monotonic() + limit
 

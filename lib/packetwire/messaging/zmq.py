@@ -6,7 +6,7 @@ lock, on the socket's descriptor. That one announces changes only once, so whoev
 has taken an announcement away from the reader, and wakes it. The reader is a thread that waits for an
 answer; while there is none, the channel's own thread reads, if it was started.
 
-What a peer sends is bounded by the number of frames of a message, whose rest is thrown away in slices, and by the
+Input from a peer is bounded by the number of frames of a message, whose rest is thrown away in slices, and by the
 number of messages in a row that are none: then its link is cut. If the program ends the context, the sockets are
 let go of at once and all sessions are lost, with that for a reason.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import logging
 import select
-import struct
 import threading
 import time
 from collections import deque
@@ -39,13 +38,13 @@ from packetwire.messaging.sentinels import TIMEOUT
 from packetwire.messaging.session import Session
 from packetwire.messaging.shared import NOBODY, SharedChannel, deadline_of, left_until
 from packetwire.streams.wakeup import Wakeup
-from packetwire.streams.zmqsockets import be_pair_server
+from packetwire.streams.zmqsockets import be_pair_server, events_getter
 from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.exposure import warn_if_exposed
-from packetwire.zmq.links import Link, Links
-from packetwire.zmq.messages import SLICE, Discarding
+from packetwire.zmq.links import Link, Links, events_of
+from packetwire.zmq.owned import set_owner
+from packetwire.zmq.reading import SKIPPED_AT_ONCE, Discarding
 from packetwire.zmq.sockets import (
-    OwnedSocket,
     close_monitored,
     context_ended,
     is_ended,
@@ -59,7 +58,7 @@ __all__ = ["DealerChannel", "PairChannel", "RouterChannel", "ZmqChannel"]
 logger = logging.getLogger("packetwire")
 
 DEFAULT_MAX_UNSENT: Final = 16 << 20
-"""Octets that wait here for one peer, behind what waits in ZMQ, past which `send` waits."""
+"""Bytes that wait here for one peer, behind what waits in ZMQ, past which `send` waits."""
 MAX_UNSENT_BY_READER: Final = 4
 """Times as many may wait that the reading thread has sent, which cannot wait."""
 DEFAULT_IDLE_LIMIT: Final = 30.0
@@ -73,7 +72,7 @@ DEFAULT_SPIN: Final = 0.0
 """Seconds that the reader looks for messages before it sleeps, as long as that mostly succeeds; 0 for never,
 because ZMQ's own threads need the processor meanwhile."""
 FRAME_OVERHEAD: Final = 100
-"""Octets that each frame counts in addition while it waits, about what Python needs for one."""
+"""Bytes that each frame counts in addition while it waits, about what Python needs for one."""
 MAX_WASTED: Final = 150_000
 """Frames from one peer of a Router that are no message, with no message in between; then its link is cut."""
 REFUSAL_WEIGHT: Final = 150
@@ -87,7 +86,7 @@ LONGEST_SLEEP: Final = 1.0
 THREAD_WAIT: Final = 5.0
 
 # plain numbers, because a flag calculates in ten times the time
-_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+_POLLIN = int(zmq.POLLIN)
 _NOBLOCK, _NOBLOCK_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
 MAX_ROUTES: Final = 4096
@@ -95,7 +94,6 @@ MAX_ROUTES: Final = 4096
 _REFUSED: Final[list[bytes]] = []
 """In place of a message that has too many frames, or has not come to its end, or is from a link that was cut."""
 
-_EVENT = struct.Struct("=HI")
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENOTCONN)
 
 
@@ -106,7 +104,7 @@ class ZmqChannel(SharedChannel):
     which there is no way any more is lost: `lose_session`.
 
     `routing_id` is what the other end knows us by, `context` that of the socket, else the one of the process.
-    `max_unsent` octets may wait for one peer before `send` waits, too. After `idle_limit` seconds of silence a
+    `max_unsent` bytes may wait for one peer before `send` waits, too. After `idle_limit` seconds of silence a
     peer is asked whether it is there, every `heartbeat` seconds ZMQ does so: None for never. `linger` are the
     seconds that closing waits for what is unsent, `spin` those of looking for messages before sleeping.
     """
@@ -132,14 +130,14 @@ class ZmqChannel(SharedChannel):
         self.max_unsent = max_unsent
         self.idle_limit = idle_limit
         self.address = ""
-        """Where it was bound last."""
+        """The address that it was bound to last."""
         self.linked = False
-        """Whether the one peer is connected; see `wait_linked`."""
+        """True while the one peer is connected; see `wait_linked`."""
         self._link_ended = False
         self._address: str | None = None
         self._linger = linger
         self._unsent: dict[RoutingID, deque[list[bytes]]] = {}
-        self._unsent_octets: dict[RoutingID, int] = {}
+        self._unsent_bytes: dict[RoutingID, int] = {}
         self._heard: dict[RoutingID, float] = {}
         self._unreachable: list[Session] = []
         self._next_look = time.monotonic() + LONGEST_SLEEP
@@ -151,8 +149,10 @@ class ZmqChannel(SharedChannel):
         self._announced = False  # the socket has news
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self._socket: OwnedSocket = owned_socket(context or zmq.Context.instance(), self.socket_type)
-        self._monitor: OwnedSocket | None = None
+        self._socket = sock = owned_socket(context or zmq.Context.instance(), self.socket_type)
+        # looking up a method of a ZMQ socket takes as long as some of them
+        self._send, self._recv, self._events = sock.send, sock.recv, events_getter(sock)
+        self._monitor: zmq.Socket[bytes] | None = None
         self._links: Links | None = None
         self._rest = Discarding(self._socket)
         self._rest_of: RoutingID = b""
@@ -180,7 +180,7 @@ class ZmqChannel(SharedChannel):
         self._spin = Spin(self._poll.poll, spin)
         self._monitor_fd = -1
         self._monitor_ready = False
-        self._socket.keeper = self._sockets_taken
+        set_owner(self._socket, self._sockets_taken)
         if self._monitor is not None:
             self._watch_monitor(self._monitor)
         self._opened = True
@@ -194,12 +194,12 @@ class ZmqChannel(SharedChannel):
             self._stop = threading.Event()
             self._stop.set()
 
-    def _watch_monitor(self, monitor: OwnedSocket) -> None:
+    def _watch_monitor(self, monitor: zmq.Socket[bytes]) -> None:
         self._monitor = monitor
         self._monitor_fd = descriptor_of(monitor)
         self._monitor_ready = True
         self._poll.register(self._monitor_fd, select.POLLIN)
-        monitor.keeper = self._sockets_taken
+        set_owner(monitor, self._sockets_taken)
 
     def _set_options(self, routing_id: RoutingID | None, heartbeat: float | None) -> None:
         socket = self._socket
@@ -216,7 +216,7 @@ class ZmqChannel(SharedChannel):
         if self.has_many_peers:
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
 
-    def _open_monitor(self) -> OwnedSocket:
+    def _open_monitor(self) -> zmq.Socket[bytes]:
         return open_monitor(self._socket, zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
 
     # the end of the context
@@ -238,7 +238,7 @@ class ZmqChannel(SharedChannel):
         for session in list(self.sessions.values()):
             self.lose_session(session, self._failure)
         self._unsent.clear()
-        self._unsent_octets.clear()
+        self._unsent_bytes.clear()
         self._wakeup.set()
         self.notify()
 
@@ -287,7 +287,7 @@ class ZmqChannel(SharedChannel):
         return self.wait_until(lambda: self.linked, timeout)
 
     def can_send(self, timeout: int = 0) -> bool:
-        """Whether a message can be sent to the one peer, within `timeout` milliseconds."""
+        """True if a message can be sent to the one peer, within `timeout` milliseconds."""
         return self.wait_linked(timeout / 1000)
 
     # sending
@@ -316,7 +316,7 @@ class ZmqChannel(SharedChannel):
 
     def _has_input(self) -> bool:
         try:
-            return bool(int(self._socket.getsockopt(_EVENTS)) & _POLLIN)
+            return bool(self._events() & _POLLIN)
         except zmq.ZMQError as error:
             if not is_ended(error):
                 raise
@@ -332,13 +332,13 @@ class ZmqChannel(SharedChannel):
         return errno.ENOTCONN if self.closed else self._try_send(route, zmsg)
 
     def _try_send(self, route: RoutingID, zmsg: list[bytes]) -> int:
-        socket = self._socket
+        send = self._send
         try:
             if self.has_many_peers:
-                socket.send(route, _NOBLOCK_MORE)
+                send(route, _NOBLOCK_MORE)
             for frame in zmsg[:-1]:
-                socket.send(frame, _NOBLOCK_MORE)
-            socket.send(zmsg[-1], _NOBLOCK)
+                send(frame, _NOBLOCK_MORE)
+            send(zmsg[-1], _NOBLOCK)
         except zmq.ZMQError as error:
             if is_ended(error):
                 self._lose_sockets(error)
@@ -349,12 +349,12 @@ class ZmqChannel(SharedChannel):
 
     def _postpone(self, route: RoutingID, zmsg: list[bytes]) -> int:
         """Keep a message until there is room for it, if there are not too many."""
-        size = self._unsent_octets.get(route, 0) + _weight(zmsg)
+        size = self._unsent_bytes.get(route, 0) + _weight(zmsg)
         allowed = self.max_unsent * (MAX_UNSENT_BY_READER if self._reader == get_ident() else 1)
         if size > allowed and self._unsent.get(route):
             return errno.EAGAIN
         self._unsent.setdefault(route, deque()).append(zmsg)
-        self._unsent_octets[route] = size
+        self._unsent_bytes[route] = size
         return 0
 
     def _send_postponed(self) -> None:
@@ -363,7 +363,7 @@ class ZmqChannel(SharedChannel):
                 error_number = self._try_send_now(route, waiting[0])
                 if error_number == errno.EAGAIN:
                     break
-                self._unsent_octets[route] -= _weight(waiting.popleft())
+                self._unsent_bytes[route] -= _weight(waiting.popleft())
                 if error_number and (session := self.sessions.get(route)):
                     self._note_failure(session, error_number)
                     if self._unsent.get(route) is not waiting:
@@ -374,7 +374,7 @@ class ZmqChannel(SharedChannel):
 
     def _forget_unsent(self, route: RoutingID) -> None:
         self._unsent.pop(route, None)
-        self._unsent_octets.pop(route, None)
+        self._unsent_bytes.pop(route, None)
 
     def _note_failure(self, session: Session, error_number: int) -> None:
         if error_number not in _UNREACHABLE:
@@ -501,7 +501,8 @@ class ZmqChannel(SharedChannel):
                 if done() or self.closed:
                     return
                 if self._deliver_some(done, results):
-                    self._look_at_links()
+                    if self.has_many_peers:
+                        self._look_at_links()
                     continue
                 if self._unsent:
                     self._send_postponed()
@@ -559,14 +560,15 @@ class ZmqChannel(SharedChannel):
 
     def _receive_frames(self) -> list[bytes]:
         """The next message, or `_REFUSED` if that is none, or has not been read to its end yet."""
-        recv, frames = self._socket.recv, self._partial
-        for _ in range(SLICE):
+        recv, frames = self._recv, self._partial
+        frame = None
+        for _ in range(SKIPPED_AT_ONCE):
             frame = recv(_NOBLOCK, copy=False)
             frames.append(frame.bytes)
             if not frame.more:
                 self._partial = []
                 return self._unless_muted(frames, frame)
-        if len(frames) > self.protocol.max_frames:
+        if frame is not None and len(frames) > self.protocol.max_frames:
             self._partial = []
             self._rest.begin()
             self._refuse_message(frames, frame)
@@ -697,12 +699,8 @@ class ZmqChannel(SharedChannel):
                     del known[route]
             return
         assert self._monitor is not None
-        while True:
-            try:
-                frames = self._monitor.recv_multipart(_NOBLOCK)
-            except zmq.Again:
-                return
-            self._note_link(_EVENT.unpack(frames[0])[0])
+        for event, _ in events_of(self._monitor):
+            self._note_link(event)
 
     def _note_link(self, event: int) -> None:
         self.linked = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -713,7 +711,7 @@ class ZmqChannel(SharedChannel):
         self.notify()
 
     def _lose_link(self) -> None:
-        """What was sent must not go to whoever is found at the address next, so there is no reconnection."""
+        """Give the link up, without reconnection: nothing that was sent may go to another peer at that address."""
         self._link_ended = False
         if self._address is not None:
             address, self._address = self._address, None
@@ -757,12 +755,12 @@ def _note_refused(event: int, value: int) -> None:
 
 
 def _weight(zmsg: list[bytes]) -> int:
-    """What a message that waits takes, in octets."""
+    """Bytes that a message takes while it waits."""
     return sum(map(len, zmsg)) + FRAME_OVERHEAD * len(zmsg)
 
 
 def descriptor_of(socket: zmq.Socket[Any]) -> int:
-    """What to poll for news of a socket."""
+    """The descriptor to poll for news of a socket."""
     return int(socket.getsockopt(zmq.FD))
 
 

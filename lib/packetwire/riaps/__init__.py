@@ -1,7 +1,7 @@
 """RIAPS group ports: publish and subscribe among the members of a group, query and answer with its leader.
 
-`Group` is how to use them in a program. The four ports have the names and meanings of `riaps.run.dcPorts`, and
-talk to those; no RIAPS framework is needed. `packetwire.riaps.aio` has the same for an event loop.
+Programs use a `Group`. The four ports have the names and meanings of `riaps.run.dcPorts`, and talk to those; the
+RIAPS framework is not needed. `packetwire.riaps.aio` has the same for asyncio.
 """
 
 from packetwire.errors import extra_missing

@@ -1,6 +1,7 @@
-"""The ports and the group in an event loop: the same steps, taken without holding the loop up.
+"""The ports and the group for asyncio: the same steps, without blocking the event loop.
 
-Each class here wraps what it is the face of, and has only what waits; all else is called on that.
+Each class here wraps the object of the same name without "Async", and has its methods that wait; everything else is
+called on the wrapped object.
 """
 # ruff: noqa: N802 - these are the reference's names
 
@@ -35,7 +36,7 @@ async def finish_in_loop(steps: Steps[T]) -> T:
                 async with asyncio.timeout(waiting.seconds()):
                     await ready.wait()
             except TimeoutError:
-                pass  # the steps know what time it is
+                pass  # the steps themselves check their deadline
             finally:
                 loop.remove_reader(fd)
     except StopIteration as done:
@@ -83,7 +84,7 @@ class AsyncGroupQryPort:
 
 
 class AsyncGroupAnsPort:
-    """An answer port whose sending and receiving are awaited. Whom to send to is always said."""
+    """An answer port whose sending and receiving are awaited. The recipient is always given."""
 
     def __init__(self, port: GroupAnsPort) -> None:
         self.port = port
@@ -93,7 +94,7 @@ class AsyncGroupAnsPort:
         return await finish_in_loop(self.port.exchange.sending(command, payload, identity))
 
     async def recvFromMember(self) -> GroupMessage:
-        """The next message of a member, which has its `identity`."""
+        """The next message from a member; its `identity` says which."""
         return await finish_in_loop(self.port.exchange.receiving())
 
 

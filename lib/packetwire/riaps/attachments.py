@@ -1,4 +1,4 @@
-"""What a port's socket is attached to: an address to listen at, the peers it connects to, or the leader.
+"""Attachments of a port's socket: an address to listen at, the peers it connects to, or the leader.
 
 All three have the same few methods, so a port need not know which one it has.
 """
@@ -18,13 +18,13 @@ import zmq
 from packetwire.riaps.errors import PortError
 from packetwire.riaps.links import Links, ZmqSocket, open_monitor
 from packetwire.riaps.sockets import port_error
-from packetwire.streams.curve import Key, key_octets
+from packetwire.streams.curve import Key, key_bytes
 from packetwire.zmq.calls import uninterrupted
 from packetwire.zmq.exposure import warn_if_exposed
 from packetwire.zmq.owned import disown
 
 UNBIND_WAIT = 1.0
-"""Seconds for ZMQ to let go of an address."""
+"""Seconds for ZMQ to release an address."""
 
 NO_PORT = -1
 """The port number of a socket that does not listen."""
@@ -34,29 +34,31 @@ Address = tuple[str, int]
 
 
 class Attachment(Protocol):
-    """Where the messages of a socket go to and come from."""
+    """The source and destination of a socket's messages."""
 
     links: Links | None
-    """What tells whether there is a link, if that matters."""
+    """The state of the link, if that matters."""
 
     def attach(self, socket: ZmqSocket) -> Address:
-        """Attach a new socket to what the one before had; the address to tell others."""
+        """Attach a new socket as the one before was; returns the address for `PortInfo`."""
+        ...
 
     def release(self, socket: ZmqSocket) -> None:
-        """That socket is about to be closed, or replaced. This may close it."""
+        """Called before a socket is closed or replaced; may close it."""
 
     def forget(self) -> None:
-        """The next socket begins anew."""
+        """Start afresh with the next socket."""
 
     def check(self) -> None:
-        """Raises `PortError` if nobody can be sent to."""
+        """Raise `PortError` if there is nobody to send to."""
 
     def why_not(self) -> str:
-        """Why a message could not be sent in time."""
+        """The reason why a message could not be sent in time."""
+        ...
 
 
 class Binding:
-    """An address to listen at. A port number of 0 stands for one that is free."""
+    """An address to listen at. Port number 0 stands for any free one."""
 
     links: Links | None = None
 
@@ -77,14 +79,14 @@ class Binding:
         return self._address
 
     def release(self, socket: ZmqSocket) -> None:
-        """Close the socket. The address is free when this returns; what was sent goes on leaving.
+        """Close the socket. The address is free when this returns; messages that were sent still leave.
 
-        To unbind it before would not do: ZMQ then drops what the links, which it ends as well, have not sent.
+        Unbinding is not enough: ZMQ would end the links, too, and drop whatever they have not sent yet.
         """
         endpoint, self._endpoint = self._endpoint, ""
-        if not endpoint or socket.closed:  # by `Context.destroy`, after which no socket may be made of that context
+        if not endpoint or socket.closed:  # by `Context.destroy`: the context can make no monitor any more
             return
-        with suppress(zmq.ZMQError):  # of a context that was terminated: that has let go of it
+        with suppress(zmq.ZMQError):  # the context was terminated, and has closed it
             monitor = open_monitor(socket, zmq.EVENT_CLOSED)
             try:
                 disown(socket)
@@ -105,7 +107,7 @@ class Binding:
 
 
 class Connections:
-    """The peers that a socket connects to, each once. `server_key` is that of those without one of their own."""
+    """The peers that a socket connects to, each once. `server_key` is for those without a key of their own."""
 
     links: Links | None = None
 
@@ -119,14 +121,14 @@ class Connections:
         return tuple(self._servers)
 
     def add(self, socket: ZmqSocket, address: Address, server_key: Key | None) -> None:
-        """Connect to one more; nothing happens if it is among them."""
+        """Connect to a peer, unless that was done."""
         if address not in self._servers:
             key = _key_for(server_key, self._usual_key)
             _connect(socket, address, key)
             self._servers[address] = key
 
     def remove(self, socket: ZmqSocket, address: Address) -> None:
-        """Let go of one; nothing happens if it is not among them."""
+        """Disconnect from a peer, if it is connected."""
         if address in self._servers:
             del self._servers[address]
             uninterrupted(socket.disconnect, _endpoint(socket, address))
@@ -150,10 +152,10 @@ class Connections:
 
 
 class LeaderConnection:
-    """The one peer that a query socket connects to, if there is one, and whether there is a link to it.
+    """The one peer that a query socket connects to, if any, and the state of the link.
 
-    `new_identity` makes that of a link, where there was one before: a leader may not have noticed yet that the
-    old link is gone, and one of RIAPS then ignores the new one if its identity is the same.
+    `new_identity` makes the identity of each further link: a leader may not have noticed that the old link is gone,
+    and a leader of RIAPS then ignores a new one with the same identity.
     """
 
     def __init__(self, host: str, server_key: Key | None, new_identity: Callable[[], bytes]) -> None:
@@ -166,7 +168,7 @@ class LeaderConnection:
         self._had_link = False
 
     def move(self, socket: ZmqSocket, address: Address | None, server_key: Key | None) -> None:
-        """Connect to another one, or to none; nothing happens if it is the same."""
+        """Connect to another leader, or to none; nothing happens if it is the same."""
         if address == self.address:
             return
         key = _key_for(server_key, self._usual_key)
@@ -213,14 +215,14 @@ class LeaderConnection:
 
 
 def _await_news(monitor: ZmqSocket, deadline: float) -> None:
-    # after a signal, poll may return too early: it reckons with whole seconds then
+    # after a signal poll may return too early, as pyzmq then rounds the time that is left down
     while (left := deadline - time.monotonic()) > 0 and not monitor.poll(math.ceil(left * 1000)):
         pass
 
 
 def _connect(socket: ZmqSocket, address: Address, server_key: bytes | None) -> None:
     if server_key is not None:
-        # it counts for the connections that are made from now on
+        # an option of the socket, which takes effect for later connections only
         socket.setsockopt(zmq.CURVE_SERVERKEY, server_key)
     endpoint = _endpoint(socket, address)
     try:
@@ -242,11 +244,11 @@ def _key_for(server_key: Key | None, usual: Key | None) -> bytes | None:
         if server_key is not None:
             raise PortError("a server_key is of no use without keys of one's own", errno.EINVAL)
         return None
-    return key_octets(usual if server_key is None else server_key, "server_key")
+    return key_bytes(usual if server_key is None else server_key, "server_key")
 
 
 def address_of(host: object, port: SupportsIndex | str) -> Address:
-    """A peer's address from what was given for it. Raises `PortError`."""
+    """The address of a peer, checked. Raises `PortError`."""
     try:
         number = int(port) if isinstance(port, str) else operator.index(port)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What the group ports raise."""
+"""The exceptions of the group ports."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import ClassVar, Self
 from packetwire.errors import ConnectionEnded, PacketwireError
 
 _ZMQ_NUMBERS = 156384712
-"""Where ZMQ's own error numbers begin."""
+"""The base of ZMQ's own error numbers."""
 
 
 class OperationError(PacketwireError):
-    """The port does not have that operation, or not in the state that it is in. Nothing was done."""
+    """The port does not have that operation, or not in its current state. Nothing was done."""
 
 
 class PortError(PacketwireError):
-    """Nothing was sent, or nothing was received; the port can be used as before.
+    """Nothing was sent, or nothing was received; the port can still be used.
 
     `errno` says why. The numbers that the reference names are attributes of this class; the others are
     `EMSGSIZE` (a frame is too long), `EADDRINUSE` (another socket has that address) and `ENOTSOCK` (the
@@ -28,9 +28,9 @@ class PortError(PacketwireError):
     EFAULT: ClassVar = errno.EFAULT
     """The message is malformed."""
     EROUTE: ClassVar = errno.EHOSTUNREACH
-    """There is nobody to send it to."""
+    """There is nobody to send to."""
     EPROTO: ClassVar = _ZMQ_NUMBERS + 51
-    """The socket does not allow it in its state."""
+    """The socket does not allow it in its current state."""
     ETERM: ClassVar = _ZMQ_NUMBERS + 53
     """The ZMQ context was terminated."""
 
@@ -43,7 +43,7 @@ class PortError(PacketwireError):
 
 
 class PortOfParent(PortError, ConnectionEnded):
-    """The port was set up in another process, of which this one is a fork."""
+    """The port was set up in the parent process, of which this one is a fork."""
 
     def __init__(self, message: str, errno: int = errno.ENOTSOCK) -> None:
         super().__init__(message, errno)

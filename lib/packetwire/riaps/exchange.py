@@ -1,7 +1,7 @@
-"""The messages of a port: what it sends and receives on its socket, and what it remembers of them.
+"""Sending and receiving the messages of a port, and the times and counts that it keeps of them.
 
-Strategy: sending and receiving are written as steps (see `waiting`), so they serve threads and event loops alike.
-What came is either a message or counted as malformed, and in neither case the end.
+Strategy: sending and receiving are written as steps (see `waiting`), so they serve threads and event loops alike. A
+malformed message is counted, and the port goes on.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Form:
     receives: frozenset[bytes] | None = None
     """The commands that it gets; None for any."""
     addressed: bool = False
-    """Whether the member's identity is in front."""
+    """True if the member's identity is the first frame."""
     retry: float | None = None
-    """Seconds after which sending is tried again, if the socket does not tell when it is worth it."""
+    """Seconds after which sending is tried again, for sockets that do not signal when there is room."""
 
 
 @dataclass
 class Limits:
-    """Time limits in milliseconds, and the octets of a frame. The times can be changed."""
+    """Time limits in milliseconds, and the size of a frame. The times can be changed."""
 
     send_timeout: int
     recv_timeout: int
@@ -47,7 +47,7 @@ class Limits:
 
 
 class Exchange:
-    """Sends and receives."""
+    """Sends and receives the messages of one port."""
 
     def __init__(
         self,
@@ -70,11 +70,11 @@ class Exchange:
         forking.register(self)
 
     def after_fork(self) -> None:
-        """In the child of a fork: another thread may have held the lock."""
+        """In the child of a fork: replace the lock, which another thread may have held."""
         self._counting = threading.Lock()
 
     def try_receive(self) -> GroupMessage | None:
-        """The next message, None if there is none now. Raises `PortError` for what is none, and counts it."""
+        """The next message; None if there is none now. Raises `PortError` for a malformed one, and counts it."""
         frames = self._socket.try_receive(MOST_FRAMES + self.form.addressed)
         if frames is None:
             return None
@@ -91,18 +91,18 @@ class Exchange:
         return message
 
     def _check_sizes(self, frames: Sequence[zmq.Frame]) -> None:
-        """Before they are copied."""
+        """Check the sizes of frames, before they are copied."""
         for frame in frames:
             if len(frame) > self.limits.max_frame:
                 raise malformed(f"a frame has {len(frame)} bytes, the limit is {self.limits.max_frame}")
 
     def count_malformed(self) -> None:
-        """One more message that was none."""
+        """Count one more malformed message."""
         with self._counting:
             self.malformed += 1
 
     def receiving(self, timeout: int | None = None) -> Steps[GroupMessage]:
-        """The steps to the next message, within `recv_timeout` unless there is another one."""
+        """The steps to receive the next message, within `timeout`, or else `recv_timeout`."""
         limit = self.limits.recv_timeout if timeout is None else timeout
         message = yield from until(self.try_receive, [self._socket], limit, zmq.POLLIN)
         if message is None:
@@ -110,11 +110,11 @@ class Exchange:
         return message
 
     def sending(self, command: bytes, payload: BytesLike, identity: bytes | None = None) -> Steps[bool]:
-        """The steps to a message that is sent."""
+        """The steps to send a message."""
         message = self._message(command, payload, identity)
 
         def attempt() -> bool | None:
-            # the time is that of leaving, not of beginning to wait
+            # the send time is when the message leaves, not when it began to wait
             sent = replace(message, send_time=time.time()) if self.timed else message
             try:
                 return self._socket.try_send(sent.encode(), self._attachment.check) or None
@@ -138,6 +138,6 @@ class Exchange:
         if self.form.sends is not None and message.command not in self.form.sends:
             raise malformed(f"a {self.form.kind} port does not send {message.command!r}")
         if len(message.payload) > self.limits.max_frame:
-            text = f"the payload has {len(message.payload)} octets, the limit is {self.limits.max_frame}"
+            text = f"the payload has {len(message.payload)} bytes, the limit is {self.limits.max_frame}"
             raise PortError(text, errno.EMSGSIZE)
         return message

@@ -1,11 +1,11 @@
-"""A member of a group: the four ports, as one program uses them.
+"""A member of a group: the four ports, for use by a program.
 
     all members    publish, receive            who leads    update, or what a leader publishes (`ldr`)
     member         ask, tell_leader            leader       lead, answer
 
-Strategy: nothing happens behind the program's back, there is no thread here. The control messages of the
-members are read with the others, when the program receives, asks or waits. There is no election: a program
-that is to lead is told so from outside, and calls `lead`.
+Strategy: nothing happens in the background, there is no thread here. Control messages are read with the others,
+when the program receives, asks or waits. There is no election: something outside decides which program leads, and
+that program calls `lead`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address
-from typing import Any, Self, SupportsIndex
+from typing import Self, SupportsIndex
 
 import zmq
 
@@ -60,30 +60,30 @@ logger = logging.getLogger("packetwire")
 DEFAULT_ANSWER_TIMEOUT = 5000
 """Milliseconds for the leader to answer."""
 DEFAULT_PEER_TIMEOUT = 10_000
-"""Milliseconds without a heartbeat after which a member is gone."""
+"""Milliseconds without a heartbeat after which a member counts as gone."""
 PENDING_LIMIT = 1000
-"""Messages that were read while waiting for something else, and are kept."""
+"""Messages that are kept if they come while the program waits for something else."""
 PEERS_LIMIT = 1024
 """Members whose heartbeats are remembered."""
 BATCH = 64
-"""Messages that are looked at before others have a turn."""
+"""Malformed messages that are skipped in one go."""
 
 
 class Group:
-    """A member. It listens at once; others find it if they have its `address` among their members.
+    """A member. It listens at once; others connect to it if its `address` is among their members.
 
     `group_spec`, `host`, `keys` and the time limits, in milliseconds, are those of the ports. `members` are the
-    (host, port) pairs where members publish; its own address may be among them. `port` and `answer_port` are
+    (host, port) pairs at which members publish; its own address may be among them. `port` and `answer_port` are
     the numbers to listen at, 0 for free ones.
 
-    What sends or waits raises `PortError`: if nobody is there to send to, or when its time is over; a `timeout` is
-    in milliseconds, too, and None stands for the limit that the member was made with.
+    Methods that send or wait raise `PortError` if there is nobody to send to, or when their time is over. A
+    `timeout` is in milliseconds; None stands for the member's own limit.
     """
 
     def __init__(
         self,
         name: str,
-        group_spec: GroupSpec | Mapping[str, Any],
+        group_spec: GroupSpec | Mapping[str, object],
         host: str = DEFAULT_HOST,
         context: ZmqContext | None = None,
         send_timeout: int = DEFAULT_SEND_TIMEOUT,
@@ -96,22 +96,22 @@ class Group:
         peer_timeout: int = DEFAULT_PEER_TIMEOUT,
         max_frame: int = DEFAULT_MAX_FRAME,
     ) -> None:
-        common: Any = (name, group_spec, host, context, send_timeout, keys)
+        common = (name, group_spec, host, context, send_timeout, keys)
         self.name = name
         self.id = new_id()
-        """By which the other members know this one."""
+        """The id by which the other members know this one."""
         self.pub = GroupPubPort(*common, port=port, max_frame=max_frame)
         self.sub = GroupSubPort(*common, recv_timeout=recv_timeout, max_frame=max_frame)
         self.qry = GroupQryPort(*common, recv_timeout=recv_timeout, max_frame=max_frame)
         self.ans = GroupAnsPort(*common, port=answer_port, recv_timeout=recv_timeout, max_frame=max_frame)
         self.leads = False
-        """Whether this member is the leader."""
+        """True if this member is the leader."""
         self.leader_id: bytes | None = None
-        """Who leads, as a leader has published it."""
+        """The id of the leader, as published."""
         self.term = 0
-        """Of the leader that was heard of last."""
+        """The term of the last known leader."""
         self.dropped = 0
-        """Messages that were not kept, because nobody received those before."""
+        """Messages that were dropped because the program did not receive earlier ones."""
         self._recv_timeout = recv_timeout
         self._peer_timeout = checked_limit(peer_timeout)
         self._heard: dict[bytes, float] = {}
@@ -126,7 +126,7 @@ class Group:
             undo.pop_all()
 
     def after_fork(self) -> None:
-        """In the child of a fork: the member is the parent's, and another thread may have held the locks."""
+        """In the child of a fork: replace the locks, which other threads may have held."""
         self._reading = threading.RLock()
         self._asking = threading.Lock()
         self._pending.clear()
@@ -144,7 +144,7 @@ class Group:
     def close(self) -> None:
         """Tell the others that this member leaves, and close the ports. A second call does nothing."""
         if self.pub.getSocket() is not None:
-            with suppress(PortError):  # of a context that was terminated
+            with suppress(PortError):  # the context was terminated
                 self.pub.sendGroup(MLT, MemberLeft(self.id).encode())
         for port in self._ports:
             port.closeSocket()
@@ -153,21 +153,21 @@ class Group:
 
     @property
     def address(self) -> Address:
-        """Where it publishes: what the others need to know."""
+        """The address at which it publishes, which the other members need."""
         return _listens_at(self.pub)
 
     @property
     def answer_address(self) -> Address:
-        """Where it answers as a leader, which `lead` publishes."""
+        """The address at which it answers as the leader; `lead` publishes it."""
         return _listens_at(self.ans)
 
     @property
     def members(self) -> tuple[Address, ...]:
-        """Where the others publish."""
+        """The addresses at which the others publish."""
         return self.sub.servers
 
     def set_members(self, members: Iterable[Address]) -> None:
-        """From now on these are the members: connect to those that are new, let go of those that are gone."""
+        """Set all members: connect to new ones, disconnect from those that are missing."""
         wanted = {address_of(*member) for member in members} - {self.address}
         for gone in set(self.sub.servers) - wanted:
             self.sub.remove(*gone)
@@ -175,12 +175,12 @@ class Group:
             self.sub.update(*member)
 
     def add_member(self, host: str, port: SupportsIndex | str) -> None:
-        """One more; nothing happens if it is known."""
+        """Add a member, unless it is known."""
         if address_of(host, port) != self.address:
             self.sub.update(host, port)
 
     def remove_member(self, host: str, port: SupportsIndex | str) -> None:
-        """One less; nothing happens if it is not known."""
+        """Remove a member, if it is known."""
         self.sub.remove(host, port)
 
     @property
@@ -194,7 +194,7 @@ class Group:
 
     @property
     def malformed(self) -> int:
-        """How many messages came that were none."""
+        """The number of malformed messages that came."""
         return sum(port.malformed for port in self._ports)
 
     # who leads
@@ -205,15 +205,15 @@ class Group:
         return self.qry.leader
 
     def update(self, host: str | None, port: SupportsIndex | str | None) -> None:
-        """The leader's answer port is there; with None for both there is no leader."""
+        """Set the address of the leader's answer port; None for both if there is no leader."""
         self.qry.update(host, port)
         self.leads = False
 
     def lead(self, term: int | None = None) -> None:
-        """This member leads: tell the others, who connect to its answer port.
+        """Lead: tell the others, which connect to this member's answer port.
 
-        Call it again now and then, for members that come later. Without a `term` it is the next one, or the
-        same if this member leads already.
+        Call it again now and then, for members that join later. `term` is by default the next one, or the same if
+        this member leads already.
         """
         if term is None:
             term = self.term if self.leads else self.term + 1
@@ -228,7 +228,7 @@ class Group:
         self.pub.sendGroup(LDR, authority.encode())
 
     def resign(self) -> None:
-        """This member leads no more: tell the others that there is no leader."""
+        """Stop leading: tell the others that there is no leader."""
         if not self.leads:
             raise OperationError("this member does not lead")
         self.leads, self.leader_id = False, None
@@ -242,30 +242,30 @@ class Group:
     # messages
 
     def publish(self, payload: BytesLike) -> None:
-        """To all members that are connected."""
+        """Send to all members that are connected."""
         finish(self.publishing(payload))
 
     def receive(self, timeout: int | None = None) -> GroupMessage:
-        """The next message that a member published, or sent to this one as the leader: that has an `identity`.
+        """The next message that a member published, or sent to this one as the leader: that one has an `identity`.
 
-        Control messages are returned as well, when what they say was noted. What is malformed is counted.
+        Control messages take effect, and are returned as well. Malformed messages are counted.
         """
         return finish(self.receiving(timeout))
 
     def wait_leader(self, timeout: int | None = None) -> Address:
-        """Wait until a leader is known, and return its answer port. Messages that come meanwhile are kept."""
+        """Wait until a leader is known; return its answer address. Messages that come meanwhile are kept."""
         return finish(self.waiting_leader(timeout))
 
     def ask(self, payload: BytesLike, timeout: int = DEFAULT_ANSWER_TIMEOUT) -> GroupMessage:
-        """Send to the leader, and return what it sends to this member next.
+        """Send to the leader, and return the next message that it sends to this member.
 
-        Answers do not say what they answer, so there is one question at a time; after one that was not answered
-        the connection to the leader is made anew, and a late answer goes nowhere.
+        Answers do not name their question, so there is one question at a time; after one without an answer the
+        connection to the leader is re-established, so that a late answer goes nowhere.
         """
         return finish(self.asking(payload, timeout))
 
     def tell_leader(self, payload: BytesLike, command: bytes = MTL) -> None:
-        """Send to the leader. What it may answer comes with `receive_from_leader`."""
+        """Send to the leader. An answer can be received by `receive_from_leader`."""
         finish(self.telling_leader(payload, command))
 
     def receive_from_leader(self, timeout: int | None = None) -> GroupMessage:
@@ -273,10 +273,10 @@ class Group:
         return finish(self.qry.exchange.receiving(timeout))
 
     def answer(self, question: GroupMessage | bytes, payload: BytesLike) -> None:
-        """As the leader, send to the member that sent this message, or that has this identity."""
+        """As the leader, answer the member that sent `question`, or that has that identity."""
         finish(self.answering(question, payload))
 
-    # the same as steps
+    # the same, as steps
 
     def publishing(self, payload: BytesLike) -> Steps[bool]:
         """The steps of `publish`."""
@@ -326,7 +326,7 @@ class Group:
             raise OperationError("that message was published, so it has no identity to answer")
         return self.ans.exchange.sending(MFL, payload, identity)
 
-    # what comes
+    # receiving
 
     def _next(self) -> GroupMessage | None:
         with self._reading:
@@ -339,7 +339,7 @@ class Group:
         return self.leader
 
     def _catch_up(self) -> None:
-        """Heed what was published up to now, and keep it for `receive`."""
+        """Process the messages that were published so far, and keep them for `receive`."""
         with self._reading:
             while (message := self._read_published()) is not None:
                 self._pending.append(message)

@@ -1,4 +1,4 @@
-"""What is told about a port, and what it is told."""
+"""The description of a group that a port needs, and that of a port for others."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple, TypedDict
 
 
 class GroupSpec(TypedDict):
-    """What a port needs to know of its group. Further keys are of no concern to it."""
+    """The part of a group's description that a port needs; further keys are ignored."""
 
     message: str
     """The name of the type of its messages."""
     timed: bool
-    """Whether the send time goes with each message."""
+    """True if each message has its send time."""
 
 
 class PortScope(IntEnum):
@@ -28,15 +28,15 @@ class PortScope(IntEnum):
 
 
 class PortInfo(NamedTuple):
-    """What others need to know of a port. `portNum` is -1 where a port does not listen."""
+    """The description of a port for others. `portNum` is -1 if it does not listen."""
 
     portKind: str  # noqa: N815 - the reference's names, all of them
     """`gpub`, `gsub`, `gqry` or `gans`."""
     portScope: PortScope  # noqa: N815
     portName: str  # noqa: N815
-    """The name that it was given."""
+    """Its name."""
     msgType: str  # noqa: N815
     """The type of its messages, from the `GroupSpec`."""
     portHost: str  # noqa: N815
-    """The IPv4 address that it listens at, or has."""
+    """The IPv4 address at which it listens, or that it was given."""
     portNum: int  # noqa: N815

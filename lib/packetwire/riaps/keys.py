@@ -9,15 +9,15 @@ import zmq
 
 from packetwire.errors import LocalProtocolError
 from packetwire.riaps.links import ZmqSocket
-from packetwire.streams.curve import CurveClient, CurveServer, Key, key_octets
+from packetwire.streams.curve import CurveClient, CurveServer, Key, key_bytes
 
 
 @dataclass(frozen=True)
 class GroupKeys:
-    """A member's keys: of its bound ports, which are servers, and of those that connect.
+    """A member's keys: those of its bound ports, which are servers, and those of its connecting ports.
 
-    `shared` is what RIAPS does: all members have one and the same pair. Whom a server lets in is not asked
-    here; an authenticator of `zmq.auth` in the same context does that.
+    `shared` is the way of RIAPS: all members have the same pair. The ports do not check the keys of clients; run an
+    authenticator of `zmq.auth` in their context for that.
     """
 
     server: CurveServer
@@ -33,11 +33,11 @@ class GroupKeys:
         return cls(CurveServer(secret_key), CurveClient(public_key, public_key, secret_key))
 
     def be_server(self, socket: ZmqSocket) -> None:
-        """Before it is bound."""
+        """Set the keys of a socket that is about to bind."""
         socket.setsockopt(zmq.CURVE_SERVER, 1)
-        socket.setsockopt(zmq.CURVE_SECRETKEY, key_octets(self.server.secret_key))
+        socket.setsockopt(zmq.CURVE_SECRETKEY, key_bytes(self.server.secret_key))
 
     def be_client(self, socket: ZmqSocket) -> None:
-        """Before it connects. The key of each server is set with its connection."""
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, key_octets(self.client.public_key))
-        socket.setsockopt(zmq.CURVE_SECRETKEY, key_octets(self.client.secret_key))
+        """Set the keys of a socket that is about to connect; the server's key is set for each connection."""
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, key_bytes(self.client.public_key))
+        socket.setsockopt(zmq.CURVE_SECRETKEY, key_bytes(self.client.secret_key))

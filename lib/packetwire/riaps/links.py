@@ -1,7 +1,7 @@
-"""Whether a connecting socket has a link to the one peer that it is to talk to.
+"""The state of the link between a connecting socket and its one peer.
 
-ZMQ takes messages for a peer that is not there, and holds them. A leader that is gone must not swallow questions
-in silence, so the socket's monitor is asked before something is sent.
+ZMQ accepts messages for a peer that is not there, and holds them. A leader that is gone must not swallow questions
+silently, so the socket's monitor is read before anything is sent.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _FAILURES = (
 )
 _EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | _FAILURES
 _EVENT = struct.Struct("=HI")
-"""The first frame of what a monitor tells; zmq.utils.monitor would import asyncio to read it."""
+"""The first frame of a monitor's messages; zmq.utils.monitor would import asyncio to parse it."""
 _numbers = itertools.count(1)
-"""For the addresses of monitors: ZMQ lets go of one only some time after it was closed."""
+"""Makes the addresses of monitors unique: ZMQ frees one only some time after its monitor was closed."""
 
 
 class Links:
-    """What the monitor of a socket has told, about the address that counts. Used by one thread at a time."""
+    """The state of the link to one address, by the socket's monitor. Used by one thread at a time."""
 
     def __init__(self, socket: ZmqSocket) -> None:
         self._socket = socket
@@ -41,7 +41,7 @@ class Links:
         self._failure = ""
 
     def set_owner(self, before_close: Callable[[], None]) -> None:
-        """Have that method called before somebody else closes the monitor."""
+        """Have a method called before somebody else closes the monitor."""
         set_owner(self._monitor, before_close)
 
     def after_fork(self) -> None:
@@ -49,12 +49,12 @@ class Links:
         leave_to_parent(self._monitor)
 
     def fileno(self) -> int:
-        """Readable when there is something new."""
+        """A descriptor that is readable when the state may have changed."""
         return self._monitor.fileno()
 
     def follow(self, endpoint: str) -> None:
-        """From now on that address counts; none if it is empty."""
-        self._read()  # what was told of the one before
+        """Watch the link to `endpoint` from now on; to none if it is empty."""
+        self._read()  # drop the events of the one before
         self._endpoint, self._linked, self._failure = endpoint.encode(), False, ""
 
     @property
@@ -64,7 +64,7 @@ class Links:
 
     @property
     def failure(self) -> str:
-        """Why there is no link, as far as that is known."""
+        """The reason why there is no link, if known."""
         return self._failure
 
     def _read(self) -> None:
@@ -80,17 +80,17 @@ class Links:
                 self._failure = "the handshake failed, one side has a wrong key, or none"
 
     def close(self) -> None:
-        """Before the socket itself is closed. A second call does nothing."""
+        """Close the monitor, before the socket itself is closed. A second call does nothing."""
         if not self._monitor.closed:
             close_monitor(self._socket, self._monitor)
 
 
 def open_monitor(socket: ZmqSocket, events: int) -> ZmqSocket:
-    """What tells of those events of a socket."""
+    """A socket that receives the `events` of another."""
     address = f"inproc://packetwire-riaps-{next(_numbers)}"
     monitor: ZmqSocket = uninterrupted(socket.context.socket, zmq.PAIR, zmq.Socket)
     try:
-        # with a bound on this queue, ZMQ's own thread would stand still where nobody reads it
+        # with a bound on this queue, ZMQ's own thread would block until somebody reads it
         monitor.rcvhwm = 0
         uninterrupted(socket.monitor, address, events)
         uninterrupted(monitor.connect, address)
@@ -101,7 +101,7 @@ def open_monitor(socket: ZmqSocket, events: int) -> ZmqSocket:
 
 
 def close_monitor(socket: ZmqSocket, monitor: ZmqSocket) -> None:
-    """Before the socket itself is closed."""
+    """Close the monitor, before the socket itself is closed."""
     disown(monitor)
     with suppress(zmq.ZMQError):  # the owner has closed it, or the context was terminated
         uninterrupted(socket.disable_monitor)

@@ -1,11 +1,10 @@
-"""The messages of a group, and what the control messages among them say.
+"""The messages of a group, and the contents of control messages.
 
     on PUB/SUB         command, payload, [send time]
-    on DEALER/ROUTER   the same; behind the member's identity where the ROUTER has it
+    on DEALER/ROUTER   the same; on the ROUTER's side preceded by the member's identity
 
-Strategy: a message is checked where it is made, whether here or from frames, so one that exists can be sent.
-The payload is opaque at that level, because the ports carry any: `parse_control` reads those that the members
-tell each other, and is a check of its own.
+Strategy: a message is checked when it is made, by the program or from frames, so every message can be sent. Its
+payload is opaque, because the ports carry any: `parse_control` parses and checks those of control messages.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ REQ: Final = b"req"
 VOT: Final = b"vot"
 """A vote in an election."""
 LDR: Final = b"ldr"
-"""Who leads, and where."""
+"""The leader, and the address of its answer port."""
 MLT: Final = b"mlt"
 """A member has left."""
 RFV: Final = b"rfv"
@@ -45,14 +44,14 @@ ANN: Final = b"ann"
 """The result; likewise."""
 
 TO_LEADER: Final = frozenset({MTL, RFV, RTC})
-"""What a member sends to its leader."""
+"""Commands that a member sends to its leader."""
 TO_MEMBER: Final = frozenset({MFL})
-"""What a leader sends to one member."""
+"""Commands that a leader sends to one member."""
 
 COMMAND_SIZE: Final = 3
 ID_SIZE: Final = 16
 MAX_IDENTITY: Final = 255
-"""Octets of the identity of a ZMQ socket."""
+"""Bytes of the identity of a ZMQ socket, at most."""
 MOST_FRAMES: Final = 3
 """Frames of the longest message, not counting the identity."""
 
@@ -65,10 +64,10 @@ BytesLike = bytes | bytearray | memoryview
 class GroupMessage:
     """A message of a group.
 
-    `send_time` is in seconds since the epoch, None if the sender is not timed. `identity` is the member that
-    sent the message to the leader, or that the leader sends it to; None elsewhere. As a sequence it is what
-    the reference returns: the frames without the identity, so `message[0]` is the command. What it is made
-    from raises `PortError` if that is no message.
+    `send_time` is in seconds since the epoch, None if the sender is not timed. `identity` is that of the member
+    that sent the message to the leader, or to which the leader sends it; None elsewhere. As a sequence it is what
+    the reference returns: the frames without the identity, so `message[0]` is the command. Raises `PortError` if
+    the message would be invalid.
     """
 
     command: bytes
@@ -80,17 +79,17 @@ class GroupMessage:
         for name in ("command", "payload", "identity"):
             value = getattr(self, name)
             if not isinstance(value, bytes) and not (name == "identity" and value is None):
-                object.__setattr__(self, name, _octets(name, value))
+                object.__setattr__(self, name, _as_bytes(name, value))
         if len(self.command) != COMMAND_SIZE:
-            raise malformed(f"a command has {COMMAND_SIZE} octets, got {len(self.command)}: {self.command[:20]!r}")
+            raise malformed(f"a command has {COMMAND_SIZE} bytes, got {len(self.command)}: {self.command[:20]!r}")
         if self.identity is not None and not 0 < len(self.identity) <= MAX_IDENTITY:
-            raise malformed(f"an identity has 1 to {MAX_IDENTITY} octets, got {len(self.identity)}")
+            raise malformed(f"an identity has 1 to {MAX_IDENTITY} bytes, got {len(self.identity)}")
         if self.send_time is not None:
             _check_time(self.send_time)
 
     @classmethod
     def parse(cls, frames: Sequence[bytes], *, addressed: bool = False) -> Self:
-        """The message in these frames; an `addressed` one has the identity in front."""
+        """The message in these frames; the first frame of an `addressed` one is the identity."""
         identity = None
         if addressed:
             if not frames:
@@ -101,7 +100,7 @@ class GroupMessage:
         return cls(frames[0], frames[1], _parse_time(frames[2]) if len(frames) == MOST_FRAMES else None, identity)
 
     def encode(self) -> list[bytes]:
-        """The frames, with the identity in front if there is one."""
+        """The frames, preceded by the identity if there is one."""
         frames = self._frames()
         return frames if self.identity is None else [self.identity, *frames]
 
@@ -121,7 +120,7 @@ class GroupMessage:
         return iter(self._frames())
 
 
-def _octets(name: str, value: object) -> bytes:
+def _as_bytes(name: str, value: object) -> bytes:
     try:
         return bytes(memoryview(value))  # type: ignore[arg-type]
     except TypeError:
@@ -135,19 +134,19 @@ def _check_time(send_time: float) -> None:
 
 def _parse_time(frame: bytes) -> float:
     if len(frame) != _TIME.size:
-        raise malformed(f"a send time has {_TIME.size} octets, got {len(frame)}")
+        raise malformed(f"a send time has {_TIME.size} bytes, got {len(frame)}")
     (send_time,) = _TIME.unpack(frame)
     return float(send_time)
 
 
 def malformed(text: str) -> PortError:
-    """For what is no message."""
+    """The error for an invalid message."""
     return PortError(text, PortError.EFAULT)
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """`tic`: that member is alive."""
+    """`tic`: a member is alive."""
 
     command: ClassVar = TIC
     layout: ClassVar = struct.Struct("!16s")
@@ -159,7 +158,7 @@ class Heartbeat:
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        """What a payload says. Raises `PortError` if it is not as it must be."""
+        """Parse a payload. Raises `PortError` if it is invalid."""
         return cls(*_unpack(cls, payload))
 
     def encode(self) -> bytes:
@@ -169,7 +168,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class VoteRequest:
-    """`req`: that candidate wants to be leader in that term."""
+    """`req`: a candidate asks to lead in a term."""
 
     command: ClassVar = REQ
     layout: ClassVar = struct.Struct("!L16s")
@@ -183,7 +182,7 @@ class VoteRequest:
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        """What a payload says. Raises `PortError` if it is not as it must be."""
+        """Parse a payload. Raises `PortError` if it is invalid."""
         return cls(*_unpack(cls, payload))
 
     def encode(self) -> bytes:
@@ -193,7 +192,7 @@ class VoteRequest:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """`vot`: that voter is for or against that candidate."""
+    """`vot`: a vote for or against a candidate."""
 
     command: ClassVar = VOT
     layout: ClassVar = struct.Struct("!L16sL16s")
@@ -211,7 +210,7 @@ class Vote:
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        """What a payload says. Raises `PortError` if it is not as it must be."""
+        """Parse a payload. Raises `PortError` if it is invalid."""
         term, candidate, vote, voter = _unpack(cls, payload)
         if vote not in (0, 1):
             raise malformed(f"a vote is 1 or 0, got {vote}")
@@ -224,7 +223,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """`ldr`: that member leads, and its answer port is there. Port 0: there is no leader."""
+    """`ldr`: the member that leads, and the address of its answer port. Port 0: there is no leader."""
 
     command: ClassVar = LDR
     layout: ClassVar = struct.Struct("!L16sLL")
@@ -246,12 +245,12 @@ class Authority:
 
     @property
     def has_leader(self) -> bool:
-        """Whether there is one."""
+        """True if there is a leader."""
         return self.port != 0
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        """What a payload says. Raises `PortError` if it is not as it must be."""
+        """Parse a payload. Raises `PortError` if it is invalid."""
         term, leader, host, port = _unpack(cls, payload)
         return cls(term, leader, str(IPv4Address(host)), port)
 
@@ -262,7 +261,7 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class MemberLeft:
-    """`mlt`: that member has left the group."""
+    """`mlt`: a member has left the group."""
 
     command: ClassVar = MLT
     layout: ClassVar = struct.Struct("!16s")
@@ -274,7 +273,7 @@ class MemberLeft:
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        """What a payload says. Raises `PortError` if it is not as it must be."""
+        """Parse a payload. Raises `PortError` if it is invalid."""
         return cls(*_unpack(cls, payload))
 
     def encode(self) -> bytes:
@@ -283,7 +282,7 @@ class MemberLeft:
 
 
 Control = Heartbeat | VoteRequest | Vote | Authority | MemberLeft
-"""What control messages say: the group manages itself by them."""
+"""The contents of control messages, by which the group manages itself."""
 
 _CONTROLS: dict[bytes, type[Control]] = {
     control.command: control for control in (Heartbeat, VoteRequest, Vote, Authority, MemberLeft)
@@ -291,14 +290,14 @@ _CONTROLS: dict[bytes, type[Control]] = {
 
 
 def parse_control(message: GroupMessage) -> Control | None:
-    """What a control message says; None if it is none. Raises `PortError` if its payload is not as it must be."""
+    """The content of a control message; None for any other. Raises `PortError` if its payload is invalid."""
     control = _CONTROLS.get(message.command)
     return None if control is None else control.parse(message.payload)
 
 
 def _unpack(control: type[Control], payload: bytes) -> tuple[Any, ...]:
     if len(payload) != control.layout.size:
-        raise malformed(f"{control.command.decode()} has {control.layout.size} octets, got {len(payload)}")
+        raise malformed(f"{control.command.decode()} has {control.layout.size} bytes, got {len(payload)}")
     return control.layout.unpack(payload)
 
 
@@ -310,4 +309,4 @@ def _check_term(term: int) -> None:
 def _check_ids(**ids: bytes) -> None:
     for name, value in ids.items():
         if not isinstance(value, bytes) or len(value) != ID_SIZE:
-            raise malformed(f"the id of the {name} must be {ID_SIZE} octets, got {value!r:.100}")
+            raise malformed(f"the id of the {name} must be {ID_SIZE} bytes, got {value!r:.100}")

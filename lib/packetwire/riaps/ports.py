@@ -3,11 +3,11 @@
     GroupPubPort    PUB, bound         to all members
     GroupSubPort    SUB, connected     from all members
     GroupQryPort    DEALER, connected  to and from the leader
-    GroupAnsPort    ROUTER, bound      of the leader: from members, and to the one that is named
+    GroupAnsPort    ROUTER, bound      of the leader: from members, and to a given one
 
-Strategy: a port is put together from a socket that threads can share, from what that is attached to (an address,
-peers, the leader), and from the exchange of its messages. `GroupPort` has the names that mean the same in all
-four. What RIAPS refuses raises `OperationError` here too; nothing is ever pickled or unpickled.
+Strategy: a port consists of a socket that threads can share, its attachment (an address, peers, the leader), and
+the exchange of its messages. `GroupPort` has the names that mean the same in all four. Operations that RIAPS
+refuses raise `OperationError` here too; nothing is ever pickled or unpickled.
 """
 # ruff: noqa: N802 - these are the reference's names
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from secrets import token_bytes
-from typing import Any, Protocol, Self, SupportsIndex, cast, runtime_checkable
+from typing import Protocol, Self, SupportsIndex, cast, runtime_checkable
 
 import zmq
 
@@ -51,9 +51,9 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_SEND_TIMEOUT = 1000
 """Milliseconds that a message waits for a link and for room; the reference waits for ever."""
 DEFAULT_RECV_TIMEOUT = FOREVER
-"""Milliseconds for a message to come."""
+"""Milliseconds to wait for a message."""
 RETRY_SECONDS = 0.005
-"""Before a member whose queue is full is tried again: a ROUTER does not tell when there is room."""
+"""Seconds until a member whose queue is full is tried again: a ROUTER does not tell when there is room."""
 
 _DUPLEX_TYPE = "group-mtl#group-mfl"
 
@@ -65,16 +65,16 @@ _ANS = Form("gans", sends=TO_MEMBER, receives=TO_LEADER, addressed=True, retry=R
 
 @runtime_checkable
 class SocketOwner(Protocol):
-    """Whom a port tells that it is about to have another socket; `getSocket` still returns the one before."""
+    """An owner that is told before a port gets another socket; `getSocket` still returns the one before."""
 
-    def replaceSocket(self, port: Any, socket: ZmqSocket, /) -> object: ...
+    def replaceSocket(self, port: GroupPort, socket: ZmqSocket, /) -> object: ...
 
 
 class GroupPort:
-    """The names that mean the same in all four ports, made from the parts that a port gives.
+    """The part that is the same in all four ports.
 
-    A port can be used by several threads at once; it is set up, reset and closed by one. In a `with` it is
-    closed at the end.
+    A port can be used by several threads at once; it is set up, reset and closed by one. A `with` closes it at the
+    end.
     """
 
     def __init__(
@@ -104,15 +104,15 @@ class GroupPort:
     def __exit__(self, *_: object) -> None:
         self.closeSocket()
 
-    # its life
+    # setting up, closing
 
     def setup(self) -> None:
-        """There is nothing to do before `setupSocket`."""
+        """Do nothing: all is done by `setupSocket`."""
 
     def setupSocket(self, owner: object = None) -> PortInfo:
-        """Make the socket. If there is one already, it is closed, and the port begins anew.
+        """Open the socket. If there is one already, it is closed, and the port starts afresh.
 
-        `owner` is told by its `replaceSocket`, if it has one, when another socket takes the place of this one.
+        If `owner` has a method `replaceSocket`, it is called when another socket replaces this one.
         """
         with self._socket.lock:
             self.closeSocket()
@@ -120,7 +120,7 @@ class GroupPort:
         return self._attach()
 
     def closeSocket(self) -> None:
-        """Close the socket. What was sent has a second to leave; who waits gets a PortError."""
+        """Close the socket. Sent messages have a second to leave; callers that wait get a PortError."""
         if self._socket.forked:
             return
         with self._socket.lock:
@@ -129,9 +129,9 @@ class GroupPort:
             self._socket.drop()
 
     def reset(self) -> None:
-        """Have a new socket, at the same address or connected to the same peers.
+        """Replace the socket by a new one, at the same address or connected to the same peers.
 
-        What was sent before has a second to leave.
+        Messages that were sent before have a second to leave.
         """
         with self._socket.lock:
             if self._socket.raw is None:
@@ -139,15 +139,15 @@ class GroupPort:
             self._attach()
 
     def getSocket(self) -> ZmqSocket | None:
-        """The ZMQ socket, to poll; None if there is none. Whoever uses it does so alone."""
+        """The ZMQ socket, to poll; None if there is none. For anything else, no other thread may use the port."""
         return self._socket.raw
 
     def getInfo(self) -> PortInfo | None:
-        """What others need to know; None before `setupSocket`."""
+        """The description of the port for others; None before `setupSocket`."""
         return self._info
 
     def _attach(self) -> PortInfo:
-        """Put a new socket in the place of the one before, if there was one."""
+        """Open a new socket, in place of the one before if there was one."""
         socket = self._new_socket()
         try:
             with self._socket.lock:
@@ -169,22 +169,22 @@ class GroupPort:
         if self._socket.raw is not None:
             self._attachment.release(self._socket.raw)
 
-    # what no group port does, in RIAPS neither
+    # operations that group ports do not have in RIAPS either
 
     def send(self, message: object) -> bool:
-        """Not for group ports."""
+        """Raise `OperationError`: not for group ports."""
         raise self._refusal("send")
 
     def recv(self) -> bytes:
-        """Not for group ports."""
+        """Raise `OperationError`: not for group ports."""
         raise self._refusal("recv")
 
     def send_pyobj(self, message: object) -> bool:
-        """Not for group ports; and nothing is ever pickled."""
+        """Raise `OperationError`: nothing is ever pickled."""
         raise self._refusal("send_pyobj")
 
     def recv_pyobj(self) -> object:
-        """Not for group ports; and nothing is ever unpickled."""
+        """Raise `OperationError`: nothing is ever unpickled."""
         raise self._refusal("recv_pyobj")
 
     def _refusal(self, name: str) -> OperationError:
@@ -194,22 +194,22 @@ class GroupPort:
 
     @property
     def isTimed(self) -> bool:
-        """Whether the send time goes with each message."""
+        """True if each message has its send time."""
         return self._exchange.timed
 
     @property
     def sendTime(self) -> float:
-        """When the message that came last was sent, as it says; 0.0 if it does not, or was malformed."""
+        """The send time of the last message that came; 0.0 if it has none, or was malformed."""
         return self._exchange.send_time
 
     @property
     def recvTime(self) -> float:
-        """When a message came last."""
+        """The time at which the last message came."""
         return self._exchange.recv_time
 
     @property
     def malformed(self) -> int:
-        """How many messages came that were none."""
+        """The number of malformed messages that came."""
         return self._exchange.malformed
 
     def get_sendTime(self) -> float:
@@ -221,44 +221,44 @@ class GroupPort:
         return self.recvTime
 
     def get_send_timeout(self) -> float | None:
-        """The limit in **seconds**, as the reference has it here; None for none."""
+        """The limit in **seconds**, as in the reference; None for none."""
         return _seconds(self._exchange.limits.send_timeout)
 
     def get_recv_timeout(self) -> float | None:
-        """The limit in **seconds**, as the reference has it here; None for none."""
+        """The limit in **seconds**, as in the reference; None for none."""
         return _seconds(self._exchange.limits.recv_timeout)
 
     def set_send_timeout(self, seconds: float | None) -> None:
-        """Set the limit in **seconds**, as the reference has it here; None for none."""
+        """Set the limit in **seconds**, as in the reference; None for none."""
         self._exchange.limits.send_timeout = _milliseconds(seconds)
 
     def set_recv_timeout(self, seconds: float | None) -> None:
-        """Set the limit in **seconds**, as the reference has it here; None for none."""
+        """Set the limit in **seconds**, as in the reference; None for none."""
         self._exchange.limits.recv_timeout = _milliseconds(seconds)
 
     @property
     def exchange(self) -> Exchange:
-        """Its messages as steps, for who waits otherwise."""
+        """Sending and receiving as steps, for other ways to wait."""
         return self._exchange
 
     @property
     def shared_socket(self) -> PortSocket:
-        """Its socket, for who waits for several."""
+        """The socket, for waiting for several."""
         return self._socket
 
 
 class GroupPubPort(GroupPort):
     """Publishes to all members. `port` is the number to listen at, 0 for a free one.
 
-    `group_spec` tells the type of the messages, and whether they are timed. `host` is an address or the name of
-    an interface. Time limits are in milliseconds, -1 for none. When one is over, and for a message that is none,
-    a port raises `PortError`; for what it cannot do `OperationError`.
+    `group_spec` has the type of the messages, and if they are timed. `host` is an address or the name of an
+    interface. Time limits are in milliseconds, -1 for none. A port raises `PortError` when a limit is over, and for
+    an invalid message; `OperationError` for an operation that it does not have.
     """
 
     def __init__(
         self,
         name: str,
-        group_spec: GroupSpec | Mapping[str, Any],
+        group_spec: GroupSpec | Mapping[str, object],
         host: str = DEFAULT_HOST,
         context: ZmqContext | None = None,
         send_timeout: int = DEFAULT_SEND_TIMEOUT,
@@ -279,25 +279,25 @@ class GroupPubPort(GroupPort):
         )
 
     def inSocket(self) -> bool:
-        """No message arrives here."""
+        """False: it receives no messages."""
         return False
 
     def update(self, host: str, port: SupportsIndex | str) -> None:
-        """Not for a port that listens."""
+        """Raise `OperationError`: not for a port that listens."""
         raise OperationError("update() is not for a gpub port: others connect to it")
 
     def sendGroup(self, command: bytes, payload: BytesLike) -> bool:
-        """Send to all members that are connected; it is lost to others, and to those who do not keep up."""
+        """Send to all members that are connected; others, and those that do not keep up, miss it."""
         return finish(self._exchange.sending(command, payload))
 
 
 class GroupSubPort(GroupPort):
-    """Receives what the members publish that it is told of by `update`."""
+    """Receives the messages of the publish ports that are added by `update`."""
 
     def __init__(
         self,
         name: str,
-        group_spec: GroupSpec | Mapping[str, Any],
+        group_spec: GroupSpec | Mapping[str, object],
         host: str = DEFAULT_HOST,
         context: ZmqContext | None = None,
         send_timeout: int = DEFAULT_SEND_TIMEOUT,
@@ -319,31 +319,31 @@ class GroupSubPort(GroupPort):
         )
 
     def inSocket(self) -> bool:
-        """Messages arrive here."""
+        """True: it receives messages."""
         return True
 
     def update(self, host: str, port: SupportsIndex | str, server_key: Key | None = None) -> None:
-        """Connect to a member's publish port; nothing happens if it is connected to that already.
+        """Connect to a member's publish port, unless that was done.
 
-        `server_key` is for a member whose key is not the one that `keys` names.
+        `server_key` is for a member with another key than that in `keys`.
         """
         address = address_of(host, port)
         with self._socket.use("connect") as socket:
             self._connections.add(socket, address, server_key)
 
     def remove(self, host: str, port: SupportsIndex | str) -> None:
-        """Let go of a member; nothing happens if it is not connected to that."""
+        """Disconnect from a member, if it is connected."""
         address = address_of(host, port)
         with self._socket.use("disconnect") as socket:
             self._connections.remove(socket, address)
 
     def connected(self) -> int:
-        """How many members it is told of."""
+        """The number of members that were added."""
         return len(self._connections.addresses)
 
     @property
     def servers(self) -> tuple[Address, ...]:
-        """The members that it is told of."""
+        """The members that were added."""
         return self._connections.addresses
 
     def recvGroup(self) -> GroupMessage:
@@ -352,16 +352,16 @@ class GroupSubPort(GroupPort):
 
 
 class GroupQryPort(GroupPort):
-    """Sends to the leader that it is told of by `update`, and receives what that sends to this member.
+    """Sends to the leader, which is set by `update`, and receives its messages to this member.
 
-    `identity` is by which the leader knows it, 1 to 255 octets, of which the first is not 0. Without one it has
-    16 random octets, and others for the next leader and with each new socket.
+    The leader knows the member by the `identity`, 1 to 255 bytes of which the first is not 0. By default it is 16
+    random bytes, and others for each further leader and each new socket.
     """
 
     def __init__(
         self,
         name: str,
-        group_spec: GroupSpec | Mapping[str, Any],
+        group_spec: GroupSpec | Mapping[str, object],
         host: str = DEFAULT_HOST,
         context: ZmqContext | None = None,
         send_timeout: int = DEFAULT_SEND_TIMEOUT,
@@ -389,34 +389,34 @@ class GroupQryPort(GroupPort):
         )
 
     def inSocket(self) -> bool:
-        """Messages arrive here."""
+        """True: it receives messages."""
         return True
 
     def update(self, host: str | None, port: SupportsIndex | str | None, server_key: Key | None = None) -> None:
-        """This one leads now: let go of the leader before, and connect to its answer port.
+        """Set the leader: disconnect from the one before, and connect to the answer port of this one.
 
-        Nothing happens if it is the same. With None for both there is no leader. What the one before has not
-        read is lost, and so is what it has sent and nobody received here.
+        Nothing happens if it is the same. With None for both there is no leader. Messages that the former leader
+        has not read are lost, and so are its own that were not received here.
         """
         address = None if host is None or port is None else address_of(host, port)
         with self._socket.use("connect") as socket:
             self._leader.move(socket, address, server_key)
-        self._socket.wake()  # who waits to send, to a leader that there is no more
+        self._socket.wake()  # callers that wait to send to the former leader
 
     @property
     def leader(self) -> Address | None:
-        """Who leads, as far as it was told."""
+        """The address of the leader, as set by `update`."""
         return self._leader.address
 
     def get_identity(self) -> bytes | None:
-        """By which the leader knows it; None without a socket."""
+        """The identity by which the leader knows it; None without a socket."""
         if self._socket.raw is None:
             return None
         with self._socket.use("tell its identity") as socket:
             return cast(bytes, socket.get(zmq.ROUTING_ID))
 
     def is_linked(self) -> bool:
-        """Whether there is a link to the leader now."""
+        """True if there is a link to the leader now."""
         with self._socket.use("tell"):
             return self._leader.links is not None and self._leader.links.is_up
 
@@ -433,12 +433,12 @@ class GroupQryPort(GroupPort):
 
 
 class GroupAnsPort(GroupPort):
-    """The leader's: receives from members, and sends to the one whose identity is given."""
+    """The leader's port: receives from members, and sends to the one whose identity is given."""
 
     def __init__(
         self,
         name: str,
-        group_spec: GroupSpec | Mapping[str, Any],
+        group_spec: GroupSpec | Mapping[str, object],
         host: str = DEFAULT_HOST,
         context: ZmqContext | None = None,
         send_timeout: int = DEFAULT_SEND_TIMEOUT,
@@ -462,15 +462,15 @@ class GroupAnsPort(GroupPort):
         )
 
     def inSocket(self) -> bool:
-        """Messages arrive here."""
+        """True: it receives messages."""
         return True
 
     def update(self, host: str | None = None, port: SupportsIndex | str | None = None) -> None:
-        """Not for a port that listens."""
+        """Raise `OperationError`: not for a port that listens."""
         raise OperationError("update() is not for a gans port: others connect to it")
 
     def updatePoller(self, poller: zmq.Poller) -> None:
-        """Listen at another free port, with a new socket, which takes the place of the old one in `poller`."""
+        """Listen at another free port, with a new socket, which replaces the old one in `poller`."""
         old = self.getSocket()
         if old is not None and old in poller:
             poller.unregister(old)
@@ -478,26 +478,26 @@ class GroupAnsPort(GroupPort):
         poller.register(self.getSocket(), zmq.POLLIN)
 
     def getPortNumber(self) -> int | None:
-        """Where it listens; None without a socket."""
+        """The number of the port at which it listens; None without a socket."""
         info = self.getInfo()
         return None if info is None or self.getSocket() is None else info.portNum
 
     def recvFromMember(self) -> GroupMessage:
-        """The next message of a member, which has its `identity`."""
+        """The next message from a member; its `identity` says which."""
         message = finish(self._exchange.receiving())
         self._answering.identity = message.identity
         return message
 
     def get_identity(self) -> bytes | None:
-        """The member that this thread sends to without naming one: of the last message it received, or set."""
+        """The default recipient of this thread: the sender of the last message it received, or as set."""
         return getattr(self._answering, "identity", None)
 
     def set_identity(self, identity: bytes) -> None:
-        """Set that, for this thread."""
+        """Set the default recipient of this thread."""
         self._answering.identity = identity
 
     def sendToMember(self, command: bytes, payload: BytesLike, identity: bytes | None = None) -> bool:
-        """Send to the member with that identity: `mfl`. Without one, to `get_identity()`.
+        """Send `mfl` to the member with that identity, by default `get_identity()`.
 
         Raises `PortError` if there is no such member, or if it does not read within the time limit.
         """
@@ -526,7 +526,7 @@ def _server_key(keys: GroupKeys | None) -> Key | None:
 
 
 def _subscribed(socket: ZmqSocket) -> ZmqSocket:
-    socket.linger = 0  # it has nothing to send but that
+    socket.linger = 0  # it sends nothing but subscriptions
     socket.setsockopt(zmq.SUBSCRIBE, b"")
     return socket
 
@@ -538,13 +538,13 @@ def _identified(socket: ZmqSocket, identity: bytes) -> ZmqSocket:
 
 def _routing(socket: ZmqSocket) -> ZmqSocket:
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    # a member that connects again is there before ZMQ knows that its old link is gone
+    # a member may reconnect before ZMQ has noticed that its old link is gone
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     return socket
 
 
 def new_id() -> bytes:
-    """16 random octets, of which the first is not 0: those with 0 belong to ZMQ."""
+    """16 random bytes, of which the first is not 0: identities with 0 belong to ZMQ."""
     while True:
         identity = token_bytes(ID_SIZE)
         if identity[0]:
@@ -553,11 +553,11 @@ def new_id() -> bytes:
 
 def _checked_identity(identity: bytes) -> bytes:
     if not isinstance(identity, bytes) or not 0 < len(identity) <= MAX_IDENTITY or not identity[0]:
-        raise malformed(f"an identity has 1 to {MAX_IDENTITY} octets, the first not 0, got {identity!r:.100}")
+        raise malformed(f"an identity has 1 to {MAX_IDENTITY} bytes, the first not 0, got {identity!r:.100}")
     return identity
 
 
-def _read_spec(group_spec: Mapping[str, Any]) -> tuple[str, bool]:
+def _read_spec(group_spec: Mapping[str, object]) -> tuple[str, bool]:
     try:
         return str(group_spec["message"]), bool(group_spec["timed"])
     except (KeyError, TypeError):
@@ -565,7 +565,7 @@ def _read_spec(group_spec: Mapping[str, Any]) -> tuple[str, bool]:
 
 
 def checked_limit(milliseconds: int) -> int:
-    """A time limit. Raises `OperationError` if it is none."""
+    """A time limit in milliseconds, checked. Raises `OperationError` if it is invalid."""
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, int) or milliseconds < FOREVER:
         raise OperationError(f"a time limit is a whole number of milliseconds, or -1, got {milliseconds!r}")
     return milliseconds

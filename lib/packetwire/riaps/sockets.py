@@ -1,8 +1,8 @@
 """One ZMQ socket of a port, shared by threads.
 
 Strategy: every use of the socket happens under a lock and never blocks; waiting happens outside, see `waiting`.
-Each use ends with a look at what the socket has to offer now, and wakes those that wait for it. ZMQ connects
-again by itself here: what travels are whole messages, and a member that comes back is welcome.
+Each use ends by reading the socket's events, and wakes those who wait for them. Here ZMQ may reconnect by itself:
+messages arrive whole or not at all, and a member that comes back is welcome.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, cast
 
 import zmq
 
@@ -28,50 +28,58 @@ from packetwire.zmq.sockets import HEADROOM, leave_to_parent
 ZmqContext = zmq.Context[ZmqSocket]
 
 DEFAULT_MAX_FRAME = 16 << 20
-"""Bytes of a frame; a message with a longer one is refused."""
+"""Bytes of a frame, at most; a message with a longer one is refused."""
 TAKEN_FACTOR = 4
-"""How much longer a frame may be for ZMQ to take it, so that nothing is lost but its message: where ZMQ does not,
-it breaks the link off, and what came right behind is lost, too. At least it is `DEFAULT_MAX_FRAME`."""
+"""ZMQ's own limit on frames, as a multiple of ours; at least `DEFAULT_MAX_FRAME`. A frame beyond our limit costs
+only its message; beyond its own, ZMQ closes the link, and the messages right behind are lost, too."""
 SUBSCRIPTION_LIMIT = 4096
-"""Bytes of a frame that comes to a publish port: a subscription, which is empty but for one byte."""
+"""Bytes of a frame that a publish port receives, at most: a subscription, one byte long as RIAPS sends it."""
 QUEUE_LIMIT = 100
 """Messages that ZMQ holds for one peer in each direction, as in the reference."""
 LOSE_WAIT = 1.0
-"""Seconds for other threads to let go of a socket that somebody else closes."""
+"""Seconds for other threads to stop using a socket that somebody else closes."""
 LINGER_SECONDS = 1.0
-"""For what was sent to leave, after a socket was closed."""
+"""Seconds for sent messages to leave after a socket was closed."""
 HEARTBEAT_INTERVAL = 10.0
 HEARTBEAT_TIMEOUT = 30.0
 """Seconds without a sign of life after which a link is dropped."""
 HANDSHAKE_TIMEOUT = 10.0
 RECONNECT_INTERVAL = 0.1
 MAX_RECONNECT_INTERVAL = 1.0
-"""Seconds between two tries to connect again, at first and at most."""
+"""Seconds between two tries to reconnect, at first and at most."""
+
+
+class Lock(AbstractContextManager[object], Protocol):
+    """A lock, or what a fork has in its place."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+
+    def release(self) -> None: ...
 
 
 class PortSocket:
-    """Holds a ZMQ socket for a port, which may put another one in its place."""
+    """Holds a ZMQ socket for a port, which may replace it by another one."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lock = threading.RLock()
+        self.lock: Lock = threading.RLock()
         self._socket: ZmqSocket | None = None
         self._links: Links | None = None
         self._reader: MessageReader | None = None
         self._lost = False
-        """Whether somebody else has closed the socket."""
+        """True once somebody else has closed the socket."""
         self._waitings: set[Waiting] = set()
         self.forked = False
-        """Whether this is a fork of the process that the port belongs to."""
+        """True in a fork of the process that the port belongs to."""
         forking.register(self)
 
     def after_fork(self) -> None:
-        """In the child of a fork: the socket is the parent's, and nothing of ZMQ is used here."""
+        """In the child of a fork: the socket is the parent's; libzmq must not be used here."""
         if self.forked:
             return
         self.forked = True
         text = forking.of_parent(self.name)
-        self.lock = cast(Any, forking.ParentsLock(lambda: PortOfParent(text)))
+        self.lock = forking.ParentsLock(lambda: PortOfParent(text))
         leave_to_parent(self._socket)
         if self._links is not None:
             self._links.after_fork()
@@ -80,11 +88,11 @@ class PortSocket:
 
     @property
     def raw(self) -> ZmqSocket | None:
-        """The ZMQ socket itself; for use under the `lock`."""
+        """The ZMQ socket itself, to be used under the `lock`."""
         return self._socket
 
     def put(self, socket: ZmqSocket, links: Links | None = None) -> None:
-        """Use that socket from now on, and close the one before. Who waits goes on waiting, with the new one."""
+        """Replace the socket, and close the one before. Callers that wait go on waiting, with the new one."""
         with self.lock:
             self.drop()
             self._socket, self._links = socket, links
@@ -96,7 +104,7 @@ class PortSocket:
                 waiting.wake()
 
     def drop(self) -> None:
-        """Close the socket. Who waits fails. A second call does nothing."""
+        """Close the socket; callers that wait fail. A second call does nothing."""
         with self.lock:
             if self._links is not None:
                 self._links.close()
@@ -108,8 +116,8 @@ class PortSocket:
             self.wake()
 
     def _lose(self) -> None:
-        """The socket, or what tells of its links, is about to be closed by somebody else: use neither any more."""
-        # a thread that holds the lock is soon done; but a signal handler may have interrupted it
+        """Stop using the socket and its monitor: somebody else is about to close one of them."""
+        # a thread that holds the lock is soon done; unless this is a signal handler that interrupted it
         locked = self.lock.acquire(timeout=LOSE_WAIT)
         try:
             self._lost = True
@@ -121,7 +129,7 @@ class PortSocket:
 
     @contextmanager
     def use(self, what: str) -> Iterator[ZmqSocket]:
-        """The socket, for this thread alone. Its errors become PortErrors that say `what` failed."""
+        """The socket, for this thread alone. ZMQ's errors become PortErrors that say `what` failed."""
         with self.lock:
             if self._socket is None:
                 raise PortError(f"{self.name} cannot {what}: it has no socket, call setupSocket", errno.ENOTSOCK)
@@ -136,9 +144,9 @@ class PortSocket:
                 self._tell()
 
     def try_receive(self, most: int) -> list[zmq.Frame] | None:
-        """The frames of a message; None if there is none. Of a longer one there are `most` frames and one more.
+        """The frames of a message; None if there is none. One that is too long has `most` frames and one more.
 
-        The rest of that is thrown away by later calls, some of it by each.
+        Later calls discard the rest of that, step by step.
         """
         with self.use("receive") as socket:
             if self._reader is None:
@@ -146,7 +154,7 @@ class PortSocket:
             return self._reader.receive() or None
 
     def try_send(self, frames: list[bytes], check: Callable[[], None]) -> bool:
-        """Whether they were sent; not, if there is no link or no room. `check` is called first, and may raise."""
+        """Send a message; False if there is no link or no room. `check` is called first, and may raise."""
         with self.use("send") as socket:
             check()
             if self._links is not None and not self._links.is_up:
@@ -155,14 +163,15 @@ class PortSocket:
             for position, frame in enumerate(frames):
                 if not _sent(socket, frame, more=position < last):
                     if position:
-                        # a link lost in the middle: ZMQ drops the frames up to the last, so it has to get them
+                        # the link was lost amid the message: ZMQ drops its frames up to the last one, which it must
+                        # get, or the next message would be taken for the rest of this one
                         for rest in range(position + 1, len(frames)):
                             _sent(socket, frames[rest], more=rest < last)
                     return False
             return True
 
     def wake(self) -> None:
-        """Have all who wait try again."""
+        """Have all waiting callers try again."""
         with self.lock:
             for waiting in self._waitings:
                 waiting.wake()
@@ -185,7 +194,7 @@ class PortSocket:
             waiting.watch(self._links.fileno())
 
     def _tell(self) -> None:
-        """Wake those for whom there is something now: the descriptors may not say it any more."""
+        """Wake callers whose events have come: this use may have reset the socket's descriptor."""
         if self._socket is None or self._lost or not self._waitings:
             return
         try:
@@ -193,7 +202,7 @@ class PortSocket:
             if self._links is not None and not self._links.is_up:
                 events &= ~zmq.POLLOUT
         except zmq.ZMQError:
-            self.wake()  # the context is gone, and this may have been the call that the descriptor told of
+            self.wake()  # the context is gone, and this call may have consumed the signal of the descriptor
             return
         for waiting in self._waitings:
             if waiting.events & events:
@@ -209,7 +218,7 @@ def _sent(socket: ZmqSocket, frame: bytes, *, more: bool) -> bool:
 
 
 def make_socket(context: ZmqContext | None, kind: int, max_frame: int) -> ZmqSocket:
-    """A socket for a port, neither bound nor connected."""
+    """A new socket for a port, neither bound nor connected."""
     try:
         check_descriptors_left(HEADROOM)
         socket: ZmqSocket = uninterrupted((context or zmq.Context.instance()).socket, kind, zmq.Socket)
@@ -233,6 +242,6 @@ def _milliseconds(seconds: float) -> int:
 
 
 def port_error(text: str, error: zmq.ZMQError) -> PortError:
-    """What ZMQ says, as the reference has it."""
+    """A `PortError` with the number and the text of a `ZMQError`, as in the reference."""
     number = error.errno or 0
     return PortError(f"{text}: {zmq.strerror(number)}", number)

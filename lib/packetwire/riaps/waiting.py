@@ -1,12 +1,11 @@
-"""How a caller waits for a socket, in a thread or in an event loop.
+"""Waiting for a socket, in a thread or in an event loop.
 
-Strategy: what a port does is written once, as `Steps`: a generator that tries, and yields a `Waiting` when it
-has to wait before it tries again. `finish` runs it in a thread, `finish_in_loop` (in `aio`) in an event loop;
-neither knows what it is for.
+Strategy: the operations of a port are written once, as `Steps`: a generator that tries, and yields a `Waiting` when
+it has to wait before it tries again. `finish` runs it in a thread, `finish_in_loop` (in `aio`) in an event loop;
+neither knows anything of the operation.
 
-The descriptor of a ZMQ socket announces a change once, and whoever uses the socket next takes that away. So a
-caller registers with the sockets before it tries, and each use of a socket wakes those that wait for what
-the use has left there.
+The descriptor of a ZMQ socket is edge-triggered, and the next use of the socket resets it. So a caller registers
+with the sockets before it tries, and each use of a socket wakes the callers whose events are still there.
 """
 
 from __future__ import annotations
@@ -28,45 +27,45 @@ FOREVER = -1
 
 
 LONGEST_SLEEP = 86_400.0
-"""Seconds in one go: poll takes no more than 24 days."""
+"""Seconds of one poll, whose time in milliseconds is a C int: 24 days at most."""
 
 
 class Waitable(Protocol):
-    """What can be waited for."""
+    """Something to wait for."""
 
     def begin_wait(self, waiting: Waiting) -> None:
-        """From now on wake that caller. It may raise instead."""
+        """Wake the caller whenever another try may succeed, from now on. May raise."""
 
     def end_wait(self, waiting: Waiting) -> None:
-        """No more."""
+        """Wake the caller no more."""
 
 
 class Waiting:
-    """One caller that waits for one of several things to change, or for the end of its time."""
+    """One caller that waits until one of several things changes, or its time is over."""
 
     def __init__(self, deadline: float | None, events: int) -> None:
         self.events = events
-        """Which events of a ZMQ socket are worth another try."""
+        """The events of a ZMQ socket after which another try may succeed."""
         self.retry: float | None = None
-        """Seconds after which another try is worth it, whatever happens."""
+        """Seconds after which to try again without any event."""
         self._deadline = deadline
         self._wakeup = Wakeup()
         self._set = PollSet([self._wakeup.fileno()])
 
     def fileno(self) -> int:
-        """Readable when it is time for another try."""
+        """A descriptor that is readable when it is time for another try."""
         return self._set.fileno()
 
     def watch(self, fd: int) -> None:
-        """Wake up as well when that is readable."""
+        """Wake up as well when `fd` is readable."""
         self._set.add(fd)
 
     def wake(self) -> None:
-        """Have it try again. From any thread."""
+        """Have the caller try again. Thread-safe."""
         self._wakeup.set()
 
     def clear(self) -> None:
-        """Before a try."""
+        """Reset the descriptor, before a try."""
         self._wakeup.clear()
 
     @property
@@ -74,7 +73,7 @@ class Waiting:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def seconds(self) -> float | None:
-        """How long to sleep at most."""
+        """The time to sleep, at most."""
         left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         if self.retry is None:
             return left
@@ -86,7 +85,7 @@ class Waiting:
 
 
 def deadline_in(milliseconds: int) -> float | None:
-    """When that time is over."""
+    """The time on the monotonic clock in so many milliseconds; None for never."""
     return None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
 
@@ -97,7 +96,7 @@ def until(
     events: int,
     retry: float | None = None,
 ) -> Steps[T | None]:
-    """Try until it succeeds; None if it does not within that time. It is tried at least once."""
+    """Try until it succeeds, at least once; None if the time is over before."""
     deadline = deadline_in(milliseconds)
     result = attempt()
     if result is not None or milliseconds == 0:
@@ -110,7 +109,7 @@ def until(
             thing.begin_wait(waiting)
             begun.append(thing)
         while True:
-            waiting.clear()
+            waiting.clear()  # before the attempt: what comes during it must wake the next wait
             result = attempt()
             if result is not None or waiting.is_over:
                 return result

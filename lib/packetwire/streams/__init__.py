@@ -1,1 +1,1 @@
-"""What octets travel on: byte streams that never block."""
+"""Byte streams that never block, for connections to run over."""

@@ -9,37 +9,35 @@ from __future__ import annotations
 
 import select
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 from packetwire.errors import ConnectionEnded
+from packetwire.streams.buffers import JOIN_LIMIT
+from packetwire.streams.buffers import Buffers as Buffers
 from packetwire.streams.finalizing import leave_to_thread
 
 __all__ = ["ByteStream", "ReadHalf", "WriteHalf"]
-
-Buffers = Sequence[bytes | memoryview]
-JOIN_LIMIT = 65536
-"""Octets up to which several buffers are copied into one: below, that costs less than their number does."""
 
 
 class ReadHalf(Protocol):
     """The direction towards us."""
 
     def fileno(self) -> int:
-        """What to poll for reading."""
+        """The descriptor to poll for reading."""
         ...
 
     def try_read(self, size: int) -> bytes | None:
-        """Up to `size` octets; None if there are none now, b"" at the end. Raises OSError."""
+        """Up to `size` bytes; None if there are none now, b"" at the end. Raises OSError."""
         ...
 
     def give_back(self, octets: bytes) -> bytes:
-        """Octets that belong to the next user of this half: take them back, or return them."""
+        """Take back bytes that belong to the next user of this half; return them if that is impossible."""
         ...
 
     def close(self) -> None:
-        """Let go of what this half opened itself. A second call does nothing."""
+        """Release whatever this half opened itself. A second call does nothing."""
         ...
 
 
@@ -52,27 +50,27 @@ class WriteHalf(Protocol):
         ...
 
     def fileno(self) -> int:
-        """What to poll for writing."""
+        """The descriptor to poll for writing."""
         ...
 
     def try_write(self, buffers: Buffers) -> int:
-        """Write what fits, return the octets taken, 0 if there is no room now. Raises OSError."""
+        """Write what fits; return the number of bytes taken, 0 if there is no room now. Raises OSError."""
         ...
 
     def end(self) -> None:
-        """Nothing more is written: pass that on, if this half was opened by us."""
+        """End this direction: nothing more is written. Passed on only if we opened this half."""
         ...
 
     def close(self) -> None:
-        """Let go of what this half opened itself. A second call does nothing."""
+        """Release whatever this half opened itself. A second call does nothing."""
         ...
 
 
 class ByteStream:
     """A two-way stream made of two halves.
 
-    `close` runs `on_close` once, after both halves are closed. Subclasses that know why a stream ends
-    (a child's exit status) say so in `end_reason`.
+    `close` calls `on_close` once, after both halves are closed. A subclass that knows why its stream
+    ends (a child's exit status) overrides `end_reason`.
     """
 
     def __init__(self, reader: ReadHalf, writer: WriteHalf, on_close: Callable[[], object] | None = None) -> None:
@@ -80,20 +78,31 @@ class ByteStream:
         self.writer = writer
         self.try_read = reader.try_read
         self.try_write = writer.try_write
-        self.leading_octets = b""
-        """Octets that were taken from the stream before and come first."""
+        self.leading_data = b""
+        """Bytes that were read from the stream earlier, to be received first."""
         self.bytes_written = 0
-        """All that `write_batch` ever wrote."""
+        """Bytes that `write_batch` has written so far."""
         self._on_close = on_close
+        if getattr(reader, "is_network", False):
+            self.is_remote = True
+
+    @property
+    def leading_octets(self) -> bytes:
+        """Former name of `leading_data`."""
+        return self.leading_data
+
+    @leading_octets.setter
+    def leading_octets(self, octets: bytes) -> None:
+        self.leading_data = octets
 
     @property
     def read_fd(self) -> int:
-        """What to poll for reading."""
+        """The descriptor to poll for reading."""
         return self.reader.fileno()
 
     @property
     def write_fd(self) -> int:
-        """What to poll for writing."""
+        """The descriptor to poll for writing."""
         return self.writer.fileno()
 
     @property
@@ -109,42 +118,45 @@ class ByteStream:
         self.bytes_written += taken
         if taken == len(batch[0]) and len(batch) == 1:
             return ()
-        # what was not taken now will hardly be taken at once
+        # no second try: what did not fit now will hardly fit a moment later
         return _behind(batch, taken) if taken else batch
 
     def start(self, on_exit: Callable[[ConnectionEnded], None]) -> None:
-        """The connection runs now. `on_exit` may be called, from any thread, to say that the other end
-        is gone although the stream may not show it, with the exception that explains it."""
+        """Called when the connection starts to run. If the peer is gone although the stream may not show it,
+        `on_exit` is called, from any thread, with the exception that explains it."""
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether it was read to an end that is one for both directions: the other side is gone."""
+        """True if the end that was read is that of both directions: the peer is gone."""
         return is_gone(self.write_fd)
 
+    is_remote = False
+    """True if the other end may vanish, with its machine or the way there, without a word."""
+
     half_closes = True
-    """Whether its end is that of one direction, and says nothing more."""
+    """True if the end of the stream only ends one direction."""
 
     def end_reason(self) -> ConnectionEnded | None:
-        """Why the stream ended, if that is known better than by its end; may wait up to a second."""
+        """Why the stream ended, if more is known than that it did; may wait up to a second."""
         return None
 
     def hint(self) -> str:
-        """What is known of an other end that says nothing, to be put behind the text of a timeout; mostly ""."""
+        """A remark about a silent peer, to be appended to the message of a timeout; mostly ""."""
         return ""
 
     def end_write(self) -> None:
-        """Nothing more is written."""
+        """End our direction: nothing more is written."""
         self.writer.end()
 
     def give_back(self, octets: bytes) -> bytes:
-        """Octets behind the connection's end: return those that the stream cannot take back."""
+        """Hand back bytes from behind the connection's end; returns those that the stream cannot take."""
         return self.reader.give_back(octets) if octets else b""
 
     def hurry(self) -> None:
-        """Someone is impatient: `close` shall wait for nobody."""
+        """Have `close` wait for nobody."""
 
     def weaken_close(self) -> KeptClose | None:
-        """Refer weakly to `on_close`: whoever calls this keeps it. None if there is none."""
+        """Refer to `on_close` weakly from now on: the caller keeps it alive. None if there is none."""
         on_close = self._on_close
         if on_close is None or isinstance(on_close, WeakClose):
             return None
@@ -153,7 +165,7 @@ class ByteStream:
         return kept
 
     def close(self) -> None:
-        """Close what was opened for this stream, and nothing else. A second call does nothing."""
+        """Close whatever was opened for this stream, and nothing else. A second call does nothing."""
         on_close, self._on_close = self._on_close, None
         try:
             self.writer.close()
@@ -166,32 +178,32 @@ class ByteStream:
 
 
 class KeptClose:
-    """What closes a stream, until it is called: it may be a method of an object that has the connection."""
+    """Keeps a stream's `on_close` alive until it is called; it may be a method of the connection's owner."""
 
     def __init__(self, on_close: Callable[[], object]) -> None:
         self.on_close: Callable[[], object] | None = on_close
         self.weak = WeakClose(self)
-        """What the stream calls."""
+        """The callable that the stream has in place of `on_close`."""
 
     def hand_over(self) -> None:
-        """As a finalizer: nobody keeps it here any more, but it is to be called."""
+        """Called by a finalizer: `on_close` is no longer kept alive here, but must still be called."""
         on_close = self.on_close
         if on_close is not None:
             self.weak.hold(on_close)
 
 
 class WeakClose:
-    """Calls what a `KeptClose` keeps, once.
+    """Calls the `on_close` of a `KeptClose`, once.
 
-    The garbage collector clears weak references first and calls finalizers then. A call that comes in between is
-    made up for by the finalizer.
+    The garbage collector clears weak references before it calls finalizers. A call in between finds nothing to
+    call; the finalizer makes up for it.
     """
 
     def __init__(self, kept: KeptClose) -> None:
         self._kept = weakref.ref(kept)
         self._held: Callable[[], object] | None = None
         self._due = False
-        self._turn = [None]  # popped in one step, by whoever calls it
+        self._turn = [None]  # popped in one step: only one thread gets to call it
 
     def __call__(self) -> None:
         self._due = True
@@ -201,7 +213,7 @@ class WeakClose:
             self._call(on_close)
 
     def hold(self, on_close: Callable[[], object]) -> None:
-        """Call it all the same."""
+        """Have `on_close` called although its keeper is gone."""
         self._held = on_close
         if self._due:
             leave_to_thread(partial(self._call, on_close), "packetwire-closer")
@@ -219,7 +231,7 @@ class WeakClose:
 
 
 def is_gone(fd: int) -> bool:
-    """Whether a poll says that nobody reads what is written to `fd`, as far as that can be known."""
+    """True if a poll says that `fd` has no reader any more, as far as the system can tell."""
     if fd < 0:
         return True  # it is closed
     poller = select.poll()
@@ -228,7 +240,7 @@ def is_gone(fd: int) -> bool:
 
 
 def _behind(buffers: Buffers, taken: int) -> Buffers:
-    """What is left of `buffers` behind their first `taken` octets."""
+    """The rest of `buffers` after the first `taken` bytes."""
     for index, buffer in enumerate(buffers):
         if taken < len(buffer):
             return memoryview(buffer)[taken:], *buffers[index + 1 :]

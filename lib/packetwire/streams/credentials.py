@@ -1,10 +1,11 @@
-"""Which user is at the other end of a Unix socket, as the system knows it."""
+"""The user at the other end of a Unix socket, according to the system."""
 
 from __future__ import annotations
 
 import socket
 import struct
 import sys
+from collections.abc import Iterable
 
 from packetwire.errors import LocalProtocolError
 
@@ -12,7 +13,7 @@ SOL_LOCAL = 0
 _UCRED = struct.Struct("=iII")
 """Linux: process, user, group."""
 _XUCRED = struct.Struct("=II")
-"""BSD and macOS: version, user; and what is not needed."""
+"""BSD and macOS: version, user; the rest is not needed."""
 
 
 def peer_uid(sock: socket.socket) -> int:
@@ -25,15 +26,15 @@ def peer_uid(sock: socket.socket) -> int:
 
 
 def checked_uids(uids: object) -> frozenset[int]:
-    """`uids` as a set. Raises TypeError or `LocalProtocolError` if they are no numbers of users."""
-    if isinstance(uids, str | bytes | int) or not hasattr(uids, "__iter__"):
+    """`uids` as a set. Raises TypeError or `LocalProtocolError` if they are not user ids."""
+    if isinstance(uids, str | bytes) or not isinstance(uids, Iterable):
         raise TypeError(f"allow_uids must be the numbers of users, as in {{1000}}, got {uids!r:.100}")
     checked = frozenset(uids)
     for uid in checked:
         if type(uid) is not int:
             raise TypeError(f"allow_uids must be the numbers of users, as in {{1000}}, got {uid!r:.100}")
         if uid < 0:
-            raise LocalProtocolError(f"allow_uids: {uid} is no user")
+            raise LocalProtocolError(f"allow_uids: {uid} is not a user id")
     if not hasattr(socket, "SO_PEERCRED") and not hasattr(socket, "LOCAL_PEERCRED"):
         raise LocalProtocolError(f"allow_uids: {sys.platform} does not tell who connects to a Unix socket")
     return checked

@@ -1,9 +1,9 @@
-"""A child's exit, seen without taking its status from whoever else waits for the child.
+"""The exit of a child, seen without reaping it before others who wait for it.
 
-Strategy. A child that has exited stays a zombie until someone takes its status. Until then its number, and that
-of its process group, belong to it, so a signal cannot reach a stranger. So its exit is looked at without taking
-the status (waitid with WNOWAIT), the `Popen` is told, and the status is taken last of all. If another waiter has
-taken it first, what it was is unknown.
+Strategy. A child that has exited stays a zombie until it is reaped. Until then its pid, and that of its process
+group, are not reused, so a signal cannot reach a stranger. So we look at the exit without reaping (waitid with
+WNOWAIT), tell the `Popen`, and reap last of all. If somebody else has reaped the child first, its status is
+unknown.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import select
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any
 
 from packetwire.streams import forking
 
 POLL_INTERVAL = 0.005
-"""Seconds between two looks at a child where the system has no descriptor for it, or at its group."""
+"""Seconds between two looks at a child on systems without pidfds, or at its process group."""
 POLL_LIMIT = 3600.0
-"""Seconds for one poll: it takes no more than 24 days."""
+"""Seconds of one poll, whose time in milliseconds is a C int: 24 days at most."""
 REAP_WAIT = 1.0
-"""Seconds for a child to go that was killed: it may be stuck in the system, and is left behind then."""
+"""Seconds for a killed child to go; one that is stuck in the kernel for longer is left behind."""
 
 
 class ChildExit:
     """The exit of `process`, and the signals that bring it about.
 
-    With `leads_group` these go to its whole process group.
+    With `leads_group` signals go to its whole process group.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], *, leads_group: bool = False) -> None:
@@ -38,18 +38,18 @@ class ChildExit:
         self.leads_group = leads_group
         self.gone = process.returncode is not None
         self.returncode: int | None = process.returncode
-        """Its exit status, or the negative signal; None if it lives, and if the status is unknown."""
+        """Its exit status, or the negative signal; None while it runs, and if the status is unknown."""
         self._to_reap = False
         self._pidfd: forking.Descriptor | None = None
         with suppress(AttributeError, OSError):
             self._pidfd = forking.Descriptor(lambda: os.pidfd_open(process.pid))
 
     def fileno(self) -> int | None:
-        """A descriptor that is readable when it has exited, where there is such a thing."""
+        """A descriptor that becomes readable at the exit, on systems that have pidfds."""
         return None if self._pidfd is None else self._pidfd.fd
 
     def look(self) -> bool:
-        """Whether it has exited."""
+        """True if it has exited."""
         if not self.gone:
             if hasattr(os, "waitid"):
                 self._look_on()
@@ -69,7 +69,7 @@ class ChildExit:
             self._ended(code)
 
     def _take(self) -> None:
-        """Where there is no way but to take the status."""
+        """Reap the child, on systems that cannot look without reaping."""
         with self._popen_lock():
             code = self.process.returncode
             if code is None:
@@ -87,8 +87,9 @@ class ChildExit:
             code = None  # nobody can know it: the Popen says 0 then
         self._ended(code)
 
-    def _popen_lock(self) -> Any:
-        return self.process._waitpid_lock  # type: ignore[attr-defined]
+    def _popen_lock(self) -> AbstractContextManager[object]:
+        lock: AbstractContextManager[object] = self.process._waitpid_lock  # type: ignore[attr-defined]
+        return lock
 
     def _ended(self, code: int | None) -> None:
         self.returncode, self.gone = code, True
@@ -107,7 +108,7 @@ class ChildExit:
         return None if found is None else found.si_status
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it has exited, at most `seconds`."""
+        """Wait up to `seconds` for the exit; False if it has not come."""
         deadline = time.monotonic() + seconds
         while not self.look():
             left = deadline - time.monotonic()
@@ -123,7 +124,7 @@ class ChildExit:
         return True
 
     def wait_for_group(self, seconds: float) -> bool:
-        """Wait until the others of its group are gone too, at most `seconds`."""
+        """Wait up to `seconds` for the rest of its group to go; False if some are left."""
         deadline = time.monotonic() + seconds
         while self._group_lives():
             if time.monotonic() >= deadline:
@@ -132,7 +133,7 @@ class ChildExit:
         return True
 
     def _group_lives(self) -> bool:
-        """Whether anybody else is in the group. Its number is its own while it has members, or is not reaped."""
+        """True if other processes are in the group, whose id stays its own while it has members or a zombie."""
         if not self._owns_group:
             return False
         if Path("/proc/self/stat").exists():
@@ -145,11 +146,11 @@ class ChildExit:
 
     @property
     def _owns_group(self) -> bool:
-        # where there is no waitid it is asked right behind the exit
+        # without waitid the child is reaped as soon as it exits, and this is asked right after that
         return self.leads_group and (not self.gone or self._to_reap or not hasattr(os, "waitid"))
 
     def signal(self, number: int) -> None:
-        """Send it to the child, or to all of its group. Nothing is sent to whoever has its number now."""
+        """Send a signal to the child, or to its group; never to a process that has its pid now."""
         with suppress(ProcessLookupError, PermissionError):  # it may run as another user
             if self._owns_group:
                 os.killpg(self.process.pid, number)
@@ -160,7 +161,7 @@ class ChildExit:
                     os.kill(self.process.pid, number)
 
     def reap(self) -> bool:
-        """Last of all: take the status, unless that was done; false if the child does not go."""
+        """Reap the child, last of all, unless that was done; False if it does not exit."""
         if not self.wait(REAP_WAIT):
             return False
         if self._to_reap:
@@ -177,8 +178,8 @@ class ChildExit:
             self._pidfd.close()
 
 
-def _members(group: int) -> Any:
-    """The processes of a group that live, as Linux lists them."""
+def _members(group: int) -> Iterator[int]:
+    """The pids of a group's running processes, from /proc."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with suppress(OSError):

@@ -1,9 +1,9 @@
 """Halves over file objects, CornuCopyBuffers and iterables of bytes.
 
-Such a source may hold octets in a buffer of its own, where no poll sees them, so it is read as its user
-would read it: by its own methods, which may block. That is done in a daemon thread, one read at a time
-and only when the connection asks for more; nothing behind the connection's end is taken. A thread that is
-inside such a read when the connection closes cannot be woken: it ends with the read.
+Such a source may have a buffer of its own, which no poll sees, so it is read by its own methods, which may block.
+A daemon thread does that, one read at a time and only when the connection asks for more, so nothing behind the
+connection's end is taken. A thread that is inside such a read when the connection closes cannot be woken: it ends
+with the read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from packetwire.streams import forking
 from packetwire.streams.brokenpipe import hold_sigpipe_back
@@ -21,64 +21,78 @@ from packetwire.streams.bytestream import Buffers
 from packetwire.streams.fds import READ_SIZE
 from packetwire.streams.wakeup import Wakeup
 
+OrderT = TypeVar("OrderT")
+ResultT = TypeVar("ResultT")
+
 JOIN_SECONDS = 1.0
 
 
 @runtime_checkable
 class ReadableFile(Protocol):
-    """The requirements for a file used to receive."""
+    """A file that a connection can read."""
 
     def read(self, size: int, /) -> bytes:
-        """Read up to `size` octets, but do not wait for more than there are; b"" at the end."""
+        """Read up to `size` bytes, waiting for the first ones only; b"" at the end."""
         ...
 
 
 @runtime_checkable
 class SendableFile(Protocol):
-    """The requirements for a file used to send."""
+    """A file that a connection can write."""
 
     def write(self, bs: bytes, /) -> int | None:
-        """Write octets, return how many were taken (None: all of them)."""
+        """Write bytes; return how many were taken (None: all)."""
         ...
 
     def flush(self) -> object:
-        """Pass on what is buffered."""
+        """Write out whatever is buffered."""
         ...
 
 
 class Source(Protocol):
-    """Something to read from that may block."""
+    """A source whose reads may block."""
 
     def read(self) -> bytes:
-        """The next octets, b"" at the end."""
+        """The next bytes, b"" at the end."""
         ...
 
     def pollable_fd(self) -> int | None:
-        """A descriptor that tells when `read` will not block, if there is one at this moment."""
+        """A descriptor to poll until `read` will not block, if there is one at this moment."""
         ...
 
     def give_back(self, octets: bytes) -> bytes:
-        """Take octets back, or return them."""
+        """Take bytes back; return them if that is impossible."""
         ...
+
+
+class CornuCopy(Protocol):
+    """The part of a `cs.buffer.CornuCopyBuffer` that is used here."""
+
+    buflen: int
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def push(self, data: bytes, /) -> object: ...
 
 
 class FileSource:
     """A binary file object."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: ReadableFile) -> None:
         self._read: Callable[[int], bytes | None] = getattr(file, "read1", file.read)
         self._fd = _fd_of(file)
-        # only a file without buffer, or one whose buffer was just emptied, can be polled
+        # a poll of the descriptor is right only while nothing is buffered: for a raw file, or right after its
+        # buffer was emptied
         self._raw = isinstance(file, io.RawIOBase)
         self._buffered = isinstance(file, io.BufferedIOBase)
         self._buffer_empty = self._raw
 
     def read(self) -> bytes:
-        octets = self._read(READ_SIZE)
-        if octets is None:
+        data = self._read(READ_SIZE)
+        if data is None:
             raise BlockingIOError("the file is in non-blocking mode and has nothing to read now")
-        self._buffer_empty = self._raw or (self._buffered and len(octets) < READ_SIZE)
-        return octets
+        self._buffer_empty = self._raw or (self._buffered and len(data) < READ_SIZE)
+        return data
 
     def pollable_fd(self) -> int | None:
         return self._fd if self._buffer_empty else None
@@ -90,9 +104,9 @@ class FileSource:
 class BufferSource:
     """A `cs.buffer.CornuCopyBuffer`."""
 
-    def __init__(self, bfr: Any) -> None:
+    def __init__(self, bfr: CornuCopy) -> None:
         self._bfr = bfr
-        self._iterator: Iterator[bytes] = iter(bfr)
+        self._iterator = iter(bfr)
 
     def read(self) -> bytes:
         return bytes(next(self._iterator, b""))
@@ -124,22 +138,23 @@ class IterableSource:
         return octets
 
 
-def _fd_of(file: Any) -> int | None:
+def _fd_of(file: object) -> int | None:
+    fileno: Callable[[], int] | None = getattr(file, "fileno", None)
     try:
-        return int(file.fileno())
+        return None if fileno is None else int(fileno())
     except (AttributeError, OSError, ValueError, TypeError):
         return None
 
 
-class _Pump:
-    """A daemon thread that does one blocking piece of work at a time; `done` is readable when one is done."""
+class _Pump(Generic[OrderT, ResultT]):
+    """A daemon thread that makes one blocking call at a time; `done` is readable when one has returned."""
 
-    def __init__(self, work: Callable[[Any], Any], name: str) -> None:
+    def __init__(self, work: Callable[[OrderT], ResultT], name: str) -> None:
         self._work = work
         self._name = name
         self._change = threading.Condition()  # guards what follows
-        self._order: tuple[Any] | None = None
-        self._outcome: tuple[Any, BaseException | None] | None = None
+        self._order: tuple[OrderT] | None = None
+        self._outcome: tuple[ResultT, None] | tuple[None, BaseException] | None = None
         self._stopped = False
         self._thread: threading.Thread | None = None
         self.done = Wakeup()
@@ -147,18 +162,18 @@ class _Pump:
         forking.register(self)
 
     def replace_locks(self) -> None:
-        """Another thread may have held the lock, and does not exist or run any more."""
+        """Replace the lock: a thread that may hold it does not exist, or does not run any more."""
         self._change = threading.Condition()
 
     def after_fork(self) -> None:
-        """In the child of a fork: the thread is the parent's, and so is what it reads or writes."""
+        """In the child of a fork: the thread, and the file that it reads or writes, are the parent's."""
         self.replace_locks()
         self._stopped = True
 
-    def exchange(self, order: Any) -> Any:
-        """What the last order came to, or None; then `order` is begun, unless another is being done.
+    def exchange(self, order: OrderT) -> ResultT | None:
+        """The result of the last order; None if there is none, and then `order` is begun unless one is under way.
 
-        Raises what the work raised, and goes on doing so.
+        Raises the exception that the work raised, then and from then on.
         """
         with self._change:
             if self._outcome is not None:
@@ -170,7 +185,7 @@ class _Pump:
             if self._order is None and not self._stopped:
                 if self._thread is None:
                     thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                    thread.start()  # it may be that the system has no more, whereupon there is nothing to stop
+                    thread.start()  # may raise for want of threads, and then there is none to stop
                     self._thread = thread
                 self.done.clear()
                 self._order = (order,)
@@ -180,25 +195,25 @@ class _Pump:
     def _run(self) -> None:
         hold_sigpipe_back()
         while (order := self._next_order()) is not None:
-            outcome: tuple[Any, BaseException | None]
+            outcome: tuple[ResultT, None] | tuple[None, BaseException]
             try:
                 outcome = self._work(order[0]), None
             except BaseException as error:  # raised by the next exchange
                 outcome = None, error
             with self._change:
-                # all at once, so that whoever looks sees either the work being done or its outcome
+                # in one step: `exchange` finds either the work under way or its outcome
                 self._order, self._outcome = None, outcome
                 self.done.set()
         self._close()
 
-    def _next_order(self) -> tuple[Any] | None:
+    def _next_order(self) -> tuple[OrderT] | None:
         with self._change:
             while self._order is None and not self._stopped:
                 self._change.wait()
             return None if self._stopped else self._order
 
     def stop(self, join_seconds: float) -> None:
-        """End the thread; one that is blocked in its work for longer than `join_seconds` is left to it."""
+        """End the thread; one that stays blocked for longer than `join_seconds` is left behind."""
         with self._change:
             if self._stopped:
                 return
@@ -206,7 +221,7 @@ class _Pump:
             self._change.notify()
         self.stop_wakeup.set()
         if self._thread is not None and not sys.is_finalizing():
-            self._thread.join(join_seconds)  # it closes the descriptors itself, whenever it ends
+            self._thread.join(join_seconds)  # the thread closes the descriptors when it ends, however late
         else:
             self._close()
 
@@ -222,14 +237,13 @@ class PumpReader:
         self._source = source
         self._unwakeable = False
         self._pump = _Pump(self._read, name)
-        self._pump.done.set()  # so that the first poll leads to the first try, which asks for octets
+        self._pump.done.set()  # the first poll must return: the first try is what starts the first read
 
     def fileno(self) -> int:
         return self._pump.done.fileno()
 
     def try_read(self, size: int) -> bytes | None:
-        octets: bytes | None = self._pump.exchange(None)
-        return octets
+        return self._pump.exchange(None)
 
     def _read(self, order: None) -> bytes:
         fd = self._source.pollable_fd()
@@ -256,7 +270,7 @@ class PumpReader:
 
 
 class PumpWriter:
-    """Writes a file object. Octets count as taken when the file has taken them and was flushed."""
+    """Writes a file object. Bytes count as written when the file has taken them and was flushed."""
 
     events = select.POLLIN
 
@@ -269,17 +283,16 @@ class PumpWriter:
         return self._pump.done.fileno()
 
     def try_write(self, buffers: Buffers) -> int:
-        # whoever tries again does so with the same octets, so a later try learns of an earlier one's outcome
-        taken: int | None = self._pump.exchange(buffers)
-        return taken or 0
+        # a try that took nothing is repeated with the same bytes, so a later one returns the outcome of the earlier
+        return self._pump.exchange(buffers) or 0
 
     def _write(self, buffers: Buffers) -> int:
-        octets = b"".join(buffers)
-        view = memoryview(octets)
+        data = b"".join(buffers)
+        view = memoryview(data)
         while view:
             view = view[self._write_some(view) :]
         self._file.flush()
-        return len(octets)
+        return len(data)
 
     def _write_some(self, view: memoryview) -> int:
         count = self._file.write(bytes(view))

@@ -1,15 +1,15 @@
-"""Descriptors and locks in a forked process: there, all that packetwire opened is closed.
+"""Descriptors and locks in a forked process: the child closes whatever packetwire had opened.
 
-A fork has a copy of every descriptor. While it lives, a copy keeps the stream open after its owner was killed:
-the peer gets no end of the stream, a server's port stays taken. So each object that opens a descriptor is
-registered here, and in the child of a fork its `after_fork` closes the copy and replaces the locks, since a
-thread that held one does not exist there.
+The child of a fork has a copy of every descriptor. A copy keeps a stream open even if its owner is killed: the
+peer sees no end of the stream, a server's port stays taken. So each object that opens a descriptor is registered
+here; in the child its `after_fork` closes the copy and replaces the locks, since a thread that held one does not
+exist there.
 
 The open files behind the copies are still the parent's. So the copies are closed and nothing else is done: no
-shutdown, no change of an epoll set, nothing written, no signal, no file removed. The epoll sets go first.
+shutdown, no change of an epoll set, nothing written, no signal, no file removed. Epoll sets are closed first.
 
-Opening and registering are one step for a fork, as are closing and forgetting: both happen within `opening()`,
-for which a fork in another thread waits. It waits a second at most, because a fork must not hang either.
+For a fork, opening and registering are one step, and so are closing and forgetting: both happen within `opening()`,
+for which a fork in another thread waits; a second at most, as a fork must not hang either.
 """
 
 from __future__ import annotations
@@ -22,39 +22,40 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
 FORK_WAIT = 1.0
-"""Seconds that a fork waits for other threads to open or close what they are about to."""
+"""Seconds that a fork waits for other threads which are opening or closing descriptors."""
 _LOWEST = 3
-"""The first descriptor behind standard input, output and error."""
+"""The first descriptor after standard input, output and error."""
 
 
 class Forkable(Protocol):
     """An object that holds descriptors or locks."""
 
     def after_fork(self) -> None:
-        """In the child of a fork: close the copies of what it opened, by `os.close` only, and replace its locks."""
+        """In the child of a fork: close its copies of descriptors, by `os.close` only, and replace its locks."""
         ...
 
 
 ForkableT = TypeVar("ForkableT", bound=Forkable)
+ResultT = TypeVar("ResultT")
 
-_Registry = weakref.WeakValueDictionary[int, Any]  # by id: what is registered may have an equality of its own
+_Registry = weakref.WeakValueDictionary[int, Forkable]  # by id: objects may define an equality of their own
 _first: _Registry = weakref.WeakValueDictionary()
 _others: _Registry = weakref.WeakValueDictionary()
-_files: _Registry = weakref.WeakValueDictionary()
+_files: weakref.WeakValueDictionary[int, socket.socket | IO[bytes]] = weakref.WeakValueDictionary()
 _opening = threading.RLock()
 _held = threading.local()
 _forking_process = 0
-"""The process that forked last: in a fork, its parent."""
+"""The pid of the process that forked last: in the child, that of its parent."""
 
 
 def opening() -> AbstractContextManager[object]:
-    """In `with opening():` no fork comes between one step and the next. Only for what does not wait for others."""
+    """In `with opening():` no fork comes between one step and the next. Only for steps that do not wait."""
     return _opening
 
 
@@ -65,17 +66,17 @@ def register(opened: ForkableT, *, first: bool = False) -> ForkableT:
 
 
 def close_copy(fd: int) -> None:
-    """In the child of a fork: close a descriptor, if it is one."""
+    """In the child of a fork: close a descriptor, unless its number is negative."""
     if fd >= 0:
-        with suppress(OSError):  # its owner was closing it at that moment
+        with suppress(OSError):  # the parent was closing it when it forked
             os.close(fd)
 
 
 def above_standard(fd: int) -> int:
-    """`fd`, or in its place a number above 2.
+    """`fd`, moved to a number above 2 if it has a lower one.
 
-    Where standard input, output or error is closed, the next descriptor gets that number, and whatever is printed
-    gets into it.
+    If standard input, output or error is closed, the next descriptor gets its number, and anything that is printed
+    goes there.
     """
     if fd >= _LOWEST:
         return fd
@@ -88,7 +89,7 @@ def above_standard(fd: int) -> int:
 
 
 class Descriptor:
-    """A descriptor of ours, which `open_it` opens; its number `fd` is -1 once it is closed."""
+    """A descriptor of ours, opened by `open_it`; `fd` is -1 once it is closed."""
 
     def __init__(self, open_it: Callable[[], int]) -> None:
         with opening():
@@ -111,26 +112,26 @@ FileT = TypeVar("FileT", socket.socket, IO[bytes])
 
 
 def guard(opened: FileT) -> FileT:
-    """Have a socket or an unbuffered file, which was opened within `opening()`, closed in the child of a fork."""
+    """Have a socket or an unbuffered file, opened within `opening()`, closed in the child of a fork."""
     _files[id(opened)] = opened
     return opened
 
 
 def keep(opened: socket.socket | IO[bytes]) -> None:
-    """Take `guard` back: a fork may have it."""
+    """Undo `guard`: the child of a fork may have it."""
     _files.pop(id(opened), None)
 
 
 def _close_copy_of(opened: socket.socket | IO[bytes]) -> None:
     if isinstance(opened, socket.socket):
-        close_copy(opened.detach())  # its own close waits for the files made of it
+        close_copy(opened.detach())  # `close` would leave it open while files made of it are
     else:
         with suppress(OSError):
-            opened.close()  # of a file without a buffer, that is os.close
+            opened.close()  # which is just os.close, as the file is unbuffered
 
 
 def guarded_socket(make: Callable[[], socket.socket]) -> socket.socket:
-    """A socket that `make` opens, above the numbers of standard input, output and error, and guarded."""
+    """A guarded socket, opened by `make`, with a descriptor above 2."""
     with opening():
         sock = make()
         if 0 <= sock.fileno() < _LOWEST:
@@ -141,13 +142,13 @@ def guarded_socket(make: Callable[[], socket.socket]) -> socket.socket:
 
 
 def close_socket(sock: socket.socket) -> None:
-    """Close a guarded socket: as one step for a fork in another thread."""
+    """Close a guarded socket, in one step for a fork in another thread."""
     with opening():
         sock.close()
 
 
 def forget_threads() -> None:
-    """Python ends: other threads do not run any more, so their locks are never given back, and are replaced."""
+    """Replace all locks when Python exits: other threads do not run any more, and never release theirs."""
     global _opening
     _opening = threading.RLock()
     for opened in [*_first.values(), *_others.values()]:
@@ -156,26 +157,26 @@ def forget_threads() -> None:
             replace_locks()
 
 
-# for those who let go of more than descriptors
+# for objects that hold more than descriptors
 
 
 def of_parent(what: str) -> str:
-    """In `after_fork`: what is said from then on to whoever uses `what`."""
+    """The message, from `after_fork` on, for users of `what`."""
     return f"{what} was opened in process {_forking_process}; this is a fork"
 
 
 class ParentsLock:
-    """In a fork, in place of a lock of the parent's: whoever wants it gets the `error` instead."""
+    """Replaces a lock in the child of a fork: to acquire it raises `error()`."""
 
     def __init__(self, error: Callable[[], Exception]) -> None:
         self._error = error
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Never."""
+        """Raise the error."""
         raise self._error()
 
     def release(self) -> None:
-        """For the thread that forked while it held the former lock."""
+        """Do nothing: the thread that forked may have held the former lock."""
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -184,15 +185,14 @@ class ParentsLock:
         self.release()
 
 
-def fail_future(future: Future[Any], error: Exception) -> None:
-    """In the child of a fork: nobody there will say what comes of it.
+def fail_future(future: Future[ResultT], error: Exception) -> None:
+    """In the child of a fork: fail a future that nobody will complete there.
 
-    Another thread may have held its lock. Its callbacks are not called: they are the user's.
+    Its lock is replaced, as another thread may have held it. The callbacks, which are the user's, are not called.
     """
-    inner: Any = future
-    inner._condition = threading.Condition()
-    inner._done_callbacks.clear()
-    inner._waiters.clear()
+    vars(future)["_condition"] = threading.Condition()
+    vars(future)["_done_callbacks"].clear()
+    vars(future)["_waiters"].clear()
     if not future.done():
         future.set_exception(error)
 
@@ -219,16 +219,17 @@ def _after_fork_in_child() -> None:
     _opening = threading.RLock()
     _held.__dict__.clear()
     failures = []
-    for let_go in [
+    steps: list[Callable[[], None]] = [
         *(opened.after_fork for opened in [*_first.values(), *_others.values()]),
         *(partial(_close_copy_of, opened) for opened in _files.values()),
-    ]:
+    ]
+    for let_go in steps:
         try:
             let_go()
-        except Exception as error:  # of what was made or closed at that moment; the others are not to suffer
+        except Exception as error:  # of an object that was half made or half closed: go on with the others
             failures.append(error)
     if failures:
-        # Python prints it, though not those in it
+        # Python prints this group, but not the exceptions in it
         raise ExceptionGroup(f"after a fork, not everything could be let go of: {failures!r}", failures)
 
 

@@ -1,8 +1,8 @@
-"""Frames that are received and sent elsewhere, as what packets can be read from and written to.
+"""Frames, received and sent elsewhere, as a file to read packets from and one to write packets to.
 
     conn = PacketConnection((frames_to_buffer(iter(sock.recv, b"")), FrameWriter(sock.send)))
 
-How octets are cut into frames means nothing in either direction.
+Frame boundaries have no meaning in either direction.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Frame = bytes | bytearray | memoryview
 
 
 def frames_to_buffer(frames: Iterable[Frame]) -> CornuCopyBuffer:
-    """A buffer of the octets of `frames`, wherever these are split; empty frames make no difference.
+    """A buffer with the bytes of all `frames`; empty frames make no difference.
 
-    Its end is that of `frames`, which are taken one by one, as they are needed.
+    Frames are taken one by one, as they are needed; the buffer ends with the last one.
     """
     from cs.buffer import CornuCopyBuffer
 
@@ -29,10 +29,10 @@ def frames_to_buffer(frames: Iterable[Frame]) -> CornuCopyBuffer:
 
 
 class FrameWriter:
-    """A file to write to: each `flush` hands what was written since the last one to `send`, as one frame.
+    """A file to write to: each `flush` passes everything written since the last one to `send`, as one frame.
 
-    Nothing is sent for a flush without octets, as an empty frame is a boundary. A frame that is longer than
-    `max_size` is sent in pieces. If `send` raises, the octets that it was not given are kept for the next flush.
+    A flush with nothing to send sends nothing, as an empty frame is a boundary. A frame that is longer than
+    `max_size` is sent in pieces. If `send` raises, the bytes that were not sent are kept for the next flush.
     """
 
     def __init__(self, send: Callable[[bytes], object], max_size: int = 1 << 20) -> None:
@@ -40,16 +40,16 @@ class FrameWriter:
             raise ValueError(f"max_size must be 1 or more, got {max_size}")
         self._send = send
         self._max_size = max_size
-        self._octets = bytearray()
+        self._data = bytearray()
 
     def write(self, octets: Frame, /) -> int:
-        """Keep octets until the next flush; the number of them."""
-        self._octets += octets
+        """Keep bytes until the next flush; returns how many."""
+        self._data += octets
         return len(octets)
 
     def flush(self) -> None:
-        """Send what was written."""
-        while self._octets:
-            frame = bytes(self._octets[: self._max_size])
+        """Send everything that was written."""
+        while self._data:
+            frame = bytes(self._data[: self._max_size])
             self._send(frame)
-            del self._octets[: len(frame)]
+            del self._data[: len(frame)]

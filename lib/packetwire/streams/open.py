@@ -1,4 +1,4 @@
-"""Every form of `recv_send`, made into a `ByteStream`."""
+"""Making a `ByteStream` of every form of `recv_send`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Union
+from typing import IO, TYPE_CHECKING, TypeGuard, Union, cast
 
 from packetwire.errors import LocalProtocolError
 from packetwire.streams.bytestream import ByteStream, ReadHalf, WriteHalf
 from packetwire.streams.fds import FdReader, FdWriter
 from packetwire.streams.files import (
     BufferSource,
+    CornuCopy,
     FileSource,
     IterableSource,
     PumpReader,
@@ -41,10 +42,10 @@ PacketConnectionRecvSend = Union[
     int,
     socket.socket,
     ByteStream,
-    Callable[[], Any],
+    Callable[[], object],
     "Popen[bytes]",
 ]
-"""All that `PacketConnection` accepts as `recv_send`."""
+"""All forms of `recv_send` that `PacketConnection` accepts."""
 
 FORMS = (
     "recv_send must be a (recv, send) pair, a descriptor, a stream socket, a Popen, a ByteStream, "
@@ -55,8 +56,13 @@ FORMS = (
 def open_stream(recv_send: PacketConnectionRecvSend) -> ByteStream:
     """The stream for `recv_send`. Raises TypeError or OSError, which say what is wrong with it.
 
-    What is supplied is never closed by the stream; what a callable returns is closed by its `close`.
+    The stream never closes descriptors and files that were supplied; those that a callable returned with a `close`
+    are closed by that.
     """
+    return _open(recv_send)
+
+
+def _open(recv_send: object) -> ByteStream:
     if isinstance(recv_send, ByteStream):
         return recv_send
     if isinstance(recv_send, tuple) and len(recv_send) == 2 and callable(recv_send[0]) and recv_send[1] is None:
@@ -64,18 +70,19 @@ def open_stream(recv_send: PacketConnectionRecvSend) -> ByteStream:
     if isinstance(recv_send, int | socket.socket):
         return _pair(recv_send, recv_send)
     if isinstance(recv_send, tuple | list) and len(recv_send) == 2:
-        return _pair(*recv_send)
-    # whoever has a Popen has imported its module; we need not, and another thread may be about to
+        recv, send = recv_send
+        return _pair(recv, send)
+    # if it is a Popen, its module is imported; importing it here could wait for another thread that is doing so
     popen = getattr(sys.modules.get("subprocess"), "Popen", None)
     if popen is not None and isinstance(recv_send, popen):
-        return _open_popen(recv_send)
+        return _open_popen(cast("Popen[bytes]", recv_send))
     if callable(recv_send):
         return _open_made(recv_send())
     raise TypeError(f"{FORMS}; got {type(recv_send).__name__}: {recv_send!r:.100}")
 
 
-def _open_made(made: Any) -> ByteStream:
-    """The stream for what a callable returned."""
+def _open_made(made: object) -> ByteStream:
+    """The stream for the result of a callable `recv_send`."""
     if isinstance(made, tuple) and len(made) == 3:
         recv, send, shutdown = made
         if shutdown is not None and not callable(shutdown):
@@ -83,15 +90,17 @@ def _open_made(made: Any) -> ByteStream:
         return _pair(recv, send, shutdown)
     if callable(made):
         raise TypeError(f"a callable recv_send returned another callable: {made!r:.100}")
-    return open_stream(made)
+    return _open(made)
 
 
-def _pair(recv: Any, send: Any, on_close: Callable[[], object] | None = None) -> ByteStream:
+def _pair(
+    recv: PacketConnectionRecv, send: PacketConnectionSend, on_close: Callable[[], object] | None = None
+) -> ByteStream:
     return ByteStream(open_reader(recv), open_writer(send), on_close)
 
 
 def open_reader(recv: PacketConnectionRecv, *, ours: bool = False) -> ReadHalf:
-    """The half that reads from `recv`; a number that is `ours` cannot become another file's."""
+    """The half that reads from `recv`. A descriptor that is `ours` is not checked to be still the same file."""
     if isinstance(recv, socket.socket):
         fd = _stream_socket_fd(recv, "recv")
         return SocketReader(fd, supplied=Supplied(fd, recv))
@@ -101,13 +110,13 @@ def open_reader(recv: PacketConnectionRecv, *, ours: bool = False) -> ReadHalf:
         if stat.S_ISSOCK(mode):
             return SocketReader(recv, supplied=supplied)
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-            # a poll says nothing about it
+            # a poll always says that a regular file is ready
             return PumpReader(FileSource(open(recv, "rb", buffering=0, closefd=False)))
         return FdReader(recv, supplied=supplied)
     if _is_cornu_copy_buffer(recv):
         return PumpReader(BufferSource(recv))
     _check_binary(recv, "recv")
-    if callable(getattr(recv, "read", None)):
+    if _is_readable(recv):
         return PumpReader(FileSource(recv))
     if isinstance(recv, Iterable) and not isinstance(recv, str):
         return PumpReader(IterableSource([recv] if isinstance(recv, bytes) else recv))
@@ -118,7 +127,7 @@ def open_reader(recv: PacketConnectionRecv, *, ours: bool = False) -> ReadHalf:
 
 
 def open_writer(send: PacketConnectionSend, *, ours: bool = False) -> WriteHalf:
-    """The half that writes to `send`; a number that is `ours` cannot become another file's."""
+    """The half that writes to `send`. A descriptor that is `ours` is not checked to be still the same file."""
     if isinstance(send, socket.socket):
         fd = _stream_socket_fd(send, "send")
         return SocketWriter(fd, supplied=Supplied(fd, send))
@@ -143,11 +152,11 @@ def _check_binary(file: object, what: str) -> None:
 
 def _mode(fd: int, what: str) -> int:
     if isinstance(fd, bool) or fd < 0:
-        raise LocalProtocolError(f"{what} is no file descriptor: {fd!r}")
+        raise LocalProtocolError(f"{what} is not a file descriptor: {fd!r}")
     try:
         return os.fstat(fd).st_mode
     except OSError as error:
-        raise OSError(error.errno, f"{what}={fd} is no open file descriptor") from error
+        raise OSError(error.errno, f"{what}={fd} is not an open file descriptor") from error
 
 
 def _stream_socket_fd(sock: socket.socket, what: str) -> int:
@@ -159,8 +168,12 @@ def _stream_socket_fd(sock: socket.socket, what: str) -> int:
     return fd
 
 
-def _is_cornu_copy_buffer(recv: object) -> bool:
-    # whoever has one has imported its module; we need not
+def _is_readable(recv: object) -> TypeGuard[ReadableFile]:
+    return callable(getattr(recv, "read", None))
+
+
+def _is_cornu_copy_buffer(recv: object) -> TypeGuard[CornuCopy]:
+    # if it is one, its module is imported: no need to import it for the question
     module = sys.modules.get("cs.buffer")
     return module is not None and isinstance(recv, module.CornuCopyBuffer)
 
@@ -175,19 +188,19 @@ def _open_popen(process: Popen[bytes]) -> ByteStream:
     reader = FdReader(reading, supplied=Supplied(reading, process.stdout))
     writer = FdWriter(writing, supplied=Supplied(writing, process.stdin))
     stream = ProcessStream(process, reader, writer, owned=False)
-    stream.leading_octets = _buffered_octets(process.stdout)
+    stream.leading_data = _buffered_data(process.stdout)
     return stream
 
 
-def _buffered_octets(file: Any) -> bytes:
-    """What a BufferedReader over a pipe of our own holds, taken without waiting for more."""
-    if not hasattr(file, "peek"):
+def _buffered_data(file: IO[bytes]) -> bytes:
+    """The content of the buffer of a BufferedReader over a pipe of our own, taken without waiting for more."""
+    if not isinstance(file, io.BufferedReader):
         return b""
     fd = file.fileno()
     blocking = os.get_blocking(fd)
     os.set_blocking(fd, False)  # nobody else has this end of the pipe
     try:
-        octets: bytes = file.peek(1)
-        return file.read1(len(octets)) if octets else b""
+        data = file.peek(1)
+        return file.read1(len(data)) if data else b""
     finally:
         os.set_blocking(fd, blocking)

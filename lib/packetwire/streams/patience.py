@@ -1,12 +1,12 @@
-"""How long those are waited for who may abuse that: some seconds in a row, and a share of the time at length."""
+"""A bound on waiting for peers that may abuse it: some seconds in a row, a share of the time in the long run."""
 
 from __future__ import annotations
 
 
 class Patience:
-    """Seconds that can be spent, up to `limit`; of those that are spent, `share` comes back with each second.
+    """A budget of up to `limit` seconds, into which `share` of a second is paid back each second.
 
-    The times that its methods are told are those of one clock. Not for several threads at once.
+    `now` is always of the same clock. Not thread-safe.
     """
 
     def __init__(self, limit: float, share: float) -> None:
@@ -16,10 +16,10 @@ class Patience:
         self._looked_at = 0.0
 
     def left(self, now: float) -> float:
-        """Seconds that are left at that time."""
+        """Seconds that are left at `now`."""
         return min(self._limit, self._left + (now - self._looked_at) * self._share)
 
     def spend(self, seconds: float, now: float) -> None:
-        """So many were spent, up to now, in which none came back. More than were left are a debt."""
+        """Spend the `seconds` up to `now`, during which nothing is paid back. The budget may become negative."""
         self._left = self.left(now - seconds) - seconds
         self._looked_at = now

@@ -1,12 +1,11 @@
 """A child process over its standard input and output.
 
-A monitor thread reads the child's standard error, of which the last 64 KiB are kept for the error message,
-and watches its pid: a grandchild may hold the pipes open long after the child is gone.
+A monitor thread reads the child's standard error, keeping the last 64 KiB for error messages, and watches its pid:
+a grandchild may hold the pipes open long after the child is gone.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import select
@@ -17,37 +16,38 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import IO
 
+from packetwire.core.channels import WeakObserver
+from packetwire.core.preamble import Preamble, argv_asking, check_sync
 from packetwire.core.timelimits import seconds_of
-from packetwire.errors import ChildExited, ConnectionEnded, LocalProtocolError, PeerClosed
+from packetwire.errors import ChildExited, ConnectionEnded, PeerClosed, PreambleMissing
 from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream, ReadHalf, WriteHalf
+from packetwire.streams.childerrors import STDERR_KEPT, StandardError
 from packetwire.streams.exits import REAP_WAIT, ChildExit
 from packetwire.streams.fds import FdReader, FdWriter, ready
-from packetwire.streams.standard import forward_to_standard_error, has_controlling_terminal, standard_taken
+from packetwire.streams.preamble import DEFAULT_SYNC_TIMEOUT, ENDED, fresh_digits, read_up_to_line
+from packetwire.streams.standard import has_controlling_terminal
+from packetwire.streams.starting import check_group, group_option, start_child
 from packetwire.streams.wakeup import Wakeup
 
 logger = logging.getLogger("packetwire")
 
-STDERR_KEPT = 64 << 10
 EXIT_WAIT = 1.0
 """Seconds for a child's exit status to follow the end of its output, or its closed input."""
 TERM_WAIT = 0.5
 """Seconds between SIGTERM and SIGKILL."""
 STDERR_WAIT = 0.25
 STDERR_READS = 16
-"""Reads of standard error behind the exit of the child: a process that it has left behind may go on writing."""
+"""Reads of standard error after the child's exit: a process that it left behind may go on writing."""
 MONITOR_WAIT = 2.0
-"""Seconds for the monitor thread to end, which has nothing left to do."""
-PIPE_SIZE = 1 << 20
-"""Bytes that the pipes to a child hold, if they can: the most that a user without privileges may ask for."""
+"""Seconds for the monitor thread to end once it has nothing left to do."""
 POLL_INTERVAL = 0.05
-"""Seconds between two looks at a pid where the system has no descriptor for it."""
+"""Seconds between two looks at a child on systems without pidfds."""
 STOPPED_INTERVAL = 1.0
-"""Seconds between two looks whether a child is stopped that the terminal may stop."""
+"""Seconds between two checks if a child that the terminal may stop is stopped."""
 
-_STDERR_QUOTED = 2000
 _COMMAND_QUOTED = 200
 
 
@@ -56,22 +56,32 @@ def child(
     *,
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
-    forward_stderr: bool = False,
+    forward_stderr: bool | str = False,
+    on_stderr: Callable[[str], object] | None = None,
     exit_timeout: float = EXIT_WAIT,
     process_group: bool | int | None = None,
-    **popen: Any,
+    sync: bool | str = False,
+    sync_timeout: float = DEFAULT_SYNC_TIMEOUT,
+    **popen: object,
 ) -> Callable[[], ByteStream]:
     """A `recv_send` that starts `argv` at each opening of the connection and ends it at each close.
 
-    At close the child gets end-of-file on its standard input, `exit_timeout` seconds to leave, then
-    SIGTERM, then SIGKILL. Its standard error is kept for error messages; with `forward_stderr` it is
-    passed on to ours as well.
+    At close the child gets end-of-file on its standard input, `exit_timeout` seconds to exit, then
+    SIGTERM, then SIGKILL. The end of its standard error is kept for error messages; with `forward_stderr` all of
+    it is copied to ours as well, each line behind that if it is a string. `on_stderr` is called with each line, as
+    a string without its end, in the thread that reads it: it must be quick, and its exceptions are logged.
 
-    With a process group of its own all of the group is ended at close, also what a shell or a wrapper
-    has started and left behind; but Ctrl-C and Ctrl-Z at the terminal do not reach it, and it cannot ask for a
-    password there. `process_group` is True or 0 for that, False for a child in our group, and None for
-    a group of its own only where this process has no controlling terminal; another number is that of a
-    group which it joins.
+    If the child has a process group of its own, all processes of the group are ended at close, also those that a
+    shell or a wrapper has left behind; but Ctrl-C and Ctrl-Z at the terminal do not reach it, and it cannot ask for
+    a password there. `process_group` is True or 0 for that, False for a child in our group, and None for a group of
+    its own only if this process has no controlling terminal; any other number is the group that it joins.
+
+    `sync` is for a shell that greets, or complains, on standard output before the program starts, as at a login.
+    With True the last word of `argv` must be a command for a shell, as in `["ssh", HOST, CMD]` or
+    `["sh", "-lc", CMD]`: the shell is asked to print a line of 16 digits first, and all up to that line is dropped.
+    The program need not know of it. If `sync` is these digits, `argv` stays as it is, and the program prints the
+    line, by `stdio(sync=DIGITS)`. Opening raises `PreambleMissing` if the line does not come within `sync_timeout`
+    seconds and 64 KiB.
 
     Further arguments go to `subprocess.Popen`.
     """
@@ -81,64 +91,31 @@ def child(
     if not argv:
         raise ValueError("argv is empty: there is no command to start")
     exit_timeout = seconds_of(exit_timeout, "exit_timeout")
-    _check_group(process_group)
+    sync_timeout = seconds_of(sync_timeout, "sync_timeout")
+    check_group(process_group)
+    check_sync(argv, sync)
 
     def start() -> ByteStream:
+        digits = fresh_digits() if sync is True else sync
+        words = argv_asking(argv, str(digits)) if sync is True else argv
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen
-        options |= _group_option(process_group, popen)
-        process = _start(argv, cwd=cwd, env=env, **options)
+        options |= group_option(process_group, popen)
+        process = start_child(words, cwd=cwd, env=env, **options)
         assert process.stdin
         assert process.stdout
-        return ProcessStream(
+        stream = ProcessStream(
             process,
             FdReader(process.stdout.fileno()),
             FdWriter(process.stdin.fileno()),
             owned=True,
-            forward_stderr=forward_stderr,
+            errors=StandardError(forward_stderr, None if on_stderr is None else WeakObserver(on_stderr)),
             exit_timeout=exit_timeout,
         )
+        if digits:
+            stream.synchronize(str(digits), sync_timeout)
+        return stream
 
     return start
-
-
-def _check_group(process_group: Any) -> None:
-    if process_group is not None and not hasattr(process_group, "__index__"):
-        raise TypeError(
-            f"process_group must be True, False, None or the number of a group, got "
-            f"{type(process_group).__name__}: {process_group!r:.100}"
-        )
-    if process_group is not None and process_group < -1:  # which is none, for Popen
-        raise LocalProtocolError(f"process_group must be 0 or the number of a group, got {process_group!r}")
-
-
-def _group_option(process_group: bool | int | None, popen: Mapping[str, Any]) -> dict[str, int]:
-    if process_group is None:
-        decided = popen.get("start_new_session") or popen.get("preexec_fn")
-        return {} if decided or has_controlling_terminal() else {"process_group": 0}
-    if isinstance(process_group, bool):
-        return {"process_group": 0} if process_group else {}
-    return {"process_group": process_group}
-
-
-def _start(argv: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    # as one step for a fork in another thread, which would get the child's ends of the pipes, too
-    with forking.opening(), standard_taken():
-        process: subprocess.Popen[bytes] = cast(Any, subprocess.Popen)(argv, bufsize=0, **options)
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                forking.guard(pipe)
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            _enlarge(pipe.fileno())
-    return process
-
-
-def _enlarge(fd: int) -> None:
-    """Give a pipe more room, where that goes: what is long then passes with fewer switches between the two ends."""
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-    except (AttributeError, OSError):
-        pass  # not on this system, no pipe, or this user has as many large pipes as one may have
 
 
 class ProcessStream(ByteStream):
@@ -151,20 +128,26 @@ class ProcessStream(ByteStream):
         writer: WriteHalf,
         *,
         owned: bool,
-        forward_stderr: bool = False,
+        errors: StandardError | None = None,
         exit_timeout: float = EXIT_WAIT,
     ) -> None:
         super().__init__(reader, writer)
         self.process = process
         self._owned = owned
-        self._forward = forward_stderr
         self._exit_timeout = exit_timeout
-        self._stderr = bytearray()
+        self._errors = errors or StandardError()
         self._stderr_read = threading.Event()
         self._stop = Wakeup()
         self._exit = ChildExit(process, leads_group=owned and _leads_group(process.pid))
         self._monitor = threading.Thread(target=self._watch, name=f"packetwire-child-{process.pid}", daemon=True)
         self._on_exit: Callable[[ConnectionEnded], None] | None = None
+        self.when_exited: Callable[[ConnectionEnded], object] | None = None
+        """Called by the monitor thread when the child has exited, also if the stream has ended before."""
+        self.shown = ""
+        """Text for messages in place of the command; "" for the command."""
+        self.preamble = b""
+        """Bytes that came before the packets, and were dropped."""
+        self._exit_seen: ConnectionEnded | None = None
         self._closed = False
         forking.register(self)
 
@@ -177,11 +160,45 @@ class ProcessStream(ByteStream):
     @property
     def stderr(self) -> bytes:
         """The last bytes of the child's standard error."""
-        return bytes(self._stderr)
+        return self._errors.kept
 
     def start(self, on_exit: Callable[[ConnectionEnded], None]) -> None:
         self._on_exit = on_exit
-        self._monitor.start()
+        if self._monitor.ident is None:
+            self._monitor.start()
+        elif self._exit_seen is not None:  # while the preamble was read; it may be told twice
+            on_exit(self._exit_seen)
+
+    def synchronize(self, digits: str, seconds: float, first: bytes = b"") -> None:
+        """Before `start`: drop all up to the line with these digits, while `first` is written.
+
+        Raises `PreambleMissing`, and then the child is ended.
+        """
+        preamble = Preamble(digits)
+        try:
+            self._monitor.start()  # a greeting on standard error must not stop it
+            why = read_up_to_line(self, preamble, seconds, first)
+            self.preamble = preamble.skipped
+            if why:
+                raise self._preamble_missing(digits, why, preamble)
+        except BaseException:
+            self.hurry()
+            self.close()
+            raise
+        if self.preamble:
+            logger.info("%s: %s before the packets", self._described(), preamble.quoted)
+
+    def _preamble_missing(self, digits: str, why: str, preamble: Preamble) -> PreambleMissing:
+        cause = self.end_reason() if why == ENDED or self._exit.look() else None
+        still = cause or f"{self._described()} still runs{self._stopped()}{self._errors.quoted()}"
+        error = PreambleMissing(
+            f"no line 'packetwire-{digits}' before the packets: {why}; {preamble.quoted}; {still}",
+            preamble.skipped,
+            self._exit.returncode,
+            self.stderr,
+        )
+        error.__cause__ = cause
+        return error
 
     def end_write(self) -> None:
         if self._owned and not self._closed:
@@ -191,10 +208,16 @@ class ProcessStream(ByteStream):
         if self._exit.wait(EXIT_WAIT):
             return self._exited()
         return PeerClosed(
-            f"{self._described()} closed its standard output and still runs" + self.hint() + self._quoted_stderr()
+            f"{self._described()} closed its standard output and still runs"
+            + self._stopped()
+            + self._errors.quoted()
         )
 
     def hint(self) -> str:
+        return self._stopped() + self._errors.quoted_in_timeout()
+
+    def _stopped(self) -> str:
+        """A remark about a child that is stopped by a signal; "" if it is not."""
         number = self._exit.stopped_by
         if number is None:
             return ""
@@ -214,7 +237,7 @@ class ProcessStream(ByteStream):
             if self._owned:
                 self._end_child()
         finally:
-            # also when the waiting is interrupted, by Ctrl-C, say
+            # also if the waiting was interrupted, for instance by Ctrl-C
             if self._owned:
                 self._kill_child()
             self._stop.set()
@@ -227,15 +250,15 @@ class ProcessStream(ByteStream):
             self._stop.close()
 
     def _end_child(self) -> None:
-        """Close its pipes and see it go, with its group; it may have to be terminated."""
+        """Close its pipes and wait for it and its group to exit; terminate them if they do not."""
         for pipe in (self.process.stdin, self.process.stdout):
             _close_pipe(pipe)
         child = self._exit
         deadline = time.monotonic() + self._exit_timeout
-        # what it leaves behind need not keep its end back for long: it is asked to go by SIGTERM soon
+        # processes that it left behind must not delay its end for long: they get SIGTERM soon
         if child.wait(self._exit_timeout) and child.wait_for_group(min(EXIT_WAIT, deadline - time.monotonic())):
             return
-        if stopped := self.hint():
+        if stopped := self._stopped():
             logger.warning("%s", stopped.removeprefix("; "))
         child.signal(signal.SIGTERM)
         child.signal(signal.SIGCONT)  # one that is stopped sees SIGTERM only then
@@ -244,7 +267,7 @@ class ProcessStream(ByteStream):
             child.wait_for_group(deadline - time.monotonic())
 
     def _kill_child(self) -> None:
-        """Have nothing left of it."""
+        """Kill whatever is left of the child and its group, and reap it."""
         child = self._exit
         if not (child.look() and child.wait_for_group(0)):
             child.signal(signal.SIGKILL)
@@ -258,8 +281,8 @@ class ProcessStream(ByteStream):
         self._stderr_read = threading.Event()
         self._stderr_read.set()
         if self._owned:
-            cast(Any, self.process)._waitpid_lock = threading.Lock()
-            self.process.poll()  # it is no child of ours, which the Popen is to know
+            vars(self.process)["_waitpid_lock"] = threading.Lock()
+            self.process.poll()  # so that the Popen notices that it is not our child
 
     def _exited(self) -> ChildExited:
         self._stderr_read.wait(STDERR_WAIT)
@@ -271,26 +294,22 @@ class ProcessStream(ByteStream):
         else:
             how = f"was killed by signal {-returncode} ({_signal_name(-returncode)})"
         return ChildExited(
-            f"{self._described()} {how}" + self._quoted_stderr(),
+            f"{self._described()} {how}" + self._errors.quoted(),
             self.argv,
             returncode,
             self.stderr,
         )
 
     def _described(self) -> str:
-        command = shlex.join(self.argv)
+        command = self.shown or shlex.join(self.argv)
         if len(command) > _COMMAND_QUOTED:
             command = command[:_COMMAND_QUOTED] + "…"
         return f"child {command} (pid {self.process.pid})"
 
-    def _quoted_stderr(self) -> str:
-        text = bytes(self._stderr[-_STDERR_QUOTED:]).decode("utf-8", errors="replace").rstrip()
-        return f"; its standard error ends:\n{text}" if text else ""
-
     # the monitor thread
 
     def _watch(self) -> None:
-        """Until told to stop, read standard error and see the child exit."""
+        """Read standard error and watch for the child's exit, until `_stop` is set."""
         poller = select.poll()
         poller.register(self._stop.fileno(), select.POLLIN)
         stderr_fd = self.process.stderr.fileno() if self._owned and self.process.stderr else None
@@ -309,6 +328,8 @@ class ProcessStream(ByteStream):
                 interval = (POLL_INTERVAL if pidfd is None else STOPPED_INTERVAL) * 1000
             events = {fd for fd, _ in poller.poll(interval)}
             if self._stop.fileno() in events:
+                if stderr_fd is not None:
+                    self._errors.end()  # another process may have it open still
                 return
             if stderr_fd in events and stderr_fd is not None and not self._read_stderr(stderr_fd):
                 poller.unregister(stderr_fd)
@@ -318,7 +339,7 @@ class ProcessStream(ByteStream):
                 if pidfd is not None:
                     poller.unregister(pidfd)
                 self._report_exit(stderr_fd)
-            elif may_be_stopped and stopped != (stopped := self.hint()) and stopped:
+            elif may_be_stopped and stopped != (stopped := self._stopped()) and stopped:
                 logger.warning("%s", stopped.removeprefix("; "))
 
     def _report_exit(self, stderr_fd: int | None) -> None:
@@ -330,34 +351,35 @@ class ProcessStream(ByteStream):
         self._stderr_read.set()
         if not self._owned:
             self.process.poll()
+        self._exit_seen = exited = self._exited()
         if self._on_exit is not None:
-            self._on_exit(self._exited())
+            self._on_exit(exited)
+        if self.when_exited is not None:
+            self.when_exited(exited)
 
     def _read_stderr(self, fd: int) -> bool:
-        """Keep what is there; false at the end."""
+        """Keep the bytes that are there; False at the end."""
         try:
             data = os.read(fd, STDERR_KEPT)
         except OSError:
             data = b""
         if not data:
+            self._errors.end()
             self._stderr_read.set()
             return False
-        self._stderr += data
-        del self._stderr[:-STDERR_KEPT]
-        if self._forward:
-            forward_to_standard_error(data)
+        self._errors.receive(data)
         return True
 
 
-def _close_pipe(pipe: Any) -> None:
-    """A second call does nothing."""
+def _close_pipe(pipe: IO[bytes] | None) -> None:
+    """Close a pipe, if there is one. A second call does nothing."""
     if pipe is not None and not pipe.closed:
         with forking.opening():
             pipe.close()
 
 
 def _leads_group(pid: int) -> bool:
-    """Whether a child of ours leads a process group of its own."""
+    """True if a child leads a process group of its own."""
     try:
         return os.getpgid(pid) == pid
     except OSError:

@@ -1,8 +1,8 @@
 """Halves over stream sockets.
 
-MSG_DONTWAIT makes single calls non-blocking, so neither the socket's blocking mode nor its timeout
-matters, or is changed. The halves use a socket object of their own over the same descriptor, because a
-timeout on the user's object would make its calls wait.
+MSG_DONTWAIT makes single calls non-blocking, so the socket's blocking mode and timeout neither matter nor change.
+The halves use a socket object of their own over the same descriptor, because a timeout of the user's object would
+make its calls wait.
 """
 
 from __future__ import annotations
@@ -11,24 +11,23 @@ import errno
 import os
 import select
 import socket
+from collections.abc import Callable
 from functools import partial
 
 from packetwire.streams import forking
 from packetwire.streams.brokenpipe import sigpipe_kills, without_sigpipe
-from packetwire.streams.bytestream import Buffers
-from packetwire.streams.fds import MAX_BUFFERS, READ_SIZE
+from packetwire.streams.buffers import Buffers
 from packetwire.streams.ownership import Supplied
+from packetwire.streams.systemcalls import SocketCalls
 
-_DONTWAIT = socket.MSG_DONTWAIT
-_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
-_SEND_FLAGS = socket.MSG_DONTWAIT | _NOSIGNAL
+_HAS_NOSIGNAL = hasattr(socket, "MSG_NOSIGNAL")
 
 
-class _Aliases(set[socket.socket]):
-    """Kept from the garbage collector, which would close a descriptor that is not theirs."""
+class _Aliases(set[SocketCalls]):
+    """Keeps the alias sockets alive: the garbage collector would close descriptors that are not theirs."""
 
     def after_fork(self) -> None:
-        """In the child of a fork: nothing that is done to a connection there reaches the parent's socket."""
+        """In the child of a fork: detach all, so that no connection there does anything to the parent's sockets."""
         for alias in self:
             alias.detach()
 
@@ -36,8 +35,11 @@ class _Aliases(set[socket.socket]):
 _aliases = forking.register(_Aliases())
 
 
-def _alias(fd: int) -> socket.socket:
-    """A second socket object for `fd`; `_release` it, never close it."""
+def _alias(fd: int, supplied: Supplied | None, check: Callable[[], None] | None) -> SocketCalls:
+    """System calls by a second socket object for `fd`; to be released by `_release`, never closed.
+
+    If the socket is `supplied`, `check` is called before each unless its owner still has this descriptor.
+    """
     if socket.getdefaulttimeout() is None:
         alias = socket.socket(fileno=fd)
     else:
@@ -48,17 +50,18 @@ def _alias(fd: int) -> socket.socket:
             alias.settimeout(0)
         finally:
             os.set_blocking(fd, blocking)
-    _aliases.add(alias)
-    return alias
+    calls = SocketCalls(alias, None if supplied is None else supplied.number, check)
+    _aliases.add(calls)
+    return calls
 
 
-def _release(alias: socket.socket) -> None:
+def _release(alias: SocketCalls) -> None:
     alias.detach()
     _aliases.discard(alias)
 
 
 def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
-    """A socket that is connected to the first of the host's addresses that answers. Raises OSError."""
+    """A socket, connected to the first of the host's addresses that accepts. Raises OSError."""
     error: OSError | None = None
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         try:
@@ -81,45 +84,29 @@ def connect_tcp(host: str, port: int, timeout: float) -> socket.socket:
 
 
 class SocketReader:
-    """Reads a stream socket by its descriptor, which stays its owner's; `supplied` if that is its user."""
+    """Reads a stream socket by its descriptor, without taking ownership; `supplied` if it is the user's."""
 
     def __init__(self, fd: int, *, supplied: Supplied | None = None) -> None:
         self._fd = fd
-        self._supplied = supplied
-        self._socket = _alias(fd)
-        self._recv_into = self._socket.recv_into
-        self._buffer = bytearray(READ_SIZE)
-        self._view = memoryview(self._buffer)
+        self._calls = _alias(fd, supplied, None if supplied is None else supplied.before_read)
+        # called for each request: without a method of ours around them
+        self.try_read, self.try_read_into = self._calls.recv, self._calls.recv_into
+        self.is_network = self._calls.sock.family in (socket.AF_INET, socket.AF_INET6)
 
     def fileno(self) -> int:
         return self._fd
-
-    def try_read(self, size: int) -> bytes | None:
-        supplied = self._supplied
-        if supplied is not None and (supplied.number is None or supplied.number() != self._fd):
-            supplied.before_read()
-        try:
-            if size > READ_SIZE:
-                return self._socket.recv(size, _DONTWAIT)  # one copy less, which counts for large ones only
-            count = self._recv_into(self._buffer, 0, _DONTWAIT)
-        except BlockingIOError:
-            return None
-        return bytes(self._view[:count])
 
     def give_back(self, octets: bytes) -> bytes:
         return octets
 
     def close(self) -> None:
-        _release(self._socket)
-        # a connection that is closed may be kept, or wait for the garbage collector: not with this
-        self._view = memoryview(b"")
-        self._buffer = bytearray()
+        _release(self._calls)
 
 
 class SocketWriter:
-    """Writes a stream socket by its descriptor, which stays its owner's.
+    """Writes a stream socket by its descriptor, without taking ownership.
 
-    `end` shuts the direction down only if `shutdown`, that is if the stream was opened by us.
+    `end` shuts the direction down only with `shutdown`, for streams that we opened.
     """
 
     events = select.POLLOUT
@@ -128,50 +115,39 @@ class SocketWriter:
         self._fd = fd
         self._supplied = supplied
         self._shutdown = shutdown
-        self._socket = _alias(fd)
-        self._send = self._socket.send
-        self._delays = _stop_delays(self._socket)
+        self._calls = _alias(fd, supplied, None if supplied is None else supplied.before_write)
+        self.try_write = self._calls.send if _HAS_NOSIGNAL else self._write_without_signal
+        self._delays = _stop_delays(self._calls.sock)
 
     def fileno(self) -> int:
         return self._fd
 
-    def try_write(self, buffers: Buffers) -> int:
-        supplied = self._supplied
-        if supplied is not None and (supplied.number is None or supplied.number() != self._fd):
-            supplied.before_write()
-        try:
-            if not _NOSIGNAL and sigpipe_kills():
-                return without_sigpipe(lambda: self._write(buffers))
-            if len(buffers) == 1:
-                return self._send(buffers[0], _SEND_FLAGS)
-            return self._write(buffers)
-        except BlockingIOError:
-            return 0
-
-    def _write(self, buffers: Buffers) -> int:
-        return self._socket.sendmsg(buffers[:MAX_BUFFERS], (), _SEND_FLAGS)
+    def _write_without_signal(self, buffers: Buffers) -> int:
+        if sigpipe_kills():
+            return without_sigpipe(partial(self._calls.send, buffers))
+        return self._calls.send(buffers)
 
     def end(self) -> None:
         if self._shutdown:
             try:
-                self._socket.shutdown(socket.SHUT_WR)
+                self._calls.sock.shutdown(socket.SHUT_WR)
             except OSError:
-                pass  # the peer may be gone already, which ends this direction just as well
+                pass  # the peer is gone already, which ends this direction just as well
 
     def close(self) -> None:
         if self._delays and (self._supplied is None or self._supplied.is_intact):
             self._delays = False
             try:
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+                self._calls.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
             except OSError:
                 pass  # closed by its owner
-        _release(self._socket)
+        _release(self._calls)
 
 
 def _stop_delays(sock: socket.socket) -> bool:
-    """Have TCP send what is written at once; true if that has to be taken back in the end.
+    """Set TCP_NODELAY; True if that has to be undone in the end.
 
-    Packets that belong together are written together, so waiting for more only costs 40 ms a round trip.
+    Packets that belong together are written together, so Nagle's algorithm would only add 40 ms to a round trip.
     """
     if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
         return False

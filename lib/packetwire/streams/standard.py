@@ -1,8 +1,8 @@
-"""Descriptors 0, 1 and 2: whether they are what everyone takes them for, and how to keep them from others.
+"""Descriptors 0, 1 and 2: checks that they are standard input, output and error, and keeping other files off them.
 
-A process may be started with some of them closed, or close them later. Then the next file that anything opens
-gets the number, and what is printed gets into it. What Python opens is not inherited by programs that it starts,
-while standard input, output and error are, also after a `dup2`: so a stranger at their place is told from them.
+A process may be started with some of them closed, or close them later. Then the next file that is opened gets the
+number, and printed text goes there. Descriptors that Python opens are not inheritable, while standard input, output
+and error are, also after a `dup2`: that is how a stranger in their place is recognised.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from packetwire.streams.fds import FdWriter
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 FORWARD_WAIT = 1.0
-"""Seconds for a reader of standard error that sleeps."""
+"""Seconds that a slow reader of standard error is waited for."""
 
 _NAMES = ("standard input", "standard output", "standard error")
 
 
 def check_standard(fd: int) -> None:
-    """Raises `LocalProtocolError` if the descriptor is closed, or a file of this process has got its number."""
+    """Raise `LocalProtocolError` if the descriptor is closed, or its number went to a file of this process."""
     try:
         inheritable = os.get_inheritable(fd)
     except OSError as error:
@@ -35,7 +35,7 @@ def check_standard(fd: int) -> None:
 
 
 def has_standard_error() -> bool:
-    """Whether descriptor 2 is standard error."""
+    """True if descriptor 2 is standard error."""
     if sys.__stderr__ is None:  # it was closed when Python started
         return False
     try:
@@ -45,7 +45,7 @@ def has_standard_error() -> bool:
 
 
 def forward_to_standard_error(data: bytes) -> None:
-    """Write what a reader takes within a second to standard error, if there is one."""
+    """Write to standard error, if there is one, as long as its reader takes something each second."""
     import select
 
     if not has_standard_error():
@@ -61,7 +61,7 @@ def forward_to_standard_error(data: bytes) -> None:
 
 @contextmanager
 def standard_taken() -> Iterator[None]:
-    """What is opened in here gets numbers above 2, also where some of those are closed."""
+    """A block in which newly opened descriptors get numbers above 2, even if some of the lower ones are closed."""
     fillers: list[int] = []
     try:
         while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= STDERR:
@@ -74,7 +74,7 @@ def standard_taken() -> Iterator[None]:
 
 
 def has_controlling_terminal() -> bool:
-    """Whether this process has one: a terminal whose Ctrl-C and Ctrl-Z reach it, and that it can ask on."""
+    """True if this process has a controlling terminal, whose Ctrl-C and Ctrl-Z reach it and where it can prompt."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError:

@@ -1,22 +1,21 @@
 """TLS over any other stream.
 
-Strategy. An SSL object stands between two memory BIOs and never sees a descriptor; what goes in and out of
-these passes through the halves of the stream below, which never block. Two rules keep a poll of that
-stream's descriptors sufficient:
+Strategy. An SSL object stands between two memory BIOs and never sees a descriptor; the ciphertext passes through
+the halves of the stream below, which never block. Two rules make it enough to poll that stream's descriptors:
 
-- *A read leaves nothing behind.* All that came is decrypted and returned at once, because what has left
-  the descriptor no poll sees. What was decrypted in the handshake is the stream's `leading_octets`. An end
-  or a fault behind octets that are returned is told by `on_exit`, as no poll may see that either.
-- *Octets count as written when their ciphertext has gone.* Encrypting cannot be taken back, so it is noted
-  how many of the next octets are encrypted already; whoever tries again does so with the same octets.
+- *A read leaves nothing behind.* Everything that came is decrypted and returned at once, because no poll sees bytes
+  that have left the descriptor. Data decrypted during the handshake becomes the stream's `leading_data`. An end or
+  a fault right after returned bytes is reported by `on_exit`, as no poll may see that either.
+- *Bytes count as written when their ciphertext has gone.* Encryption cannot be undone, so we note how many of the
+  next bytes are encrypted already; the next try is always with the same bytes.
 
-A read can make something to write: the answer to a key update, an alert. It is written at once if that
-goes, else by the next read or write: it only has to precede what we send next, and nobody waits for it.
-A write never needs a read, because the handshake is done before and renegotiation is off.
+A read can produce something to write: the answer to a key update, an alert. It is written at once if there is room,
+else by the next read or write: it only has to precede what we send next, and nobody waits for it. A write never
+needs a read, because the handshake is done before and renegotiation is off.
 
-The reader and the writer may be two threads. One lock guards the SSL object and its BIOs, for the time of a
-pure call; another keeps the ciphertext in order on its way to the stream below, over a try that does not
-block. Neither is held across a wait.
+The reader and the writer may be two threads. One lock guards the SSL object and its BIOs, during a pure call;
+another keeps the ciphertext in order on its way to the stream below, during a write that does not block. Neither is
+held across a wait.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 from packetwire.core.timelimits import seconds_of
 from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed, StreamTruncated
@@ -41,16 +39,16 @@ from packetwire.streams.open import PacketConnectionRecvSend, open_stream
 __all__ = ["TlsStream", "client_context", "server_context", "start_tls"]
 
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds for a handshake, from the first octet to the last."""
+"""Seconds for a handshake, from the first byte to the last."""
 MAX_PLAINTEXT = 16384
-"""Octets that a record can carry."""
+"""Bytes of plaintext in a record, at most."""
 ENCRYPT_SIZE = 65536
-"""Octets that are encrypted before they are written: a few records in one system call."""
+"""Bytes to encrypt before each write: a few records in one system call."""
 
 _QUOTED = 64
 _HANDSHAKE, _ALERT = 0x16, 0x15
 _VERSION_MAJOR = 0x03
-"""What a record begins with, in a handshake."""
+"""The first bytes of a handshake: the type of the record, and the major version."""
 
 
 def client_context(
@@ -58,9 +56,9 @@ def client_context(
     certfile: str | os.PathLike[str] | None = None,
     keyfile: str | os.PathLike[str] | None = None,
 ) -> ssl.SSLContext:
-    """Settings for connecting: the peer must have a certificate for its name.
+    """Settings for connecting: the server must have a certificate for its name.
 
-    It is verified with the CAs of `cafile`, else with those of the system. `certfile` and `keyfile` are
+    It is verified against the CAs of `cafile`, or else those of the system. `certfile` and `keyfile` are
     our own certificate, for peers that ask for one; without `keyfile` the key is in `certfile`. Raises
     OSError, which names the file.
     """
@@ -82,7 +80,7 @@ def server_context(
 ) -> ssl.SSLContext:
     """Settings for serving with a certificate; without `keyfile` the key is in `certfile`.
 
-    With `client_cafile` only those are served whose certificate is from a CA in there. Raises OSError,
+    With `client_cafile` only clients with a certificate from one of its CAs are served. Raises OSError,
     which names the file.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -136,8 +134,8 @@ def start_tls(
 ) -> TlsStream:
     """Speak TLS over a stream in any form from now on; returns when the handshake is done.
 
-    `server_name` is the name that the server's certificate must be for. What is supplied is not closed,
-    as usual. Raises OSError, which says what was wrong: nothing can be done with the stream then.
+    `server_name` is the name that the server's certificate must be for. A supplied stream is not closed,
+    as usual. Raises OSError, which says what was wrong; the stream is of no use then.
     """
     prepared(ssl_context, server_side=server_side)
     stream = TlsStream(open_stream(recv_send), ssl_context, server_side=server_side, server_name=server_name)
@@ -152,7 +150,7 @@ def start_tls(
 class TlsStream(ByteStream):
     """TLS over `inner`, which it closes. The handshake comes first: `shake_hands`, or `try_handshake`.
 
-    `ssl_object` tells about the peer: `getpeercert()`, `version()`, `cipher()`.
+    `ssl_object` has more about the peer: `getpeercert()`, `version()`, `cipher()`.
     """
 
     def __init__(
@@ -169,12 +167,12 @@ class TlsStream(ByteStream):
         self._outgoing = _Outgoing(self._records, inner.writer)
         self._tls_reader = _TlsReader(self._records, self._outgoing, inner.reader)
         super().__init__(self._tls_reader, _TlsWriter(self._records, self._outgoing, inner.writer), inner.close)
-        self._to_decrypt, inner.leading_octets = inner.leading_octets, b""
-        self._begin = b""  # the first octets of the peer
+        self._to_decrypt, inner.leading_data = inner.leading_data, b""
+        self._begin = b""  # the first bytes of the peer
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
-        """For looking only: it is in use."""
+        """The SSL object: only to be looked at, as it is in use."""
         return self._records.ssl_object
 
     # the handshake
@@ -192,9 +190,9 @@ class TlsStream(ByteStream):
                 raise TimeoutError(f"the peer did not end the TLS handshake within {timeout:g} s; {came}")
 
     def try_handshake(self) -> list[tuple[int, int]]:
-        """Go on with the handshake as far as that goes without waiting.
+        """Go on with the handshake as far as possible without waiting.
 
-        Returns the descriptors, with their events, to poll before the next try; none if it is done.
+        Returns the descriptors, with their events, to poll before the next try; none once it is done.
         Raises OSError if it failed.
         """
         while True:
@@ -203,34 +201,34 @@ class TlsStream(ByteStream):
             to_send = [] if sent else [(self._inner.write_fd, self._inner.write_events)]
             if done:
                 if sent:
-                    self.leading_octets = self._decrypt_first()
+                    self.leading_data = self._decrypt_first()
                 return to_send
-            octets = self._inner.try_read(READ_SIZE)
-            if octets is None:
+            data = self._inner.try_read(READ_SIZE)
+            if data is None:
                 return _merged([*to_send, (self._inner.read_fd, select.POLLIN)])
-            if not octets:
+            if not data:
                 raise self._cut_short()
-            self._begin = self._begin or octets[:_QUOTED]
+            self._begin = self._begin or data[:_QUOTED]
             self._check_begin()
-            self._to_decrypt = octets
+            self._to_decrypt = data
 
     def _advance(self) -> bool:
-        octets, self._to_decrypt = self._to_decrypt, b""
+        data, self._to_decrypt = self._to_decrypt, b""
         try:
-            return self._records.shake_hands(octets)
+            return self._records.shake_hands(data)
         except ssl.SSLError as error:
             raise self._failed(error) from error
 
     def _decrypt_first(self) -> bytes:
-        """What came behind the handshake."""
-        octets = self._records.decrypt(b"")
-        if self._records.failure is not None and not octets:
+        """The data that came right after the handshake."""
+        data = self._records.decrypt(b"")
+        if self._records.failure is not None and not data:
             raise self._failed(self._records.failure) from self._records.failure
-        return octets
+        return data
 
     def _failed(self, error: ssl.SSLError) -> OSError:
         with suppress(OSError):  # the peer may be gone
-            self._outgoing.flush()  # the alert that tells it
+            self._outgoing.flush()  # send the alert
         hint = ""
         if self._server_side and error.reason == "NO_SHARED_CIPHER":
             hint = "; has the ssl_context a certificate?"
@@ -253,7 +251,8 @@ class TlsStream(ByteStream):
         self._inner.start(on_exit)
         self._tls_reader.start(on_exit)
 
-    half_closes = False  # TLS says itself that a direction has ended
+    half_closes = False  # TLS has a message of its own for the end of a direction
+    is_remote = True
 
     @property
     def is_cut_off(self) -> bool:
@@ -267,7 +266,7 @@ class TlsStream(ByteStream):
 
 
 class _Records:
-    """The SSL object between its BIOs, for one thread at a time; nothing here waits."""
+    """The SSL object between its BIOs, used by one thread at a time. Nothing here waits."""
 
     def __init__(self, context: ssl.SSLContext, server_side: bool, server_name: str | None) -> None:
         self._from_peer, self._to_peer = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -275,29 +274,29 @@ class _Records:
         forking.register(self)
         self.ssl_object = context.wrap_bio(self._from_peer, self._to_peer, server_side, server_name)
         self.closed_by_peer = False
-        """Whether close_notify has come."""
+        """True once close_notify has come."""
         self.failure: ssl.SSLError | None = None
         """Why nothing more can be decrypted."""
 
     def after_fork(self) -> None:
-        """In the child of a fork: another thread may have held the lock, and does not exist here."""
+        """In the child of a fork: replace the lock, which another thread may have held."""
         self._lock = threading.Lock()  # guards the SSL object and both BIOs
 
-    def shake_hands(self, octets: bytes) -> bool:
-        """Go on with what came; whether the handshake is done. Raises `ssl.SSLError`."""
+    def shake_hands(self, data: bytes) -> bool:
+        """Go on with what came; True once the handshake is done. Raises `ssl.SSLError`."""
         with self._lock:
-            self._from_peer.write(octets)
+            self._from_peer.write(data)
             try:
                 self.ssl_object.do_handshake()
             except ssl.SSLWantReadError:
                 return False
             return True
 
-    def decrypt(self, octets: bytes) -> bytes:
-        """All that can be read with what came; then `closed_by_peer` or `failure` may be set."""
+    def decrypt(self, data: bytes) -> bytes:
+        """Everything that can be read with what came; afterwards `closed_by_peer` or `failure` may be set."""
         found = []
         with self._lock:
-            self._from_peer.write(octets)
+            self._from_peer.write(data)
             try:
                 while self._from_peer.pending or self.ssl_object.pending():
                     piece = self.ssl_object.read(MAX_PLAINTEXT)
@@ -312,14 +311,14 @@ class _Records:
                 self.failure = error
         return found[0] if len(found) == 1 else b"".join(found)
 
-    def encrypt(self, octets: memoryview) -> None:
+    def encrypt(self, data: memoryview) -> None:
         with self._lock:
-            while octets:
-                octets = octets[self.ssl_object.write(octets) :]
+            while data:
+                data = data[self.ssl_object.write(data) :]
 
     def close(self) -> None:
-        """Make close_notify, if that is in order."""
-        # it raises as long as the peer's has not come, or if the handshake was not done
+        """Produce close_notify, if the handshake was done."""
+        # `unwrap` produces it, and raises until that of the peer has come; or if the handshake was not done
         with self._lock, suppress(ssl.SSLError):
             self.ssl_object.unwrap()
 
@@ -343,11 +342,11 @@ class _Outgoing:
         self._unsent = memoryview(b"")
 
     def after_fork(self) -> None:
-        """In the child of a fork: another thread may have held the lock, and does not exist here."""
+        """In the child of a fork: replace the lock, which another thread may have held."""
         self._lock = threading.Lock()
 
     def flush(self) -> bool:
-        """Pass on what there is, as far as that goes without waiting; whether that was all. Raises OSError."""
+        """Write as much as fits without waiting; True if nothing is left. Raises OSError."""
         with self._lock:
             while True:
                 if not self._unsent:
@@ -361,7 +360,7 @@ class _Outgoing:
 
 
 class _TlsReader:
-    """Reads what the peer encrypted."""
+    """Reads and decrypts."""
 
     def __init__(self, records: _Records, outgoing: _Outgoing, reader: ReadHalf) -> None:
         self._records = records
@@ -378,22 +377,22 @@ class _TlsReader:
         self._tell_end()
 
     def try_read(self, size: int) -> bytes | None:
-        """As the contract says, but for a record that was incomplete until now, by which it may be more."""
+        """As `ReadHalf.try_read`; may return more than `size`, by a record that was incomplete until now."""
         if self._is_over:
             return self._end()
-        octets = self._reader.try_read(size)
-        if octets is None:
+        data = self._reader.try_read(size)
+        if data is None:
             return None
-        if not octets:
+        if not data:
             self.end_reason = StreamTruncated("the stream ended without a close_notify of TLS: it was cut off")
             return b""
-        octets = self._records.decrypt(octets)
+        data = self._records.decrypt(data)
         if self._records.has_ciphertext():
-            with suppress(OSError):  # whoever writes next will see it
+            with suppress(OSError):  # the next write will raise it
                 self._outgoing.flush()
-        if octets:
+        if data:
             self._tell_end()
-            return octets
+            return data
         return self._end() if self._is_over else None
 
     @property
@@ -406,7 +405,7 @@ class _TlsReader:
         return b""
 
     def _tell_end(self) -> None:
-        """Octets come first that were before the end, and nothing may become readable again."""
+        """Report the end by `on_exit`: it follows bytes that are returned first, and no poll may see it."""
         if self._on_exit is None or not self._is_over:
             return
         cause: ConnectionEnded = PeerClosed("the peer closed the TLS stream without saying EOF")
@@ -419,7 +418,7 @@ class _TlsReader:
         return octets
 
     def close(self) -> None:
-        """The stream closes what is below."""
+        """Nothing: the stream itself closes the one below."""
 
 
 class _TlsWriter:
@@ -429,7 +428,7 @@ class _TlsWriter:
         self._records = records
         self._outgoing = outgoing
         self._writer = writer
-        self._encrypted = 0  # of the octets that come next
+        self._encrypted = 0  # of the bytes that come next
 
     @property
     def events(self) -> int:
@@ -442,26 +441,26 @@ class _TlsWriter:
         if not self._outgoing.flush():
             return 0
         taken, self._encrypted = self._encrypted, 0
-        for octets in _behind(buffers, taken):
-            self._records.encrypt(octets)
+        for data in _behind(buffers, taken):
+            self._records.encrypt(data)
             if not self._outgoing.flush():
-                self._encrypted = len(octets)
+                self._encrypted = len(data)
                 break
-            taken += len(octets)
+            taken += len(data)
         return taken
 
     def end(self) -> None:
         self._records.close()
-        with suppress(OSError):  # the peer may be gone already, which ends this direction just as well
-            self._outgoing.flush()
+        with suppress(OSError):  # the peer is gone already, which ends this direction just as well
+            self._outgoing.flush()  # close_notify
         self._writer.end()
 
     def close(self) -> None:
-        """The stream closes what is below."""
+        """Nothing: the stream itself closes the one below."""
 
 
 def _behind(buffers: Buffers, taken: int) -> Iterator[memoryview]:
-    """What is left of `buffers` behind their first octets, in pieces of a good size to encrypt."""
+    """The rest of `buffers` after the first `taken` bytes, in pieces of a good size to encrypt."""
     joined = bytearray()
     for buffer in buffers:
         view = memoryview(buffer)[taken:]
@@ -479,7 +478,7 @@ def _behind(buffers: Buffers, taken: int) -> Iterator[memoryview]:
 
 
 def _merged(wanted: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """One entry for each descriptor: a socket is polled for both directions."""
+    """The same with one entry for each descriptor, as a socket is polled for both directions."""
     merged: dict[int, int] = {}
     for fd, events in wanted:
         merged[fd] = merged.get(fd, 0) | events
@@ -490,8 +489,8 @@ def _broken(error: ssl.SSLError) -> OSError:
     return ConnectionError(f"TLS: {_words(error)}")
 
 
-def _words(error: Any) -> str:
-    """What OpenSSL says, for people."""
+def _words(error: ssl.SSLError) -> str:
+    """The message of an SSLError, for people to read."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     reason = str(error.reason or "")

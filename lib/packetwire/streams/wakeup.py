@@ -1,4 +1,4 @@
-"""A descriptor that other threads make readable, to wake a poll."""
+"""A descriptor that other threads make readable to wake a poll."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from threading import get_ident
 from packetwire.streams import forking
 
 USERS_WAIT = 0.1
-"""Seconds, at most, that closing waits for threads that use a descriptor, which takes them no time."""
+"""Seconds, at most, that closing waits for threads that are just using a descriptor."""
 
 
 class Users(list[int]):
-    """The idents of the threads that use a descriptor at this moment; the last one closes it, if that is due.
+    """The idents of the threads that are using a descriptor; the last one to leave closes it, if that is due.
 
-    There is no lock, as a signal handler or a finalizer may come while one is held, and close it all. Those that
-    use it are methods named `set`, `clear` or `wake` of an object that has this as `_users`.
+    There is no lock, since a signal handler or a finalizer that closes the descriptor may run while one is held.
+    Users are methods named `set`, `clear` or `wake` of an object that has this as `_users`.
     """
 
     def __init__(self) -> None:
-        self._closing: list[Callable[[], object]] = []  # popped by whoever calls it
+        self._closing: list[Callable[[], object]] = []  # popped in one step: only one thread gets to call it
 
     def leave(self) -> None:
-        """This thread does not use it any more."""
-        with suppress(ValueError):  # it was interrupted before it had entered
+        """This thread has finished using it."""
+        with suppress(ValueError):  # an exception came before the thread was noted
             self.remove(get_ident())
         if self._closing and not self:
             self._close()
 
     def close_behind(self, close: Callable[[], object]) -> None:
-        """Call `close` when nobody uses it. Nobody must begin to.
+        """Call `close` once there are no users. Nobody may start using it any more.
 
-        That is before this returns, unless it is called in a signal handler that interrupted a user.
+        That is before this returns, except in a signal handler that interrupted a user.
         """
         until = time.monotonic() + USERS_WAIT
         while self and time.monotonic() < until:
             time.sleep(0)
         self._closing.append(close)
         for ident in list(self):
-            if not self._is_used_by(ident):  # an exception came before it could leave
+            if not self._is_used_by(ident):  # an exception kept it from leaving
                 with suppress(ValueError):
                     self.remove(ident)
         if not self:
@@ -59,15 +59,14 @@ class Users(list[int]):
         return False
 
     def _close(self) -> None:
-        with suppress(IndexError):  # another thread does
+        with suppress(IndexError):  # another thread closes it
             self._closing.pop()()
 
 
 class Wakeup:
-    """`set` makes `fileno()` readable, `clear` takes that back. Neither blocks.
+    """`set` makes `fileno()` readable, `clear` undoes that. Neither blocks.
 
-    Both do nothing once it is closed: a thread that comes late must not write to a descriptor that has
-    become someone else's.
+    Both do nothing once it is closed: a late thread must not write to a descriptor that has become someone else's.
     """
 
     def __init__(self) -> None:
@@ -91,7 +90,7 @@ class Wakeup:
             if self._write_fd >= 0:
                 os.write(self._write_fd, b"\1\0\0\0\0\0\0\0")
         except BlockingIOError:
-            pass  # full: it is readable already
+            pass  # the pipe is full, so it is readable already
         finally:
             self._users.leave()
 
@@ -112,7 +111,7 @@ class Wakeup:
             self._users.close_behind(partial(_close_all, fds))
 
     def after_fork(self) -> None:
-        """In the child of a fork."""
+        """In the child of a fork: close the copies."""
         fds, self._read_fd, self._write_fd = {self._read_fd, self._write_fd}, -1, -1
         for fd in fds:
             forking.close_copy(fd)

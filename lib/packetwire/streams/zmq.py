@@ -1,17 +1,17 @@
-"""PAIR and DEALER sockets as byte streams: the side that connects. See `zmqrouter` for the one that listens.
+"""PAIR and DEALER sockets as byte streams: the connecting side. See `zmqrouter` for the listening side.
 
-Each frame is a piece of the stream, an empty frame its beginning and its end. The DEALER has one peer and
-never gets another; a lost link is noticed by the socket's monitor and ends the stream.
+Each frame is a piece of the stream; an empty frame marks its beginning and its end. A DEALER has one peer and never
+gets another; the socket's monitor notices a lost link, which ends the stream.
 
 Strategy. A ZMQ socket may be used by one thread at a time. The connection's threads do their own reading and
-writing under a lock, rather than hand frames to a thread that owns the socket: that would be two more thread
+writing under a lock, rather than pass frames to a thread that owns the socket: that would be two more thread
 switches for each request, on top of those of the ZMQ library, and the calls under the lock never wait.
 
-The connection polls descriptors, and ZMQ's is no use to it alone: it tells of a change once, and the next
-call on the socket, reading or writing, forgets that again. So there are two flags, "to read" and "room", each
-a descriptor of its own, and what is polled is a set of descriptors: a flag, ZMQ's, and the monitor's. Whoever
-has used the socket looks at its events before letting go of the lock, and raises the flags accordingly. So at
-any moment when nobody has the lock, what can be read is either flagged or still to be told by ZMQ.
+The connection polls descriptors, and ZMQ's is not enough: it is edge-triggered, and the next call on the socket, in
+either direction, resets it. So there are two flags, "to read" and "room", each with a descriptor of its own, and
+the connection polls a set: a flag, ZMQ's descriptor, and the monitor's. After each use of the socket its events are
+read before the lock is released, and the flags are set accordingly. So whenever nobody holds the lock, anything
+that can be read is either flagged or still to be signalled by ZMQ.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from packetwire.streams.zmqsockets import (
     POLLIN,
     POLLOUT,
     ZmqContext,
+    ZmqSocket,
     await_link,
     be_curve_client,
     events_getter,
@@ -52,8 +53,8 @@ from packetwire.streams.zmqsockets import (
     pieces,
 )
 from packetwire.zmq.links import events_of
+from packetwire.zmq.owned import set_owner
 from packetwire.zmq.sockets import (
-    OwnedSocket,
     close_monitored,
     context_ended,
     leave_to_parent,
@@ -62,11 +63,11 @@ from packetwire.zmq.sockets import (
 )
 
 CONNECT_TIMEOUT = 30.0
-"""Seconds for a peer to be there and to shake hands."""
+"""Seconds to reach a peer and shake hands."""
 TURN_SECONDS = 0.25
-"""Seconds in which a PAIR that has no other peer says that it is there; twice as many each time it does not."""
+"""Seconds for a PAIR without another peer to answer; doubled each time it does not."""
 TURN_INTERVAL = 0.01
-"""Seconds until we ask again."""
+"""Seconds between two tries."""
 
 
 def open_dealer(
@@ -79,7 +80,7 @@ def open_dealer(
 ) -> ByteStream:
     """A stream to a ROUTER. Raises OSError if there is none, or if it does not let us in.
 
-    An `identity` is how the ROUTER knows us again; without one each connection gets its own.
+    The ROUTER recognises us by the `identity`; without one it gives each connection a new one.
     """
     return _LinkStream(_connect(zmq.DEALER, endpoint, timeout, curve, identity, context))
 
@@ -93,7 +94,7 @@ def open_pair(
 ) -> ByteStream:
     """A stream to another PAIR. Raises OSError if there is none, or if it does not let us in.
 
-    A PAIR has one peer at a time, and turns away the next one until it has noticed that the last is gone.
+    A PAIR has one peer at a time, and turns others away until it has noticed that the last one is gone.
     """
     deadline = time.monotonic() + seconds_of(timeout)
     patience = TURN_SECONDS
@@ -102,7 +103,7 @@ def open_pair(
         try:
             link = _connect(zmq.PAIR, endpoint, left, curve, None, context)
         except BlockingIOError:
-            pass  # within a process it shows at once that there is another peer
+            pass  # within a process ZMQ says at once that there is another peer
         else:
             try:
                 is_taken = link.is_taken(min(left, patience))
@@ -128,13 +129,13 @@ def _connect(
 ) -> _Link:
     timeout = seconds_of(timeout)
     sock = make_socket(context or zmq.Context.instance(), kind, endpoint)
-    monitor: OwnedSocket | None = None
+    monitor: ZmqSocket | None = None
     try:
         if curve is not None:
             be_curve_client(sock, curve)
         if identity is not None:
             sock.setsockopt(zmq.IDENTITY, identity)
-        if not endpoint.startswith("inproc:"):  # which has no links, nothing to shake hands about, and no events
+        if not endpoint.startswith("inproc:"):  # which has no links, no handshake, and so no events
             monitor = open_monitor(sock, LINK_EVENTS)
         sock.connect(endpoint)
         if monitor is not None:
@@ -150,30 +151,31 @@ def _connect(
 class _Link:
     """A socket with one peer, its lock and its flags.
 
-    With `known_before` the peer may have had another stream with someone who looked like us, whose last frames
-    can still come here: octets before the first boundary are dropped, and a second one right behind it is it.
+    With `known_before` the peer may have had an earlier stream with a socket that looked like ours, and its last
+    frames may still arrive: bytes before the first boundary are dropped; if a second boundary follows at once, that
+    one is the first of our stream.
     """
 
-    def __init__(self, sock: OwnedSocket, monitor: OwnedSocket | None, *, known_before: bool) -> None:
+    def __init__(self, sock: ZmqSocket, monitor: ZmqSocket | None, *, known_before: bool) -> None:
         self._socket = sock
-        # looking up a method of a ZMQ socket takes as long as some of them
+        # looking up a method of a ZMQ socket takes as long as calling some of them
         self._send, self._recv, self._events_now = sock.send, sock.recv, events_getter(sock)
         self._monitor = monitor
         self._lock = threading.Lock()  # guards the socket and what follows
         self._events = 0
-        """What the socket had to tell when it was used last; what came since is still to be told."""
+        """The socket's events at its last use; ZMQ's descriptor will signal newer ones."""
         self._rest: memoryview | None = None
         self._has_begun = False
         self._spare_boundary = known_before
         self._lost = False
         self._peer_ended = False
-        self._fault: OSError | None = None  # raised when what came before it was read
+        self._fault: OSError | None = None  # raised once everything that came before it was read
         self.is_cut_off = False
-        """Whether the link was lost without the peer's last boundary."""
+        """True if the link was lost before the peer's last boundary."""
         self._we_ended = False
         self._closed = False
         self._is_gone = False
-        """Whether the sockets were let go of."""
+        """True once the sockets are closed."""
         fds = [sock.fileno(), *([monitor.fileno()] if monitor else ())]
         self.to_read = _Flag(fds)
         try:
@@ -183,20 +185,20 @@ class _Link:
             raise
         try:
             sock.send(BOUNDARY, NOBLOCK)
-            self._is_lost()  # a monitor's descriptor tells of nothing until all before that was taken
+            self._is_lost()  # a monitor's descriptor signals nothing until all earlier events were received
             self._look()
         except BaseException:
             self.to_read.close()
             self.room.close()
             raise
         self._raise_flags()
-        sock.keeper = self._sockets_taken
+        set_owner(sock, self._sockets_taken)
         if monitor is not None:
-            monitor.keeper = self._sockets_taken
+            set_owner(monitor, self._sockets_taken)
         forking.register(self)
 
     def after_fork(self) -> None:
-        """In the child of a fork: the link is the parent's, and nothing of ZMQ is used here."""
+        """In the child of a fork: the link is the parent's; libzmq must not be used here."""
         self._lock = threading.Lock()
         if not self._is_gone:
             leave_to_parent(self._socket, self._monitor)
@@ -207,13 +209,13 @@ class _Link:
     # the end of the context
 
     def _sockets_taken(self) -> None:
-        """In whatever thread destroys the context."""
+        """Called by the thread that destroys the context."""
         with self._lock:
             self._end(context_ended())
             self._raise_flags()
 
     def _end(self, error: OSError) -> OSError:
-        """With the lock held: the sockets are of no use any more. Returns why."""
+        """With the lock held: close the sockets, which are of no use any more. Returns the reason."""
         if self._fault is None:
             self._fault = error
         self._peer_ended = True
@@ -227,13 +229,13 @@ class _Link:
             self.room.watch_no_sockets()
             with suppress(zmq.ZMQError):  # the context was ended
                 self._is_lost()
-            # what is unsent has nowhere to go then
+            # if the link is lost, unsent frames have nowhere to go
             close_monitored(self._socket, self._monitor, 0 if self._lost else None)
 
     def is_taken(self, seconds: float) -> bool:
-        """Whether the peer has us for its peer: its first boundary came, which is waited for.
+        """Wait up to `seconds` for the peer's first boundary; True if it came, so we are the one peer of that PAIR.
 
-        ZMQ keeps the link to a PAIR that has another peer, and what is sent over it goes nowhere.
+        ZMQ keeps the link to a PAIR that has another peer, and frames that are sent over it go nowhere.
         """
         deadline = time.monotonic() + seconds
         poller = select.poll()
@@ -285,7 +287,7 @@ class _Link:
         return b"" if self._peer_ended else None
 
     def _receive(self) -> bytes | None:
-        """The next octets, or None if there are none now or none will come any more."""
+        """The next frame; None if there is none now, and at the end."""
         try:
             return self._next_frame()
         except zmq.ZMQError as error:
@@ -297,11 +299,15 @@ class _Link:
             try:
                 message = self._recv(NOBLOCK, copy=False)
             except zmq.Again:
-                # what came before the link was lost is read first: so look again, in this order
+                # ask for the loss first and for frames again after that: frames that came before the loss are read
+                # first; in the other order one that comes in between would be dropped
                 is_lost = self._is_lost()
-                self._look()
-                if self._events & POLLIN:
-                    continue
+                if is_lost or not self._events & POLLOUT:
+                    self._look()
+                    if self._events & POLLIN:
+                        continue
+                else:  # nothing to read, and there was room already: asking for events would say nothing new
+                    self._events = POLLOUT
                 self._peer_ended = self.is_cut_off = is_lost
                 return None
             frame = message.bytes
@@ -328,11 +334,11 @@ class _Link:
         return self._lost
 
     def _look(self) -> None:
-        """With the lock held, after any use of the socket, which may have swallowed what ZMQ had to tell."""
+        """With the lock held, after any use of the socket: read its events, as ZMQ's descriptor may be reset."""
         self._events = self._events_now()
 
     def _raise_flags(self) -> None:
-        """With the lock held, before it is let go."""
+        """With the lock held, before it is released: show the state to those who poll."""
         self.to_read.show(bool(self._events & POLLIN) or self._peer_ended or self._lost or self._rest is not None)
         self.room.show(bool(self._events & POLLOUT) or self._peer_ended)
 
@@ -361,7 +367,7 @@ class _Link:
         return taken
 
     def end(self) -> None:
-        """Send the last boundary, if ZMQ still takes it: who does not read will see the link go."""
+        """Send the last boundary, if ZMQ still takes it; a peer that does not read will see the link close."""
         with self._lock:
             if not (self._we_ended or self._closed or self._is_gone):
                 self._we_ended = True
@@ -393,15 +399,16 @@ class _LinkStream(ByteStream):
         self._link = link
         super().__init__(_LinkReader(link), _LinkWriter(link), link.close)
 
-    half_closes = False  # a stream over ZMQ says itself that a direction has ended
+    half_closes = False  # a boundary marks the end of a direction
+    is_remote = True
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the link was lost."""
+        """True if the link was lost."""
         return self._link.is_cut_off
 
     def end_reason(self) -> ConnectionEnded | None:
-        """That it was cut off, if it was."""
+        """A `StreamTruncated` if the link was lost."""
         return StreamTruncated("the link to the ZMQ peer was lost") if self.is_cut_off else None
 
 
@@ -415,7 +422,7 @@ class _LinkReader:
         return octets
 
     def close(self) -> None:
-        pass  # the link is closed behind both halves
+        pass  # the link is closed after both halves
 
 
 class _LinkWriter:
@@ -432,7 +439,7 @@ class _LinkWriter:
 
 
 class _Flag:
-    """Readable while it is shown, and when one of `fds` is."""
+    """A descriptor that is readable while it is shown, and while one of `fds` is."""
 
     def __init__(self, fds: Iterable[int]) -> None:
         self._shown = False
@@ -445,7 +452,7 @@ class _Flag:
             raise
 
     def watch_no_sockets(self) -> None:
-        """Before these descriptors are closed."""
+        """Stop watching `fds`, before they are closed."""
         fds, self._fds = self._fds, []
         for fd in fds:
             self._poll_set.remove(fd)

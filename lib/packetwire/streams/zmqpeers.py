@@ -1,16 +1,16 @@
 """The streams of the many peers of one listening ZMQ socket, and when each begins and ends.
 
-Nothing here touches a socket: `zmqrouter` does, in a thread of its own, and puts what it receives in here.
+Nothing here touches a socket: `zmqrouter` does, in a thread of its own, and passes received frames in here.
 
-A peer is known by its identity. Its empty frames are boundaries: each ends the stream that is live, if there
-is one, and begins the next. The last frame of a stream and the first of the next one look alike, so behind a
-boundary that ended a stream the next one is there for us when its first octets, or another boundary, come;
-unless it came over another link: then it is a new peer under an old name.
+A peer is known by its identity. Its empty frames are boundaries: each ends the current stream, if there is one, and
+begins the next. The last frame of a stream and the first of the next one look alike, so after a boundary that ended
+a stream the next one begins for us only with its first bytes, or with another boundary. A boundary over another
+link is different: it comes from a new peer with an old identity.
 
-A *link* is the number of the connection that a frame came over, or None where there is no such thing (inproc).
+A *link* is the number of the connection that a frame came over, or None if there is no such thing (inproc).
 
-A stream has no descriptor until somebody wants to poll it: strangers begin as many streams as they like, and what
-bounds them must not be the number of files that this process may open.
+A stream has no descriptor until somebody wants to poll it: strangers begin as many streams as they like, and they
+must not be able to use up the descriptors of this process.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
     from packetwire.zmq.links import Link  # whose module needs the ZMQ library
 
 DEFAULT_IDLE_LIMIT = 3600.0
-"""Seconds without a frame in either direction after which a peer's stream is ended."""
+"""Seconds without a frame in either direction after which a stream is ended."""
 QUEUE_LIMIT = 4 << 20
-"""Octets from one peer that are kept until its connection reads them; above that nothing more is received."""
+"""Bytes from one peer that are kept until its connection reads them; beyond that nothing is received."""
 WAITING_LIMIT = 64 << 20
-"""Bytes for all streams together that wait to be accepted; with those nothing more is received, for a while."""
+"""Bytes of all streams together that wait to be accepted; beyond that nothing is received for a while."""
 MAX_PEERS = 4096
-"""Identities that are known; above that the oldest ones without a stream are forgotten."""
+"""Identities that are remembered; beyond that the oldest ones without a stream are forgotten."""
 
 THE_END = bytes(ERQ_PACKET) + bytes(EOF_PACKET)
-"""What a peer is told for which there is no place."""
+"""Packets for a peer that is turned away: ERQ and EOF."""
 
 Identity = bytes
 
 
 class FrameSender(Protocol):
-    """The socket, for its streams. From any thread."""
+    """The socket, as its streams use it. Thread-safe."""
 
     def send(self, stream: PeerStream, buffers: Buffers) -> int:
-        """Send what there is room for; the octets taken. Raises OSError."""
+        """Send what fits; returns the number of bytes taken. Raises OSError."""
         ...
 
     def end(self, stream: PeerStream) -> None:
@@ -62,39 +62,39 @@ class FrameSender(Protocol):
         ...
 
     def receive(self) -> None:
-        """Receive what has come, for whomever."""
+        """Receive everything that has come, for any stream."""
         ...
 
     def drained(self) -> None:
-        """There is room in a queue that was full."""
+        """Called when there is room in a queue that was full."""
         ...
 
     def released(self, stream: PeerStream) -> None:
-        """Its connection is closed."""
+        """Called when the stream's connection is closed."""
         ...
 
 
-class WaitingOctets:
-    """The octets of the streams that nobody reads yet. For one thread at a time."""
+class WaitingBytes:
+    """Counts the bytes of the streams that wait to be accepted. Not thread-safe."""
 
     def __init__(self) -> None:
         self.kept = 0
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many as there may be."""
+        """True if the bound is reached."""
         return self.kept >= WAITING_LIMIT
 
 
 def sent_too_early() -> OSError:
-    """For a peer that sent more than is kept until somebody accepts its stream."""
+    """The error for a peer that sent more than is kept until its stream is accepted."""
     return OSError(errno.ENOBUFS, "this peer sent too much before there was a place for it")
 
 
 class Incoming:
-    """The half of a stream that is filled by whoever receives for it.
+    """The receiving half of a stream.
 
-    Mostly that is the thread of the socket; while `socket_fd` is set it is the connection that reads here.
+    It is filled by the socket's thread; while `watch` has a socket's descriptor, by the connection that reads here.
     """
 
     def __init__(self, sender: FrameSender) -> None:
@@ -109,17 +109,17 @@ class Incoming:
         self._ended = False
         self._error: OSError | None = None
         self.is_cut_off = False
-        """Whether it ended without the peer's last boundary."""
-        self._is_receiving = False  # for whoever reads this stream, who need not be woken for what that brings
+        """True if the stream ended without the peer's last boundary."""
+        self._is_receiving = False  # in `try_read`: the reader need not be woken for what it receives itself
         self._wakeup: Wakeup | None = None
         self._is_shown = False
         self._look_due = False
         self._poll_set: PollSet | None = None
         self._is_disposed = False
-        self._waiting: WaitingOctets | None = None
+        self._waiting: WaitingBytes | None = None
 
     def after_fork(self, error: OSError) -> None:
-        """In the child of a fork: nothing more comes."""
+        """In the child of a fork: end the half with `error`."""
         self._lock = threading.Lock()
         self._frames.clear()
         self._size = 0
@@ -128,14 +128,14 @@ class Incoming:
         self._error = error
         self._socket_fd = None
 
-    def wait(self, waiting: WaitingOctets | None) -> None:
-        """Nobody reads here yet: what comes is counted there, and bounded; None: somebody does."""
+    def wait(self, waiting: WaitingBytes | None) -> None:
+        """Have bytes counted by `waiting` until the stream is accepted; None once it is."""
         if self._waiting is not None:
             self._waiting.kept -= self._size
         self._waiting = waiting
 
     def open(self) -> PollSet:
-        """Have descriptors from now on. Raises OSError."""
+        """Open the descriptors to poll, if that was not done. Raises OSError."""
         with self._lock:
             if self._poll_set is None:
                 if self._is_disposed:
@@ -152,7 +152,7 @@ class Incoming:
             return self._poll_set
 
     def watch(self, socket_fd: int | None) -> None:
-        """Have the connection poll the socket, too, and receive from it; None: no more. Raises OSError."""
+        """Have the connection poll the socket, too, and receive from it; None ends that. Raises OSError."""
         poll_set = self.open()
         if self._socket_fd is not None:
             poll_set.remove(self._socket_fd)
@@ -161,13 +161,13 @@ class Incoming:
             poll_set.add(socket_fd)
 
     def look(self) -> None:
-        """Something may have come of which the socket's descriptor will not tell."""
+        """Wake the reader: frames may have come that the socket's descriptor will not signal."""
         with self._lock:
             self._look_due = True
             self._show(True)
 
     def _show(self, shown: bool) -> None:
-        """With the lock held: have a poll see something here, or nothing."""
+        """With the lock held: make the descriptor readable, or not."""
         if shown is not self._is_shown:
             self._is_shown = shown
             if self._wakeup is None:
@@ -182,33 +182,33 @@ class Incoming:
         return self._is_full
 
     def _holds_too_much(self) -> bool:
-        """With the lock held."""
+        """With the lock held: True if a bound is passed."""
         return self._size > self._limit or (self._waiting is not None and self._waiting.is_full)
 
     def is_still_full(self) -> bool:
-        """Whether nothing more should come, also when others were accepted meanwhile."""
+        """True if it is still full; others that were accepted meanwhile may have made room."""
         with self._lock:
             self._is_full = self._is_full and self._holds_too_much()
             return self._is_full
 
     @property
-    def has_octets(self) -> bool:
-        """Whether there is something to read."""
+    def has_data(self) -> bool:
+        """True if there is something to read."""
         return self._size > 0
 
     @property
     def is_over(self) -> bool:
-        """Nothing more can be read."""
+        """True if nothing more can be read."""
         return self._ended and not self._frames
 
     def lift_limit(self) -> None:
-        """Keep whatever comes: the peer is gone, so that is little. Those that are not accepted have a bound."""
+        """Keep all that still comes: the peer is gone, so it is little. The bound on waiting streams stays."""
         with self._lock:
             self._limit = math.inf
             self._is_full = self._is_full and self._holds_too_much()
 
-    def put(self, octets: bytes) -> bool:
-        """Octets came; whether there should come no more before some are read."""
+    def put(self, data: bytes) -> bool:
+        """Add bytes that came; True if no more should be received before some are read."""
         with self._lock:
             if self._ended:
                 return False
@@ -216,16 +216,16 @@ class Incoming:
                 if self._holds_too_much():
                     self._finish(sent_too_early(), is_cut_off=False)
                     return False
-                self._waiting.kept += len(octets)
-            self._frames.append(octets)
-            self._size += len(octets)
+                self._waiting.kept += len(data)
+            self._frames.append(data)
+            self._size += len(data)
             self._is_full = self._holds_too_much()
             if not self._is_receiving:
                 self._show(True)
             return self._is_full
 
     def finish(self, error: OSError | None = None, *, is_cut_off: bool = False) -> None:
-        """Nothing more comes; `error` if that is not the peer's own end. A second call does nothing."""
+        """End the half; with `error` unless the peer has ended it. A second call does nothing."""
         with self._lock:
             self._finish(error, is_cut_off=is_cut_off)
 
@@ -241,7 +241,7 @@ class Incoming:
 
     def try_read(self, size: int) -> bytes | None:
         if not self._frames:
-            self._look_due = False  # also if it is no more for us to look
+            self._look_due = False  # also if it is no longer ours to receive
             if self._socket_fd is not None:
                 self._is_receiving = True
                 try:
@@ -250,7 +250,7 @@ class Incoming:
                     self._is_receiving = False
         with self._lock:
             try:
-                octets = self._take(size)
+                data = self._take(size)
             finally:
                 self._show(bool(self._frames) or self._ended or self._look_due)
             was_full = self._is_full
@@ -258,7 +258,7 @@ class Incoming:
             is_drained = was_full and not self._is_full
         if is_drained:
             self._drained()
-        return octets
+        return data
 
     def _take(self, size: int) -> bytes | None:
         frames = self._frames
@@ -288,7 +288,7 @@ class Incoming:
             self._size = 0
 
     def dispose(self) -> None:
-        """Behind `close`, when the sender has forgotten the stream."""
+        """Close the descriptors: after `close`, when the sender has forgotten the stream."""
         with self._lock:
             self._is_disposed = True
             if self._wakeup is not None:
@@ -298,7 +298,7 @@ class Incoming:
 
 
 class Outgoing:
-    """The half of a stream that the connection's threads send by themselves."""
+    """The sending half of a stream, which the connection's threads send by themselves."""
 
     events = select.POLLIN
 
@@ -311,12 +311,12 @@ class Outgoing:
         self._is_closed = False
 
     def after_fork(self) -> None:
-        """In the child of a fork: nothing more is sent."""
+        """In the child of a fork: close the half."""
         self._lock = threading.Lock()
         self._is_closed = True
 
     def open(self) -> Wakeup:
-        """Have a descriptor from now on. Raises OSError."""
+        """Open the descriptor to poll, if that was not done. Raises OSError."""
         with self._lock:
             if self._room is None:
                 if self._is_closed:
@@ -339,7 +339,7 @@ class Outgoing:
         return self._sender.send(self._stream, buffers)
 
     def has_room(self) -> None:
-        """It is worth another try."""
+        """Wake the writer: there may be room now."""
         with self._lock:
             self._is_shown = True
             if self._room is not None:
@@ -357,7 +357,7 @@ class Outgoing:
 
 
 class PeerStream(ByteStream):
-    """The stream of one peer of a listening socket. The sender guards its plain attributes by its lock."""
+    """The stream of one peer of a listening socket. Its plain attributes are guarded by the sender's lock."""
 
     def __init__(self, identity: Identity, sender: FrameSender, *, has_begun: bool = False) -> None:
         self.identity = identity
@@ -366,7 +366,7 @@ class PeerStream(ByteStream):
         self.last_use = time.monotonic()
         self.may_send = True
         self.has_begun = has_begun
-        self.has_octets = False
+        self.has_data = False
         self.is_superseded = False
         self._sender = sender
         super().__init__(self.incoming, self.outgoing, self._let_go)
@@ -380,7 +380,7 @@ class PeerStream(ByteStream):
         self.is_superseded = True
 
     def open(self) -> None:
-        """Have the descriptors that it is polled by. Raises OSError, and then it may be tried again."""
+        """Open the descriptors to poll. Raises OSError; it may then be tried again."""
         self.incoming.open()
         self.outgoing.open()
 
@@ -388,53 +388,54 @@ class PeerStream(ByteStream):
         self._sender.released(self)
         self.incoming.dispose()
 
-    half_closes = False  # a stream over ZMQ says itself that a direction has ended
+    half_closes = False  # a boundary marks the end of a direction
+    is_remote = True
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the peer vanished."""
+        """True if the peer vanished."""
         return self.incoming.is_cut_off
 
     def end_reason(self) -> ConnectionEnded | None:
-        """That it was cut off, if it was."""
+        """A `StreamTruncated` if the peer vanished."""
         return StreamTruncated("the ZMQ peer vanished without ending its stream") if self.is_cut_off else None
 
     def hang_up(self) -> None:
-        """Have the connection see the end of the stream. From any thread."""
+        """Have the connection see the end of the stream. Thread-safe."""
         self.incoming.finish()
 
     def supersede(self) -> None:
-        """The peer is gone, or has begun its next stream: this one is over in both directions."""
+        """End both directions: the peer is gone, or has begun its next stream."""
         self.may_send = False
         self.is_superseded = True
         self.incoming.finish(is_cut_off=True)
         self.outgoing.has_room()
 
     def turn_away(self) -> None:
-        """Tell the peer, by packets, that there is no place for it; and close."""
-        with suppress(OSError):  # it may be gone already
+        """Tell the peer, by packets, that this is the end, and close."""
+        with suppress(OSError):  # the peer may be gone already
             self.try_write([THE_END])
         self.close()
 
 
 class _Peer:
-    """What is known of an identity: the stream that it writes to, if any, and the one that may write to it."""
+    """An identity: the stream that the peer writes to, if any, and the one that may write to the peer."""
 
-    __slots__ = ("link", "stream", "takes_octets", "wasted", "writing")
+    __slots__ = ("link", "stream", "takes_data", "wasted", "writing")
 
     def __init__(self, link: Link) -> None:
         self.link = link
         self.wasted = 0
         self.stream: PeerStream | None = None
         self.writing: PeerStream | None = None
-        self.takes_octets = False  # a boundary was the last frame, and it may have begun a stream
+        self.takes_data = False  # the last frame was a boundary that may have begun a stream
 
 
 class Peers:
-    """All peers of a socket. For one thread at a time.
+    """All peers of a socket. Not thread-safe.
 
-    `begin` makes the stream for an identity, or returns None if there is no place for it; `refuse` is told of
-    an identity whose octets belong to no stream. Both get to know whether our first boundary was sent already.
+    `begin` makes the stream of an identity, or returns None if there is no place for it; `refuse` is called for an
+    identity whose bytes belong to no stream. The second argument of both says if our first boundary was sent.
     """
 
     def __init__(
@@ -451,31 +452,31 @@ class Peers:
         return len(self._peers)
 
     def knows(self, identity: Identity, link: Link) -> bool:
-        """Whether this peer came over that link."""
+        """True if this peer is known to use that link."""
         peer = self._peers.get(identity)
         return peer is not None and peer.link == link
 
     def arrive(self, identity: Identity, link: Link) -> None:
-        """An empty frame came over a link that is new, and our first boundary was sent there."""
+        """Receive an empty frame over a new link, to which our first boundary was sent."""
         if identity in self._peers:
             self._forget(identity)
         self._start(identity, self._add(identity, link), is_greeted=True)
 
     def receive_boundary(self, identity: Identity) -> None:
-        """An empty frame came over a link that was known, or is gone."""
+        """Receive an empty frame over a known link, or one that is gone."""
         peer = self._peers.get(identity)
         if peer is None:
             return
-        if peer.takes_octets:
+        if peer.takes_data:
             self._start(identity, peer)
         else:
             stream, peer.stream = peer.stream, None
-            peer.takes_octets = True
+            peer.takes_data = True
             if stream is not None:
                 stream.incoming.finish()
 
     def waste(self, identity: Identity, link: Link, frames: int = 1) -> int:
-        """Frames came that brought nothing to anybody; the number of them since the last `earn`."""
+        """Count frames that belong to no accepted stream; returns their number since the last `earn`."""
         peer = self._peers.get(identity)
         if peer is None:
             peer = self._add(identity, link)
@@ -483,13 +484,13 @@ class Peers:
         return peer.wasted
 
     def earn(self, identity: Identity) -> None:
-        """A stream of this peer was accepted."""
+        """Reset the count: a stream of this peer was accepted."""
         peer = self._peers.get(identity)
         if peer is not None:
             peer.wasted = 0
 
     def link_of(self, identity: Identity) -> Link:
-        """The link that the peer came over."""
+        """The link of the peer."""
         peer = self._peers.get(identity)
         return None if peer is None else peer.link
 
@@ -498,43 +499,43 @@ class Peers:
         peer = self._peers.get(identity)
         return None if peer is None else peer.stream
 
-    def receive_octets(self, identity: Identity, octets: bytes) -> bool:
-        """A frame with octets came; whether there should come no more before some are read."""
+    def receive_data(self, identity: Identity, data: bytes) -> bool:
+        """Receive a frame with bytes; True if no more should be received before some are read."""
         peer = self._peers.get(identity)
         if peer is None:
-            self._add(identity, None)  # so that it is told once
+            self._add(identity, None)  # so that it is refused once only
             self._refuse(identity, False)
             return False
-        if peer.takes_octets:
+        if peer.takes_data:
             self._start(identity, peer)
         stream = peer.stream
         if stream is None:
-            return False  # its connection was closed here, or never was: dropped up to the next boundary
+            return False  # its stream was closed here, or refused: frames are dropped up to the next boundary
         stream.last_use = time.monotonic()
-        return stream.incoming.put(octets)
+        return stream.incoming.put(data)
 
     def _start(self, identity: Identity, peer: _Peer, *, is_greeted: bool = False) -> None:
         if peer.writing is not None:
             peer.writing.supersede()
-        peer.takes_octets = False
+        peer.takes_data = False
         peer.stream = peer.writing = self._begin(identity, is_greeted)
 
     def break_off(self, identity: Identity, error: OSError) -> None:
-        """What comes from there cannot go on."""
+        """End the stream that the peer writes to, with `error`."""
         peer = self._peers.get(identity)
         if peer is not None and peer.stream is not None:
             peer.stream.incoming.finish(error)
             peer.stream = None
 
     def lose_link(self, link: Link) -> None:
-        """The link is gone, and with it all peers that came over it."""
+        """Forget all peers of a link that is gone."""
         for identity in list(self._by_link.get(link, ())):
             self._forget(identity)
 
     def release(self, stream: PeerStream, *, has_said_all: bool = True) -> None:
-        """The connection is closed here: what still comes of that stream is dropped.
+        """Drop whatever still comes for a stream, whose connection is closed here.
 
-        If it has not `has_said_all`, it still can be superseded.
+        Unless it `has_said_all`, it is still told when the peer supersedes it.
         """
         peer = self._peers.get(stream.identity)
         if peer is not None:
@@ -547,7 +548,7 @@ class Peers:
         peer = self._peers[identity] = _Peer(link)
         if link is not None:
             self._by_link.setdefault(link, set()).add(identity)
-        if len(self._peers) > MAX_PEERS:  # without links nobody says that a peer is gone
+        if len(self._peers) > MAX_PEERS:  # without links nothing tells that a peer is gone
             quiet = (one for one, known in self._peers.items() if known.stream is known.writing is None)
             oldest = next(quiet)
             if oldest != identity:

@@ -1,29 +1,29 @@
-"""The side that listens: a bound ROUTER, whose every peer is a byte stream, or a bound PAIR, which has one.
+"""The listening side: a bound ROUTER, with a byte stream for each peer, or a bound PAIR, which has one.
 
-Strategy. One thread, the *postman*, receives what comes to the socket and puts it into the streams' queues,
-each of which has a descriptor to poll; no stream could know by itself that a frame is its own. It also sees
-to all that is not the business of one stream: new peers, lost links, those that are idle, and clients' keys.
-Sending needs no such distribution, so the connections' threads do it themselves, under the lock that the
-postman has while it receives; nobody waits under that lock.
+Strategy. One thread, the *dispatcher*, receives from the socket and puts the frames into the streams' queues, each
+of which has a descriptor to poll; only a single receiver can tell whose frame comes next. It also takes care of all
+that concerns more than one stream: new peers, lost links, idle streams, and clients' keys. Sending needs no such
+distribution, so the connections' threads do it themselves, under the lock that the dispatcher holds while it
+receives; nobody waits under that lock.
 
-From the postman to a connection is one more thread switch, which takes as long as all the rest of a small
-request. So while all octets come from one peer, its connection, the *favourite*, polls the socket and receives
-by itself, for the others too. The postman then looks by the clock whether it still does, and otherwise is the
-one who receives again.
+From the dispatcher to a connection is one more thread switch, which takes as long as all the rest of a small
+request. So while all bytes come from one peer, its connection, the *favourite*, polls the socket and receives by
+itself, for the others too. The dispatcher then checks at intervals that it still does, and otherwise takes over
+again.
 
-Any use of the socket can swallow ZMQ's signal that something came, so whoever sends looks at the socket's
-events afterwards and wakes the postman. A peer's queue that is full is tried again by the clock, because a
-ROUTER does not tell which of its peers has room.
+Any use of the socket can reset its edge-triggered descriptor, so each sender reads the socket's events afterwards
+and wakes the dispatcher. A peer whose queue is full is tried again at intervals, because a ROUTER does not tell
+which of its peers has room.
 
-A stream whose connection does not read makes everyone wait, as the socket has one queue for all: for some
-seconds, after which that stream is ended. So does one that is not accepted yet and brings more than is kept for it:
-the server may only be busy at that moment. But strangers could do that one after the other, so all that are not
-accepted have some seconds for it together, which come back slowly.
+A stream whose connection does not read stalls all others, as the socket has one queue for all: for some seconds,
+after which that stream is ended. So does one that is not accepted yet and brings more than is kept for it: the
+server may only be busy at that moment. But strangers could do that one after the other, so all streams that are not
+accepted share a budget of some seconds, which is refilled slowly.
 
-Strangers may send what they like. A stream has no descriptor before it is accepted, few streams of a peer wait for
-that at a time, and one that was given up before anything came for it is forgotten. Frames that bring nothing to
-anybody are counted, and a peer that sends too many of them has its link cut. When the program ends the context, all
-streams end with that for a reason, and the socket is let go of at once.
+Strangers may send anything. A stream has no descriptor before it is accepted, few streams of a peer wait for that
+at a time, and one that was given up before anything came for it is forgotten. Frames that belong to no stream are
+counted, and a peer that sends too many of them has its link cut. If the program ends the context, that is the
+reason with which all streams end, and the socket is closed at once.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from packetwire.streams.zmqpeers import (
     Identity,
     Peers,
     PeerStream,
-    WaitingOctets,
+    WaitingBytes,
     sent_too_early,
 )
 from packetwire.streams.zmqsockets import (
@@ -78,7 +78,8 @@ from packetwire.streams.zmqsockets import (
 )
 from packetwire.zmq.exposure import warn_if_exposed
 from packetwire.zmq.links import Link, Links, has_hung_up
-from packetwire.zmq.messages import Discarding
+from packetwire.zmq.owned import set_owner
+from packetwire.zmq.reading import Discarding
 from packetwire.zmq.sockets import close_monitored, context_ended, is_ended, leave_to_parent, os_error
 
 logger = logging.getLogger("packetwire")
@@ -86,35 +87,35 @@ logger = logging.getLogger("packetwire")
 MAX_WAITING = 1024
 """Streams that wait to be accepted; more are turned away."""
 MAX_WAITING_OF_ONE = 8
-"""The same of one peer, which begins one stream after the other without an answer."""
+"""The same for one peer, which begins one stream after the other without waiting for an answer."""
 MAX_WASTED = 1000
-"""Frames from one peer that bring nothing to anybody, and no stream of it was accepted; then its link is cut."""
+"""Frames from one peer that belong to no accepted stream; one more, and its link is cut."""
 REFUSALS_SECONDS = 1.0
-"""Between two log records about streams that were refused."""
+"""Seconds between two log records about streams that were refused."""
 BATCH = 256
-"""Messages that are received before others may send."""
+"""Messages received in one go, before the lock is released for senders."""
 RETRY_SECONDS = 0.005
-"""Until a peer whose queue was full is tried again."""
+"""Seconds until a peer whose queue was full is tried again."""
 FAVOURITE_AFTER = 8
-"""Messages in a row from one peer after which its connection receives."""
+"""Messages in a row from one peer after which its connection becomes the favourite."""
 STALL_LIMIT = 5.0
-"""Seconds that a stream whose connection does not read may keep the others waiting."""
+"""Seconds that a stream whose connection does not read may stall the others."""
 STALL_SHARE = 0.1
-"""Of the time, in which streams that are not accepted yet may do that; no more than those seconds in a row."""
+"""The share of the time in which streams that are not accepted yet may do that; at most `STALL_LIMIT` in a row."""
 STALL_INTERVAL = 0.05
-"""Seconds between two looks whether it still does."""
+"""Seconds between two checks if a stream still stalls."""
 IDLE_CHECKS = 4
-"""Times to look for idle streams while one may be idle."""
+"""Checks for idle streams within the idle limit."""
 JOIN_SECONDS = 2 * LINGER
 
 THE_ONE_PEER: Identity = b""
-"""Of a PAIR."""
+"""The identity of a PAIR's peer."""
 
 
 class ZmqListener:
-    """A bound socket and the streams of its peers: `accept` each, close it; then `close` the listener.
+    """A bound socket and the streams of its peers: `accept` and close each; `close` the listener in the end.
 
-    The socket lives until the last stream is closed. `endpoint` is the real one, with the port.
+    The socket lives until the last stream is closed. `endpoint` is the actual one, with the port.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class ZmqListener:
         context: ZmqContext | None = None,
         listening: socket.socket | None = None,
     ) -> None:
-        """Bind. Raises OSError. With `curve` there has to be a context of its own; see `Gatekeeper`.
+        """Bind. Raises OSError. With `curve` the listener needs a context of its own; see `Gatekeeper`.
 
         `listening` is a socket that listens at the endpoint already; ZMQ takes it over.
         """
@@ -138,7 +139,7 @@ class ZmqListener:
         self._gatekeeper: Gatekeeper | None = None
         self._links: Links | None = None
         self._socket = sock = make_socket(self._context, zmq.PAIR if pair else zmq.ROUTER, endpoint)
-        # looking up a method of a ZMQ socket takes as long as some of them
+        # looking up a method of a ZMQ socket takes as long as calling some of them
         self._send, self._recv, self._events = sock.send, sock.recv, events_getter(sock)
         try:
             self._bind(endpoint, curve, listening)
@@ -149,26 +150,26 @@ class ZmqListener:
             raise
         self._lock = threading.Lock()  # guards the sockets and what follows
         self._failure: OSError | None = None
-        """Why the sockets are gone."""
+        """The reason why the sockets are closed."""
         self._peers = Peers(self._begin, self._refuse)
         self._streams: set[PeerStream] = set()
         self._waiting: dict[PeerStream, None] = {}
         self._waiting_of: dict[Identity, list[PeerStream]] = {}
-        self._waiting_octets = WaitingOctets()
+        self._waiting_bytes = WaitingBytes()
         self._rest = Discarding(sock)
         self._rest_of: tuple[Identity, Link] = (b"", None)
         self._sure: dict[Identity, Link] = {}
-        """The links of peers that have begun no stream."""
+        """The links of peers that have begun no stream, as far as `_sure_link` made certain."""
         self._muted: dict[Identity, Link] = {}
-        """Peers whose link was cut, and what may still come over it."""
+        """Peers whose link was cut, with the link: frames that still come over it are dropped."""
         self._refused, self._next_refusal = 0, 0.0
         self._blocked: set[PeerStream] = set()
         self._farewells: deque[tuple[PeerStream, float]] = deque()
         self._stalled_since: float | None = None
         self._stalled_by: PeerStream | None = None
-        """The stream that nobody has accepted yet, if it is one of those."""
+        """The stalling stream, if it is not accepted yet."""
         self._patience = Patience(STALL_LIMIT, STALL_SHARE)
-        """With those."""
+        """The budget of streams that are not accepted yet."""
         self._favourite: PeerStream | None = None
         self._last_identity: Identity | None = None
         self._in_a_row = 0
@@ -177,13 +178,13 @@ class ZmqListener:
         self._is_of_parent = False
         self._accept_wakeup = Wakeup()
         self._wakeup = Wakeup()
-        self._postman = threading.Thread(target=self._run, name=f"packetwire-{self.endpoint}", daemon=True)
+        self._dispatcher = threading.Thread(target=self._run, name=f"packetwire-{self.endpoint}", daemon=True)
         for owned in (sock, self._links and self._links.monitor, self._gatekeeper and self._gatekeeper.socket):
             if owned is not None:
-                owned.keeper = self._sockets_taken
+                set_owner(owned, self._sockets_taken)
         forking.register(self)
         try:
-            self._postman.start()
+            self._dispatcher.start()
         except BaseException:
             self._close_sockets()
             if self._own_context:
@@ -198,7 +199,9 @@ class ZmqListener:
             be_pair_server(sock)
         else:
             sock.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            sock.setsockopt(zmq.ROUTER_HANDOVER, 1)  # who comes back need not wait until its old link is found dead
+            sock.setsockopt(
+                zmq.ROUTER_HANDOVER, 1
+            )  # a peer that comes back need not wait until its old link is found dead
         if curve is not None:
             be_curve_server(sock, curve)
         try:
@@ -217,7 +220,7 @@ class ZmqListener:
         self.endpoint = sock.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def after_fork(self) -> None:
-        """In the child of a fork: the socket and its streams are the parent's, and nothing of ZMQ is used here."""
+        """In the child of a fork: the socket and its streams are the parent's; libzmq must not be used here."""
         self._lock = threading.Lock()
         leave_to_parent(self._socket, self._context)
         if self._links is not None:
@@ -235,13 +238,13 @@ class ZmqListener:
     # for the server
 
     def fileno(self) -> int:
-        """Readable when there is somebody to accept."""
+        """A descriptor that is readable when there is a stream to accept."""
         return self._accept_wakeup.fileno()
 
     def accept(self) -> tuple[PeerStream, Identity]:
         """The stream of a new peer, and its identity; BlockingIOError if there is none.
 
-        Raises OSError if it cannot have the descriptors that it needs, and then it waits on.
+        Raises OSError if its descriptors cannot be opened; the stream can be accepted later.
         """
         with self._lock:
             stream = self._next_waiting()
@@ -251,7 +254,7 @@ class ZmqListener:
         return stream, stream.identity
 
     def turn_away(self) -> bool:
-        """Tell the next new peer that there is no place for it; false if there is none."""
+        """Tell the next new peer that there is no place for it; False if nobody waits."""
         with self._lock:
             try:
                 stream = self._next_waiting()
@@ -266,7 +269,7 @@ class ZmqListener:
             raise OSError(errno.EBADF, f"{self.endpoint}: {self._failure}") from self._failure
         first = None
         for stream in self._waiting:
-            if stream.incoming.has_octets:  # there may be very many that begin streams and say nothing
+            if stream.incoming.has_data:  # first, as strangers may begin very many streams and send nothing
                 return stream
             first = first or stream
         if first is not None:
@@ -275,7 +278,7 @@ class ZmqListener:
         raise BlockingIOError(errno.EAGAIN, "nobody waits to be accepted")
 
     def _forget_waiting(self, stream: PeerStream) -> None:
-        """With the lock held: it does not wait to be accepted any more."""
+        """With the lock held: take it from those that wait to be accepted."""
         del self._waiting[stream]
         of_peer = self._waiting_of[stream.identity]
         of_peer.remove(stream)
@@ -283,7 +286,7 @@ class ZmqListener:
             del self._waiting_of[stream.identity]
         stream.incoming.wait(None)
         if self._stalled_since is not None:
-            if stream is self._stalled_by:  # from now on it counts as one that is accepted
+            if stream is self._stalled_by:  # from now on the limit for accepted streams applies
                 now = time.monotonic()
                 self._patience.spend(now - self._stalled_since, now)
                 self._stalled_since, self._stalled_by = now, None
@@ -292,9 +295,9 @@ class ZmqListener:
             self._accept_wakeup.clear()
 
     def close(self) -> None:
-        """Accept no more. What was accepted goes on, at an endpoint that is still ours. A second call does nothing.
+        """Accept no more. Accepted streams go on, at an endpoint that is still ours. A second call does nothing.
 
-        ZMQ's unbind would end the links, too: so until the last stream is closed, who comes is told of the end.
+        ZMQ's unbind would end the links, too: so until the last stream is closed, new peers are told of the end.
         """
         with self._lock:
             if self._closed:
@@ -310,8 +313,8 @@ class ZmqListener:
         self._join_if_done()
 
     def _join_if_done(self) -> None:
-        if self._closed and not self._streams and threading.current_thread() is not self._postman:
-            self._postman.join(JOIN_SECONDS)
+        if self._closed and not self._streams and threading.current_thread() is not self._dispatcher:
+            self._dispatcher.join(JOIN_SECONDS)
 
     # for the streams
 
@@ -333,7 +336,7 @@ class ZmqListener:
                 for piece in pieces(buffers):
                     if not self._send_frame(stream.identity, piece):
                         break
-                    stream.has_octets = True
+                    stream.has_data = True
                     taken += len(piece)
                 else:
                     return taken
@@ -353,7 +356,7 @@ class ZmqListener:
         return stream.has_begun
 
     def _send_frame(self, identity: Identity, frame: bytes | memoryview) -> bool:
-        """Send one frame; false if there is no room. Raises BrokenPipeError."""
+        """Send one frame; False if there is no room. Raises BrokenPipeError."""
         send = self._send
         try:
             if not self._is_pair:
@@ -368,7 +371,7 @@ class ZmqListener:
             raise BrokenPipeError(errno.EPIPE, "the ZMQ peer has gone") from error
 
     def _look_again(self) -> None:
-        """After sending: who receives has to know what ZMQ would not tell any more."""
+        """After sending, which may have reset ZMQ's descriptor: wake the receiver if frames have come."""
         if self._events() & POLLIN:
             if self._favourite is not None:
                 self._favourite.incoming.look()
@@ -385,20 +388,21 @@ class ZmqListener:
                         self._wakeup.set()
                     self._look_again()
                 except zmq.ZMQError as error:
-                    self._fail(error)  # which tells everybody; that this stream has ended is all right
+                    self._fail(error)  # ends all streams; this one was to end anyway
 
     def _say_farewell(self, stream: PeerStream) -> bool:
-        """Send the last boundary; false if that is worth another try."""
+        """Send the last boundary; False if it should be tried again."""
         if stream.is_superseded:
             return True
         try:
-            # a second boundary right behind the first may be taken for it, see `zmq._Link`
-            stream.has_octets = stream.has_octets or (
+            # the peer may take a second boundary right after the first for the first one, see `zmq._Link`: an empty
+            # stream is ended by one more
+            stream.has_data = stream.has_data or (
                 self._begin_sending(stream) and self._send_frame(stream.identity, BOUNDARY)
             )
-            return stream.has_octets and self._send_frame(stream.identity, BOUNDARY)
+            return stream.has_data and self._send_frame(stream.identity, BOUNDARY)
         except BrokenPipeError:
-            return True  # there is nobody to tell
+            return True  # the peer is gone
 
     def receive(self) -> None:
         with self._lock:
@@ -434,7 +438,7 @@ class ZmqListener:
             self._wakeup.set()
             self._join_if_done()
 
-    # the end of the context, or of the postman
+    # the end of the context, or of the dispatcher
 
     def _sockets_taken(self) -> None:
         """In whatever thread destroys the context."""
@@ -443,7 +447,7 @@ class ZmqListener:
         self._wakeup.set()
 
     def _fail(self, error: Exception) -> OSError:
-        """With the lock held: nothing can be sent or received any more. All streams end; returns the reason."""
+        """With the lock held: end all streams and close the sockets. Returns the reason, that of the first call."""
         if self._failure is None:
             self._failure = failure = os_error(error) if isinstance(error, zmq.ZMQError) else _as_os_error(error)
             if failure is not error:
@@ -463,12 +467,12 @@ class ZmqListener:
             self._wakeup.set()
         return self._failure
 
-    # all below runs in the postman, or by it, under the lock
+    # everything below runs in the dispatcher, or in the favourite's thread, under the lock
 
     def _run(self) -> None:
         try:
             self._pass_on()
-        except Exception as error:  # whatever it is, nobody must wait for what will not come
+        except Exception as error:  # whatever it is: nobody must wait for frames that will not come
             with self._lock:
                 self._fail(error)
             if not is_ended(error):
@@ -500,7 +504,7 @@ class ZmqListener:
                     return
 
     def _see_to_all(self) -> float | None:
-        """Do what there is to do now; seconds until there may be more without a signal, None for never."""
+        """Do all that is due; returns the seconds until more may be due without a wake-up, None for never."""
         if self._gatekeeper is not None:
             self._gatekeeper.answer()
         if self._links is not None:
@@ -514,12 +518,13 @@ class ZmqListener:
         has_more = False
         if not stalled and (self._favourite is None or (self._links is not None and self._links.has_lost)):
             has_more = self._receive()
-        if not has_more and self._stalled_since is None:  # all that came over the lost links was received
+        # only now, as frames that came over a link before it was lost must be received first
+        if not has_more and self._stalled_since is None:
             self._end_lost_streams()
             self._choose_favourite()
         self._retry(now)
         self._end_idle_streams(now)
-        if self._stalled_since is None and self._events() & POLLIN:  # sending may have swallowed it
+        if self._stalled_since is None and self._events() & POLLIN:  # sending may have reset the descriptor
             if self._favourite is None:
                 return 0.0
             self._favourite.incoming.look()
@@ -533,7 +538,7 @@ class ZmqListener:
         logger.warning("%s: a client was not let in: %s", self.endpoint, handshake_failure(event, value))
 
     def _receive(self) -> bool:
-        """Receive what there is, within bounds; whether there is more."""
+        """Receive up to `BATCH` messages; True if there are more."""
         recv = self._recv
         for _ in range(BATCH):
             if not self._rest.is_done:
@@ -543,19 +548,19 @@ class ZmqListener:
                 frame = recv(NOBLOCK, copy=False)
             except zmq.Again:
                 return False
-            octets = frame.bytes
-            if frame.more or len(octets) > MAX_FRAME_SIZE:
+            data = frame.bytes
+            if frame.more or len(data) > MAX_FRAME_SIZE:
                 self._refuse_message(identity, frame)
             elif self._muted and self._is_muted(identity, frame):
                 pass
-            elif not octets:
+            elif not data:
                 self._receive_boundary(identity, frame)
             else:
                 if identity == self._last_identity:
                     self._in_a_row += 1
                 else:
                     self._last_identity, self._in_a_row = identity, 0
-                if self._peers.receive_octets(identity, octets) and self._stall(identity):
+                if self._peers.receive_data(identity, data) and self._stall(identity):
                     return False
             if not self._events() & POLLIN:
                 return False
@@ -566,7 +571,7 @@ class ZmqListener:
 
     def _receive_boundary(self, identity: Identity, frame: zmq.Frame) -> None:
         if self._links is not None:
-            self._links.watch()  # this frame may be the first of a new link with an old number
+            self._links.watch()  # this frame may be the first over a new link with an old number
         link = self._link_of(frame)
         if self._peers.knows(identity, link) or not self._greet(identity, link):
             self._peers.receive_boundary(identity)
@@ -575,9 +580,9 @@ class ZmqListener:
         self._waste(identity, self._peers.link_of(identity), 1)
 
     def _sure_link(self, identity: Identity, frame: zmq.Frame) -> Link:
-        """The link of a peer, None if that is not sure: the number in the frame may be another peer's by now.
+        """The link of a peer; None if it is uncertain, as the number in the frame may be another link's by now.
 
-        Who can be sent something still has the link that it had when the frame was sent, as in `_greet`.
+        A peer to which something can be sent still has the link over which the frame came, as in `_greet`.
         """
         link = self._peers.link_of(identity) or self._sure.get(identity)
         if link is None and self._links is not None:
@@ -592,7 +597,7 @@ class ZmqListener:
         return link
 
     def _refuse_message(self, identity: Identity, frame: zmq.Frame) -> None:
-        """What came is no frame of a stream: the first of several, or one that is too long."""
+        """Refuse a frame that cannot be part of a stream: the first of several, or one that is too long."""
         self._peers.break_off(identity, no_stream())
         link = self._sure_link(identity, frame)
         if frame.more:
@@ -601,16 +606,16 @@ class ZmqListener:
         self._waste(identity, link, 1)
 
     def _discard_rest(self) -> bool:
-        """Throw away the next frames of a message that has several; whether there is more to receive."""
+        """Discard the next frames of a message that has several; True if there is more to receive."""
         before = self._rest.count
         is_done = self._rest.go_on()
         self._waste(*self._rest_of, self._rest.count - before)
         return not is_done or bool(self._events() & POLLIN)
 
     def _waste(self, identity: Identity, link: Link, frames: int) -> None:
-        """Such frames are no stream's. A peer that sends too many of them has its link cut."""
+        """Count frames that belong to no stream, and cut the link of a peer that sends too many of them."""
         if link is None or self._links is None or self._links.is_gone(link):
-            return  # what is in this process is no stranger, and who is gone sends no more
+            return  # a peer in this process is trusted, and one that is gone sends no more
         wasted = self._peers.waste(identity, link, frames)
         if wasted > MAX_WASTED and self._muted.get(identity) != link:
             self._muted[identity] = link
@@ -623,23 +628,23 @@ class ZmqListener:
         logger.warning("%s: a link is %s: %s", self.endpoint, "cut" if was_cut else "to be cut", text)
 
     def _is_muted(self, identity: Identity, frame: zmq.Frame) -> bool:
-        """Whether it came over a link that was cut, or shall be, as soon as there is a descriptor for that."""
+        """True if a frame came over a link that was cut, or will be once there is a descriptor for it."""
         muted = self._muted.get(identity)
         if muted is None or self._links is None or self._links.of(frame) != muted:
             return False
         if self._peers.waste(identity, muted) % MAX_WASTED == 0:
-            self._links.cut(muted)  # there may have been no descriptor for that
+            self._links.cut(muted)  # again: there may have been no free descriptor for it
         return True
 
     def _greet(self, identity: Identity, link: Link) -> bool:
-        """Send the first boundary to a peer that is new; false if it is not, but is gone already.
+        """Send the first boundary to a new peer; False if it is not new, but gone already.
 
-        The last frame of a peer that is gone can be read when its link's number is another link's already.
-        But ZMQ has by then said that nothing can be sent there.
+        The last frame of a peer that is gone may be read when another link has its number already. But by then ZMQ
+        refuses to send to that peer.
         """
         if self._links is not None and self._links.is_gone(link):
             return False
-        events = self._events()  # and ZMQ takes note of what was said
+        events = self._events()  # which also has ZMQ process what happened to its links
         if self._is_pair and not events & POLLOUT:
             return False
         try:
@@ -654,7 +659,7 @@ class ZmqListener:
                 try:
                     stream.incoming.watch(self._socket.fileno())
                 except OSError:
-                    return  # it is being closed
+                    return  # the stream is being closed
                 self._favourite = stream
                 self._received_by_favourite = True
 
@@ -672,18 +677,18 @@ class ZmqListener:
         for known in self._muted, self._sure:
             for identity in [one for one, link in known.items() if link in links]:
                 del known[identity]
-        # nobody need accept who has gone and said nothing
+        # a peer that left without sending anything need not be accepted
         self._forget_superseded(list(self._waiting))
 
     def _forget_superseded(self, streams: list[PeerStream]) -> None:
-        """Forget those that wait to be accepted, though they were given up before anything came for them."""
+        """Forget waiting streams that were superseded before anything came for them."""
         for stream in streams:
             if stream.is_superseded and stream.incoming.is_over:
                 self._forget_waiting(stream)
                 self._streams.discard(stream)
 
     def _stall(self, identity: Identity) -> bool:
-        """The stream of this peer is full: receive nothing for a while. False if that is not to be."""
+        """Receive nothing for a while, as this peer's stream is full. False if it has no time left for that."""
         now = time.monotonic()
         stream = self._peers.stream_of(identity)
         if stream in self._waiting:
@@ -694,10 +699,10 @@ class ZmqListener:
         return True
 
     def _is_stalled(self, now: float) -> bool:
-        """Whether a stream is full, so that nothing can be received; one that stays so is ended.
+        """True if nothing can be received because a stream is full; one that stays full is ended.
 
-        What a peer that is gone has sent is received at once: libzmq does not let go of its link before, and the
-        next heartbeat over that fails an assertion, which ends the process.
+        Everything from a peer that is gone is received at once: libzmq keeps its link until then, and the next
+        heartbeat over that fails an assertion, which aborts the process.
         """
         since = self._stalled_since
         if since is None:
@@ -706,7 +711,7 @@ class ZmqListener:
         gone = [stream for stream in full if self._is_gone(self._peers.link_of(stream.identity))]
         for stream in gone:
             stream.incoming.lift_limit()
-            if stream.incoming.is_full:  # for which there is no room
+            if stream.incoming.is_full:  # beyond the bound on all waiting streams
                 self._peers.break_off(stream.identity, sent_too_early())
             full.remove(stream)
         limit = STALL_LIMIT if self._stalled_by is None else self._patience.left(since)
@@ -753,9 +758,9 @@ class ZmqListener:
             self._refuse(identity, is_greeted)
             return None
         stream = PeerStream(identity, self, has_begun=is_greeted)
-        stream.incoming.wait(self._waiting_octets)
+        stream.incoming.wait(self._waiting_bytes)
         self._streams.add(stream)
-        with suppress(BrokenPipeError):  # gone already
+        with suppress(BrokenPipeError):  # the peer is gone already
             self._begin_sending(stream)
         self._waiting[stream] = None
         self._waiting_of.setdefault(identity, []).append(stream)
@@ -763,7 +768,7 @@ class ZmqListener:
         return stream
 
     def _refuse(self, identity: Identity, is_greeted: bool) -> None:
-        """Tell a peer that this is the end: there is no place, or its octets are no stream's."""
+        """Tell a peer that this is the end: there is no place for it, or its bytes belong to no stream."""
         self._refused += 1
         now = time.monotonic()
         if now >= self._next_refusal:
@@ -775,7 +780,7 @@ class ZmqListener:
                 self._send_frame(identity, frame)
 
     def _close_sockets(self) -> None:
-        """Let go of the sockets. A second call does nothing."""
+        """Close the sockets. A second call does nothing."""
         close_monitored(self._socket, None if self._links is None else self._links.monitor)
         if self._gatekeeper is not None:
             self._gatekeeper.close()

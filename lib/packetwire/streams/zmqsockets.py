@@ -1,10 +1,10 @@
-"""ZMQ sockets as this package uses them: their options, their keys, and what their monitors tell.
+"""ZMQ sockets for byte streams: their options, their keys, and the events of their monitors.
 
-All bounds are set when a socket is made. A ZMQ socket never reconnects here: a stream that has lost octets
-cannot go on, so a lost link is the end of the stream, and whoever wants another one opens it.
+All bounds are set when a socket is made. A ZMQ socket never reconnects here: a stream that has lost bytes cannot go
+on, so a lost link is the end of the stream, and a new stream takes a new socket.
 
-A socket's descriptor says "something has happened", once, and not "there is something to read": any call
-on the socket may swallow that. So whoever used a socket asks for its events before letting go of it.
+A socket's descriptor is edge-triggered: it signals a change once, and any call on the socket may reset it. So after
+each use of a socket its events are read before its lock is released.
 """
 
 from __future__ import annotations
@@ -14,43 +14,44 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import zmq
 from zmq.utils import z85
 
 from packetwire.streams.bytestream import Buffers
-from packetwire.streams.curve import CurveClient, CurveServer, key_octets
+from packetwire.streams.curve import CurveClient, CurveServer, key_bytes
 from packetwire.zmq import links
 from packetwire.zmq.calls import uninterrupted
-from packetwire.zmq.sockets import OwnedSocket, owned_socket
+from packetwire.zmq.owned import let_go
+from packetwire.zmq.sockets import owned_socket
 
 FRAME_SIZE = 65536
-"""Octets of a frame that is sent."""
+"""Bytes of a frame that we send, at most."""
 MAX_FRAME_SIZE = 1 << 20
-"""Octets of a frame that is accepted."""
+"""Bytes of a frame that we accept, at most."""
 FRAME_LIMIT = 64
 """Frames that ZMQ holds for one peer, in each direction."""
 LINGER = 1.0
-"""Seconds for what was sent to leave, after a socket was closed."""
+"""Seconds for sent frames to leave after a socket was closed."""
 HEARTBEAT_INTERVAL = 10.0
 HEARTBEAT_TIMEOUT = 30.0
-"""Seconds without a sign of life after which a tcp peer is gone."""
+"""Seconds without a sign of life after which a tcp peer counts as gone."""
 NEVER_AGAIN = 1 << 30
-"""Milliseconds until a lost link is made anew: twelve days, when its stream is long over. ZMQ's own never (-1) has
-it throw away what came over the link and is not read yet."""
+"""Milliseconds until a lost link is re-established: twelve days, when its stream is long over. ZMQ's own value for
+never (-1) makes it discard frames that came over the link and are not read yet."""
 KEEPALIVE_INTERVAL = 5
-"""Seconds between two tries to reach a peer that does not answer, where there are no heartbeats."""
+"""Seconds between two keepalive probes, where there are no heartbeats."""
 BACKLOG = 1024
-"""Links that the system makes before ZMQ has taken note of them; ZMQ's own number is less. One too many comes again
+"""Connections that the system accepts before ZMQ takes them; ZMQ's default is less. One that is refused is retried
 after a second."""
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds for a peer to shake hands, which it has to do again for each connection."""
+"""Seconds for a peer to shake hands, for each connection."""
 
 BOUNDARY = b""
 """The frame that begins and ends a stream."""
 
-# plain numbers: an operation on ZMQ's enums takes as long as the call that it is for
+# plain numbers: an operation on ZMQ's enums takes as long as the call that needs it
 POLLIN, POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)
 NOBLOCK = int(zmq.NOBLOCK)
 MORE_NOBLOCK = int(zmq.SNDMORE | zmq.NOBLOCK)
@@ -64,14 +65,14 @@ PEER_EVENTS = links.PEER_EVENTS
 events_of = links.events_of
 
 LINK_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | HANDSHAKE_FAILURES | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
-"""What the monitor of a connecting socket tells."""
+"""The events that the monitor of a connecting socket reports."""
 
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _ZAP_CURVE_PARTS = 7
 
 
-def make_socket(context: ZmqContext, kind: int, endpoint: str) -> OwnedSocket:
-    """A socket for streams, neither bound nor connected. Raises OSError."""
+def make_socket(context: ZmqContext, kind: int, endpoint: str) -> ZmqSocket:
+    """A new socket for streams, neither bound nor connected. Raises OSError."""
     sock = owned_socket(context, kind)
     sock.linger = int(LINGER * 1000)
     sock.sndhwm = sock.rcvhwm = FRAME_LIMIT
@@ -88,11 +89,11 @@ def make_socket(context: ZmqContext, kind: int, endpoint: str) -> OwnedSocket:
     return sock
 
 
-def be_pair_server(sock: zmq.Socket[Any]) -> None:
-    """Before a PAIR binds: have the system look after its links, not heartbeats.
+def be_pair_server(sock: ZmqSocket) -> None:
+    """Before a PAIR binds: use TCP keepalive on its links, not heartbeats.
 
-    libzmq never reads what a peer sends to a PAIR that has another one, so it does not see that peer leave; the
-    second heartbeat over such a link fails an assertion, which ends the process (libzmq 4.3.5, #4364).
+    libzmq never reads from a second peer of a PAIR, so it does not see that peer leave; the second heartbeat over
+    such a link fails an assertion, which aborts the process (libzmq 4.3.5, #4364).
     """
     sock.setsockopt(zmq.HEARTBEAT_IVL, 0)
     sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
@@ -103,32 +104,32 @@ def be_pair_server(sock: zmq.Socket[Any]) -> None:
 
 
 def be_curve_client(sock: ZmqSocket, curve: CurveClient) -> None:
-    """Before it connects."""
-    sock.setsockopt(zmq.CURVE_SERVERKEY, key_octets(curve.server_key))
-    sock.setsockopt(zmq.CURVE_PUBLICKEY, key_octets(curve.public_key))
-    sock.setsockopt(zmq.CURVE_SECRETKEY, key_octets(curve.secret_key))
+    """Set the keys of a socket that is about to connect."""
+    sock.setsockopt(zmq.CURVE_SERVERKEY, key_bytes(curve.server_key))
+    sock.setsockopt(zmq.CURVE_PUBLICKEY, key_bytes(curve.public_key))
+    sock.setsockopt(zmq.CURVE_SECRETKEY, key_bytes(curve.secret_key))
 
 
 def be_curve_server(sock: ZmqSocket, curve: CurveServer) -> None:
-    """Before it binds. If `clients` are given, a `Gatekeeper` has to be there in the same context."""
+    """Set the keys of a socket that is about to bind. With `clients` the context needs a `Gatekeeper`."""
     sock.setsockopt(zmq.CURVE_SERVER, 1)
-    sock.setsockopt(zmq.CURVE_SECRETKEY, key_octets(curve.secret_key))
+    sock.setsockopt(zmq.CURVE_SECRETKEY, key_bytes(curve.secret_key))
     if curve.clients is not None:
         sock.setsockopt(zmq.ZAP_DOMAIN, b"packetwire")
 
 
 def events_now(sock: ZmqSocket) -> int:
-    """POLLIN, POLLOUT; nothing that happened before remains to be told by the descriptor."""
+    """POLLIN and POLLOUT, as of now; the descriptor signals nothing that happened before."""
     return cast(int, sock.get(_EVENTS))
 
 
 def events_getter(sock: ZmqSocket) -> Callable[[], int]:
-    """`events_now` of one socket, for those who ask often."""
+    """`events_now` of one socket, bound once for frequent calls."""
     return cast("Callable[[], int]", partial(sock.get, _EVENTS))
 
 
 def close_monitor(sock: ZmqSocket, monitor: ZmqSocket) -> None:
-    """Before `sock` itself is closed."""
+    """Close the monitor of `sock`, before that itself is closed."""
     uninterrupted(sock.disable_monitor)
     monitor.close(0)
 
@@ -153,7 +154,7 @@ def await_link(monitor: ZmqSocket, timeout: float) -> None:
 
 
 def handshake_failure(event: int, value: int) -> str:
-    """What a monitor's HANDSHAKE_FAILED event means."""
+    """The message for a HANDSHAKE_FAILED event of a monitor."""
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return f"its key is not one that is let in (status {value})"
     detail = f" (protocol error {value:#x})" if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL else ""
@@ -161,7 +162,7 @@ def handshake_failure(event: int, value: int) -> str:
 
 
 def pieces(buffers: Buffers) -> Iterator[bytes | memoryview]:
-    """The frames to send `buffers` in."""
+    """`buffers`, cut into frames to send."""
     for buffer in buffers:
         if len(buffer) <= FRAME_SIZE:
             if buffer:
@@ -173,16 +174,16 @@ def pieces(buffers: Buffers) -> Iterator[bytes | memoryview]:
 
 
 def no_stream() -> OSError:
-    """For a peer that sends what is no stream: a message of several frames, or one that is too long."""
+    """The error for a message that cannot be part of a stream: it has several frames, or one that is too long."""
     return OSError(
-        errno.EPROTO, f"the peer sent a ZMQ message that is not one frame of at most {MAX_FRAME_SIZE} octets"
+        errno.EPROTO, f"the peer sent a ZMQ message that is not one frame of at most {MAX_FRAME_SIZE} bytes"
     )
 
 
 class Gatekeeper:
-    """Answers the ZMQ library's question whether a client with that key may come in (ZAP, RFC 27).
+    """Tells the ZMQ library which clients may connect, by their keys (ZAP, RFC 27).
 
-    There is one in a context, and it answers for all sockets there.
+    There is one in a context, for all its sockets.
     """
 
     def __init__(self, context: ZmqContext, curve: CurveServer) -> None:
@@ -192,15 +193,15 @@ class Gatekeeper:
             self.socket.linger = 0
             self.socket.bind(_ZAP_ENDPOINT)
         except BaseException:
-            self.socket.let_go()
+            let_go(self.socket)
             raise
 
     def fileno(self) -> int:
-        """What to poll."""
+        """The descriptor to poll."""
         return self.socket.fileno()
 
     def answer(self) -> None:
-        """Answer what was asked."""
+        """Answer all requests that have come."""
         while events_now(self.socket) & zmq.POLLIN:
             question = self.socket.recv_multipart(zmq.NOBLOCK)
             may = len(question) == _ZAP_CURVE_PARTS and question[5] == b"CURVE" and question[6] in self._keys
@@ -208,5 +209,5 @@ class Gatekeeper:
             self.socket.send_multipart([b"1.0", question[1], status, text, b"", b""])
 
     def close(self) -> None:
-        """Nobody is let in any more."""
-        self.socket.let_go(0)
+        """Close the socket: no client is let in any more."""
+        let_go(self.socket, 0)

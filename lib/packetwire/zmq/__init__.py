@@ -1,1 +1,1 @@
-"""ZMQ sockets, as everything here that uses them shares it: who may reach them, and how to call them."""
+"""Common ground of all users of ZMQ sockets: ownership, links, receiving, warnings of exposed endpoints."""

@@ -1,7 +1,7 @@
 """Calls into libzmq that a signal can interrupt.
 
-pyzmq repeats sending, receiving, polling, binding, connecting and looking at options when a signal arrives in
-between; it does not repeat what concerns monitors, `unbind` and `disconnect`.
+pyzmq repeats most calls when a signal interrupts them: to send, receive, poll, bind, connect and read options. It
+does not repeat those to monitors, `unbind` and `disconnect`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Returned = TypeVar("Returned")
 def uninterrupted(
     call: Callable[Parameters, Returned], *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Returned:
-    """What `call` returns; it is called again whenever a signal interrupted it, whose handler ran in between."""
+    """Call `call`, again each time that a signal interrupts it, whose handler has run by then."""
     while True:
         try:
             return call(*args, **kwargs)

@@ -1,8 +1,8 @@
-"""Which ZMQ endpoints strangers can reach, and the warning for those.
+"""Recognising ZMQ endpoints that strangers can reach, and the warning for those.
 
-libzmq keeps the frames of a message until the last one has come, and has no bound for all of them together:
-whoever can connect can make it keep gigabytes. Only what keeps strangers out helps: a loopback address, a file,
-or CURVE, where no frame is taken from a peer before its key was checked.
+libzmq keeps the frames of a message until the last one has come, without any bound: a peer that can connect can
+make it keep gigabytes. Only keeping strangers out helps: by a loopback address, a file, or CURVE, by which no frame
+is accepted from a peer before its key was checked.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ logger = logging.getLogger("packetwire")
 
 LOCAL_TRANSPORTS = ("ipc", "inproc")
 LOOPBACK_NAMES = ("localhost", "lo", "lo0")
-"""Host names and names of interfaces that ZMQ binds to loopback addresses."""
+"""Names of hosts and interfaces that ZMQ binds to loopback addresses."""
 
 
 def is_exposed(endpoint: str) -> bool:
-    """Whether programs on other machines may be able to connect to a socket that is bound there."""
+    """True if programs on other machines may be able to connect to a socket bound to `endpoint`."""
     transport, _, rest = endpoint.partition("://")
     if transport in LOCAL_TRANSPORTS:
         return False
@@ -34,7 +34,7 @@ def is_exposed(endpoint: str) -> bool:
 def warn_if_exposed(endpoint: str, *, with_curve: bool) -> None:
     """Log a WARNING if a socket is bound where strangers can connect, and no key keeps them out.
 
-    Call it with the endpoint that was asked for. By logging, not `warnings`: the program is not wrong.
+    `endpoint` is the one that the user gave. It is logged, not warned of by `warnings`: the program is not wrong.
     """
     if not with_curve and is_exposed(endpoint):
         logger.warning(

@@ -1,9 +1,9 @@
-"""The links of a listening ZMQ socket: which there are, and how to cut one off.
+"""The links of a listening ZMQ socket: keeping track of them, and cutting one off.
 
-libzmq has no call that ends the link of one peer. But each frame tells the number of the descriptor that it came
-over, and shutting that down has libzmq drop the link by itself. The number may have become another link's: so it
-is duplicated first, and then the socket's monitor is asked. A link that was closed before the duplicate was made
-had its end told before it was closed; one that was not is what the duplicate stands for.
+libzmq has no call that ends the link of one peer. But each frame has the number of the descriptor that it came
+over, and shutting that down makes libzmq drop the link. The number may have become another link's: so we duplicate
+the descriptor first, and read the socket's monitor after that. libzmq reports the end of a link before it closes
+the descriptor; so if no end is reported, the duplicate is of the right link.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import zmq
 
 from packetwire.streams.fds import check_descriptors_left
-from packetwire.zmq.sockets import OwnedSocket, open_monitor
+from packetwire.zmq.owned import SentT
+from packetwire.zmq.sockets import open_monitor
 
 logger = logging.getLogger("packetwire")
 
 Link = tuple[int, int] | None
-"""The number of a link's descriptor, and how often it was used; None where there is no such thing (inproc)."""
+"""The number of a link's descriptor, and how often it was used; None if there is no such thing (inproc)."""
 
 HANDSHAKE_FAILURES = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 PEER_EVENTS = zmq.EVENT_ACCEPTED | HANDSHAKE_FAILURES | zmq.EVENT_DISCONNECTED
-"""What the monitor of a listening socket tells."""
+"""The events that the monitor of a listening socket reports."""
 
 IPC_RESERVE = 32
-"""Descriptors that are left when a peer is let in at an ipc endpoint."""
+"""Descriptors that must be free for a peer to be let in at an ipc endpoint."""
 
 _EVENT = struct.Struct("=HI")
 _POLLIN, _NOBLOCK, _EVENTS = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.EVENTS)
 
 
-def events_of(monitor: zmq.Socket[Any]) -> Iterator[tuple[int, int]]:
-    """What a monitor has to tell now: (event, value)."""
+def events_of(monitor: zmq.Socket[SentT]) -> Iterator[tuple[int, int]]:
+    """The events that a monitor has now: (event, value)."""
     while int(monitor.get(_EVENTS)) & _POLLIN:
-        # pyzmq would make an enum of the value, too, which takes longer than all the rest
+        # not by pyzmq, which makes an enum of the value, too: that takes longer than all the rest
         yield _EVENT.unpack(monitor.recv_multipart(_NOBLOCK)[0])
 
 
 def has_hung_up(link: Link) -> bool:
-    """Whether the other side of a link is gone, though there may still be something to receive.
+    """True if the other side of a link is gone, though there may still be frames to receive.
 
-    If the link is gone as well, that is said of whatever has its number now.
+    If the link is gone as well, the answer is about whatever has its number now.
     """
     if link is None:
         return False
@@ -68,13 +68,15 @@ def _are_left(descriptors: int) -> bool:
 
 
 class Links:
-    """The links of a socket that is bound. For one thread at a time."""
+    """The links of a bound socket. Not thread-safe."""
 
-    def __init__(self, sock: OwnedSocket, on_refused: Callable[[int, int], object], *, endpoint: str = "") -> None:
+    def __init__(
+        self, sock: zmq.Socket[bytes], on_refused: Callable[[int, int], object], *, endpoint: str = ""
+    ) -> None:
         """`on_refused(event, value)` is called for each peer whose handshake failed.
 
-        At an ipc `endpoint` a peer that comes while there are few descriptors left has its link cut at once: if
-        there are none, libzmq aborts the process there, where for tcp it has peers wait.
+        At an ipc `endpoint` a peer that connects while few descriptors are free has its link cut at once: if there
+        are none, libzmq aborts the process, while for tcp it lets peers wait.
         """
         self._must_have_left = IPC_RESERVE if endpoint.startswith("ipc:") else 0
         self.monitor = open_monitor(sock, PEER_EVENTS)
@@ -84,7 +86,7 @@ class Links:
         self._lost: list[Link] = []
 
     def watch(self) -> None:
-        """Take note of what has happened."""
+        """Process the monitor's events."""
         surplus: list[Link] = []
         for event, value in events_of(self.monitor):
             if event == zmq.EVENT_ACCEPTED:
@@ -102,7 +104,7 @@ class Links:
 
     @property
     def has_lost(self) -> bool:
-        """Whether there is something in `take_lost`."""
+        """True if `take_lost` has some."""
         return bool(self._lost)
 
     def take_lost(self) -> list[Link]:
@@ -114,28 +116,29 @@ class Links:
         return fd, self._uses.get(fd, 0)
 
     def of(self, frame: zmq.Frame) -> Link:
-        """The link that a frame came over, unless that is gone and its number is used again."""
+        """The link that a frame came over; a newer one if that is gone and its number is used again."""
         return self._current(int(frame.get(zmq.SRCFD)))
 
     def is_gone(self, link: Link) -> bool:
-        """Whether it was lost, as far as we know."""
+        """True if the link was lost, according to the events so far."""
         return link is not None and (self._gone.get(link[0]) == link[1] or self._current(link[0]) != link)
 
     def cut(self, link: Link) -> bool:
-        """End a link, as soon as libzmq notices; false if that could not be done."""
+        """Have libzmq end a link; False if that is impossible."""
         if link is None:
             return False
         try:
             fd = os.dup(link[0])
         except OSError:
-            return False  # it is gone, or there is no descriptor left for the duplicate
+            return False  # the link is gone, or there is no descriptor left for the duplicate
         try:
+            # after the duplicate was made: an end that is reported only later is that of the link behind it
             self.watch()
             if self.is_gone(link):
                 return False
             duplicate = socket.socket(fileno=fd)
             try:
-                with suppress(OSError):  # the peer was quicker
+                with suppress(OSError):  # the peer has closed it
                     duplicate.shutdown(socket.SHUT_RDWR)
             finally:
                 duplicate.detach()

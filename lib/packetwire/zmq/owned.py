@@ -1,32 +1,34 @@
-"""ZMQ sockets whose owner hears when somebody else closes them.
+"""ZMQ sockets whose owner is called when somebody else closes them.
 
-`Context.destroy` closes every socket of a context, wherever these are in use. The descriptor of a socket that is
-closed tells nothing more, so whoever sleeps on it would sleep for ever; and a call on a closed socket may reach
-into memory that libzmq has given back. So the owner is called first: it stops using the socket, and wakes its
-waiters. That is a matter of the one socket, which remains of the class that it is.
+`Context.destroy` closes every socket of a context, even one that is in use. The descriptor of a closed socket
+signals nothing, so a thread that polls it would sleep for ever; and a call on a closed socket may access freed
+memory of libzmq. So the owner is called first: it stops using the socket, and wakes its waiters. Only the instance
+is changed; its class remains.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 from weakref import WeakMethod, ref
 
 import zmq
 
+SentT = TypeVar("SentT")
+"""The type of a socket's sent messages, of which nothing here depends."""
 
-def set_owner(socket: zmq.Socket[Any], before_close: Callable[[], None]) -> None:
-    """Have that bound method called once before the socket is closed, in the thread that closes it.
 
-    Neither the socket nor the object of the method is kept alive. An owner that closes the socket itself calls
-    `disown` before.
+def set_owner(socket: zmq.Socket[SentT], before_close: Callable[[], None]) -> None:
+    """Have a bound method called once before the socket is closed by somebody else, in the thread that does.
+
+    Neither the socket nor the owner is kept alive. The owner itself closes the socket by `let_go`.
     """
     find_socket, find_owner = ref(socket), WeakMethod(before_close)
 
     def close(linger: int | None = None) -> None:
         closing = find_socket()
         if closing is None:
-            return  # the garbage collector has it, which closes it
+            return  # the garbage collector is closing it
         disown(closing)
         tell = find_owner()
         if tell is not None:
@@ -36,6 +38,12 @@ def set_owner(socket: zmq.Socket[Any], before_close: Callable[[], None]) -> None
     socket.__dict__["close"] = close
 
 
-def disown(socket: zmq.Socket[Any]) -> None:
-    """Nobody is told any more."""
+def let_go(socket: zmq.Socket[SentT], linger: int | None = None) -> None:
+    """Close the socket as its owner, who is not called. A second call does nothing."""
+    disown(socket)
+    socket.close(linger)
+
+
+def disown(socket: zmq.Socket[SentT]) -> None:
+    """Undo `set_owner`."""
     socket.__dict__.pop("close", None)

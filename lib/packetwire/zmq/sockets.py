@@ -1,12 +1,11 @@
-"""ZMQ sockets that have one owner, who is told when somebody else ends them.
+"""ZMQ sockets with one owner, which is called when somebody else ends them.
 
-A program may end a context whenever it likes: `term` has every call on its sockets fail, and waits until they are
-closed; `destroy` closes them, in its own thread, whoever uses them at that moment. So the owner of a socket gives
-it a *keeper*, which `destroy` calls instead: it takes the owner's lock, lets go of the socket, and tells those who
-wait. And an owner whose call fails because the context was ended lets go of the socket at once, so that `term`
-need not wait for a `close`.
+A program may end a context at any time: `term` makes every call on its sockets fail, and waits until they are
+closed; `destroy` closes them, in its own thread, even if they are in use. So the owner of a socket is called before
+that (`owned`): it takes its lock, closes the socket, and wakes those who wait. And an owner whose call fails
+because the context was ended closes the socket at once, so that `term` does not have to wait for it.
 
-A descriptor of a socket must not be polled any more when the socket is closed: its number may be another's then.
+The descriptor of a closed socket must not be polled: its number may be another file's by then.
 """
 
 from __future__ import annotations
@@ -16,54 +15,38 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TypeVar, cast
 
 import zmq
 
 from packetwire.streams import forking
 from packetwire.streams.fds import check_descriptors_left
 from packetwire.zmq.calls import uninterrupted
-from packetwire.zmq.owned import disown
+from packetwire.zmq.owned import SentT, disown, let_go
 
-Keeper = Callable[[], object]
+SocketT = TypeVar("SocketT", bound="zmq.Socket[bytes]")
 
 HEADROOM = 16
-"""Descriptors that have to be free for a socket: libzmq ends the process if its own threads can have none."""
+"""Descriptors that must be free to open a socket: libzmq aborts the process if its own threads get none."""
 
 _ENDED = (int(zmq.ETERM), int(zmq.ENOTSOCK))
 _parents: list[object] = []
 
 
-class OwnedSocket(zmq.Socket[bytes]):
-    """A ZMQ socket with an owner. Who owns it calls `let_go`; `close` is for everybody else."""
-
-    keeper: Keeper | None = None
-    """Called by `close`, and once only: has to lead to `let_go`, in a way that is safe for who uses the socket."""
-
-    def close(self, linger: int | None = None) -> None:
-        keeper, self.keeper = self.keeper, None
-        if keeper is not None:
-            keeper()
-        self.let_go(linger)
-
-    def let_go(self, linger: int | None = None) -> None:
-        """Close it, without asking anybody. A second call does nothing."""
-        self.keeper = None
-        super().close(linger)
-
-
-def owned_socket(context: zmq.Context[Any], kind: int) -> OwnedSocket:
-    """A socket of that context, whatever class its sockets are of. Raises OSError."""
+def owned_socket(context: zmq.Context[SocketT], kind: int) -> zmq.Socket[bytes]:
+    """A plain socket of a context, even if that makes sockets of another class. Raises OSError."""
     check_descriptors_left(HEADROOM)
     try:
-        sock: OwnedSocket = context.socket(kind, socket_class=OwnedSocket)
+        # by its types, a context can only make sockets of its own class
+        make = cast("Callable[..., zmq.Socket[bytes]]", context.socket)
+        sock = make(kind, socket_class=zmq.Socket)
     except zmq.ZMQError as error:
         raise os_error(error) from error
     return sock
 
 
-def open_monitor(sock: zmq.Socket[Any], events: int) -> OwnedSocket:
-    """A socket that tells what happens to the links of another. Raises OSError."""
+def open_monitor(sock: zmq.Socket[SentT], events: int) -> zmq.Socket[bytes]:
+    """A socket that receives the link events of another. Raises OSError."""
     monitor = owned_socket(sock.context, zmq.PAIR)
     endpoint = f"inproc://packetwire-monitor-{uuid.uuid4()}"
     try:
@@ -71,59 +54,56 @@ def open_monitor(sock: zmq.Socket[Any], events: int) -> OwnedSocket:
         uninterrupted(sock.monitor, endpoint, events)
         monitor.connect(endpoint)
     except BaseException as error:
-        monitor.let_go()
+        let_go(monitor)
         if isinstance(error, zmq.ZMQError):
             raise os_error(error) from error
         raise
     return monitor
 
 
-def close_monitored(sock: OwnedSocket, monitor: OwnedSocket | None, linger: int | None = None) -> None:
-    """Close a socket and its monitor, of which the context may have been ended. A second call does nothing."""
+def close_monitored(sock: zmq.Socket[SentT], monitor: zmq.Socket[bytes] | None, linger: int | None = None) -> None:
+    """Close a socket and its monitor, even if their context was ended. A second call does nothing."""
     if monitor is not None and not monitor.closed:
         with suppress(zmq.ZMQError):  # the context was ended, or the socket is closed already
             uninterrupted(sock.monitor, None, 0)
-        monitor.let_go(0)
-    sock.let_go(linger)
+        let_go(monitor, 0)
+    let_go(sock, linger)
 
 
-def leave_to_parent(*sockets: zmq.Socket[Any] | zmq.Context[Any] | None) -> None:
-    """In the child of a fork: nobody there uses these any more, or is told that they are closed.
+def leave_to_parent(*sockets: object) -> None:
+    """In the child of a fork: have nobody use or close these any more, and no owner called.
 
-    libzmq cannot be used in a fork: what it shares with the parent are the descriptors by which its threads wake
-    each other up. So nothing is closed, not even by the garbage collector.
+    libzmq must not be used there, as it shares with the parent the descriptors by which its threads wake each
+    other. So nothing is closed, not even by the garbage collector.
     """
     for socket in sockets:
-        if isinstance(socket, OwnedSocket):
-            socket.keeper = None
-        elif isinstance(socket, zmq.Socket):
+        if isinstance(socket, zmq.Socket):
             disown(socket)
     _parents.extend(sockets)
 
 
 class _ContextInstance:
-    """The lock of `zmq.Context.instance`, by which a fork gets a context of its own."""
+    """The lock of `zmq.Context.instance`, which the child of a fork needs for a context of its own."""
 
     def after_fork(self) -> None:
-        context: Any = zmq.Context
-        context._instance_lock = threading.Lock()
+        zmq.Context._instance_lock = threading.Lock()
 
 
 _context_instance = forking.register(_ContextInstance())
 
 
 def is_ended(error: BaseException) -> bool:
-    """Whether it says that the context was ended, or the socket closed by somebody else."""
+    """True if an error says that the context was ended, or the socket closed by somebody else."""
     return isinstance(error, zmq.ZMQError) and error.errno in _ENDED
 
 
 def context_ended() -> OSError:
-    """For those who use a socket whose context was ended."""
+    """The error for users of a socket whose context was ended."""
     return OSError(errno.ESHUTDOWN, "the program has ended the ZMQ context of this socket")
 
 
 def os_error(error: zmq.ZMQError, what: str = "") -> OSError:
-    """What ZMQ says, as an error of the system."""
+    """An OSError with the number and the text of a `ZMQError`."""
     if is_ended(error):
         return context_ended()
     text = error.strerror or str(error)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.leftovers import open_fds
 
 from ..certificates import Certificate, make_certificate
-from ..conftest import open_fds
 from ..sshd import Sshd, running_sshd
 from .cells import ASKING, FACES, LEFT_TO_ALL_CELLS, TRANSPORTS, ZMQ_TRANSPORTS
 from .links import PAIRS, Child, Link, linked, tls, zmq_sockets

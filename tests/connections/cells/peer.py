@@ -80,6 +80,11 @@ class Peer:
         with self._arrived:
             assert self._arrived.wait_for(lambda: len(self._deferred) >= number, LIMIT)
 
+    def number_deferred(self) -> int:
+        """How many there are."""
+        with self._arrived:
+            return len(self._deferred)
+
     def forget_deferred(self) -> None:
         with self._arrived:
             self._deferred.clear()

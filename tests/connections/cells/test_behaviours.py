@@ -116,9 +116,10 @@ def test_a_timeout_leaves_nothing(at_once: AtOnce) -> None:
         with pytest.raises(RequestTimeout):
             asker.ask(DEFER, timeout=0.01)
         assert asker.counts()[0] == 0
-        assert asker.ask(ANSWER)[0]
-        assert is_alive(asker)
-        assert asker.counts() == (0, late + 1)
+        while asker.counts() != (0, late + 1):  # at once if it was not begun, else when the far end has answered
+            if answerer.number_deferred():
+                assert asker.ask(ANSWER)[0]
+            assert is_alive(asker)
 
     at_once(behaviour)
 
@@ -132,7 +133,8 @@ def test_a_cancelled_request_leaves_nothing(at_once: AtOnce) -> None:
         assert asker.counts()[0] == 0
         assert asker.ask(ANSWER)[0]
         assert is_alive(asker)
-        assert asker.counts() == (0, late + 1)
+        while asker.counts() != (0, late + 1):  # what a cancelled result comes to may be later
+            assert is_alive(asker)
 
     at_once(behaviour)
 

@@ -42,14 +42,14 @@ MESSAGES = RaisedIn(
     without=[
         "Fields.__getitem__",  # a field that there is not, asked for by the user
         "ResponseMessage.result",  # what a message says that is right
-        *("RequestMessage.craft_with_message_type", "ResponseMessage.craft_for_route"),  # what is made here
-        *("EventMessage.craft_from_arguments", "identity_octets", "_context", "_check_times"),
+        *("RequestMessage.craft_with_message_type", "response_header"),  # what is made here
+        *("EventMessage.craft_from_arguments", "identity_bytes", "_context", "_check_times"),
     ],
 )
 PAYLOADS = RaisedIn(
     serializers,
     without=[
-        *("SerializerRegistry.register", "SerializableData.serialize", "TextSerializer.dumps", "OctetsSerializer"),
+        *("SerializerRegistry.register", "SerializableData.serialize", "TextSerializer.dumps", "BytesSerializer"),
     ],
 )
 

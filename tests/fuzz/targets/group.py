@@ -27,7 +27,7 @@ from .golden import RIAPS_FRAMES
 RAISED = RaisedIn(
     riaps_messages,
     without=[
-        *("_octets", "_check_term", "_check_ids"),  # of values that frames cannot have
+        *("_as_bytes", "_check_term", "_check_ids"),  # of values that frames cannot have
     ],
 )
 OF_VALUES = {

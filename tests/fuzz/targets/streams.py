@@ -14,8 +14,24 @@ from core.golden import DIRECTIONS, PACKETS, decode
 from packetwire import LimitExceeded, Packet, PacketDecoder, RemoteProtocolError, StreamTruncated
 from packetwire.core import engine as engine_module
 from packetwire.core import packetcodec
+from packetwire.core.capabilities import MARK, Capabilities, Mode
+from packetwire.core.control import MAX_UNFINISHED
 from packetwire.core.engine import ConnectionEngine
-from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded
+from packetwire.core.events import ControlAnswered, Event, RequestReceived, ResponseReceived, StreamEnded
+from packetwire.core.frames import FrameType, Meta, encode_frame, encode_meta
+from packetwire.core.hello import (
+    ANSWER,
+    ASK,
+    CONTROL_CHANNEL,
+    DRAIN,
+    HELLO,
+    PING,
+    Feature,
+    Hello,
+    decode_drain,
+    encode_drain,
+    encode_hello,
+)
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET, MAX_UINT
 from packetwire.core.refusals import REFUSALS
 from packetwire.streams.frames import FrameWriter, frames_to_buffer
@@ -26,7 +42,11 @@ from ..target import Target, choices_of, chunks_of
 from .byhand import frames_by_hand
 
 SEED_LIMIT = 4000
-OF_THE_ENGINE = {"reserved-rq-type", "response-never-asked"}
+OF_THE_ENGINE = {
+    *("reserved-rq-type", "response-never-asked", "frame-before-hello", "bad-frame", "frame-not-agreed"),
+    "too-many-unfinished",
+}
+FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN
 TRUNCATED = "the stream is truncated"
 LIMITED = "a limit is passed"
 
@@ -36,9 +56,9 @@ SEEDS = [
 ]
 
 
-def without_octets(error: BaseException) -> str:
+def without_octets(error: BaseException | str) -> str:
     """What is said of a fault; how many of the octets can be quoted depends on the chunks."""
-    return re.split("; the octets there| octets of it: ", str(error))[0]
+    return re.split("; the bytes there| bytes of it: ", str(error))[0]
 
 
 # the decoder
@@ -141,9 +161,53 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"max_inbound": 3},
     {"max_inbound_octets": 100},
     {"channels": ()},
+    {"capabilities": Feature.CANCEL},
+    {"capabilities": FEATURES},
+    {"capabilities": FEATURES, "asks": True},
 )
 """The first octet of an input chooses."""
+FEW, CAPABLE, ASKING = range(len(SETTINGS) - 3, len(SETTINGS))
+
+
+def control(rq_type: int, payload: bytes = b"", tag: int = 2) -> bytes:
+    return bytes(Packet(is_request=True, channel=CONTROL_CHANNEL, tag=tag, rq_type=rq_type + 1, payload=payload))
+
+
+def control_answer(tag: int, payload: bytes = b"", *, ok: bool = True) -> bytes:
+    return bytes(Packet(is_request=False, channel=CONTROL_CHANNEL, tag=tag, flags=ok, payload=payload))
+
+
+HELLO_ASKED = control(HELLO, ASK + encode_hello(Hello(features=FEATURES)))
+CANCEL = encode_frame(FrameType.CANCEL, 0, 2, b"\1")
+PROGRESS = [encode_frame(FrameType.PROGRESS, 0, tag, b"so far", of_receiver=True) for tag in (2, 3, 50)]
+META = [encode_frame(FrameType.META, 0, tag, encode_meta(Meta(milliseconds_left=tag))) for tag in (2, 5, 12)]
+ANNOUNCED = b"".join(encode_frame(FrameType.META, 0, tag) for tag in range(2, 2 + 2 * MAX_UNFINISHED))
+OF_CAPABILITIES = {
+    FEW: [
+        CANCEL + ASKED,
+        HELLO_ASKED + ASKED + CANCEL,
+        HELLO_ASKED + META[2],
+        HELLO_ASKED + bytes(Packet(is_request=True, channel=2, tag=2, rq_type=9)),
+        MARK + ASKED + HELLO_ASKED + control(PING, b"abc", 3),
+        control_answer(2, ANSWER + encode_hello(Hello())) + ASKED,
+    ],
+    CAPABLE: [
+        HELLO_ASKED + b"".join(META) + ASKED + CANCEL,
+        HELLO_ASKED + b"".join(PROGRESS[:2]) + ASKED,
+        HELLO_ASKED + PROGRESS[2],
+        HELLO_ASKED + ANNOUNCED,
+        control(DRAIN, encode_drain(5, "why")) + HELLO_ASKED + ASKED + bytes(EOF_PACKET),
+        HELLO_ASKED + encode_frame(FrameType.DATA, 0, 2, b"abc"),
+        HELLO_ASKED + ASKED + control(PING, bytes(33), 3) + control(DRAIN, b"\1", 4) + control(77, b"", 5),
+    ],
+    ASKING: [
+        control_answer(3, b"ping") + control_answer(4) + ASKED,
+        ASKED + control_answer(4, b"no", ok=False) + control(DRAIN, encode_drain(0, "why"), 3),
+        control(DRAIN, encode_drain(None, "why"), 3) + control_answer(4) + control_answer(4) + META[0] + ASKED,
+    ],
+}
 REFUSED = TextsOf(engine_module, ["_refuse"], position=1)
+DRAINED = engine_module.DRAINING.decode()
 OF_OTHER_CLIENTS = {engine_module.TOO_MUCH_FOR_ALL.decode()}
 """Refusals that depend on what other connections of a server hold."""
 OUTSTANDING = 7
@@ -151,7 +215,16 @@ OUTSTANDING = 7
 
 def listening(settings: dict[str, Any]) -> ConnectionEngine:
     """An engine with some requests of its own under way, one of them given up."""
+    asks = settings.get("asks", False)
+    if "capabilities" in settings:
+        own = Hello(features=settings["capabilities"], client_id=bytes(16))
+        settings = {"capabilities": Capabilities(Mode.AUTO, own)}
     engine = ConnectionEngine(**settings)
+    engine.ask_capabilities()  # at once: else it depends on the chunks when the peer is asked
+    if asks:
+        engine.receive(HELLO_ASKED)
+        engine.ping(b"ping", OUTSTANDING + 1)
+        engine.drain(5, "why", OUTSTANDING + 2)
     for waiter in range(OUTSTANDING):
         engine.request(waiter, waiter=waiter)
     engine.request(0, channel=17, waiter=OUTSTANDING)
@@ -162,18 +235,30 @@ def listening(settings: dict[str, Any]) -> ConnectionEngine:
 def heard(chunks: Sequence[bytes | memoryview], settings: dict[str, Any]) -> tuple[list[Event], list[Packet]]:
     """What an engine makes of a whole stream, and what it sends."""
     engine = listening(settings)
-    events = [event for chunk in chunks for event in engine.receive(chunk)]
+    events: list[Event] = []
+    for chunk in chunks:
+        engine.receive(chunk, events)
+        assert len(engine.contexts) < 2 * MAX_UNFINISHED + 1 + engine.owed
     events += engine.receive_eof()
     end = events[-1]
     assert isinstance(end, StreamEnded)
     assert sum(isinstance(event, StreamEnded) for event in events) == 1
-    answered = [event.waiter for event in events if isinstance(event, ResponseReceived)]
-    assert sorted([*answered, *end.lost]) == [0, *range(2, OUTSTANDING + 1)]
+    answered = [event.waiter for event in events if isinstance(event, ResponseReceived | ControlAnswered)]
+    last = OUTSTANDING + 2 if "asks" in settings else OUTSTANDING
+    assert sorted([*answered, *end.lost]) == [0, *range(2, last + 1)]
     asked = [(event.channel, event.tag) for event in events if isinstance(event, RequestReceived)]
     assert len(asked) == len(set(asked)), "a request in flight was delivered twice"
     assert engine.outstanding == 0
     assert engine.receive(b"\x02\x02\x04") == engine.receive_eof() == []
-    return events, decode(b"".join(engine.data_to_send()))
+    return events, [without_quotes(packet) for packet in decode(b"".join(engine.data_to_send()))]
+
+
+def without_quotes(packet: Packet) -> Packet:
+    """The same, but for the octets that the reason of an end quotes."""
+    if not packet.is_request or (packet.channel, packet.rq_type) != (CONTROL_CHANNEL, DRAIN + 1):
+        return packet
+    milliseconds, text = decode_drain(packet.payload)
+    return packet._replace(payload=encode_drain(milliseconds, without_octets(text)))
 
 
 def answering(octets: bytes, settings: dict[str, Any]) -> None:
@@ -210,8 +295,9 @@ def hear_engine(octets: bytes) -> list[str]:
     end: Any = events[-1]
     reasons = []
     for packet in sent:
-        if not packet.is_request:
-            (reason,) = REFUSED.of(packet.payload.decode())
+        if not packet.is_request and packet.channel != CONTROL_CHANNEL:
+            text = packet.payload.decode()
+            (reason,) = [text] if text == DRAINED else REFUSED.of(text)
             reasons.append(reason)
     cause = end.cause.__cause__ or end.cause
     if isinstance(cause, RemoteProtocolError):
@@ -235,9 +321,10 @@ TARGETS = (
             bytes((choice,)) + seed
             for choice in range(len(SETTINGS))
             for seed in (ASKED, bytes(ERQ_PACKET) + ASKED, ON_OTHER_CHANNELS, *SEEDS[choice :: len(SETTINGS)])
-        ],
+        ]
+        + [bytes((choice,)) + seed for choice, seeds in OF_CAPABILITIES.items() for seed in seeds],
         mutate=headed_mutator(stream_mutator(SEEDS), len(SETTINGS)),
         hear=hear_engine,
-        reasons=frozenset({*REFUSALS, TRUNCATED, LIMITED}) | (REFUSED.reasons - OF_OTHER_CLIENTS),
+        reasons=frozenset({*REFUSALS, TRUNCATED, LIMITED, DRAINED}) | (REFUSED.reasons - OF_OTHER_CLIENTS),
     ),
 )

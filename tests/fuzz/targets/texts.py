@@ -30,6 +30,8 @@ RAISED = RaisedIn(
             "TcpAddress.__post_init__",
             "ZmqDealerAddress.__post_init__",
             "_for_client",
+            "_ShippedExec.parse",
+            "_to_ship",
         ),  # what is no part of the text
     ],
 )

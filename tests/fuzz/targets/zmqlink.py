@@ -52,7 +52,7 @@ class FakeSocket:
             raise zmq.Again
         return self.inbox.popleft()
 
-    def let_go(self, linger: int | None = None) -> None:
+    def close(self, linger: int | None = None) -> None:
         self._wakeup.close()
 
 

@@ -99,7 +99,7 @@ def _act(
         if not peers.knows(identity, link):
             peers.arrive(identity, link)
     elif act == OCTETS and content:
-        peers.receive_octets(identity, content)
+        peers.receive_data(identity, content)
         now = peers.stream_of(identity)
         if now is not None:
             sender.came[now] += content

@@ -1,4 +1,4 @@
-"""What a server's budget knows of one connection."""
+"""The account of one connection in its server's budget."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Account:
         abort: Callable[[ConnectionEnded], None],
     ) -> None:
         self.name = name
-        self.abort = abort
+        self._abort = abort
         self._engine = engine
         self._stream = stream
         self._workers = workers
@@ -39,7 +39,7 @@ class Account:
 
     @property
     def waits_for_peer(self) -> bool:
-        """Whether only the peer can change that."""
+        """True if only the peer can change that."""
         return self._engine.waits_for_peer
 
     @property
@@ -52,6 +52,10 @@ class Account:
         self._held.clear()
         if self._workers.jobs or self._workers.slow_jobs or self._inline.jobs:
             self._workers.call_thread()
+
+    def abort(self, cause: ConnectionEnded) -> None:
+        """End the connection now."""
+        self._abort(cause)
 
     def open(self) -> None:
         """Take part in the budget, if there is one."""

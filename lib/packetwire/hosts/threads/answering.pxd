@@ -5,6 +5,8 @@ cdef class Answering:
     cdef ConnectionEngine _engine
     cdef public object attached
     cdef object _name, _handler, _function, _channels, _error_detail, _faults, _trace, _answered
-    @cython.locals(request=tuple, wire_rq_type=cython.longlong)
-    cpdef run_handler(self, request)
+    cdef dict _contexts, _cancelled
+    cdef public object owed
+    @cython.locals(wire_rq_type=cython.longlong, marks=dict, is_special=bint)
+    cpdef run_handler(self, tuple request, me)
     cdef _answer_result(self, key, rq_type, called, result)

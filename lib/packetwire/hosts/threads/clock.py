@@ -3,7 +3,7 @@
 It looks once a millisecond, but only while something goes on: handlers are started, or requests are sent whose
 writing was postponed. Otherwise it sleeps until it is woken, or until the stream, which did not take all, has room.
 It is started when it is needed, by a worker: a caller may be interrupted at any instruction, and a thread
-that was started by half cannot be joined. When it has slept for long it ends, so that an idle connection has none.
+that was started by half cannot be joined. After a long sleep it ends, so that an idle connection has none.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Clock:
         failed: Callable[[RuntimeError], object],
     ) -> None:
         self.is_idle = True
-        """Whether it must be woken before it looks again; false also while it is to be started."""
+        """True if it must be woken before it looks again; false also while it is to be started."""
         self.thread: threading.Thread | None = None
         self.is_starting = False
-        """Whether that cannot be joined yet."""
+        """True while that cannot be joined yet."""
         self._name = name
         self._stream = stream
         self._writing = writing
@@ -118,7 +118,7 @@ class Clock:
                 return
 
     def _may_end(self) -> bool:
-        """Whether this thread may end, having slept for long; who wakes it now has another one started."""
+        """True if this thread may end, having slept for long; who wakes it now has another one started."""
         if self._writing.leftover:
             return False
         thread, self.thread = self.thread, None

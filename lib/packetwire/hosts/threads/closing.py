@@ -19,7 +19,8 @@ from packetwire.hosts.threads.clock import Clock
 from packetwire.hosts.threads.delivery import Delivery
 from packetwire.hosts.threads.parking import Parking
 from packetwire.hosts.threads.reading import Reading
-from packetwire.hosts.threads.roles import CLOCK, Bell
+from packetwire.hosts.threads.role import CLOCK
+from packetwire.hosts.threads.roles import Bell
 from packetwire.hosts.threads.workers import Workers
 from packetwire.hosts.threads.writing import Writing
 from packetwire.streams.bytestream import ByteStream
@@ -82,11 +83,12 @@ class Closing:
         self._delivery.fail(cause)
 
     def _let_go(self, cause: ConnectionEnded) -> None:
-        self.abort(cause)
+        self._send_eof()
+        self._delivery.fail(cause)
         self.finish()
 
     def runs_in(self, thread_ident: int) -> bool:
-        """Whether that thread runs a handler of this connection, reads it or writes it."""
+        """True if that thread runs a handler of this connection, reads it or writes it."""
         return thread_ident in self._workers.busy or thread_ident in (
             self._reading.role.holder,
             self._writing.role.holder,
@@ -94,7 +96,7 @@ class Closing:
         )
 
     def close(self, timeout: float) -> bytes:
-        """End the connection in order within `timeout` seconds, then anyhow; return the trailing octets."""
+        """End the connection in order within `timeout` seconds, then anyhow; return the trailing bytes."""
         if self.runs_in(get_ident()):
             # a handler cannot wait for its own end
             thread = threading.Thread(target=self.close, args=(timeout,), name=f"{self._name}-closer", daemon=True)
@@ -147,6 +149,9 @@ class Closing:
         deadline = time.monotonic() + timeout
         self._engine.end_requests()
         self._writing.flush()
+        if not self._reading.role:
+            # in a signal handler that came where its thread had given up reading, and nobody else could begin yet
+            self._reading.reader.arm()
         settled = self._await(lambda: not engine.outstanding and (not engine.owed or self._dead), deadline)
         if not settled:
             logger.warning(
@@ -157,14 +162,18 @@ class Closing:
                 engine.owed,
             )
             engine.abandon(NOT_DONE.decode())
+        self._send_eof()
+        self._await(
+            lambda: self._dead or not (engine.ended is None or engine.unsent_octets or engine.unsent), deadline
+        )
+
+    def _send_eof(self) -> None:
+        """Send EOF, as soon as nothing is owed; without waiting for room."""
         self._engine.end()
         self._writing.flush()
         # whoever is writing at this moment does not wait, but takes the EOF along only if it is not too late
         self._await(lambda: not self._writing.by_a_thread, time.monotonic() + END_GRACE)
         self._writing.flush()
-        self._await(
-            lambda: self._dead or not (engine.ended is None or engine.unsent_octets or engine.unsent), deadline
-        )
 
     @property
     def _dead(self) -> bool:
@@ -175,7 +184,7 @@ class Closing:
         return condition() or self._bell.wait_for(condition, deadline)
 
     def _tear_down(self) -> bytes:
-        """Let go of everything; return the octets that came behind the peer's EOF."""
+        """Let go of everything; return the bytes that came behind the peer's EOF."""
         self._answering.sum_up()
         try:
             self._stop_threads()
@@ -188,6 +197,7 @@ class Closing:
 
     def _stop_threads(self) -> None:
         self._delivery.fail(ConnectionEnded(f"{self._name}: this side closed the connection"))
+        self._delivery.catch_up()
         self._workers.stop()
         self._parking.wake()
         self._clock.stop()

@@ -1,4 +1,4 @@
-"""What becomes of events: observers see them, waiters wake up, requests are sorted, the end is told to all."""
+"""Delivery of events: observers see them, waiters wake up, requests are sorted, the end is told to all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
 from packetwire.core.engine import ConnectionEngine
-from packetwire.core.events import Event, RequestReceived, ResponseReceived, StreamEnded, event_text
-from packetwire.core.packetcodec import Fields
+from packetwire.core.events import (
+    CancelReceived,
+    ControlAnswered,
+    Event,
+    PeerCapabilities,
+    PeerEndedRequests,
+    ProgressReceived,
+    RequestReceived,
+    ResponseReceived,
+    StreamEnded,
+    event_text,
+)
+from packetwire.core.packetcodec import Fields, Key
 from packetwire.errors import ConnectionEnded
 from packetwire.hosts.threads.answering import Answering, logger
 from packetwire.hosts.threads.nesting import as_users
@@ -35,7 +46,10 @@ class Delivery:
         on_event: Callable[[Event], object] | None,
         trace_log: Callable[..., object] | None,
         receivers: dict[int, Receiver],
+        unhurried: dict[int, Receiver],
         interrupt: Callable[[], object],
+        cancel: Callable[[Key], object],
+        run_job: Callable[[Callable[[], object]], object],
     ) -> None:
         self.all_received = Bell()
         """Rings when nothing more is received."""
@@ -43,7 +57,7 @@ class Delivery:
         self.taken: set[tuple[int, int]] = set()
         """Requests, as (channel, tag), that an observer answers."""
         self.is_watched = trace_log is not None or on_event is not None
-        """Whether somebody is to see every event."""
+        """True if somebody is to see every event."""
         self.receivers = receivers
         """Of channels; they see the events of theirs."""
         self.request: Callable[[Fields], object] = jobs.append
@@ -55,6 +69,12 @@ class Delivery:
         self._engine = engine
         self._name = name
         self._answering = answering
+        self.unhurried = unhurried
+        """Those whose channels no caller may read."""
+        self.by_caller = False
+        """True while the reader is a caller, who runs no receivers: what is not quick is left to a worker."""
+        self.postponed = False
+        """True if some has been."""
         self._attached = answering.attached
         self._bell = bell
         self._jobs = jobs
@@ -63,11 +83,21 @@ class Delivery:
         self._on_event = on_event
         self._trace = trace_log
         self._interrupt = interrupt
+        self.agreed: Callable[[], object] = lambda: None
+        """Called when it is known what the peer understands."""
+        self._cancel = cancel
+        self._run_job = run_job
+
+    def _report(self, event: ProgressReceived) -> None:
+        """Have a thread of ours call whoever wants to hear of progress."""
+        deliver = event.waiter.take_report(event.payload)
+        if deliver is not None:
+            self._run_job(deliver)
 
     @property
     def is_observed(self) -> bool:
-        """Whether somebody is to see every event, or those of a channel."""
-        return self.is_watched or bool(self.receivers)
+        """True if somebody is to see every event, or those of a channel, in threads of ours."""
+        return self.is_watched or bool(self.unhurried)
 
     def handle(self, events: list[Event]) -> None:
         """Deliver events, in order."""
@@ -75,14 +105,25 @@ class Delivery:
         for event in events:
             if isinstance(event, ResponseReceived):
                 if self.receivers:
-                    self._attached.give(event)
+                    self._give_response(event)
                 event.waiter.set_response(*event[2:5])
             elif isinstance(event, RequestReceived):
                 self._receive_request(event)
             elif isinstance(event, StreamEnded):
-                self._end(event)
-            else:
-                self._attached.give(event)
+                self._end(event, self.by_caller)
+            elif isinstance(event, CancelReceived):
+                self._cancel((event.channel, event.tag) if event.channel else event.tag)
+            elif isinstance(event, ProgressReceived):
+                self._report(event)
+            elif isinstance(event, ControlAnswered):
+                event.waiter.set_response(event.ok, 0, event.payload)
+            elif isinstance(event, PeerCapabilities):
+                self.agreed()
+            elif isinstance(event, PeerEndedRequests):
+                if self.by_caller:
+                    self._postpone(event)
+                else:
+                    self._attached.give(event)
 
     def _show(self, events: list[Event]) -> None:
         """Tell the observers, before anything comes of the events."""
@@ -100,9 +141,38 @@ class Delivery:
     def _receive_request(self, event: RequestReceived) -> None:
         if self.taken and (event.channel, event.tag) in self.taken:
             self.taken.discard((event.channel, event.tag))
-        elif not (self.receivers and self._attached.give(event)):
+        elif not (self.receivers and self._give(event)):
             key = (event.channel, event.tag) if event.channel else event.tag
             self.request((key, event.flags, event.rq_type + 1, event.payload))
+
+    def _give_response(self, event: ResponseReceived) -> None:
+        if not self._attached.give_quickly(event):
+            self._give(event)
+        elif self._attached.is_behind:
+            # another thread has told of the end meanwhile, and left that to who had the turn
+            if self.by_caller:
+                self.postponed = True
+            else:
+                self._attached.run()
+
+    def _give(self, event: RequestReceived | ResponseReceived) -> bool:
+        """Have the receiver of the event's channel get it: here, or by a worker; false if there is none."""
+        if not self.by_caller:
+            return self._attached.give(event)
+        if not self._attached.postpone(event):
+            return False
+        self.postponed = True
+        return True
+
+    def _postpone(self, event: Event) -> None:
+        if self.receivers:
+            self._attached.postpone_for_all(event)
+            self.postponed = True
+
+    def catch_up(self) -> None:
+        """As a worker: give what a caller has read to its receivers."""
+        self.postponed = False
+        self._attached.run()
 
     def _sort(self, request: Fields) -> None:
         """With some types inline: these never queue behind others."""
@@ -116,6 +186,8 @@ class Delivery:
         for event in events:
             if isinstance(event, ResponseReceived):
                 event.waiter.set_response(*event[2:5])
+            elif isinstance(event, ControlAnswered):
+                event.waiter.set_response(event.ok, 0, event.payload)
             elif isinstance(event, StreamEnded):
                 self._end(event)
 
@@ -134,9 +206,12 @@ class Delivery:
                 return
             then()
 
-    def _end(self, event: StreamEnded) -> None:
+    def _end(self, event: StreamEnded, by_caller: bool = False) -> None:
         self._say_all_received()
-        self._attached.give(event)
+        if by_caller and self._attached.is_behind:
+            self._postpone(event)
+        else:
+            self._attached.give(event)
         for waiter in event.lost:
             waiter.fail(event.cause)
         self._answering.sum_up()
@@ -148,7 +223,7 @@ class Delivery:
         self.deliver_end(self._engine.fail(cause))
 
     def deliver_end(self, events: list[Event]) -> None:
-        """What the engine said of the end, outside of what is read."""
+        """Deliver the events of an end that did not come by reading."""
         self._show(events)
         for event in events:
             if isinstance(event, StreamEnded):

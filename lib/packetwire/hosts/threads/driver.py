@@ -22,24 +22,31 @@ from threading import get_ident
 from packetwire.core.channels import Channels, RequestHandler
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, StreamEnded
-from packetwire.core.packetcodec import Fields
-from packetwire.core.requests import Outcome
+from packetwire.core.keepalive import Keepalive
+from packetwire.core.owed import Interrupt
+from packetwire.core.packetcodec import Fields, Key
+from packetwire.core.requests import Outcome, Responder
 from packetwire.errors import ConnectionEnded, LocalProtocolError, ended_by
 from packetwire.hosts.threads.account import Account
 from packetwire.hosts.threads.answering import Answering, logger
 from packetwire.hosts.threads.calls import Calls
 from packetwire.hosts.threads.clock import Clock
 from packetwire.hosts.threads.closing import Closing
+from packetwire.hosts.threads.control import ControlRequests
 from packetwire.hosts.threads.delivery import Delivery
 from packetwire.hosts.threads.inline import InlineHandlers
+from packetwire.hosts.threads.keepalive import PeerCare
 from packetwire.hosts.threads.loops import Loops
 from packetwire.hosts.threads.nesting import as_ours
 from packetwire.hosts.threads.parking import open_parking
+from packetwire.hosts.threads.readerrole import ReaderRole
 from packetwire.hosts.threads.reading import Reading
 from packetwire.hosts.threads.recovery import Recovery
-from packetwire.hosts.threads.roles import CLOCK, Bell
-from packetwire.hosts.threads.slots import without_slot
+from packetwire.hosts.threads.role import CLOCK
+from packetwire.hosts.threads.roles import Bell
+from packetwire.hosts.threads.slots import handling, without_slot
 from packetwire.hosts.threads.waiter import Waiter
+from packetwire.hosts.threads.waiting import Waiting
 from packetwire.hosts.threads.workers import Workers
 from packetwire.hosts.threads.writing import Writing
 from packetwire.streams import forking
@@ -64,9 +71,11 @@ class Driver:
         max_unsent: int,
         spin: float,
         channels: Channels,
+        keepalive: Keepalive | None = None,
     ) -> None:
         self.name = name
         self.engine = engine
+        engine.deliver = Waiter.set_response
         self.stream = stream
         self._forked = False
         self._bell = bell = Bell()
@@ -87,44 +96,59 @@ class Driver:
         )  # fmt: skip
         self._workers = workers = Workers(
             engine, name, jobs=jobs, slow_jobs=slow_jobs, limit=handlers if isinstance(handlers, int) else 1,
-            max_unsent=max_unsent, held=held, run_handler=answering.run_handler, writing=writing, clock=clock,
+            max_unsent=max_unsent, held=held, answering=answering, writing=writing, clock=clock,
             parking=parking, bell=bell, failed=self._has_no_thread, died=self._has_lost_worker
         )  # fmt: skip
         self._inline = inline_handlers = InlineHandlers(
-            engine, inline_jobs, workers=workers, writing=writing, clock=clock, run_handler=answering.run_handler
+            engine, inline_jobs, workers=workers, writing=writing, clock=clock, answering=answering
         )
         self._delivery = delivery = Delivery(
             engine, name, answering=answering, bell=bell, jobs=jobs, inline_jobs=inline_jobs, inline=inline,
             all_inline=handlers == "inline", on_event=on_event, trace_log=trace_log,
-            receivers=channels.receivers, interrupt=self._interrupt_caller
+            receivers=channels.receivers, unhurried=channels.unhurried, interrupt=self._interrupt_caller,
+            cancel=self._cancel, run_job=self._run_own_job
+        )  # fmt: skip
+        self._reader = reader = ReaderRole(
+            engine, parking=parking, clock=clock, delivery=delivery, bell=bell, lost=self._has_lost_descriptor,
+            is_eager=engine.accepts_requests or bool(channels) or delivery.is_watched
         )  # fmt: skip
         self._reading = reading = Reading(
-            engine, stream, name, parking=parking, writing=writing, workers=workers, delivery=delivery,
+            engine, stream, name, reader=reader, writing=writing, workers=workers, delivery=delivery,
             bell=bell, inline=inline_handlers, spin=spin
         )  # fmt: skip
-        self._calls = calls = Calls(
-            engine, name, parking=parking, delivery=delivery, reading=reading, writing=writing,
-            workers=workers, clock=clock, bell=bell, max_unsent=max_unsent, trace_log=trace_log
+        self.recover = Recovery(reader=reader, writing=writing, clock=clock, bell=bell).recover
+        self._queues = jobs, slow_jobs, inline_jobs
+        waiting = Waiting(
+            engine, name, delivery=delivery, reading=reading, writing=writing, workers=workers, bell=bell,
+            max_unsent=max_unsent
         )  # fmt: skip
+        self._calls = calls = Calls(
+            engine, name, delivery=delivery, reading=reading, writing=writing, clock=clock, bell=bell,
+            waiting=waiting, max_unsent=max_unsent, trace_log=trace_log, recover=self.recover
+        )  # fmt: skip
+        self.control = ControlRequests(
+            engine, name, writing=writing, reader=reader, waiting=waiting, bell=bell
+        )  # fmt: skip
+        """Asks the peer what is no request of a user."""
         self._closing = closing = Closing(
             engine, stream, name, parking=parking, writing=writing, clock=clock, answering=answering,
             workers=workers, delivery=delivery, reading=reading, bell=bell, closed=self._is_closed
         )  # fmt: skip
+        self._care = care = PeerCare(
+            engine, stream, name, keepalive, round_trips=self.control.round_trips, flush=writing.flush,
+            fail=closing.abort
+        )  # fmt: skip
+        delivery.agreed = care.begin
         self._account = Account(name, engine, stream, workers, inline_handlers, held, closing.abort)
         self._loops = Loops(
             engine, parking=parking, writing=writing, clock=clock, workers=workers, reading=reading,
-            inline=inline_handlers, closing=closing
+            inline=inline_handlers, delivery=delivery, closing=closing
         )  # fmt: skip
-        workers.work = self._loops.work
-        self.recover = Recovery(reading=reading, writing=writing, clock=clock, bell=bell).recover
-        self.call, self.request, self.wait_for, self.forget = (
-            calls.call,
-            calls.request,
-            calls.wait_for,
-            calls.forget,
-        )
-        self.flush = writing.flush
-        self.interrupt_lead = reading.interrupt
+        workers.work, self.run_job = self._loops.work, self._loops.run_job
+        self.call, self.submit, self.forget = calls.call, calls.submit, calls.forget
+        self.tell_cancelled = calls.tell_cancelled
+        self.wait_for, self.flush = waiting.wait_for, writing.flush
+        self.interrupt_lead, self.be_eager = reading.interrupt, reader.be_eager
         self.when_all_received = delivery.when_all_received
         self.abort, self.runs_in, self.give_up = closing.abort, closing.runs_in, closing.give_up
 
@@ -138,11 +162,11 @@ class Driver:
         leading, self.stream.leading_octets = self.stream.leading_octets, b""
         if leading:
             as_ours(self._take_in_at_start, leading)
-        self._reading.arm()
+        self._reader.arm()
         self._workers.start()
 
     def _take_in_at_start(self, leading: bytes) -> None:
-        """What was read before comes first; the handlers of requests in it are left to the workers."""
+        """Take in what was read before; the handlers of requests in it are left to the workers."""
         me = get_ident()
         self._reading.role.setdefault(0, me)
         try:
@@ -154,17 +178,12 @@ class Driver:
 
     @property
     def last_packet(self) -> float | None:
-        """When the last packet was complete."""
+        """The time at which the last packet was complete."""
         return self._reading.last_packet
 
     @property
-    def receiving(self) -> bool:
-        """Whether anything more can be received."""
-        return self.engine.ended is None
-
-    @property
     def is_settled(self) -> bool:
-        """Whether neither end owes a response to the other, and all is written."""
+        """True while neither end owes a response to the other, and all is written."""
         return self.engine.is_settled
 
     def end_requests(self) -> None:
@@ -187,7 +206,7 @@ class Driver:
         return not self._forked and self._closing.release(cause)
 
     def close(self, timeout: float) -> bytes:
-        """End the connection in order within `timeout` seconds, then anyhow; return the trailing octets."""
+        """End the connection in order within `timeout` seconds, then anyhow; return the trailing bytes."""
         return b"" if self._forked else self._closing.close(timeout)
 
     def join_receive(self, timeout: float | None = None) -> bool:
@@ -229,7 +248,7 @@ class Driver:
         self._parking.wake()
 
     def _write_failed(self, error: Exception) -> None:
-        """Nothing can be sent. What the peer sent before may say why, so go on reading for a moment."""
+        """Nothing can be sent. The peer may have said why before, so go on reading for a moment."""
         self.engine.send_failed(error)
         if self.engine.deadline is None:
             reason = ended_by(error, f"{self.name}: writing failed: {error}")
@@ -240,6 +259,9 @@ class Driver:
     def _write_interrupted(self, error: BaseException) -> None:
         self._delivery.fail(ended_by(error, f"{self.name}: interrupted while writing: {error!r}"))
 
+    def _has_lost_descriptor(self, error: Exception) -> None:
+        self._delivery.fail(ended_by(error, f"{self.name}: the stream's descriptor is gone: {error}"))
+
     def _has_no_thread(self, error: RuntimeError) -> None:
         self._delivery.fail(ended_by(error, f"{self.name}: no thread can be started to read: {error}"))
 
@@ -249,6 +271,8 @@ class Driver:
 
     def _has_no_clock(self, error: RuntimeError) -> None:
         logger.error("%s: %s", self.name, error)
+        if self._reader.is_left_alone():
+            self._reader.arm()
         if self._writing.leftover and not self._writing.keeper:
             self._writing.leftover = ()
             self._writing.role.give_up(CLOCK)
@@ -260,10 +284,24 @@ class Driver:
         return self._loops.look()
 
     def _is_closed(self) -> None:
+        self._care.end()
         self._account.close()
 
     def _interrupt_caller(self) -> None:
         self._reading.interrupt()
+
+    def _cancel(self, key: Key) -> None:
+        self._answering.cancel(key, self._running, self._queues)
+
+    def _running(self, key: Key) -> Interrupt | None:
+        """The function that interrupts the handler of this request, if a thread runs it."""
+        for turn in [*self._workers.busy.values(), handling.get(self._inline.turn.holder)]:
+            if turn is not None and turn.request is not None and turn.request[0] == key:
+                return turn.give_up
+        return None
+
+    def _run_own_job(self, job: Callable[[], object]) -> None:
+        self._loops.run_job(job, 0, 0)
 
     def _wait_for_room_to_write(self) -> None:
         self._clock.wake()
@@ -276,8 +314,9 @@ class Driver:
 
     # answering
 
-    def take(self, event: RequestReceived) -> None:
+    def take(self, event: RequestReceived, responder: Responder) -> None:
         """In on_event: the request is answered by `answer`, the handler is not called for it."""
+        self._answering.owed.deferred[(event.channel, event.tag) if event.channel else event.tag] = responder
         self._delivery.taken.add((event.channel, event.tag))
 
     def answer(self, event: RequestReceived, outcome: Outcome) -> None:

@@ -1,18 +1,24 @@
-"""What a connection's own threads do, again and again: the workers, and the clock."""
+"""The loops of a connection's own threads: the workers, and the clock."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any
 
 from packetwire.core.engine import ConnectionEngine
+from packetwire.hosts.threads.answering import Job
 from packetwire.hosts.threads.clock import IDLE_SECONDS, Clock
 from packetwire.hosts.threads.closing import Closing
+from packetwire.hosts.threads.delivery import Delivery
 from packetwire.hosts.threads.inline import InlineHandlers
 from packetwire.hosts.threads.parking import Parked, Parking
 from packetwire.hosts.threads.reading import Reading
 from packetwire.hosts.threads.workers import Workers
 from packetwire.hosts.threads.writing import Writing
 
+_TIMEOUT, _READABLE = int(Parked.TIMEOUT), int(Parked.READABLE)
 _TICK_AGAIN = 0.05
 """Seconds until the end of a stream that is overdue is looked at again, while a handler holds up the reader."""
 
@@ -30,6 +36,7 @@ class Loops:
         workers: Workers,
         reading: Reading,
         inline: InlineHandlers,
+        delivery: Delivery,
         closing: Closing,
     ) -> None:
         self._engine = engine
@@ -40,17 +47,30 @@ class Loops:
         self._workers = workers
         self._reading = reading
         self._inline = inline
+        self._delivery = delivery
         self._closing = closing
-        self._last_look = (-1, -1)
+        self._last_look = (-1, -1, -1)
+
+    def run_job(self, run: Callable[[], object], channel: int, kind: int) -> bool:
+        """Have a worker run it, as it runs handlers of that kind; false if no handler is begun any more."""
+        if self._workers.stopping or self._engine.ended is not None:
+            return False
+        job: Any = Job(channel, run)
+        self._workers.jobs.append((job, 0, kind, b""))
+        if self._reading.role.get(0) != get_ident():  # the reader looks itself what there is to run
+            self._workers.call_thread()
+        return True
 
     def look(self) -> bool:
         """As the clock: whether something goes on; what was postponed or takes long is seen to."""
-        workers, writing = self._workers, self._writing
-        last_look, look = self._last_look, (workers.begun, writing.flushes)
+        workers, writing, reader = self._workers, self._writing, self._reading.reader
+        last_look, look = self._last_look, (workers.begun, writing.flushes, reader.left)
         if workers.on_watch and look[0] == last_look[0] and workers.on_watch.take_over():
-            self._reading.role.pop(0, None)
-            self._reading.arm()
+            reader.role.pop(0, None)
+            reader.arm()
             workers.need_thread()
+        if look[2] == last_look[2] and reader.is_left_alone():
+            reader.arm()
         if look[1] == last_look[1] and self._engine.unsent:
             self._writing.flush()
         self._last_look = look
@@ -67,6 +87,17 @@ class Loops:
             return False
         if not self._clock.is_idle and self._clock.thread is None:
             self._clock.start()
+        if self._delivery.postponed:
+            workers.parked -= 1
+            try:
+                if not workers.parked:
+                    workers.need_thread()  # one is left to read
+                self._delivery.catch_up()
+                if self._engine.unsent:
+                    self._writing.flush()
+            finally:
+                workers.parked += 1
+            return True
         inline = self._inline
         if (inline.jobs or workers.jobs or workers.slow_jobs) and (inline.has_work() or workers.has_work):
             workers.parked -= 1
@@ -87,9 +118,9 @@ class Loops:
         parked = self._park(timeout)
         if workers.stopping:
             return True
-        if parked is Parked.TIMEOUT and deadline is None:
+        if parked == _TIMEOUT and deadline is None:
             return not workers.may_leave()
-        if parked is Parked.READABLE:
+        if parked == _READABLE:
             workers.parked -= 1
             try:
                 reading.serve(me)

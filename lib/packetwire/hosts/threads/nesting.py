@@ -1,4 +1,4 @@
-"""Whether a thread may wait for a connection where it is now.
+"""A mark on threads that may not wait for a connection where they are now.
 
 A signal handler, or a finalizer that the garbage collector runs, comes at any instruction. If that is one of ours,
 in the middle of reading or writing a connection, the connection stands still until it returns. So it can send
@@ -6,8 +6,8 @@ requests, but a call that it waits for could wait for itself, by way of the peer
 refused. A handler, a receiver or a callback may wait: it is called from the same places, but on purpose.
 
 Strategy: a thread that is in our code has a mark that says so, and that says otherwise while we call a function of
-our users. Whoever changes the mark puts back what was there before, so they can be nested in any way. An exception
-may come at any instruction, also while the mark is put back; so that is done again behind it.
+our users. Each change of the mark is undone by the code that made it, so they can be nested in any way. An
+exception may come at any instruction, also while the mark is put back; so that is done again behind it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ReturnedT = TypeVar("ReturnedT")
 
 
 def is_interrupted(me: int) -> bool:
-    """Whether this thread is in code that interrupted ours: a signal handler or a finalizer."""
+    """True if this thread is in code that interrupted ours: a signal handler or a finalizer."""
     return bool(inside.get(me))
 
 

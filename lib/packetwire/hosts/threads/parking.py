@@ -1,4 +1,4 @@
-"""Where idle threads wait for the stream to become readable, or to be woken for other work.
+"""Parking of idle threads, until the stream is readable or they are woken for other work.
 
 The stream's descriptor is armed for one event at a time: whoever gets that event reads, and arms it again
 when done. A caller that reads for itself disarms it, so that no idle thread is woken for nothing.
@@ -11,20 +11,20 @@ import os
 import select
 import threading
 import time
-from enum import Enum
-from functools import partial
+from enum import IntEnum
 from typing import Protocol
 
 from packetwire.streams import forking
+from packetwire.streams.systemcalls import READABLE, WOKEN, EpollSet
 from packetwire.streams.wakeup import Users
 
 
-class Parked(Enum):
+class Parked(IntEnum):
     """Why a thread left the parking place."""
 
-    READABLE = "readable"
-    WOKEN = "woken"
-    TIMEOUT = "timeout"
+    TIMEOUT = 0
+    READABLE = READABLE
+    WOKEN = WOKEN
 
 
 class Parking(Protocol):
@@ -48,8 +48,8 @@ class Parking(Protocol):
         """
         ...
 
-    def park(self, timeout: float | None) -> Parked:
-        """Wait, at most `timeout` seconds."""
+    def park(self, seconds: float | None) -> int:
+        """Wait, at most so many `seconds`; returns one of `Parked`."""
         ...
 
     def close(self) -> None:
@@ -67,11 +67,6 @@ def open_parking(fd: int) -> Parking:
     return PollParking(fd)
 
 
-if hasattr(select, "epoll"):
-    _ARMED = select.EPOLLIN | select.EPOLLONESHOT
-    _DISARMED = select.EPOLLONESHOT
-
-
 class EpollParking:
     """By epoll: all idle threads wait in one epoll set, the kernel wakes one of them."""
 
@@ -79,18 +74,18 @@ class EpollParking:
         self._fd = fd
         self._users = Users()
         self._closed = False
+        self._set: EpollSet | None = None
         with forking.opening():
             self._epoll = select.epoll()
             self._wake = forking.Descriptor(lambda: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
             forking.register(self, first=True)
         try:
-            self._epoll.register(fd, _DISARMED)
+            self._epoll.register(fd, select.EPOLLONESHOT)
             self._wake_fd = self._wake.fd
             # edge-triggered: every write wakes one thread, and nobody has to read it
             self._epoll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
-            # these are called once for each request, so they go without a method of ours around them
-            self.arm = partial(self._epoll.modify, fd, _ARMED)
-            self.disarm = partial(self._epoll.modify, fd, _DISARMED)
+            self._set = made = EpollSet(self._epoll, fd)
+            self.arm, self.disarm, self.park = made.arm, made.disarm, made.wait
         except BaseException:
             self.close()
             raise
@@ -103,12 +98,6 @@ class EpollParking:
         finally:
             self._users.leave()
 
-    def park(self, timeout: float | None) -> Parked:
-        events = self._epoll.poll(timeout, 1)
-        if not events:
-            return Parked.TIMEOUT
-        return Parked.READABLE if events[0][0] == self._fd else Parked.WOKEN
-
     def close(self) -> None:
         with forking.opening():
             if not self._closed:
@@ -116,12 +105,17 @@ class EpollParking:
                 self._users.close_behind(self._close_all)
 
     def _close_all(self) -> None:
-        self._epoll.close()
+        self._close_epoll()
         self._wake.close()
 
     def after_fork(self) -> None:
         """In the child of a fork: the set is the parent's, so nothing is taken out of it."""
         self._closed = True
+        self._close_epoll()
+
+    def _close_epoll(self) -> None:
+        if self._set is not None:
+            self._set.close()
         self._epoll.close()
 
 
@@ -160,9 +154,9 @@ class PollParking:
             except BlockingIOError:
                 pass  # the polling thread has been told often enough
 
-    def park(self, timeout: float | None) -> Parked:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if not self._turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+    def park(self, seconds: float | None) -> int:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        if not self._turn.acquire(timeout=-1 if seconds is None else max(0.0, seconds)):
             return Parked.TIMEOUT
         try:
             while True:

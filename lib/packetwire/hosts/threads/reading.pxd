@@ -2,12 +2,16 @@ cimport cython
 from packetwire.core.engine cimport ConnectionEngine
 from packetwire.hosts.threads.delivery cimport Delivery
 from packetwire.hosts.threads.inline cimport InlineHandlers
+from packetwire.hosts.threads.readerrole cimport ReaderRole
+from packetwire.hosts.threads.role cimport Role
 from packetwire.hosts.threads.waiter cimport Waiter
 from packetwire.hosts.threads.workers cimport Workers
 from packetwire.hosts.threads.writing cimport Writing
+from packetwire.streams.systemcalls cimport ReadPoll
 
 cdef class Reading:
-    cdef public object role
+    cdef public Role role
+    cdef public ReaderRole reader
     cdef public InlineHandlers inline
     cdef public object last_packet
     cdef public bint is_polling
@@ -16,12 +20,11 @@ cdef class Reading:
     cdef Writing _writing
     cdef Workers _workers
     cdef Delivery _delivery
-    cdef public object _stream, _try_read, _name, _arm, _jobs, _inline_jobs, _bell, _locks, _receivers
+    cdef public object _stream, _try_read, _try_read_into, _name, _jobs, _inline_jobs, _bell, _locks, _receivers, _unhurried
     cdef bint _is_watched
-    cdef object _failure, _read_fd, _wakeup, _poll, _poll_stream, _spin
-    cpdef leave(self, me)
-    cpdef arm(self)
-    @cython.locals(engine=ConnectionEngine, naps=cython.long)
+    cdef ReadPoll _poll
+    cdef object _failure, _read_fd, _wakeup, _poll_stream, _spin
+    @cython.locals(engine=ConnectionEngine, poll=ReadPoll, naps=cython.long, found=cython.int)
     cpdef bint lead(self, Waiter waiter, deadline) except -1
     @cython.locals(engine=ConnectionEngine)
     cdef _read_on(self)
@@ -29,4 +32,5 @@ cdef class Reading:
     cpdef serve(self, me)
     @cython.locals(engine=ConnectionEngine, events=list)
     cpdef bint read(self) except -1
-    cpdef take_in(self, octets)
+    cdef _read_in_place(self)
+    cpdef take_in(self, data)

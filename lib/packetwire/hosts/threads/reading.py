@@ -21,15 +21,17 @@ from packetwire.hosts.threads.answering import logger
 from packetwire.hosts.threads.delivery import Delivery
 from packetwire.hosts.threads.inline import InlineHandlers
 from packetwire.hosts.threads.nesting import OURS, inside
-from packetwire.hosts.threads.parking import Parking
-from packetwire.hosts.threads.roles import Bell, Role
+from packetwire.hosts.threads.readerrole import ReaderRole
+from packetwire.hosts.threads.roles import Bell
 from packetwire.hosts.threads.signals import FIRST_SLEEP, main_thread, sleep_limit
 from packetwire.hosts.threads.spinning import Spin
 from packetwire.hosts.threads.waiter import Waiter
 from packetwire.hosts.threads.workers import Workers
 from packetwire.hosts.threads.writing import Writing, poll_both
+from packetwire.streams.buffers import READ_SIZE
 from packetwire.streams.bytestream import ByteStream
-from packetwire.streams.fds import READ_SIZE
+from packetwire.streams.inplace import reader_in_place
+from packetwire.streams.systemcalls import WOKEN, ReadPoll
 from packetwire.streams.wakeup import Wakeup
 
 MAX_READ = 1 << 18
@@ -49,7 +51,7 @@ class Reading:
         stream: ByteStream,
         name: str,
         *,
-        parking: Parking,
+        reader: ReaderRole,
         writing: Writing,
         workers: Workers,
         delivery: Delivery,
@@ -57,17 +59,17 @@ class Reading:
         inline: InlineHandlers,
         spin: float,
     ) -> None:
-        self.role = Role()
+        self.reader = reader
+        self.role = reader.role
         self.inline = inline
         self.last_packet: float | None = None
         self.is_polling = False
-        """Whether a caller that has the role waits for something to read."""
+        """True while a caller that has the role waits for something to read."""
         self._decoded = 0  # bytes of the peer's packets, at that time
         self._engine = engine
         self._stream = stream
-        self._try_read = stream.try_read
+        self._try_read, self._try_read_into = stream.try_read, reader_in_place(stream)
         self._name = name
-        self._arm = parking.arm
         self._writing = writing
         self._workers = workers
         self._jobs, self._inline_jobs = workers.jobs, inline.jobs
@@ -75,42 +77,16 @@ class Reading:
         self._locks = bell.locks
         self._delivery = delivery
         self._is_watched, self._receivers = delivery.is_watched, delivery.receivers
+        self._unhurried = delivery.unhurried
         self._failure: Exception | None = None
         self._read_fd = stream.read_fd
         self._wakeup = Wakeup()
-        self._poll, self._poll_stream = select.poll(), select.poll()
+        self._poll = ReadPoll(self._read_fd, self._wakeup.fileno())
+        self._poll_stream = select.poll()
         self._poll_stream.register(self._read_fd, select.POLLIN)
-        self._poll.register(self._read_fd, select.POLLIN)
-        self._poll.register(self._wakeup.fileno(), select.POLLIN)
-        self._spin = Spin(self._poll.poll, spin) if spin > 0 else None
+        self._spin = Spin(self._poll.wait, spin) if spin > 0 else None
 
     # the role
-
-    def leave(self, me: int) -> None:
-        """Give the role up, and let a parked worker read what comes next."""
-        # in this order: a worker that is woken while the role is taken leaves again
-        role = self.role
-        if role.get(0) == me:
-            role.pop(0, None)
-        if self._engine.ended is None:
-            try:
-                self._arm()
-            except (OSError, ValueError) as error:
-                self.lose(error)
-        if self._bell.locks:
-            self._bell.ring()
-
-    def arm(self) -> None:
-        """Let a parked worker read what comes next."""
-        if self._engine.ended is None:
-            try:
-                self._arm()
-            except (OSError, ValueError) as error:
-                self.lose(error)
-
-    def lose(self, error: Exception) -> None:
-        """The descriptor cannot be armed or disarmed."""
-        self._delivery.fail(ended_by(error, f"{self._name}: the stream's descriptor is gone: {error}"))
 
     def interrupt(self) -> None:
         """Let the caller that reads look at its waiter again."""
@@ -132,43 +108,54 @@ class Reading:
 
         Also false if the connection is observed now, so that others must read.
         """
-        poll, engine, naps = self._poll.poll, self._engine, 0
+        poll, engine, naps = self._poll, self._engine, 0
+        self._delivery.by_caller = True
         if self._writing.keeper and self._writing.keeper == get_ident():
             self._write_and_read(waiter, deadline)
         while not waiter.done and engine.ended is None:
-            if self._receivers:
+            if self._unhurried or waiter.given_up:
                 return False
-            ready = None
+            found = 0
             if self._spin is not None and len(engine.waiters) <= SPIN_UNDER_WAY:
-                ready = self._spin()
-            if not ready:
+                found = self._spin() or 0
+            if not found:
                 self.is_polling = True
                 if deadline is None:
-                    ready = poll(FIRST_SLEEP * 1000 * 2.0 ** min(naps, 16) if get_ident() in main_thread else None)
+                    found = poll.wait(
+                        FIRST_SLEEP * 1000 * 2.0 ** min(naps, 16) if get_ident() in main_thread else None
+                    )
                 else:
-                    ready = poll(sleep_limit(get_ident(), deadline - monotonic(), naps) * 1000)
-                    if not ready and monotonic() >= deadline:
+                    found = poll.wait(sleep_limit(get_ident(), deadline - monotonic(), naps) * 1000)
+                    if not found and monotonic() >= deadline:
                         return False
                 self.is_polling = False
-            naps = 0 if ready else naps + 1
-            if len(ready) > 1 or (ready and ready[0][0] != self._read_fd):
+            naps = 0 if found else naps + 1
+            if found & WOKEN:
                 self._wakeup.clear()
                 continue
-            self._read_on()
+            while self.read() and engine.ended is None:  # as in _read_on
+                if engine.octets_wanted < READ_SIZE and engine.deadline is None:
+                    break  # else more may well be there, or an end that no poll sees
+            if self._jobs or self._inline_jobs or self._delivery.postponed:
+                self._workers.call_thread()
         return True
 
     def _read_on(self) -> None:
         engine = self._engine
         while self.read() and engine.ended is None:
             if engine.octets_wanted < READ_SIZE and engine.deadline is None:
-                break  # else more may well be there, or an end that no poll sees
-        if self._jobs or self._inline_jobs:
+                break
+        if self._jobs or self._inline_jobs or self._delivery.postponed:
             self._workers.call_thread()
 
     def _write_and_read(self, waiter: Waiter, deadline: float | None) -> None:
         """As the reader, who is the writer's keeper: wait for room as well, until all is written."""
         writing, engine, me = self._writing, self._engine, get_ident()
-        while writing.keeper == me and engine.ended is None and not (waiter.done or self._receivers):
+        while (
+            writing.keeper == me
+            and engine.ended is None
+            and not (waiter.done or waiter.given_up or self._unhurried)
+        ):
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 return
@@ -188,9 +175,11 @@ class Reading:
     def serve(self, me: int) -> None:
         """If nobody reads: read, run what is to be run here, and give the role up, if it was not taken over."""
         role, engine, inline_jobs = self.role, self._engine, self._inline_jobs
+        self.reader.is_armed = False  # that has been used up
         try:
             if role.setdefault(0, me) != me or engine.ended is not None:
                 return
+            self._delivery.by_caller = False
             while self.read() or (engine.octets_wanted >= READ_SIZE and self._more_comes()):
                 if inline_jobs and not self.inline.serve(me):
                     self.see_to_take_over(me)
@@ -208,7 +197,7 @@ class Reading:
             self._interrupted(error)  # a request may be lost that was to be handled
         finally:
             if role.get(0) == me:
-                self.leave(me)
+                self.reader.leave(me)
 
     def _more_comes(self) -> bool:  # amid a long packet; to leave and come again costs more than a moment's wait
         return bool(self._poll_stream.poll(PACKET_WAIT * 1000))
@@ -221,21 +210,24 @@ class Reading:
         wanted = engine.octets_wanted
         events: list[Event] = []
         try:
+            placed: int | None = 0
+            data: bytes | None = b""
             try:
-                octets = self._try_read(READ_SIZE if wanted < READ_SIZE else min(wanted, MAX_READ))
+                if wanted < READ_SIZE or self._receivers or (placed := self._read_in_place()) == 0:
+                    data = self._try_read(READ_SIZE if wanted < READ_SIZE else min(wanted, MAX_READ))
             except Exception as error:
                 self._failure = error
-                octets = b""
-            if octets is None:
+            if data is None or placed is None:
                 return False
-            if not octets or self._is_watched or self._receivers:
-                self.take_in(octets)
+            if not placed and (not data or self._is_watched or self._receivers):
+                self.take_in(data)
                 return True
-            engine.receive_to(octets, self._delivery.request, events)
+            now = engine.now = monotonic()
+            engine.receive_to(data, self._delivery.request, events, placed)
             decoded = engine.decoder.octets_decoded
             if self._decoded != decoded:
                 self._decoded = decoded
-                self.last_packet = monotonic()
+                self.last_packet = now
             if events:
                 self._delivery.handle(events)
             if engine.unsent:
@@ -248,18 +240,29 @@ class Reading:
             raise
         return True
 
-    def take_in(self, octets: bytes) -> None:
+    def _read_in_place(self) -> int | None:
+        """Read what belongs to a long payload into that; returns the bytes, or None if there are none now.
+
+        0 if it cannot be done like this, or the stream is at its end: that is found out by `try_read`.
+        """
+        if self._is_watched or self._try_read_into is None:
+            return 0
+        place = self._engine.decoder.place()
+        return 0 if place is None else self._try_read_into(place)
+
+    def take_in(self, data: bytes) -> None:
         """As the reader: feed the engine what was read, b"" for the end, and deliver what comes of it."""
         engine = self._engine
         events: list[Event] = []
         try:
-            if not octets:
+            now = engine.now = monotonic()
+            if not data:
                 self._receive_end(events)
             else:
-                engine.receive(octets, events)
+                engine.receive(data, events)
             if self._decoded != engine.octets_decoded:
                 self._decoded = engine.octets_decoded
-                self.last_packet = monotonic()
+                self.last_packet = now
             self._delivery.handle(events)
         except BaseException:
             self._delivery.deliver_after_all(events)

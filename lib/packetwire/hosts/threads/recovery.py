@@ -11,7 +11,7 @@ from threading import get_ident
 
 from packetwire.hosts.threads.clock import Clock
 from packetwire.hosts.threads.nesting import inside, is_interrupted
-from packetwire.hosts.threads.reading import Reading
+from packetwire.hosts.threads.readerrole import ReaderRole
 from packetwire.hosts.threads.roles import Bell
 from packetwire.hosts.threads.waiter import Waiter
 from packetwire.hosts.threads.writing import Writing
@@ -20,8 +20,8 @@ from packetwire.hosts.threads.writing import Writing
 class Recovery:
     """Recovers one connection."""
 
-    def __init__(self, *, reading: Reading, writing: Writing, clock: Clock, bell: Bell) -> None:
-        self._reading = reading
+    def __init__(self, *, reader: ReaderRole, writing: Writing, clock: Clock, bell: Bell) -> None:
+        self._reader = reader
         self._writing = writing
         self._clock = clock
         self._bell = bell
@@ -38,10 +38,12 @@ class Recovery:
             inside.pop(me, None)
         if me not in inside:
             self._writing.recover(me)
-            if self._reading.role.get(0) == me:
-                self._reading.leave(me)
+            if self._reader.role.get(0) == me:
+                self._reader.leave(me)
         if not is_interrupted(me):
             self._writing.flush()
             if self._writing.leftover and not self._writing.keeper:
                 self._clock.wake()
+            if not self._reader.role:
+                self._reader.arm()
         self._bell.ring()

@@ -1,9 +1,4 @@
-"""Jobs that one thread at a time has, and waiting until something about them changes.
-
-Nothing here is a lock that is held: a role is a dict with one entry, which is taken and given up in a single step,
-and which says who has it. So an exception that comes at any instruction, as from a signal handler, cannot leave a
-role behind of which nobody knows whose it is: whoever entered gives up what has its name on it.
-"""
+"""Jobs that one thread at a time has (`role`), and waiting until something about them changes."""
 
 from __future__ import annotations
 
@@ -19,31 +14,6 @@ from packetwire.hosts.threads.signals import sleep_limit
 
 if TYPE_CHECKING:
     from threading import Lock
-
-CLOSED = -2
-"""Holds a role for good, so that no thread can take it."""
-CLOCK = -1
-"""Holds the writer's role while the clock waits for room."""
-
-
-class Role(dict[int, int]):
-    """A job that one thread at a time has: `role.setdefault(0, me) == me` takes it, if it can be taken."""
-
-    @property
-    def holder(self) -> int:
-        """Who has it; 0 if nobody has."""
-        return self.get(0, 0)
-
-    def give_up(self, me: int) -> bool:
-        """Give it up, if this thread has it."""
-        if self.get(0) != me:
-            return False
-        self.pop(0, None)
-        return True
-
-    def close(self) -> None:
-        """Nobody can take it any more."""
-        self[0] = CLOSED
 
 
 class Watch(deque[int]):

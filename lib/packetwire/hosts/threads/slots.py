@@ -8,8 +8,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
+from packetwire.core.hello import Hello
+from packetwire.core.owed import OwedRequests
+from packetwire.core.packetcodec import Fields, Key
+from packetwire.core.requestcontext import RequestContext
 from packetwire.errors import LimitExceeded
+from packetwire.hosts.threads.waiter import Waiter
 
 MAX_NESTED = 512
 """Handlers of one connection that wait for calls of their own: the depth of a chain of call-backs."""
@@ -57,15 +63,62 @@ class Slots:
             self.debts.append(None)
 
 
-handling: dict[int, Slots] = {}
-"""Thread -> the slots of the connection a handler of which it runs. For all connections of the process: a handler
-that waits for another connection waits as well."""
+class Answering(Protocol):
+    """Answers the requests of one connection."""
+
+    owed: OwedRequests
+
+    def context_of(self, key: Key) -> RequestContext:
+        """The context of a request; made now if there is none."""
+        ...
+
+    def report(self, key: Key, payload: bytes) -> bool:
+        """Send progress, if the caller wants it now."""
+        ...
+
+    @property
+    def peer(self) -> Hello | None:
+        """The peer's settings."""
+        ...
+
+
+class Turn:
+    """One thread that runs handlers, for others to look at."""
+
+    __slots__ = ("answering", "request", "slots", "waits")
+
+    def __init__(self, slots: Slots | None, answering: Answering) -> None:
+        self.slots = slots
+        """Those of the connection; None if the handlers have none, as inline ones."""
+        self.answering = answering
+        self.request: Fields | None = None
+        """The request whose handler it runs, or has run last."""
+        self.waits: tuple[Waiter, Callable[[], object]] | None = None
+        """The response that this handler waits for, and a function that wakes up its reader."""
+
+    def give_up(self) -> None:
+        """Its request is cancelled: what its handler waits for is not waited for any more."""
+        if self.waits is not None:
+            waiter, interrupt = self.waits
+            waiter.given_up = True
+            waiter.wake()
+            interrupt()
+
+
+handling: dict[int, Turn] = {}
+"""Thread -> what it runs, while it runs handlers. For all connections of the process: a handler that waits for
+another connection waits as well."""
+
+
+inheriting: dict[int, RequestContext] = {}
+"""Thread -> the request whose handler it runs, if calls of that handler end with it by its deadline."""
 
 
 @contextmanager
 def without_slot(me: int) -> Iterator[None]:
     """In the block this thread waits for something: if it runs a handler, that has no slot meanwhile."""
-    slots = handling.get(me)
+    turn = handling.get(me)
+    slots = None if turn is None else turn.slots
     if slots is None:
         yield
         return

@@ -15,7 +15,7 @@ SlowType = int | tuple[int, int]
 
 
 def type_of(request: Fields) -> SlowType:
-    """What a request is remembered by."""
+    """The key by which a request is remembered."""
     key = request[0]
     return request[2] if isinstance(key, int) else (key[0], request[2])
 

@@ -1,4 +1,4 @@
-"""What one thread waits on for one answer.
+"""The object on which one thread waits for one answer.
 
 Strategy: most answers are read by the thread that waits for them, so a waiter has no lock until a thread
 really has to sleep on it. The side that answers sets `done` and then looks for locks; the side that waits
@@ -8,13 +8,13 @@ adds its lock and then looks at `done`; so one of them always sees the other.
 from __future__ import annotations
 
 from _thread import allocate_lock
-from contextlib import suppress
+from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from packetwire.core.responses import DecodeResponse, Response, ending_of
 from packetwire.errors import ConnectionEnded
-from packetwire.hosts.threads.signals import sleep_limit
+from packetwire.hosts.threads.signals import MAX_WAIT, main_thread, sleep_limit
 
 if TYPE_CHECKING:
     from threading import Lock
@@ -25,6 +25,8 @@ class Waiter:
 
     # with defaults on the class, see below: making one costs nothing
     done: bool
+    given_up: bool
+    """True if waiting shall stop: nobody needs the response any more."""
     response: Response | None
     ended: ConnectionEnded | None
     locks: list[Lock] | None
@@ -57,11 +59,17 @@ class Waiter:
         """Call what there is to call."""
         raise NotImplementedError
 
+    def take_report(self, payload: bytes) -> Callable[[], object] | None:
+        """A report of progress came; returns what is to be called in a thread of ours, if anything is."""
+        return None
+
     def wake(self) -> None:
         """Let go whoever sleeps. Again, if the first time was interrupted."""
         for lock in tuple(self.locks or ()):  # whoever gives up waiting takes his lock away
-            with suppress(RuntimeError):  # released before
+            try:  # not by `suppress`, which is an object and two calls
                 lock.release()
+            except RuntimeError:  # released before
+                pass
 
     def sleep(self, timeout: float | None, naps: int = 0) -> bool:
         """Sleep until done, at most `timeout` seconds, and maybe less after that many sleeps."""
@@ -71,7 +79,13 @@ class Waiter:
         locks.append(lock)
         try:
             if not self.done:
-                lock.acquire(timeout=sleep_limit(get_ident(), timeout, naps))
+                me = get_ident()
+                if self.given_up:
+                    pass
+                elif timeout is None and me not in main_thread:
+                    lock.acquire(True, MAX_WAIT)
+                else:
+                    lock.acquire(True, sleep_limit(me, timeout, naps))
         finally:
             if not self.done:
                 locks.remove(lock)
@@ -91,9 +105,9 @@ class Waiter:
 
 
 _HAS_DICT = hasattr(Waiter(), "__dict__")
-"""Whether a waiter keeps its attributes in a dict, as it does unless it is compiled; they begin like this then."""
+"""True if a waiter keeps its attributes in a dict, as it does unless it is compiled; they begin like this then."""
 if _HAS_DICT:
-    Waiter.done = False
+    Waiter.done = Waiter.given_up = False
     Waiter.response = Waiter.ended = Waiter.locks = Waiter._callbacks = None
 
 
@@ -126,15 +140,23 @@ def call_waiter(self: RequestWaiter, *a: Any, timeout: float | None = None, **kw
     # it is the method `__call__` of results; a function, because what is compiled as a method has no signature
     if a or timeout is not None or kw:
         return self._call_with(a, timeout, kw)
-    if not self.done:
-        self._wait(None)
-    if self.response is not None and self._decode is None:
+    if _HAS_DICT and self.response is not None and self._decode is None:
         return self.response
-    return self._result_or_raise()
+    # compiled, all is there, where the waiter has a type: to find the attributes of a result by name takes long
+    return response_of(self)
+
+
+def response_of(waiter: RequestWaiter) -> Any:
+    """The same, for as long as it takes."""
+    if not waiter.done:
+        waiter._wait(None)
+    if waiter.response is not None and waiter._decode is None:
+        return waiter.response
+    return waiter._result_or_raise()
 
 
 def outcome_of(waiter: Waiter, decode_response: DecodeResponse | None) -> Response:
-    """What the caller gets from a waiter that is done: (ok, flags, payload), or its exception."""
+    """The result of a waiter that is done: (ok, flags, payload), or its exception is raised."""
     response = waiter.response
     if response is None:
         assert waiter.ended is not None

@@ -20,12 +20,13 @@ from threading import get_ident
 
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.packetcodec import Fields
-from packetwire.hosts.threads.answering import logger
+from packetwire.core.varint import MAX_UINT
+from packetwire.hosts.threads.answering import Answering, logger
 from packetwire.hosts.threads.clock import Clock
 from packetwire.hosts.threads.nesting import OURS, inside
 from packetwire.hosts.threads.parking import Parking
 from packetwire.hosts.threads.roles import Bell, Watch
-from packetwire.hosts.threads.slots import Slots, handling
+from packetwire.hosts.threads.slots import Slots, Turn, handling
 from packetwire.hosts.threads.slowness import SlowTypes, type_of
 from packetwire.hosts.threads.writing import Writing
 from packetwire.streams.finalizing import start_without_waiting
@@ -48,7 +49,7 @@ class Workers:
         limit: int,
         max_unsent: int,
         held: list[None],
-        run_handler: Callable[[Fields], None],
+        answering: Answering,
         writing: Writing,
         clock: Clock,
         parking: Parking,
@@ -61,8 +62,8 @@ class Workers:
         self.slow_jobs = slow_jobs
         """Those of slow types, which no reader runs itself."""
         self.slots = Slots(limit, name, self._slot_is_free)
-        self.busy: set[int] = set()
-        """The idents of the threads that run a handler."""
+        self.busy: dict[int, Turn] = {}
+        """The threads that run handlers, by their idents."""
         self.on_watch = Watch()
         """The reader, while it runs handlers: whoever takes it out has the reader's role."""
         self.begun = 0
@@ -84,9 +85,11 @@ class Workers:
         self._limit = limit
         self._max_unsent = max_unsent
         self._held = held
-        self.free_until = max_unsent if engine.budget is None else 0
+        # a machine integer where this is compiled
+        self.free_until = min(max_unsent, MAX_UINT) if engine.budget is None else 0
         """Bytes without a place in the stream up to which handlers are started without asking."""
-        self._run_handler = run_handler
+        self.write_at = WRITE_AT
+        self._answering = answering
         self._writing = writing
         self._clock = clock
         self._parking = parking
@@ -192,7 +195,7 @@ class Workers:
 
     @property
     def is_held(self) -> bool:
-        """Whether no handler is to be started: the peer does not take its replies."""
+        """True while no handler is to be started: the peer does not take its replies."""
         engine = self._engine
         if engine.unsent_octets <= self.free_until or not engine.is_held(self._max_unsent):
             return False
@@ -201,7 +204,7 @@ class Workers:
 
     @property
     def has_work(self) -> bool:
-        """Whether one more handler may run, and there is one to run."""
+        """True if one more handler may run, and there is one to run."""
         return bool((self.jobs or self.slow_jobs) and self.slots.free) and not self.is_held
 
     def serve(self, me: int) -> bool:
@@ -210,16 +213,18 @@ class Workers:
             self.slots.free.pop()
         except IndexError:
             return True  # whoever has a slot runs these, too
-        jobs, slow, slots = self.jobs, self._slow, self.slots
+        jobs, slow, slots, debts = self.jobs, self._slow, self.slots, self.slots.debts
+        take = jobs.popleft
         engine, writing, clock, on_watch = self._engine, self._writing, self._clock, self.on_watch
-        run_handler, busy = self._run_handler, self.busy
-        busy.add(me)
-        handling[me] = self.slots
+        answering, busy = self._answering, self.busy
+        turn = Turn(slots, answering)
+        busy[me] = turn
+        handling[me] = turn
         on_watch.append(me)
         try:
             while jobs and not (engine.unsent_octets > self.free_until and self.is_held):
                 try:
-                    request = jobs.popleft()
+                    request = take()
                 except IndexError:  # another thread took it
                     break
                 if slow and self._limit > 1 and type_of(request) in slow:
@@ -229,25 +234,30 @@ class Workers:
                 self.begun += 1
                 if clock.is_idle or clock.thread is None:  # it looks how long this takes
                     clock.begin()
-                run_handler(request)
+                turn.request = request
+                answering.run_handler(request, me)
                 if me not in on_watch:  # taken over; there may be another reader in it now
                     slow.add(request)
                     writing.flush()
                     break
-                if slots.debts:  # one that has waited runs on without a slot: this one's is for that
+                if debts:  # one that has waited runs on without a slot: this one's is for that
                     break
-                if engine.unsent_octets >= WRITE_AT:
+                if engine.unsent_octets >= self.write_at:
                     writing.flush()
         finally:
-            busy.discard(me)
+            busy.pop(me, None)
             handling.pop(me, None)
-            if slots.debts:
+            if debts:
                 slots.give_back()
             else:
                 slots.free.append(None)
                 if jobs or self.slow_jobs:  # another thread may have found no slot meanwhile
                     self.need_thread()
-            kept = on_watch.leave(me)
+            try:  # as in `Watch.leave`
+                on_watch.remove(me)
+                kept = True
+            except ValueError:
+                kept = False
         return kept
 
     def run_jobs(self, me: int) -> bool:
@@ -258,8 +268,9 @@ class Workers:
             self.slots.free.pop()
         except IndexError:
             return False
-        self.busy.add(me)
-        handling[me] = self.slots
+        turn = Turn(self.slots, self._answering)
+        self.busy[me] = turn
+        handling[me] = turn
         served = False
         try:
             while not self.stopping and not self.is_held:
@@ -268,20 +279,21 @@ class Workers:
                 except IndexError:
                     break
                 served = True
-                self._run_beside(request)
+                turn.request = request
+                self._run_beside(request, me)
                 if self.slots.debts:  # as in serve
                     break
         finally:
-            self.busy.discard(me)
+            self.busy.pop(me, None)
             handling.pop(me, None)
             self.slots.give_back()
         return served
 
-    def _run_beside(self, request: Fields) -> None:
+    def _run_beside(self, request: Fields, me: int) -> None:
         if self.parked == 0 or self.jobs or self.slow_jobs:
             self.need_thread()  # one is left to read, and others to run what else waits
         began = time.monotonic()
-        self._run_handler(request)
+        self._answering.run_handler(request, me)
         if self._slow:
             self._slow.took(request, time.monotonic() - began)
         self._writing.flush()

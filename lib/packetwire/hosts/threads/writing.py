@@ -1,9 +1,9 @@
 """Writing what the engine wants sent, by whichever thread is at hand.
 
-The writer's role exists once. Whoever holds it takes a batch, tries to write it without blocking, and looks
-again when it has given the role up; so what others send meanwhile leaves with the next batch. What the stream
-does not take stays with the role, which the clock then has until there is room; or the caller that wrote it sees to
-it, the *keeper*, while it reads and waits for its answer.
+The writer's role exists once. Its holder takes a batch, tries to write it without blocking, and looks again when
+it has given the role up; so what others send meanwhile leaves with the next batch. The rest that the stream does
+not take stays with the role, which the clock then has until there is room; or the caller that wrote it sees to it,
+the *keeper*, while it reads and waits for its answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from threading import get_ident
 
 from packetwire.core.engine import ConnectionEngine
 from packetwire.hosts.threads.nesting import OURS, inside, put_back
-from packetwire.hosts.threads.roles import CLOCK, Bell, Role
+from packetwire.hosts.threads.role import CLOCK, Role
+from packetwire.hosts.threads.roles import Bell
+from packetwire.streams.buffers import JOIN_LIMIT
 from packetwire.streams.bytestream import ByteStream
 
 
@@ -40,7 +42,7 @@ class Writing:
     ) -> None:
         self.role = Role()
         self.leftover: Sequence[bytes | memoryview] = ()
-        """What the stream did not take yet."""
+        """Bytes that the stream did not take yet."""
         self.keeper = 0
         """The caller that waits for room for it, in place of the clock; 0 if the clock does."""
         self.flushes = 0
@@ -55,56 +57,52 @@ class Writing:
 
     @property
     def by_a_thread(self) -> bool:
-        """Whether one is writing, which does not wait; the clock, which waits for room, does not count."""
+        """True while one is writing, which does not wait; the clock, which waits for room, does not count."""
         return self.role.holder > 0
 
     def flush(self, keeper: int = 0) -> None:
         """Write what the engine wants sent, as far as that goes without waiting.
 
-        What does not fit is left to the clock, or to the calling thread, if that is the `keeper`.
+        The rest is left to the clock, or to the calling thread, if that is the `keeper`.
         """
         role, engine = self.role, self._engine
         self.flushes += 1
         # whoever has the role looks again behind giving it up: also this thread, if a signal handler comes here
         while engine.unsent and not role:
-            me = get_ident()
-            outer = inside.get(me)
+            me, marks = get_ident(), inside
+            outer = marks.get(me)
             try:
                 try:
                     if not outer:
-                        inside[me] = OURS
-                    if role.setdefault(0, me) == me and not self._write(keeper):
-                        return
+                        marks[me] = OURS
+                    if role.setdefault(0, me) == me:
+                        batch = engine.data_to_send()
+                        if len(batch) > 1 and engine.unsent_octets <= JOIN_LIMIT:  # these count, and maybe more
+                            batch = [b"".join(batch)]
+                        rest = self._write_batch(batch) if batch else ()  # it may have been taken just before
+                        if rest:
+                            self._keep(rest, keeper)  # the role, too
+                            return
+                        engine.data_sent()
+                except Exception as error:
+                    self._failed(error)
+                    engine.data_sent()
+                except BaseException as error:
+                    self._interrupted(error)
+                    raise
                 finally:
                     if role.get(0) == me:
                         role.pop(0, None)
                     if outer is None:  # as put_back
-                        inside.pop(me, None)
+                        marks.pop(me, None)
                     elif not outer:
-                        inside[me] = outer
+                        marks[me] = outer
             except BaseException:  # it may have come in the above `finally`
                 role.give_up(me)
                 put_back(me, outer)
                 raise
             if self._waiting.locks or self._held:
                 self._written()
-
-    def _write(self, keeper: int) -> bool:
-        """Write one batch; false if something of it is left to the keeper or the clock, who has the role now."""
-        engine = self._engine
-        try:
-            batch = engine.data_to_send()
-            rest = self._write_batch(batch) if batch else ()  # it may have been taken just before
-            if rest:
-                self._keep(rest, keeper)
-                return False
-        except Exception as error:
-            self._failed(error)
-        except BaseException as error:
-            self._interrupted(error)
-            raise
-        engine.data_sent()
-        return True
 
     def _keep(self, rest: Sequence[bytes | memoryview], keeper: int) -> None:
         self.keeper = keeper

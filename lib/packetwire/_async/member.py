@@ -1,0 +1,142 @@
+"""One connection that is made again when it has ended, for as long as its rules say."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from packetwire._async.keeping import Background, Change, called
+from packetwire.aio.connection import AsyncPacketConnection
+from packetwire.core.keeping import (
+    Attempts,
+    MemberEnded,
+    MemberEvent,
+    MemberGivenUp,
+    MemberReady,
+    MemberWaits,
+    Rules,
+)
+from packetwire.errors import RequestTimeout
+
+logger = logging.getLogger("packetwire")
+
+READY_INTERVAL = 0.05
+"""Seconds between two questions if a far end is ready."""
+
+
+class Member:
+    """Keeps one connection, from `start` to `stop`. `conn` is it while it can be used."""
+
+    def __init__(
+        self,
+        recv_send: Any,
+        name: str,
+        rules: Rules,
+        *,
+        on_connect: Callable[[AsyncPacketConnection], Any] | None,
+        ready: Callable[[AsyncPacketConnection], Any] | None,
+        ready_timeout: float,
+        tell: Callable[[MemberEvent], None],
+        changed: Change,
+        options: dict[str, Any],
+    ) -> None:
+        self.name = name
+        self.conn: AsyncPacketConnection | None = None
+        self.cause: BaseException | None = None
+        """Why there is no connection, if that is known."""
+        self.given_up = False
+        self._recv_send = recv_send
+        self._attempts = Attempts(rules)
+        self._on_connect = on_connect
+        self._ready = ready
+        self._ready_timeout = ready_timeout
+        self._tell = tell
+        self._changed = changed
+        self._options = options
+        self._made: AsyncPacketConnection | None = None
+        self._stopping = False
+        self._stop = Change()
+        self._work = Background()
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._work.start(self._keep, f"{self.name}-keeper")
+
+    def leave(self, conn: AsyncPacketConnection) -> None:
+        """Have nobody use this connection any more: it has ended, or is about to."""
+        if self.conn is conn:
+            self.conn = None
+
+    def halt(self) -> None:
+        """Make no further connection."""
+        self._stopping = True
+        self._stop.tell()
+
+    async def stop(self, seconds: float) -> None:
+        """After `halt`: close the connection; that takes about so many seconds at most."""
+        deadline = monotonic() + seconds
+        made = self._made
+        if made is not None:
+            await made.close(seconds)
+        await self._work.stop(deadline - monotonic())
+
+    async def _keep(self) -> None:
+        while not self._stopping:
+            cause = await self._one_connection()
+            if self._stopping:
+                break
+            self.cause = cause
+            self._tell(MemberEnded(self.name, cause))
+            logger.info("%s: %s", self.name, cause)
+            delay = self._attempts.ended(cause, monotonic(), random.random())
+            if delay is None:
+                self.given_up = True
+                self._changed.tell()
+                self._tell(MemberGivenUp(self.name, cause))
+                break
+            self._changed.tell()
+            self._tell(MemberWaits(self.name, delay))
+            await self._pause(delay)
+
+    async def _pause(self, seconds: float) -> None:
+        seen = self._stop.count
+        if not self._stopping:
+            await self._stop.wait(seen, seconds)
+
+    async def _one_connection(self) -> BaseException | None:
+        """Make a connection and wait for its end; returns the reason."""
+        conn = AsyncPacketConnection(self._recv_send, self.name, **self._options)
+        self._made = conn
+        try:
+            await conn.open()
+            await self._prepare(conn)
+            if self._stopping:
+                return None
+            self._attempts.ready(monotonic())
+            self.conn = conn
+            self._tell(MemberReady(self.name))
+            self._changed.tell()
+            await conn.join_recv()
+        except Exception as error:
+            return error
+        finally:
+            self.conn = None
+            await conn.close()
+        return conn.ended
+
+    async def _prepare(self, conn: AsyncPacketConnection) -> None:
+        """Call what is to be called for a new connection, and wait until the far end is ready."""
+        if self._on_connect is not None:
+            await called(self._on_connect, conn)
+        deadline = monotonic() + self._ready_timeout
+        while self._ready is not None and not await called(self._ready, conn):
+            if conn.ended is not None:
+                raise conn.ended.for_waiter()
+            if self._stopping:
+                return
+            if monotonic() >= deadline:
+                raise RequestTimeout(f"{self.name} was not ready within {self._ready_timeout:g} s")
+            await self._pause(READY_INTERVAL)

@@ -1,0 +1,214 @@
+"""`AsyncHasPacketConnection`: an object with a connection in an event loop, whose requests are classes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
+
+from packetwire._async.host import AsyncAnswer, is_for_connection, runs_inline
+from packetwire._async.mapping import as_they_come, pipelined
+from packetwire.aio.connection import AsyncPacketConnection
+from packetwire.aio.opening import AsyncRecvSend
+from packetwire.core.calloptions import CallOptions
+from packetwire.core.requests import BaseRequest, HasRequestMap
+from packetwire.core.responses import Response
+from packetwire.core.timelimits import time_limit
+
+if TYPE_CHECKING:
+    from packetwire.aio.request import RequestFuture
+
+ResponseT = TypeVar("ResponseT")
+
+
+class AsyncHasPacketConnection(HasRequestMap):
+    """A mixin for a class that speaks a protocol of `BaseRequest` classes, as client, server or both.
+
+    `conn` is its `AsyncPacketConnection`. `rq_type_map` maps request types to classes; requests that come in
+    are decoded by it and fulfilled with this object as their context. It is an asynchronous context manager for its
+    connection. Further arguments go to `AsyncPacketConnection`.
+
+    In an event loop, the `fulfil` of a request class may be `async def`; then it runs in the loop.
+    """
+
+    __module__ = "packetwire.aio.service"  # where it is public
+
+    def __init__(
+        self,
+        recv_send: AsyncRecvSend,
+        name: str | None = None,
+        *,
+        rq_type_map: Mapping[int, type[BaseRequest[Any]]],
+        **packet_kw: Any,
+    ) -> None:
+        self._keep_request_map(rq_type_map)
+        inline = {rq_type for rq_type, rq_class in rq_type_map.items() if runs_inline(rq_class)}
+        packet_kw.setdefault("request_handler", self.conn_handle_request)
+        packet_kw.setdefault("inline", inline or None)
+        self.conn = AsyncPacketConnection(recv_send, name, **packet_kw)
+
+    async def __aenter__(self) -> Self:
+        if is_for_connection(type(self), AsyncHasPacketConnection):
+            await self.conn.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if is_for_connection(type(self), AsyncHasPacketConnection):
+            await self.conn.__aexit__(exc_type, exc, traceback)
+
+    def conn_submit(
+        self,
+        rq: BaseRequest[Any],
+        *,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> RequestFuture:
+        """Submit a request, return an asyncio future that will be `(ok, flags, payload)`.
+
+        The options are those of a call of the connection: `deadline`, `meta`, `on_progress`, `idle_timeout`.
+        """
+        rq_type = self._rq_type_of(rq)
+        if label is None:
+            label = type(rq).__name__
+        return self.conn.submit(
+            rq_type, rq.flags, bytes(rq), channel=channel, label=label, timeout=timeout, **options
+        )
+
+    def conn_begin(
+        self,
+        rq: BaseRequest[ResponseT],
+        *,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncAnswer[ResponseT]:
+        """Submit a request, return an `AsyncAnswer`: its decoded response, to be collected later.
+
+        As `conn_submit`, but for what is collected: that is and raises what it is and raises for `conn_do_remote`.
+        """
+        future = self.conn_submit(rq, channel=channel, label=label, timeout=timeout, **options)
+        return AsyncAnswer(future, partial(self._decoded, rq))
+
+    async def conn_do_remote(
+        self,
+        rq: BaseRequest[ResponseT],
+        *,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[CallOptions],
+    ) -> ResponseT:
+        """Run a request at the far end, return its decoded response.
+
+        Opens the connection for the call if it is not open. Takes the options of a call of the connection. Raises
+        `RequestFailed` (a ValueError) if the response is "not ok", and as `AsyncPacketConnection.__call__` does.
+        """
+        conn = self.conn
+        rq_type = self._rq_type_of(rq)
+        async with conn:  # counted also if it is open: its other users may close it before the request has left
+            ok, flags, payload = await conn(
+                rq_type, bytes(rq), rq.flags, channel=channel, label=label, timeout=timeout, **options
+            )
+        if not ok:
+            raise rq.decode_failed_response(conn.failure(flags, payload, type(rq).__name__))
+        return rq.decode_response_payload(flags, payload)
+
+    @overload
+    def conn_map(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+        return_exceptions: Literal[False] = False,
+        **options: Unpack[CallOptions],
+    ) -> AsyncGenerator[ResponseT]: ...
+
+    @overload
+    def conn_map(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+        return_exceptions: bool,
+        **options: Unpack[CallOptions],
+    ) -> AsyncGenerator[ResponseT | Exception]: ...
+
+    def conn_map(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
+    ) -> AsyncGenerator[Any]:
+        """Run many requests, up to `window` at a time, yield their decoded responses in order.
+
+        Raises as `conn_do_remote` does, at the request that failed, which is the exception's `request`; with
+        `return_exceptions` the exception is yielded in place of the response, and the others go on.
+        """
+        time_limit(timeout)  # raises here, not at the first response
+
+        def submit(rq: BaseRequest[ResponseT]) -> RequestFuture:
+            return self.conn_submit(rq, channel=channel, timeout=timeout, **options)
+
+        return pipelined(self.conn, submit, requests, window, timeout, return_exceptions, self._decoded)
+
+    @overload
+    def conn_map_unordered(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> AsyncGenerator[tuple[BaseRequest[ResponseT], ResponseT]]: ...
+
+    @overload
+    def conn_map_unordered(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+        return_exceptions: bool,
+    ) -> AsyncGenerator[tuple[BaseRequest[ResponseT], ResponseT | Exception]]: ...
+
+    def conn_map_unordered(
+        self,
+        requests: Iterable[BaseRequest[ResponseT]],
+        *,
+        window: int = 64,
+        channel: int = 0,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+    ) -> AsyncGenerator[Any]:
+        """As `conn_map`, but yields pairs of a request and its decoded response, in the order of the responses."""
+        time_limit(timeout)  # raises here, not at the first response
+
+        def submit(rq: BaseRequest[ResponseT]) -> RequestFuture:
+            return self.conn_submit(rq, channel=channel, timeout=timeout)
+
+        return as_they_come(self.conn, submit, requests, window, timeout, return_exceptions, self._decoded)
+
+    def _decoded(self, rq: BaseRequest[ResponseT], response: Response) -> ResponseT:
+        ok, flags, payload = response
+        if not ok:
+            raise rq.decode_failed_response(self.conn.failure(flags, payload, type(rq).__name__))
+        return rq.decode_response_payload(flags, payload)

@@ -1,0 +1,125 @@
+"""`packetwire describe`: the methods of a service and their types, and what a change of them breaks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from packetwire.cli.arguments import Commands
+from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.named import described, find_thing
+from packetwire.typed.evolution import changes, kind_text, literal_text
+from packetwire.typed.schema import FORMAT, Schema, hash_of
+from packetwire.typed.service import Service
+from packetwire.typed.stub import stub_of
+
+DESCRIPTION = """
+Shows the methods of a service, their parameters, results and errors, and the types of these. SERVICE is
+MODULE:CLASS, a subclass of packetwire.typed.Service, or a file that --json has written; modules in the current
+directory are found. With --diff, two of them are compared: the service that clients know, and the one that is to
+take its place. A line that begins with BREAKS is a change that old clients would notice.
+Exit status: 0, or 1 if a change breaks something, 2 for bad arguments.
+"""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add this command and its options to the command line."""
+    parser = commands.add_parser("describe", help="show what a typed service offers", description=DESCRIPTION)
+    parser.set_defaults(run=run)
+    parser.add_argument("service", metavar="SERVICE", help="MODULE:CLASS, or a file made by --json")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON, for programs and for --diff")
+    form.add_argument("--stub", action="store_true", help="as Python source, for clients without the module")
+    form.add_argument("--diff", metavar="NEW", help="compare it with NEW, by which it is to be replaced")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show it, or the changes; returns the exit status."""
+    schema = schema_at(args.service)
+    if args.diff is not None:
+        found = changes(schema, schema_at(args.diff))
+        for change in found:
+            print(change)
+        return EXIT_FAILED if any(change.breaks for change in found) else 0
+    if args.json:
+        print(json.dumps(schema, indent=2, ensure_ascii=False))
+    elif args.stub:
+        print(stub_of(schema), end="")
+    else:
+        print("\n".join(readable(schema)))
+    return 0
+
+
+def schema_at(place: str) -> Schema:
+    """The schema of MODULE:CLASS, or in a file. Raises `CommandFailed`."""
+    if ":" not in place or Path(place).is_file():
+        return _schema_in(Path(place))
+    found = find_thing(place)
+    if not (isinstance(found, type) and issubclass(found, Service)):
+        raise CommandFailed(f"{place} is no subclass of packetwire.typed.Service, but {found!r:.100}", EXIT_USAGE)
+    try:
+        return found.schema()
+    except Exception as error:  # a name in an annotation that is not known, still
+        raise CommandFailed(f"{place} cannot be described: {described(error)}", EXIT_USAGE) from error
+
+
+def _schema_in(path: Path) -> Schema:
+    try:
+        schema: Schema = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CommandFailed(f"cannot read {str(path)!r}: {error.strerror}", EXIT_USAGE) from None
+    except ValueError as error:
+        raise CommandFailed(f"{str(path)!r} is not JSON: {error}", EXIT_USAGE) from None
+    if (
+        not isinstance(schema, dict)
+        or schema.get("packetwire") != FORMAT
+        or not {"methods", "types"} <= schema.keys()
+    ):
+        raise CommandFailed(f"{str(path)!r} is not what packetwire describe --json writes", EXIT_USAGE)
+    return schema
+
+
+def readable(schema: Schema) -> Iterator[str]:
+    """The lines for people."""
+    yield f"{schema['name']} {schema['version']}".rstrip() + f"  (schema {hash_of(schema)[:16]})"
+    yield from _doc(schema)
+    for name, method in sorted(schema["methods"].items(), key=lambda item: item[1]["number"]):
+        yield ""
+        fields = list(_fields(method["fields"], method["keywords"]))
+        yield f"{name}({', '.join(fields)}) -> {kind_text(method['result'])}"
+        notes = [f"number {method['number']}"]
+        notes += ["idempotent"] if method["idempotent"] else []
+        notes += [f"raises {', '.join(method['errors'])}"] if method["errors"] else []
+        yield f"    {'; '.join(notes)}"
+        yield from _doc(method)
+    errors = {name: each for method in schema["methods"].values() for name, each in method["errors"].items()}
+    for name, each in sorted(errors.items()):
+        yield ""
+        yield f"error {name}({', '.join(_fields(each['fields']))})"
+    for name, each in schema["types"].items():
+        yield ""
+        if "enum" in each:
+            values = ", ".join(literal_text(value) for value in each["enum"].values())
+            yield f"enum {name}: {values}" + (", and later ones" if each["open"] else "")
+        else:
+            yield f"class {name}({', '.join(_fields(each['fields']))})"
+
+
+def _doc(described: dict[str, Any]) -> Iterator[str]:
+    for line in described.get("doc", "").splitlines():
+        yield f"    {line}".rstrip()
+
+
+def _fields(fields: dict[str, Any], keywords: list[str] | None = None) -> Iterator[str]:
+    star = False
+    for name, field in fields.items():
+        if keywords and name in keywords and not star:
+            star = True
+            yield "*"
+        default = ""
+        if not field["required"]:
+            default = f" = {literal_text(field['default'])}" if "default" in field else " = …"
+        yield f"{name}: {kind_text(field['kind'])}{default}"

@@ -1,0 +1,99 @@
+"""The options of a call that the far end is told: a deadline, metadata, the wish to hear of progress.
+
+Strategy: an ordinary call has none of it, and costs nothing for it. The options of one call are checked here and
+become a `CallPlan`, which both faces carry out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypedDict
+
+from packetwire.core.fields import metadata_fields
+from packetwire.core.frames import Meta
+from packetwire.core.hello import NO_FEATURES, Feature
+from packetwire.core.requestcontext import RequestContext
+from packetwire.core.timelimits import time_limit
+
+OPTIONS = ("deadline", "meta", "on_progress", "idle_timeout")
+PROGRESS_INTERVAL = 50
+"""Milliseconds between two reports of progress, at least."""
+LONGEST_PROGRESS_INTERVAL = 10_000
+
+
+class CallOptions(TypedDict, total=False):
+    """The keyword arguments of calls that the peer must understand; without them a call goes to any peer.
+
+    - `deadline`: seconds from now after which nobody needs the response. The far end is told how many are left: it
+      does not begin the request later, and its handler sees it. Calls that a handler makes have the deadline of the
+      request that it serves, if that is earlier; None here ends that.
+    - `meta`: a mapping of str to bytes, for the far end's handler.
+    - `on_progress(payload)`: called with each report of the handler, in a thread or the loop of the connection.
+    - `idle_timeout`: seconds; the call ends if neither the response nor a report comes for so long.
+    """
+
+    deadline: float | None
+    meta: Mapping[str, bytes]
+    on_progress: Callable[[bytes], object]
+    idle_timeout: float
+
+
+class CallPlan(NamedTuple):
+    """The options of one call, checked; times are those of its face's clock."""
+
+    deadline: float | None
+    metadata: Mapping[str, bytes]
+    on_progress: Callable[[bytes], object] | None
+    idle_timeout: float | None
+    needs: Feature
+    """The features that the peer must understand for it."""
+    wants: Feature
+    """The features that are used if the peer understands them."""
+    outer: RequestContext | None
+    """The request whose handler makes this call, if the call ends with it."""
+
+    def meta(self, now: float) -> Meta:
+        """The metadata to be sent before the request."""
+        left = None if self.deadline is None else max(0, math.ceil((self.deadline - now) * 1000))
+        return Meta(milliseconds_left=left, progress_interval=self._interval, metadata=self.metadata)
+
+    @property
+    def _interval(self) -> int | None:
+        if self.on_progress is None and self.idle_timeout is None:
+            return None
+        most = LONGEST_PROGRESS_INTERVAL if self.on_progress is None else PROGRESS_INTERVAL
+        if self.idle_timeout is None:
+            return most
+        return max(0, min(most, int(self.idle_timeout * 1000 / 4)))
+
+    def time_left(self, now: float) -> float | None:
+        """Seconds until the deadline, not below 0; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - now)
+
+
+def plan_of(options: Mapping[str, Any], outer: RequestContext | None, now: float) -> CallPlan:
+    """The plan for these options, in a handler of the request `outer`.
+
+    Raises TypeError or `LocalProtocolError` for what makes no sense.
+    """
+    for name in options:
+        if name not in OPTIONS:
+            raise TypeError(f"unexpected keyword argument {name!r}")
+    needs = wants = NO_FEATURES
+    if outer is not None and (outer.is_detached or ("deadline" in options and options["deadline"] is None)):
+        outer = None
+    limit = time_limit(options.get("deadline"), "deadline")
+    deadline = None if limit is None else now + limit
+    if deadline is not None:
+        needs |= Feature.META
+    if outer is not None and outer.deadline is not None and (deadline is None or outer.deadline < deadline):
+        deadline, wants = outer.deadline, Feature.META
+    metadata = options.get("meta") or {}
+    if metadata:
+        metadata_fields(metadata)  # raises for what cannot be sent
+        needs |= Feature.META
+    on_progress, idle = options.get("on_progress"), time_limit(options.get("idle_timeout"), "idle_timeout")
+    if on_progress is not None or idle is not None:
+        needs |= Feature.META | Feature.PROGRESS
+    return CallPlan(deadline, metadata, on_progress, idle, needs, wants, outer)

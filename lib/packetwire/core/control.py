@@ -1,0 +1,336 @@
+"""The channels that the engine serves by itself: control requests, and frames.
+
+Strategy: an ordinary request never comes here. The decisions are made in `capabilities`; this knows the packets.
+The engine is an argument everywhere, as a reference to it would be a cycle, which keeps what a dropped connection
+holds until the garbage collector comes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from packetwire.core.capabilities import Capabilities
+from packetwire.core.events import (
+    CancelReceived,
+    ControlAnswered,
+    Event,
+    PeerCapabilities,
+    PeerDrains,
+    ProgressReceived,
+)
+from packetwire.core.fields import FieldError
+from packetwire.core.frames import (
+    FRAME_CHANNEL,
+    RULES,
+    Frame,
+    FrameType,
+    decode_frame,
+    decode_meta,
+    decode_reason,
+    encode_frame,
+    encode_reason,
+)
+from packetwire.core.hello import (
+    CONTROL_CHANNEL,
+    DRAIN,
+    HELLO,
+    MAX_PING_SIZE,
+    MAX_REASON,
+    PING,
+    Feature,
+    decode_drain,
+)
+from packetwire.core.packet import FLAG_REQUEST, head_tail
+from packetwire.core.packetcodec import Fields, Key
+from packetwire.core.refusals import refuse
+from packetwire.core.requestcontext import RequestContext
+from packetwire.core.state import Half
+from packetwire.core.statuses import UNKNOWN_STATUS, Status, StatusCode, flags_of, status_of
+from packetwire.core.varint import BytesLike
+from packetwire.errors import Draining, PacketwireError
+
+MAX_UNFINISHED = 1024
+"""Requests that META announced and that have not come; they are counted now and then, so it may be twice that."""
+
+_NOBODY = object()
+"""In place of a waiter, which may be None."""
+
+_TAILS = {kind: head_tail(CONTROL_CHANNEL, FLAG_REQUEST, kind + 1) for kind in (HELLO, PING, DRAIN)}
+
+
+class Engine(Protocol):
+    """The rest of the engine: what control requests and frames need of it."""
+
+    theirs: Half
+    now: float
+    barred: PacketwireError | None
+    waiters: dict[Key, Any]
+    unsent: list[bytes]
+
+    @property
+    def may_request(self) -> bool:
+        """Nothing has ended yet."""
+        ...
+
+    def control_tag(self) -> int:
+        """A tag for a control request."""
+        ...
+
+    def request_control(self, tag: int, tail: bytes, payload: bytes) -> None:
+        """Send a control request."""
+        ...
+
+    def answer_control(self, tag: int, ok: bool, payload: bytes) -> None:
+        """Answer a control request."""
+        ...
+
+    def send_frame(self, frame: bytes) -> bool:
+        """Send a frame; false if nothing can be sent any more."""
+        ...
+
+    def limit_sent(self, max_packet_size: int) -> None:
+        """The peer takes no larger packets."""
+        ...
+
+    def owes(self, channel: int, tag: int) -> bool:
+        """A request of the peer waits for its answer."""
+        ...
+
+    def has_drained(self, ok: bool) -> None:
+        """The peer knows that it shall ask no more, or does not want to know it."""
+        ...
+
+    def check_frame(self, frame: bytes, payload: bytes) -> None:
+        """Raise `LocalProtocolError` if a frame is larger than a packet may be."""
+        ...
+
+    def was_used(self, key: Key) -> bool:
+        """A request of ours has, or had, this key."""
+        ...
+
+
+class Control:
+    """Channels 1 and 2 of one connection, for one life of it."""
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        self.capabilities = capabilities
+        self.contexts: dict[Key, RequestContext] = {}
+        """The peer's requests, without a reply or still to come, of which it has said more than the request."""
+        self.reports: dict[Key, bytes] = {}
+        """Frames with the progress of the peer's requests that are to be sent."""
+        self.has_reported = False
+        """There was progress to send, ever."""
+        self.reason = ""
+        """The peer's last word on why it ends the connection."""
+        self.leaves_nothing = False
+        """The peer drains, so it ends only when all that it has begun is answered."""
+        self._hello_key: Key | None = None  # of our HELLO, until it is answered
+        self._asked: dict[Key, tuple[int, Any]] = {}  # other control requests, until they are answered
+        self._uncounted = 0  # META frames since the requests that have not come were counted
+
+    def serves(self, key: Key) -> bool:
+        """The request, or response, with this key is for `receive`, or `take_response`."""
+        return isinstance(key, tuple) and key[0] in (CONTROL_CHANNEL, FRAME_CHANNEL)
+
+    def hear(self, data: BytesLike) -> None:
+        """Look for the mark in what the peer sends first."""
+        if self.capabilities.listens:
+            self.capabilities.hear(bytes(data[:2]))
+
+    def say_hello(self, engine: Engine) -> bool:
+        """Behind all that was received: ask the peer, if it welcomes that. Returns whether that may still come."""
+        if engine.theirs is not Half.OPEN:
+            return False
+        if self.capabilities.wants_to_ask:
+            self.ask(engine)
+        return self.capabilities.is_open
+
+    def ask(self, engine: Engine) -> None:
+        """Say HELLO, unless that was done, or nothing can be asked any more."""
+        if not engine.may_request:
+            return
+        payload = self.capabilities.ask()
+        if payload is not None:
+            tag = engine.control_tag()
+            self._hello_key = CONTROL_CHANNEL, tag  # first this, as the answer may come at once
+            engine.request_control(tag, _TAILS[HELLO], payload)
+            self.capabilities.has_spoken = True  # only now: a frame of another thread must not leave before it
+
+    def receive(self, engine: Engine, packet: Fields, events: list[Event]) -> None:
+        """A control request, which is answered, or a frame, which is not.
+
+        Raises `RemoteProtocolError` for a frame that is malformed, or not agreed.
+        """
+        key, flags, wire_rq_type, payload = packet
+        assert isinstance(key, tuple)
+        channel, tag = key
+        rq_type = wire_rq_type - 1
+        if channel == FRAME_CHANNEL:
+            self._receive_frame(engine, decode_frame(tag, flags, rq_type, payload), events)
+        elif rq_type == HELLO:
+            is_news = self.capabilities.peer is None
+            ok, answer = self.capabilities.answer(payload)
+            engine.answer_control(tag, ok, answer)
+            if ok:
+                self.capabilities.has_spoken = True
+                if is_news:
+                    self._agree(engine, events)
+        elif rq_type == PING and len(payload) <= MAX_PING_SIZE:
+            engine.answer_control(tag, True, payload)
+        elif rq_type == PING:
+            engine.answer_control(tag, False, b"a PING of more than %d bytes" % MAX_PING_SIZE)
+        elif rq_type == DRAIN:
+            self._receive_drain(engine, tag, payload, events)
+        else:
+            engine.answer_control(tag, False, b"unknown control request %d" % rq_type)
+
+    def _receive_drain(self, engine: Engine, tag: int, payload: bytes, events: list[Event]) -> None:
+        try:
+            milliseconds, text = decode_drain(payload)
+        except FieldError as error:
+            engine.answer_control(tag, False, f"malformed DRAIN: {error}".encode())
+            return
+        self.reason = text
+        self.leaves_nothing = milliseconds != 0
+        if engine.barred is None:
+            said = f": {text}" if text else ""
+            engine.barred = Draining(f"the peer takes no more requests, this one was not sent{said}")
+        engine.answer_control(tag, True, b"")
+        events.append(PeerDrains(milliseconds, text))
+
+    def send(self, engine: Engine, rq_type: int, payload: bytes, waiter: Any) -> Key:
+        """Send a control request, return its key; `waiter` is told of its answer, if it is not None."""
+        tag = engine.control_tag()
+        key = CONTROL_CHANNEL, tag
+        self._asked[key] = rq_type, waiter  # first this, as the answer may come at once
+        engine.request_control(tag, _TAILS[rq_type], payload)
+        return key
+
+    def forget(self, key: Key) -> bool:
+        """Nobody waits for the answer to a control request any more; false if it came before, or the end did."""
+        return self._asked.pop(key, None) is not None
+
+    def take_waiters(self) -> list[Any]:
+        """At the end: those who wait for an answer to a control request."""
+        asked, self._asked = self._asked, {}
+        return [waiter for _, waiter in asked.values() if waiter is not None]
+
+    def take_response(self, engine: Engine, packet: Fields, events: list[Event]) -> bool:
+        """False if it is no response to a control request that still waits for one."""
+        if packet[0] != self._hello_key:
+            return self._take_answer(engine, packet, events)
+        self._hello_key = None
+        if self.capabilities.take_answer(packet[1] & 1 == 1, packet[3]):
+            self._agree(engine, events)
+        return True
+
+    def _take_answer(self, engine: Engine, packet: Fields, events: list[Event]) -> bool:
+        asked = self._asked.pop(packet[0], None)
+        if asked is None:
+            return False
+        rq_type, waiter = asked
+        if rq_type == DRAIN:
+            engine.has_drained(packet[1] & 1 == 1)
+        if waiter is not None:
+            events.append(ControlAnswered(packet[1] & 1 == 1, packet[3], waiter))
+        return True
+
+    def _receive_frame(self, engine: Engine, frame: Frame, events: list[Event]) -> None:
+        if self.capabilities.peer is None:
+            raise refuse("frame-before-hello", tag=frame.tag)
+        if not self.capabilities.have(RULES[frame.kind].feature):
+            raise refuse("frame-not-agreed", kind=frame.kind.name, tag=frame.tag)
+        key: Key = (frame.channel, frame.tag) if frame.channel else frame.tag
+        if frame.kind is FrameType.META:
+            self._receive_meta(engine, key, frame)
+        elif frame.kind is FrameType.CANCEL:
+            self._receive_cancel(engine, key, frame, events)
+        elif frame.kind is FrameType.PROGRESS:
+            waiter = engine.waiters.get(key, _NOBODY)
+            if waiter is not _NOBODY:
+                events.append(ProgressReceived(frame.channel, frame.tag, frame.payload, waiter))
+            elif not engine.was_used(key):
+                raise refuse("response-never-asked", tag=frame.tag, channel=frame.channel)
+
+    def _receive_meta(self, engine: Engine, key: Key, frame: Frame) -> None:
+        meta = decode_meta(frame)
+        if engine.owes(frame.channel, frame.tag):
+            return  # it comes too late to mean anything
+        self._uncounted += 1
+        if self._uncounted >= MAX_UNFINISHED:
+            self._uncounted = 0  # only now and then, as it takes long
+            if sum(not engine.owes(*channel_and_tag(each)) for each in list(self.contexts)) >= MAX_UNFINISHED:
+                raise refuse("too-many-unfinished", tag=frame.tag, limit=MAX_UNFINISHED)
+        self.contexts[key] = RequestContext(meta, engine.now)
+
+    def _receive_cancel(self, engine: Engine, key: Key, frame: Frame, events: list[Event]) -> None:
+        code, text = decode_reason(frame)
+        if not engine.owes(frame.channel, frame.tag):
+            self.contexts.pop(key, None)  # its answer has crossed the frame, or only its META has come
+            return
+        context = self.contexts.setdefault(key, RequestContext())
+        if not engine.owes(frame.channel, frame.tag):
+            self.contexts.pop(key, None)  # another thread has answered it just now
+        elif context.cancelled is None:
+            context.cancelled = code, text
+            events.append(CancelReceived(frame.channel, frame.tag, code, text))
+
+    def report(self, engine: Engine, channel: int, tag: int, payload: bytes, now: float) -> bool:
+        """Keep the progress of a request to be sent, unless the peer does not want it now.
+
+        Raises `LocalProtocolError` if it is larger than a packet may be.
+        """
+        key: Key = (channel, tag) if channel else tag
+        context = self.contexts.get(key)
+        if (
+            context is None
+            or not self.capabilities.have(Feature.PROGRESS)
+            or not engine.owes(channel, tag)
+            or not context.may_report(now)
+        ):
+            return False
+        frame = encode_frame(FrameType.PROGRESS, channel, tag, payload, of_receiver=True)
+        engine.check_frame(frame, payload)
+        self.has_reported = True
+        self.reports[key] = frame
+        engine.unsent.append(b"")  # so that whoever writes finds that there is something
+        return True
+
+    def take_reports(self) -> list[bytes]:
+        """The frames of the progress that is to be sent, which is then forgotten."""
+        frames = []
+        while self.reports:
+            try:
+                frames.append(self.reports.popitem()[1])
+            except KeyError:  # all were forgotten just now
+                break
+        return frames
+
+    def cancel(self, engine: Engine, channel: int, tag: int, code: StatusCode, text: str) -> bool:
+        """Tell the peer that a request of ours is given up; false if that cannot be told."""
+        if not self.capabilities.have(Feature.CANCEL):
+            return False
+        reason = encode_reason(code, text[:MAX_REASON])
+        return engine.send_frame(encode_frame(FrameType.CANCEL, channel, tag, reason))
+
+    def status_of(self, flags: int) -> Status:
+        """The status that the flags of a refusal of the peer stand for."""
+        return status_of(flags) if self.capabilities.have(Feature.CANCEL) else UNKNOWN_STATUS
+
+    def flags_of(self, code: StatusCode, *, begun: bool) -> int:
+        """The application flags of a refusal: the peer's, if it knows them."""
+        return flags_of(code, begun=begun) if self.capabilities.have(Feature.CANCEL) else 0
+
+    def _agree(self, engine: Engine, events: list[Event]) -> None:
+        peer = self.capabilities.peer
+        assert peer is not None
+        engine.limit_sent(peer.max_packet_size)
+        mismatch = self.capabilities.mismatch()
+        if mismatch is not None and engine.barred is None:
+            engine.barred = mismatch
+        events.append(PeerCapabilities(peer, self.capabilities.features))
+
+
+def channel_and_tag(key: Key) -> tuple[int, int]:
+    """The channel and the tag in a key."""
+    return (0, key) if isinstance(key, int) else key

@@ -1,0 +1,176 @@
+"""The parts that servers for threads and for asyncio share: their options, checked, and whom they have accepted."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from packetwire.addresses import (
+    Address,
+    StdioAddress,
+    TcpAddress,
+    TlsAddress,
+    UnixAddress,
+    ZmqPairAddress,
+    ZmqRouterAddress,
+    parse_address,
+)
+from packetwire.admission import Admission, Guest
+from packetwire.core.admission import Limits
+from packetwire.core.budget import STALL_SECONDS, Budget
+from packetwire.core.settings import ServerSettings
+from packetwire.errors import LimitExceeded, LocalProtocolError, ended_by
+from packetwire.listeners import OPEN_SOCKET_MODE, SOCKET_MODE, Listener, check_listenable, listen
+from packetwire.memory import default_max_memory
+from packetwire.streams.bytestream import ByteStream
+from packetwire.streams.credentials import checked_uids
+from packetwire.streams.zmqpeers import THE_END
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+ABANDON_TIMEOUT = 1.0
+"""The same when the block of a `with` was left by an exception."""
+CUT_SECONDS = 2.0
+"""Seconds for sessions to end that were cut off."""
+LOOK_SECONDS = 0.1
+"""Seconds between two looks at who holds how much, while that is too much."""
+GIVE_BACK_SECONDS = 0.5
+"""Seconds after the end of a client that held much until memory is given back to the system."""
+
+SessionT = TypeVar("SessionT", bound=Guest)
+
+
+class Prepared:
+    """The place to serve at, and the options of the server there, all checked."""
+
+    def __init__(
+        self,
+        address: str | Address | Listener,
+        factory: object,
+        settings: ServerSettings,
+        ssl_context: SSLContext | None,
+        allow_uids: Iterable[int] | None,
+    ) -> None:
+        """Raises `LocalProtocolError` or TypeError for what makes no sense."""
+        self._given = address if isinstance(address, Listener) else None
+        if isinstance(address, Listener):
+            address = address.address
+        elif isinstance(address, str):
+            address = parse_address(address)
+        self.address: Address = address
+        check_listenable(address)
+        check_factory(factory)
+        check_context(address, ssl_context)
+        self._uids = users_of(address, allow_uids)
+        self.options: dict[str, Any] = {
+            "ssl_context": ssl_context,
+            "allow_uids": self._uids,
+            **asdict(settings),
+        }
+
+    @property
+    def may_wait(self) -> bool:
+        """True if `listen` may have to wait for something."""
+        return self._given is None and not isinstance(self.address, StdioAddress)
+
+    def listen(self) -> tuple[Listener, ByteStream | None]:
+        """Listen there; at `stdio:` there is only the one client, which is returned. Raises OSError."""
+        if self._given is not None:
+            return self._given, None
+        if isinstance(self.address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
+            return listen(self.address, mode=mode_for(self._uids)), None
+        return Listener(self.address, []), cast(StdioAddress, self.address).open(0)
+
+
+class ServerBase(Generic[SessionT]):
+    """A server: where it listens, the clients that it has accepted, and what these may hold."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        on_pressure: Callable[[], object],
+        *,
+        max_connections: int,
+        drain_timeout: float,
+        ssl_context: SSLContext | None,
+        max_per_address: int | None,
+        allow_uids: frozenset[int] | None,
+        max_memory: int | None,
+    ) -> None:
+        """`on_pressure` is called, from any thread, when the clients hold too much."""
+        self.address = listener.address
+        self.failure: BaseException | None = None
+        self._listener = listener
+        self._drain_timeout = drain_timeout
+        self._ssl_context = ssl_context
+        self._sessions: set[SessionT] = set()
+        self._stop_deadline: float | None = None
+        self._budget = Budget(
+            default_max_memory() if max_memory is None else max_memory, max_connections, on_pressure
+        )
+        self._admission: Admission[SessionT] = Admission(
+            listener,
+            self._sessions,
+            Limits(max_connections, max_per_address, allow_uids),
+            farewell=THE_END if ssl_context is None else b"",
+        )
+
+    @property
+    def _goes_on(self) -> bool:
+        """True until it is stopped, or its only client has left."""
+        return self._stop_deadline is None and bool(self._listener.sockets or self._sessions)
+
+    def _stop_at(self, deadline: float) -> None:
+        """Have it end by then; a deadline that was set before is not put off."""
+        if self._stop_deadline is None or deadline < self._stop_deadline:
+            self._stop_deadline = deadline
+
+
+def see_to_budget(budget: Budget, admission: Admission[Any]) -> None:
+    """While connections are held: end those that take nothing, and let go on who may."""
+    if not budget.is_pressed:
+        return
+    for debtor in budget.look(time.monotonic()):
+        text = (
+            f"its client has taken nothing for {STALL_SECONDS:g} s of {debtor.owed_bytes} bytes, and all clients "
+            f"together hold more than max_memory={budget.limit}"
+        )
+        admission.warn("memory", "%s: its connection was ended: %s", getattr(debtor, "name", "a client"), text)
+        debtor.abort(ended_by(LimitExceeded(text), text))
+    for debtor in budget.debtors:
+        debtor.resume()
+
+
+def users_of(address: Address, allow_uids: Iterable[int] | None) -> frozenset[int] | None:
+    """`allow_uids` as a set. Raises `LocalProtocolError` or TypeError if it makes no sense for that address."""
+    if allow_uids is None:
+        return None
+    if not isinstance(address, UnixAddress):
+        raise LocalProtocolError(f"{address} has no use for allow_uids: only unix: has")
+    return checked_uids(allow_uids)
+
+
+def mode_for(uids: frozenset[int] | None) -> int:
+    """The mode of a Unix socket for those users."""
+    return SOCKET_MODE if uids is None or uids <= {os.geteuid()} else OPEN_SOCKET_MODE
+
+
+def check_factory(factory: object) -> None:
+    if not callable(factory):
+        raise TypeError(
+            f"factory must be a class or another callable, which is given a stream, got {factory!r:.100}"
+        )
+
+
+def check_context(address: Address, ssl_context: SSLContext | None) -> None:
+    if isinstance(address, TlsAddress) != (ssl_context is not None):
+        need = "needs an ssl_context with a certificate" if ssl_context is None else "has no use for an ssl_context"
+        raise LocalProtocolError(f"{address} {need}")
+    if ssl_context is not None:
+        from packetwire.streams.tls import prepared
+
+        prepared(ssl_context, server_side=True)

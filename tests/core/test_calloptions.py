@@ -1,0 +1,148 @@
+"""What a call can say beside its request: what it needs of the peer, and what makes no sense."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from packetwire import LocalProtocolError
+from packetwire.core.calloptions import LONGEST_PROGRESS_INTERVAL, OPTIONS, PROGRESS_INTERVAL, CallOptions, plan_of
+from packetwire.core.frames import Meta, encode_meta
+from packetwire.core.hello import NO_FEATURES, Feature
+from packetwire.core.requestcontext import RequestContext
+
+NOW = 100.0
+
+
+def heard(payload: bytes) -> None:
+    """Takes a report."""
+
+
+def named(value: object) -> str:
+    return " ".join(value) if isinstance(value, dict) else str(value)
+
+
+def outer(seconds: float | None = None) -> RequestContext:
+    left = None if seconds is None else int(seconds * 1000)
+    return RequestContext(Meta(milliseconds_left=left), NOW)
+
+
+def test_the_options_are_those_of_the_type() -> None:
+    assert set(OPTIONS) == set(CallOptions.__annotations__)
+
+
+def test_nothing_is_needed_for_nothing() -> None:
+    plan = plan_of({}, None, NOW)
+    assert plan == (None, {}, None, None, NO_FEATURES, NO_FEATURES, None)
+    assert plan.meta(NOW) == Meta()
+    assert plan.time_left(NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "needs"),
+    [
+        ({"deadline": 5}, Feature.META),
+        ({"deadline": None}, NO_FEATURES),
+        ({"deadline": math.inf}, NO_FEATURES),
+        ({"meta": {"key": b"value"}}, Feature.META),
+        ({"meta": {}}, NO_FEATURES),
+        ({"on_progress": heard}, Feature.META | Feature.PROGRESS),
+        ({"on_progress": None}, NO_FEATURES),
+        ({"idle_timeout": 5}, Feature.META | Feature.PROGRESS),
+        ({"idle_timeout": None}, NO_FEATURES),
+    ],
+    ids=named,
+)
+def test_what_the_peer_must_understand(options: dict[str, Any], needs: Feature) -> None:
+    plan = plan_of(options, None, NOW)
+    assert plan.needs == needs
+    assert plan.wants == NO_FEATURES
+
+
+def test_what_is_said_before_the_request() -> None:
+    plan = plan_of({"deadline": 2.5, "meta": {"key": b"value"}, "on_progress": heard}, None, NOW)
+    assert plan.deadline == 102.5
+    assert plan.meta(NOW) == Meta(
+        milliseconds_left=2500, progress_interval=PROGRESS_INTERVAL, metadata={"key": b"value"}
+    )
+    assert plan.meta(NOW + 1.0001).milliseconds_left == 1500, "no less than is left"
+    assert plan.meta(NOW + 9).milliseconds_left == 0
+    assert (plan.time_left(NOW + 1), plan.time_left(NOW + 9)) == (1.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "interval"),
+    [
+        ({"on_progress": heard}, PROGRESS_INTERVAL),
+        ({"idle_timeout": 2}, 500),
+        ({"idle_timeout": 1e6}, LONGEST_PROGRESS_INTERVAL),
+        ({"idle_timeout": 2, "on_progress": heard}, PROGRESS_INTERVAL),
+        ({"idle_timeout": 0.02, "on_progress": heard}, 5),
+        ({"idle_timeout": 0}, 0),
+        ({"idle_timeout": -5}, 0),
+        ({"meta": {"key": b""}}, None),
+    ],
+    ids=named,
+)
+def test_how_often_progress_is_wanted(options: dict[str, Any], interval: int | None) -> None:
+    """At least four times in the time without any after which the call would end."""
+    meta = plan_of(options, None, NOW).meta(NOW)
+    assert meta.progress_interval == interval
+    encode_meta(meta)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"deadlin": 5}, TypeError, "unexpected keyword argument 'deadlin'"),
+        ({"deadline": "5"}, TypeError, "deadline must be a number of seconds, got str: '5'"),
+        ({"deadline": math.nan}, LocalProtocolError, "deadline must be a number of seconds, got nan"),
+        ({"idle_timeout": b""}, TypeError, "idle_timeout must be a number of seconds, got bytes: b''"),
+        ({"meta": {"key": "text"}}, TypeError, "metadata must be bytes by str, got 'key': 'text'"),
+        ({"meta": {"key": bytes(5000)}}, LocalProtocolError, "5003 bytes of metadata, the limit is 2048"),
+        ({"meta": [b"value"]}, TypeError, "metadata must be a mapping, got list: [b'value']"),
+        ({"meta": {"\ud800": b""}}, LocalProtocolError, "a key of metadata is no text in UTF-8: '\\ud800'"),
+    ],
+    ids=named,
+)
+def test_what_makes_no_sense(options: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as caught:
+        plan_of(options, None, NOW)
+    assert type(caught.value) is error
+    assert str(caught.value) == text
+
+
+# calls of a handler
+
+
+@pytest.mark.parametrize(
+    ("seconds", "given", "expected"),
+    [(None, 5, 105.0), (3, 5, 103.0), (5, 3, 103.0), (5, math.inf, 105.0), (None, math.inf, None)],
+)
+def test_the_earlier_deadline_counts(seconds: float | None, given: float, expected: float | None) -> None:
+    request = outer(seconds)
+    plan = plan_of({"deadline": given}, request, NOW)
+    assert plan.deadline == expected
+    assert plan.outer is request, "the call ends with the request that it serves"
+
+
+def test_what_is_inherited_is_only_said_to_who_understands_it() -> None:
+    plan = plan_of({}, outer(3), NOW)
+    assert (plan.needs, plan.wants) == (NO_FEATURES, Feature.META)
+    assert plan.meta(NOW).milliseconds_left == 3000
+    plan = plan_of({"deadline": 5}, outer(3), NOW)
+    assert (plan.needs, plan.wants) == (Feature.META, Feature.META)
+    plan = plan_of({"deadline": 3}, outer(5), NOW)
+    assert (plan.needs, plan.wants) == (Feature.META, NO_FEATURES)
+
+
+def test_no_deadline_ends_what_is_inherited() -> None:
+    plan = plan_of({"deadline": None}, outer(3), NOW)
+    assert plan.deadline is plan.outer is None
+    request = outer(3)
+    request.is_detached = True
+    plan = plan_of({"deadline": 5}, request, NOW)
+    assert plan.deadline == 105.0
+    assert plan.outer is None
