@@ -50,7 +50,7 @@ ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
 
 
-FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN
+FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN | Feature.DESCRIBE
 """The features of connections of this version."""
 
 
@@ -147,6 +147,7 @@ class ConnectionBase(Generic[DriverT]):
     capabilities = Setting[str]()
     protocol = Setting[str | None]()
     protocol_version = Setting[str | None]()
+    description = Setting[bytes | None]()
     keepalive = Setting[float | str | None]()
     _runs_coroutines = True
     """False for a connection whose handlers run in threads only."""
@@ -296,6 +297,7 @@ class ConnectionBase(Generic[DriverT]):
                 software=f"packetwire {sys.modules['packetwire'].__version__}",
                 client_id=self._client_id,
             ),
+            settings.description,
         )
 
     def _make_keepalive(self, is_remote: bool) -> Keepalive | None:

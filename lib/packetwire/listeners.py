@@ -29,6 +29,7 @@ from packetwire.addresses import (
     TcpAddress,
     TlsAddress,
     UnixAddress,
+    ZmqAddress,
     ZmqPairAddress,
     ZmqRouterAddress,
     forms,
@@ -171,6 +172,17 @@ def check_listenable(address: Address) -> None:
     """Raises `LocalProtocolError` for an address that one can only connect to."""
     if not isinstance(address, tuple(LISTENING_KINDS)):
         raise LocalProtocolError(f"{address} cannot be served on: expected {forms(LISTENING_KINDS)}")
+
+
+def is_for_strangers(where: object) -> bool:
+    """True for an address, or a `Listener` there, to which anybody on the network can connect unknown."""
+    if isinstance(where, str):
+        where = parse_address(where)
+    if isinstance(where, Listener):
+        where = where.address
+    if isinstance(where, ZmqAddress):
+        return where.endpoint.startswith("tcp:") and getattr(where, "curve", None) is None
+    return isinstance(where, TcpAddress) and not isinstance(where, TlsAddress)
 
 
 # Unix

@@ -1,4 +1,4 @@
-"""PING, and the end of a server without a failed call: DRAIN, and what is said of an end."""
+"""PING, DESCRIBE, and the end of a server without a failed call: DRAIN, and what is said of an end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from packetwire import ConnectionEnded, Draining, LocalProtocolError, PeerClosed, PeerEndedRequests, RequestReceived
+from packetwire.core.capabilities import Capabilities, Mode
 from packetwire.core.engine import DRAINING, NOT_BEGUN, ConnectionEngine
 from packetwire.core.events import ControlAnswered, Event, PeerDrains, ResponseReceived, StreamEnded
 from packetwire.core.frames import Meta
@@ -54,6 +55,52 @@ def test_a_ping_of_too_much_is_refused() -> None:
     a.ping(bytes(33), "w")
     (event,), _ = exchange(a, b)
     assert event == ControlAnswered(False, b"a PING of more than 32 bytes", "w")
+
+
+# DESCRIBE
+
+
+def describing(description: bytes | None, **options: Any) -> ConnectionEngine:
+    return ConnectionEngine(capabilities=Capabilities(Mode.AUTO, SEVEN, description), **options)
+
+
+def asked(b: ConnectionEngine, own: Hello = SEVEN) -> Any:
+    """What an end that asks `b` is answered."""
+    a = engine_of(own=own)
+    a.ask_capabilities()
+    exchange(a, b)
+    a.describe("w")
+    (event,), _ = exchange(a, b)
+    return event
+
+
+def test_a_description() -> None:
+    assert asked(describing(b"{}")) == ControlAnswered(True, b"{}", "w")
+    assert asked(describing(b"")) == ControlAnswered(True, b"", "w")
+
+
+def test_an_end_that_does_not_describe_itself() -> None:
+    assert asked(describing(None)) == ControlAnswered(False, b"this end does not describe itself", "w")
+
+
+def test_a_description_that_does_not_fit() -> None:
+    refused = ControlAnswered(False, b"its description has 1000 bytes, more than a packet may have", "w")
+    assert asked(describing(bytes(1000)), Hello(features=Feature(0x7F), max_packet_size=999)) == refused
+    assert asked(describing(bytes(1000), max_packet_size=999)) == refused
+
+
+def test_a_few_bytes_do_not_ask_for_many() -> None:
+    b = describing(bytes(100_000))
+    a = engine_of()
+    a.ask_capabilities()
+    exchange(a, b)
+    for _ in range(1000):
+        a.describe("w")
+    b.receive(sent(a))
+    assert b.unsent_octets < 1_300_000
+    events, _ = exchange(a, b)
+    assert [len(event.payload) for event in events].count(100_000) == 11
+    assert events[-1].payload.startswith(b"too much to do: ")
 
 
 @pytest.mark.parametrize("engine", [ConnectionEngine(), engine_of()], ids=["off", "not agreed"])

@@ -27,7 +27,7 @@ from packetwire.core.capabilities import MARK, Capabilities
 from packetwire.core.control import Control
 from packetwire.core.events import Event, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.frames import FRAME_CHANNEL, FrameType, Meta, encode_frame, encode_meta
-from packetwire.core.hello import CONTROL_CHANNEL, DRAIN, MAX_REASON, PING, Feature, encode_drain
+from packetwire.core.hello import CONTROL_CHANNEL, DESCRIBE, DRAIN, MAX_REASON, PING, Feature, encode_drain
 from packetwire.core.packet import (
     EOF_PACKET,
     ERQ_PACKET,
@@ -539,6 +539,10 @@ class ConnectionEngine:
         """Tell the peer to send no more requests, as they will be refused from its answer on; else as `ping`."""
         self._send_control(DRAIN, self._drain_payload(milliseconds, text), waiter)
 
+    def describe(self, waiter: Any) -> None:
+        """Ask the peer what it tells of its service; else as `ping`."""
+        self._send_control(DESCRIBE, b"", waiter)
+
     def _drain_payload(self, milliseconds: int | None, text: str) -> bytes:
         said = self._fitting(text[:MAX_REASON].encode(errors="replace"))
         return encode_drain(milliseconds, said.decode(errors="ignore"))
@@ -992,9 +996,14 @@ class ConnectionEngine:
                 f"which count too, exceeds {whose}max_packet_size={most}"
             )
 
+    @property
+    def most_payload(self) -> int:
+        """Bytes of a payload that any response can carry; with none it is as short as its request was."""
+        return max(0, self._most_sent - MAX_HEAD_BYTES)
+
     def _fitting(self, text: bytes) -> bytes:
-        """As much of `text` as any response can carry; with none it is as short as its request was."""
-        return text[: max(0, self._most_sent - MAX_HEAD_BYTES)]
+        """As much of `text` as any response can carry."""
+        return text[: self.most_payload]
 
     def _accept_request(self, packet: Fields, events: list[Event]) -> bool:
         """True if a request is to be answered by its handler; else something else came of it."""
