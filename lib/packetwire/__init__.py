@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from packetwire.core.packet import Packet
     from packetwire.core.packets import PacketDecoder
     from packetwire.core.requests import BaseRequest, Responder
+    from packetwire.core.stats import ConnectionStats
     from packetwire.current import CurrentRequest, current_request
     from packetwire.errors import (
         CapabilityMissing,
@@ -79,6 +80,7 @@ __all__ = [
     "CapabilityMissing",
     "ChildExited",
     "ConnectionEnded",
+    "ConnectionStats",
     "CurrentRequest",
     "DeadlineExceeded",
     "Draining",
@@ -135,6 +137,7 @@ _HOMES = {
     "packetwire.core.packet": ("Packet",),
     "packetwire.core.packets": ("PacketDecoder",),
     "packetwire.core.requests": ("BaseRequest", "Responder"),
+    "packetwire.core.stats": ("ConnectionStats",),
     "packetwire.current": ("CurrentRequest", "current_request"),
     "packetwire.errors": (
         "CapabilityMissing",

@@ -45,6 +45,7 @@ from packetwire.streams.ownership import SuppliedAtFirst
 
 if TYPE_CHECKING:
     from packetwire.capture import CaptureWriter
+    from packetwire.core.stats import ConnectionStats
 
 ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
@@ -77,6 +78,11 @@ class ConnectionDriver(Protocol):
     @property
     def last_packet(self) -> float | None:
         """The time at which the last packet was complete, by `time.monotonic`; None if none ever was."""
+        ...
+
+    @property
+    def bytes_written(self) -> int:
+        """All that was ever written to the peer."""
         ...
 
     @property
@@ -186,6 +192,7 @@ class ConnectionBase(Generic[DriverT]):
         self._driver: DriverT | None = None
         self._opens = 0
         self._was_open = False
+        self._opened_at = 0.0
         self._client_id = os.urandom(CLIENT_ID_SIZE)
         self._budget: Budget | None = None
         """The bound for all connections of the server that this one belongs to, if any."""
@@ -269,6 +276,7 @@ class ConnectionBase(Generic[DriverT]):
 
     def _make_engine(self) -> ConnectionEngine:
         settings = self._settings
+        self._opened_at = time.monotonic()
         engine = ConnectionEngine(
             accepts_requests=self.request_handler is not None,
             max_packet_size=settings.max_packet_size,
@@ -314,6 +322,26 @@ class ConnectionBase(Generic[DriverT]):
         A connection that looks after its peer (`keepalive`) measures it by itself.
         """
         return self._driver.control.round_trips.time if self._driver else None
+
+    def stats(self) -> ConnectionStats:
+        """The counters of this opening so far, or of the last one: requests, responses, bytes, times.
+
+        Nothing is counted for it on the way of a request, so it may be called as often as is wanted, from any
+        thread. All are 0 before the first opening.
+        """
+        from packetwire.core.stats import ConnectionStats, stats_of  # not at a far end that never asks
+
+        driver = self._driver
+        if driver is None:
+            return ConnectionStats()
+        now, heard = time.monotonic(), driver.last_packet
+        return stats_of(
+            driver.engine,
+            bytes_sent=driver.bytes_written,
+            rtt=driver.control.round_trips.time,
+            age=now - self._opened_at,
+            silence=None if heard is None else max(0.0, now - heard),
+        )
 
     @property
     def peer(self) -> Hello | None:

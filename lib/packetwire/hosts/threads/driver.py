@@ -182,6 +182,11 @@ class Driver:
         return self._reading.last_packet
 
     @property
+    def bytes_written(self) -> int:
+        """All that was ever written to the peer."""
+        return self.stream.bytes_written
+
+    @property
     def is_settled(self) -> bool:
         """True while neither end owes a response to the other, and all is written."""
         return self.engine.is_settled
