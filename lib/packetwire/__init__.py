@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         RequestTimeout,
         StreamTruncated,
     )
+    from packetwire.hooks import ClientCall, ServedRequest
     from packetwire.pool import Pool, Reconnecting, Supervised
     from packetwire.result import RequestResult, RequestState
     from packetwire.server import serve
@@ -79,6 +80,7 @@ __all__ = [
     "ByteStream",
     "CapabilityMissing",
     "ChildExited",
+    "ClientCall",
     "ConnectionEnded",
     "ConnectionStats",
     "CurrentRequest",
@@ -114,6 +116,7 @@ __all__ = [
     "Responder",
     "ResponseReceived",
     "SendableFile",
+    "ServedRequest",
     "Ship",
     "StreamEnded",
     "StreamTruncated",
@@ -160,6 +163,7 @@ _HOMES = {
         "RequestTimeout",
         "StreamTruncated",
     ),
+    "packetwire.hooks": ("ClientCall", "ServedRequest"),
     "packetwire.pool": ("Pool", "Reconnecting", "Supervised"),
     "packetwire.result": ("RequestResult", "RequestState"),
     "packetwire.server": ("serve",),

@@ -46,6 +46,7 @@ from packetwire.streams.ownership import SuppliedAtFirst
 if TYPE_CHECKING:
     from packetwire.capture import CaptureWriter
     from packetwire.core.stats import ConnectionStats
+    from packetwire.hooks import ConnectionHooks, Hooks
 
 ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
@@ -169,6 +170,7 @@ class ConnectionBase(Generic[DriverT]):
         leading_octets: bytes = b"",
         capture: CaptureWriter | None = None,
         channels: Mapping[int, RequestHandler] | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         check_handler(request_handler, runs_coroutines=self._runs_coroutines)
         self._settings = settings
@@ -180,7 +182,10 @@ class ConnectionBase(Generic[DriverT]):
         self.on_event = on_event
         self.capture = capture
         # what drives the connection refers weakly to all that it calls: it is kept here
-        self._channel_handlers = Channels(channels).handlers
+        self._hooks = None if hooks is None else _hooks_of(hooks, name)
+        self._channel_handlers = {
+            channel: self._hooked(each, channel) for channel, each in Channels(channels).handlers.items()
+        }
         self._channels = Channels({channel: WeakHandler(each) for channel, each in self._channel_handlers.items()})
         self._attached: dict[Receiver, tuple[Receiver, Quick | None]] = {}
         self._called: tuple[object, ...] = ()
@@ -267,12 +272,20 @@ class ConnectionBase(Generic[DriverT]):
     ) -> tuple[PlainHandler | None, Callable[[Event], object] | None, Callable[..., object] | None]:
         """The `request_handler`, `on_event` and `trace_log` of one opening, for what must not keep us alive."""
         handler = None if self.request_handler is None else bound_to_channel(self.request_handler, 0)
+        if handler is not None:
+            handler = self._hooked(handler, 0)
         self._called = handler, self.on_event, self.trace_log
         return (
             None if handler is None else WeakHandler(handler),
             None if self.on_event is None else WeakObserver(self.on_event),
             None if self.trace_log is None else WeakObserver(self.trace_log),
         )
+
+    def _hooked(self, handler: PlainHandler, channel: int) -> PlainHandler:
+        """A handler of ours as it is called."""
+        if self._hooks is None:
+            return handler
+        return self._hooks.around(handler, channel, runs_coroutines=self._runs_coroutines)
 
     def _make_engine(self) -> ConnectionEngine:
         settings = self._settings
@@ -464,6 +477,12 @@ class ConnectionBase(Generic[DriverT]):
 
 class ConnectionFace(ConnectionBase[DriverT]):
     """The name that `ConnectionBase` had in 0.1.0: both connections are still one."""
+
+
+def _hooks_of(hooks: Hooks, name: str) -> ConnectionHooks:
+    from packetwire.hooks import ConnectionHooks  # for who has some
+
+    return ConnectionHooks(hooks, name)
 
 
 def deadline_of(timeout: Any) -> float | None:

@@ -14,6 +14,7 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from threading import get_ident
+from typing import TYPE_CHECKING
 
 from packetwire.aio.answering import Answering
 from packetwire.aio.belonging import check_loop
@@ -33,6 +34,9 @@ from packetwire.core.settings import Settings
 from packetwire.errors import ConnectionEnded, PacketwireError, PeerUnresponsive, RequestTimeout, ended_by
 from packetwire.streams import forking
 from packetwire.streams.finalizing import leave_to_thread
+
+if TYPE_CHECKING:
+    from packetwire.hooks import OpenSpans
 
 logger = logging.getLogger("packetwire")
 
@@ -57,6 +61,7 @@ class Driver:
         trace_log: Callable[..., object] | None,
         channels: Channels,
         keepalive: Keepalive | None = None,
+        open_spans: OpenSpans | None = None,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -112,6 +117,7 @@ class Driver:
 
         self._delivery.agreed = self._look_after_peer
         self._keepalive = keepalive
+        self._open_spans = open_spans
         self._care_timer: asyncio.TimerHandle | None = None
         self._torn_down = False
         self._let_go_of = False  # soon after that
@@ -354,6 +360,8 @@ class Driver:
     def _forget(self) -> None:
         if self._care_timer is not None:
             self._care_timer.cancel()
+        if self._open_spans is not None:
+            self._open_spans.end()
         self.engine.let_go()
         if self.engine.budget is not None:
             self.engine.budget.discard(self)
