@@ -99,7 +99,7 @@ class ConnectionDriver(Protocol):
         """Answer it, from any thread."""
         ...
 
-    def abort(self, cause: ConnectionEnded) -> None:
+    def abort(self, cause: ConnectionEnded, told: str | None = None) -> None:
         """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
         ...
 

@@ -1,8 +1,8 @@
 """Hooks: code of the user's around each call, and around each handler; such as what traces them.
 
 Strategy: a connection without hooks does not even import this. With some, a call and a handler each have a *span*:
-a context manager that was entered, and that is left once, by whoever is first to know how it ended. An exception of a
-hook is logged and changes nothing.
+a context manager that was entered, and that is left once, by whoever is first to know how it ended. An exception of
+a hook is logged and changes nothing.
 """
 
 from __future__ import annotations

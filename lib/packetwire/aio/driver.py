@@ -25,7 +25,7 @@ from packetwire.aio.loops import guard_loop
 from packetwire.aio.transport import Transport
 from packetwire.aio.writing import Writing
 from packetwire.core.channels import Channels, RequestHandler
-from packetwire.core.engine import END_GRACE, NOT_DONE, ConnectionEngine
+from packetwire.core.engine import END_GRACE, NOT_DONE, ConnectionEngine, limit_passed
 from packetwire.core.events import Event, RequestReceived, StreamEnded
 from packetwire.core.keepalive import Keepalive, Verdict
 from packetwire.core.requests import Outcome, Responder
@@ -183,8 +183,12 @@ class Driver:
         """Handlers that were held may be started now."""
         self._changed()
 
-    def abort(self, cause: ConnectionEnded) -> None:
-        """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
+    def abort(self, cause: ConnectionEnded, told: str | None = None) -> None:
+        """End the connection now, for that reason; the peer is told as far as that goes without waiting.
+
+        `told` is the reason as it reads there, if that is another text.
+        """
+        self.engine.break_off(str(cause) if told is None else told)
         self.end()
         self._fail(cause)
 
@@ -281,6 +285,7 @@ class Driver:
                 engine.owed,
             )
             self.calls.fail_waiting(ConnectionEnded(f"{self.name}: this side closed the connection"))
+            engine.tell_why(limit_passed(timeout))
             engine.abandon(NOT_DONE.decode())
         self.end()
         await self._await(lambda: self._dead or not (self.receiving or engine.unsent_octets), deadline)
@@ -353,7 +358,8 @@ class Driver:
                 engine.ping(b"", PingWaiter(self.control.round_trips, now, self.loop.time))
                 self._writing.flush()
         elif verdict is not Verdict.NOTHING:
-            self.abort(PeerUnresponsive(f"{self.name}: the peer is unresponsive: {keepalive.text(verdict)}"))
+            why = keepalive.text(verdict)
+            self.abort(PeerUnresponsive(f"{self.name}: the peer is unresponsive: {why}"), keepalive.told(verdict))
             return
         self._care_timer = self.loop.call_later(keepalive.interval, self._look_after_peer)
 

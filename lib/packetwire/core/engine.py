@@ -126,6 +126,11 @@ def check_channel(channel: int) -> None:
         raise LocalProtocolError(f"channels 1 to {FIRST_CHANNEL - 1} are reserved, got {channel}")
 
 
+def limit_passed(timeout: float) -> str:
+    """The reason that the peer is told of an end in which not all could be waited for."""
+    return f"its time limit for closing passed, which is {timeout:g} s"
+
+
 def not_served(channel: int) -> bytes:
     """The text of the refusal of a request on a channel that nobody serves, though others are served."""
     if channel == 0:
@@ -926,7 +931,8 @@ class ConnectionEngine:
                 self._end_theirs(PeerClosed("the peer ended the connection (end of the stream)"), clean=True)
             )
         else:
-            cause = cause or truncated or PeerClosed("the peer closed the stream without saying EOF")
+            unsaid = PeerClosed("the peer closed the stream without saying EOF" + self._said)
+            cause = cause or truncated or unsaid
             has_spoken = self.decoder.octets_decoded > 0
             if gone or not has_spoken or not isinstance(cause, PeerClosed | StreamTruncated):
                 return self.fail(cause)
@@ -946,10 +952,29 @@ class ConnectionEngine:
             return truncated
         return None
 
-    def tell_why(self, text: str) -> None:
-        """Tell a peer that has agreed on it why this end is about to end the connection."""
-        if self.control is not None and self._may_answer and self.control.capabilities.have(Feature.DRAIN):
-            self.control.send(self, DRAIN, self._drain_payload(0, text), None)
+    def tell_why(self, text: str) -> bool:
+        """Tell a peer that has agreed on it why this end is about to end the connection; false for any other."""
+        if self.control is None or not self._may_answer or not self.control.capabilities.have(Feature.DRAIN):
+            return False
+        self.control.send(self, DRAIN, self._drain_payload(0, text), None)
+        return True
+
+    def break_off(self, text: str) -> None:
+        """End this direction now, for the reason `text`, which is told to a peer that understands it.
+
+        Such a peer gets EOF, too, in place of what it is owed, so that it knows that no more comes.
+        """
+        if self.tell_why(text):
+            self._drop_owed()
+        self.end()
+
+    def _drop_owed(self) -> None:
+        """No request of the peer is answered any more."""
+        self.dropped += len(self._inbound)
+        self._inbound.clear()
+        self.contexts.clear()
+        self._not_begun.clear()
+        self._inbound_bytes = 0
 
     def fail(self, cause: ConnectionEnded) -> list[Event]:
         """The stream broke, or is given up: nothing is received or sent any more."""
@@ -978,11 +1003,7 @@ class ConnectionEngine:
         """Nothing can be written any more, though answers of the peer may still be received."""
         if self.send_failure is None:
             self.send_failure = cause
-        self.dropped += len(self._inbound)
-        self._inbound.clear()
-        self._not_begun.clear()
-        self._inbound_bytes = 0
-        self.contexts.clear()
+        self._drop_owed()
         if self.control is not None:
             self.control.reports.clear()
         self.unsent.clear()
@@ -1161,11 +1182,16 @@ class ConnectionEngine:
 
         All who wait are told the same, so that a request was not begun only if that is so for each of them.
         """
-        said = "" if self.control is None or not self.control.reason else f": {self.control.reason}"
+        said = self._said
         if not self._given_up:
             return said
         not_begun = all(self._given_up.get(key) == NOT_BEGUN for key in list(self.waiters))
         return f" with requests under way: {(NOT_BEGUN if not_begun else NOT_DONE).decode()}{said}"
+
+    @property
+    def _said(self) -> str:
+        """The peer's last word on why it ends the connection, to be appended to a text."""
+        return "" if self.control is None or not self.control.reason else f": {self.control.reason}"
 
     def _put_off(self, key: Key) -> None:
         """A request came that is not begun any more."""
@@ -1216,11 +1242,7 @@ class ConnectionEngine:
         """End a connection with a peer that cannot be understood: it is told by EOF, and not heard again."""
         cause = ConnectionEnded(f"{what}: {error}")
         cause.__cause__ = error.with_traceback(None)  # its frames hold packets
-        self.dropped += len(self._inbound)
-        self._inbound.clear()
-        self.contexts.clear()
-        self._not_begun.clear()
-        self._inbound_bytes = 0
+        self._drop_owed()
         self.tell_why(f"{what}: {error}")
         self.end()
         return self._end_theirs(cause, clean=False)
