@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from packetwire.addresses import (
     Address,
@@ -32,6 +32,8 @@ from packetwire.streams.zmqpeers import THE_END
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from packetwire.core.stats import ConnectionStats
+
 ABANDON_TIMEOUT = 1.0
 """The same when the block of a `with` was left by an exception."""
 CUT_SECONDS = 2.0
@@ -41,7 +43,18 @@ LOOK_SECONDS = 0.1
 GIVE_BACK_SECONDS = 0.5
 """Seconds after the end of a client that held much until memory is given back to the system."""
 
-SessionT = TypeVar("SessionT", bound=Guest)
+
+class Session(Guest, Protocol):
+    """A client that was accepted, as far as it has to be known here."""
+
+    name: str
+
+    def stats(self) -> ConnectionStats | None:
+        """The counters of its connection, if that is open."""
+        ...
+
+
+SessionT = TypeVar("SessionT", bound=Session)
 
 
 class Prepared:
@@ -118,6 +131,11 @@ class ServerBase(Generic[SessionT]):
             Limits(max_connections, max_per_address, allow_uids),
             farewell=THE_END if ssl_context is None else b"",
         )
+
+    def stats(self) -> list[tuple[str, ConnectionStats]]:
+        """The name of each client that is connected now, and the `conn.stats()` of its connection."""
+        found = [(session.name, session.stats()) for session in list(self._sessions)]
+        return [(name, stats) for name, stats in found if stats is not None]
 
     @property
     def _goes_on(self) -> bool:

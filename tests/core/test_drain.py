@@ -543,3 +543,35 @@ def test_a_waiter_for_a_control_request_gets_its_answer() -> None:
     event.waiter.set_response(event.ok, 0, event.payload)
     assert waiter.told == [(True, 0, b"abc")]
     assert PING == 1
+
+
+def test_breaking_off_tells_who_understands_it() -> None:
+    a, b = agreed_pair()
+    request_from(a, b, waiter=(waiter := Waiter()))
+    b.break_off("tired of it")
+    events = a.receive(sent(b))
+    assert [type(event) for event in events] == [PeerDrains, PeerEndedRequests, StreamEnded]
+    cause = events[-1].cause  # type: ignore[union-attr]
+    assert isinstance(cause, PeerClosed)
+    assert str(cause) == "the peer ended the connection (EOF): tired of it"
+    assert events[-1].lost == (waiter,)  # type: ignore[union-attr]
+    assert not b.respond(0, 2, True), "nothing is owed any more"
+
+
+def test_breaking_off_an_old_peer_is_as_ever() -> None:
+    engine = ConnectionEngine()
+    engine.receive(bytes(Packet(is_request=True, channel=0, tag=2, flags=0, rq_type=1, payload=b"")))
+    engine.break_off("tired of it")
+    assert sent(engine) == bytes(ERQ_PACKET)
+    assert engine.respond(0, 2, True)
+    assert sent(engine).endswith(bytes(EOF_PACKET))
+
+
+def test_a_reason_that_came_before_the_end_of_the_stream() -> None:
+    a, b = agreed_pair()
+    b.tell_why("tired of it")
+    a.receive(sent(b))
+    (*_, ended) = a.receive_eof()
+    assert str(ended.cause) == (  # type: ignore[union-attr]
+        "the peer closed the stream without saying EOF: tired of it"
+    )

@@ -193,19 +193,21 @@ def test_who_asks_all_the_same_is_refused(ends: Ends) -> None:
 class AgreedPeer:
     """The other end without packetwire: it says HELLO, and then only what the test sends."""
 
-    def __init__(self, ends: Ends) -> None:
+    def __init__(self, ends: Ends, features: Feature = Feature.CANCEL, handler: Any = echo) -> None:
         self.peer = ends.peer()
-        ends.make(request_handler=echo, keepalive=0.2)
+        self._features = features
+        ends.make(request_handler=handler, keepalive=0.2)
         agreeing = threading.Thread(target=self._agree)
         agreeing.start()
         ends.conn.capabilities = "require"
         ends.open()
         agreeing.join(WATCHDOG)
+        ends.peer()  # so that its stream ends before the connection is closed
 
     def _agree(self) -> None:
         ask = self.peer.read()
         assert (ask.channel, ask.rq_type) == (CONTROL_CHANNEL, HELLO + 1)
-        payload = ANSWER + encode_hello(Hello(features=Feature.CANCEL))
+        payload = ANSWER + encode_hello(Hello(features=self._features))
         self.peer.send(Packet(is_request=False, channel=1, tag=ask.tag, flags=1, payload=payload))
 
 

@@ -114,6 +114,8 @@ class AsyncHasPacketConnection(HasRequestMap):
         """
         conn = self.conn
         rq_type = self._rq_type_of(rq)
+        if label is None:
+            label = type(rq).__name__
         async with conn:  # counted also if it is open: its other users may close it before the request has left
             ok, flags, payload = await conn(
                 rq_type, bytes(rq), rq.flags, channel=channel, label=label, timeout=timeout, **options

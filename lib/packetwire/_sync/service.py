@@ -115,6 +115,8 @@ class HasPacketConnection(HasRequestMap):
         """
         conn = self.conn
         rq_type = self._rq_type_of(rq)
+        if label is None:
+            label = type(rq).__name__
         with conn:  # counted also if it is open: its other users may close it before the request has left
             ok, flags, payload = conn(
                 rq_type, bytes(rq), rq.flags, channel=channel, label=label, timeout=timeout, **options

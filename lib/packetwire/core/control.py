@@ -132,6 +132,8 @@ class Control:
         """There was progress to send, ever."""
         self.reason = ""
         """The peer's last word on why it ends the connection."""
+        self.cancelled = 0
+        """The peer's requests that it gave up while they were under way."""
         self.leaves_nothing = False
         """The peer drains, so it ends only when all that it has begun is answered."""
         self._hello_key: Key | None = None  # of our HELLO, until it is answered
@@ -296,6 +298,7 @@ class Control:
             self.contexts.pop(key, None)  # another thread has answered it just now
         elif context.cancelled is None:
             context.cancelled = code, text
+            self.cancelled += 1
             events.append(CancelReceived(frame.channel, frame.tag, code, text))
 
     def report(self, engine: Engine, channel: int, tag: int, payload: bytes, now: float) -> bool:
