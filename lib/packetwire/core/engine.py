@@ -51,6 +51,7 @@ from packetwire.core.varint import MAX_UINT, MAX_VARINT_BYTES, BytesLike, decode
 from packetwire.errors import (
     ChildExited,
     ConnectionEnded,
+    Drained,
     LimitExceeded,
     LocalProtocolError,
     PacketwireError,
@@ -1043,9 +1044,9 @@ class ConnectionEngine:
     def _receive_special(self, packet: Fields, events: list[Event]) -> None:
         if packet == EOF_FIELDS:
             # what is owed is still sent; with nothing owed, our own EOF follows at once
-            cause = PeerClosed("the peer ended the connection (EOF)" + self._why())
-            if self.control is not None and self.control.leaves_nothing:
-                never_sent(cause)  # what has no response came too late, from a thread that was about to ask
+            # if it drains, what has no response came too late, from a thread that was about to ask
+            kind = Drained if self.control is not None and self.control.leaves_nothing else PeerClosed
+            cause = kind("the peer ended the connection (EOF)" + self._why())
             events.append(self._end_theirs(cause, clean=True))
             self.end()
         elif packet == ERQ_FIELDS:
