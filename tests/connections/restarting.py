@@ -21,8 +21,6 @@ from packetwire import Draining, PacketConnection, Reconnecting, connect_to
 LIMIT = 30
 """Seconds for a call."""
 
-WAYS = ("passed", "reuse_port", "replace")
-
 PROGRAM = """
 import asyncio, os, signal, socket, sys
 
