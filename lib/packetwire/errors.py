@@ -156,7 +156,7 @@ class ProtocolMismatch(CapabilityMissing):
 class Draining(PacketwireError):
     """The peer wants no more requests, as it is about to end the connection; this one was not sent."""
 
-    begun = False
+    begun: bool | None = False
 
 
 class Drained(Draining, PeerClosed):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from packetwire import Draining, PacketConnection, Reconnecting, connect_to
+from packetwire.pool import Backoff
 
 LIMIT = 30
 """Seconds for a call."""
@@ -158,7 +159,8 @@ class Clients:
             self._progress.notify_all()
 
     def _reconnect(self) -> None:
-        with Reconnecting(connect_to(self._address, **self._options)) as call:
+        backoff = Backoff(first=0.01, longest=0.05)  # connections do not live as long here as elsewhere
+        with Reconnecting(connect_to(self._address, **self._options), backoff=backoff) as call:
             while not self._over.is_set():
                 self._call(call, b"%d" % next(self._numbers))
 
