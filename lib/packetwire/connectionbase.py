@@ -72,7 +72,7 @@ class ConnectionDriver(Protocol):
         """Asks the peer what is no request of a user."""
         ...
 
-    def wind_down(self) -> None:
+    def wind_down(self, *, patient: bool = False) -> None:
         """Begin no more requests of the peer; send EOF when those that were begun are answered."""
         ...
 
@@ -426,12 +426,13 @@ class ConnectionBase(Generic[DriverT]):
             raise never_sent(ConnectionEnded(f"{self} {state}; use it inside its `with` block"))
         return driver
 
-    def _wind_down(self) -> None:
+    def _wind_down(self, *, patient: bool = False) -> None:
         """For a server that stops: begin no more requests, let those that were begun finish, then send EOF.
 
-        Handlers can still make calls of their own on this connection. Raises `ConnectionEnded` if it is not open.
+        If `patient`, a client that has said nothing yet is listened to first, until the next call. Handlers can
+        still make calls of their own on this connection. Raises `ConnectionEnded` if it is not open.
         """
-        self._open_driver().wind_down()
+        self._open_driver().wind_down(patient=patient)
 
     def _abort(self, cause: ConnectionEnded) -> bool:
         """For a server: end the connection now, for that reason. False if it is not open."""

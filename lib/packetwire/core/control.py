@@ -106,6 +106,10 @@ class Engine(Protocol):
         """A request of the peer waits for its answer."""
         ...
 
+    def peer_is_known(self) -> None:
+        """It has become known what the peer understands."""
+        ...
+
     def has_drained(self, ok: bool) -> None:
         """The peer knows that it shall ask no more, or does not want to know it."""
         ...
@@ -151,6 +155,8 @@ class Control:
 
     def say_hello(self, engine: Engine) -> bool:
         """Behind all that was received: ask the peer, if it welcomes that. Returns whether that may still come."""
+        if self.capabilities.missing is not None:
+            engine.peer_is_known()
         if engine.theirs is not Half.OPEN:
             return False
         if self.capabilities.wants_to_ask:
@@ -247,6 +253,8 @@ class Control:
         self._hello_key = None
         if self.capabilities.take_answer(packet[1] & 1 == 1, packet[3]):
             self._agree(engine, events)
+        elif self.capabilities.missing is not None:
+            engine.peer_is_known()
         return True
 
     def _take_answer(self, engine: Engine, packet: Fields, events: list[Event]) -> bool:
@@ -355,6 +363,7 @@ class Control:
         if mismatch is not None and engine.barred is None:
             engine.barred = mismatch
         events.append(PeerCapabilities(peer, self.capabilities.features))
+        engine.peer_is_known()
 
 
 def channel_and_tag(key: Key) -> tuple[int, int]:
