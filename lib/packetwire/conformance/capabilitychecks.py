@@ -167,7 +167,7 @@ def keeps_to_size(talk: Talk) -> Steps[None]:
     yield from talk.agree(Hello(features=Feature(0), max_packet_size=LEAST_PACKET))
     yield from talk.send(talk.ask(2), talk.ask(3, rq_type=77, payload=b"x" * 5000))
     yield from talk.response(3)
-    yield from talk.finish()
+    yield from talk.finish(asks_all=False)
 
 
 # control requests
@@ -324,7 +324,8 @@ def cancel_after_erq(talk: Talk) -> Steps[None]:
     talk.need(Feature.CANCEL)
     yield from talk.agree()
     yield from talk.send(talk.ask(2), ERQ, talk.frame(FrameType.CANCEL, 2, encode_reason(CANCELLED)))
-    yield from talk.response(2)
+    yield from talk.send(talk.control(3, PING))
+    yield from talk.confirmation(3, CONTROL_CHANNEL)
     yield from talk.finish(erq=False)
 
 

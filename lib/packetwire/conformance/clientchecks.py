@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from packetwire.conformance.packetchecks import ANOTHER_CHANNEL, FREE_TAG, padded
-from packetwire.conformance.steps import Got, Steps
+from packetwire.conformance.steps import Failed, Got, Steps
 from packetwire.conformance.talk import END, EOF, ERQ, REFUSAL, Talk
+from packetwire.core.hello import CONTROL_CHANNEL, DRAIN, Feature, encode_drain
 from packetwire.core.packet import Packet
 
 
@@ -42,7 +43,7 @@ def not_ok(talk: Talk) -> Steps[None]:
     """A response that is not ok."""
     first = yield from first_request(talk)
     yield from talk.send(_response(talk, first, ok=False))
-    yield from talk.finish()
+    yield from talk.finish(asks_all=False)
 
 
 def response_piecemeal(talk: Talk) -> Steps[None]:
@@ -134,3 +135,17 @@ def response_on_a_channel(talk: Talk) -> Steps[None]:
 def response_without_flags(talk: Talk) -> Steps[None]:
     """A response that ends behind its tag."""
     yield from _broken(talk, b"\x01\x02")
+
+
+def drained(talk: Talk) -> Steps[None]:
+    """DRAIN, after whose answer the client asks nothing more."""
+    talk.need(Feature.DRAIN)
+    first = yield from first_request(talk)
+    yield from talk.agree()
+    yield from talk.send(talk.control(3, DRAIN, encode_drain(30_000, "soon")))
+    yield from talk.confirmation(3, CONTROL_CHANNEL)
+    asked = len(talk.asked)
+    yield from talk.send(_response(talk, first))
+    yield from talk.finish(asks_all=False)
+    if any(_is_apps(got) for got in talk.asked[asked:]):
+        raise Failed("it sent a request after it had answered DRAIN")

@@ -267,10 +267,10 @@ def owed_after_erq(talk: Talk) -> Steps[None]:
 
 
 def erq_twice(talk: Talk) -> Steps[None]:
-    """ERQ twice."""
-    yield from talk.send(talk.ask(2), ERQ)
-    yield from talk.response(2)
-    yield from talk.finish()
+    """ERQ twice, and a request behind it, to see that the far end lives on."""
+    yield from talk.send(talk.ask(2), ERQ, ERQ, talk.ask(3))
+    yield from talk.refusal(3)
+    yield from talk.finish(erq=False)
 
 
 def eof_alone(talk: Talk) -> Steps[None]:
@@ -291,7 +291,8 @@ def behind_eof(talk: Talk) -> Steps[None]:
     """Bytes behind EOF, which are not the far end's to decode."""
     yield from talk.send(talk.ask(2), ERQ, EOF, b"\xff" * 12, talk.ask(3))
     yield from talk.until_end()
-    talk.ledger.unanswered.pop((0, 3), None)
+    if any(got.packet.tag == 3 for got in talk.responses):
+        raise Failed("it answers a request behind EOF")
     talk.see_all_answered()
 
 

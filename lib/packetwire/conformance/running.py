@@ -18,6 +18,8 @@ from packetwire.streams.bytestream import ByteStream
 READ_SIZE = 65536
 PATIENCE = 10
 """A check takes so many times as long as one step may take, at most."""
+STARTING = 20.0
+"""Seconds for the first bytes to come, at least: a child may take long to start."""
 NEVER_SEEN = "it did nothing of the kind"
 
 
@@ -38,7 +40,7 @@ class Runner:
         self.far = replace(self.far, half_closes=stream.half_closes)
         talk = Talk(self.far)
         self._run_over(stream, talk, Play(probe(talk), talk))
-        self.far = replace(self.far, features=features_of(talk))
+        self.far = replace(self.far, features=features_of(talk), requests=talk.requests)
 
     def run(self, checks: Iterable[Check]) -> Iterator[tuple[Check, Outcome]]:
         """The checks and their outcomes, as they come."""
@@ -101,18 +103,20 @@ class _Shell:
         self._writes = True
         self._reads = True
         self._ended_writing = False
+        self._has_heard = False
 
     def run(self) -> None:
         """Run the check to its end, and write what it has left to say."""
         play = self._play
-        last = time.monotonic() + PATIENCE * self._timeout
+        last = time.monotonic() + STARTING + PATIENCE * self._timeout
         if self._stream.leading_data:
             play.receive(self._stream.leading_data)
         while play.outcome is None:
-            deadline = min(last, time.monotonic() + self._timeout)
+            seconds = self._timeout if self._has_heard else max(STARTING, self._timeout)
+            deadline = min(last, time.monotonic() + seconds)
             while play.outcome is None and not self._exchange():
                 if not self._wait(deadline):
-                    play.time_out(self._timeout)
+                    play.time_out(seconds)
                     break
         self._flush(time.monotonic() + self._timeout)
 
@@ -132,6 +136,7 @@ class _Shell:
         if data is None:
             return False
         if data:
+            self._has_heard = True
             self._play.receive(data)
         else:
             self._reads = False

@@ -115,7 +115,7 @@ _CAPABILITIES = [
     Check(54, "nothing larger than field 3 of HELLO", "HELLO", capability.keeps_to_size, BOTH, "fits"),
     Check(55, "PING comes back", "PING", capability.ping, BOTH),
     Check(56, "PING of 33 bytes: not ok", "PING", capability.long_ping, BOTH),
-    Check(57, "DRAIN, twice", "DRAIN", capability.drain, BOTH),
+    Check(57, "DRAIN, twice", "DRAIN", capability.drain, SERVER),
     Check(58, "DRAIN with malformed fields: not ok", "DRAIN", capability.malformed_drain, BOTH),
     Check(59, "DRAIN of an end that saw an error", "DRAIN", capability.drain_before_end, BOTH),
     Check(60, "META, with unknown fields", "Frames", capability.meta, BOTH),
@@ -157,6 +157,7 @@ _RESPONSES = [
         86, "error: a response on a wrong channel", "Requests and responses", client.response_on_a_channel, CLIENT
     ),
     Check(87, "error: a response without flags", "A packet", client.response_without_flags, CLIENT),
+    Check(88, "no request after DRAIN", "DRAIN", client.drained, CLIENT),
 ]
 
 _RULES = [

@@ -54,6 +54,8 @@ class FarEnd:
     """A request that it answers, ok or not."""
     answer: bytes = b""
     """The payload of the responses to what a client asks."""
+    requests: int = 0
+    """Requests that a client sends if each is answered ok."""
     features: Feature | None = None
     """The features that it says it has; None without capabilities."""
     half_closes: bool = True
@@ -220,14 +222,24 @@ class Talk:
             raise Failed(f"the answer to HELLO does not begin with pw2!, it is {packet.payload[:40]!r}")
         return packet
 
-    def finish(self, first: bytes = b"", *, erq: bool = True) -> Steps[None]:
-        """End the connection as both should, and see that each request of ours was answered once."""
+    def finish(self, first: bytes = b"", *, erq: bool = True, asks_all: bool = True) -> Steps[None]:
+        """End the connection as both should, and see that each request of ours was answered once.
+
+        A client must have gone on asking until then, unless it has a reason not to.
+        """
         yield from self.release()
         yield from self.send(first, ERQ if erq else b"", b"" if self.far.is_client else EOF)
         yield from self.until_end()
         if self.far.is_client:
             yield from self.send(EOF)
         self.see_all_answered()
+        if asks_all and self.requests < self.far.requests:
+            raise Failed(f"it gave up: {self.requests} requests came, {self.far.requests} do if all goes well")
+
+    @property
+    def requests(self) -> int:
+        """Requests of the far end's application."""
+        return sum(got.packet.channel not in (CONTROL_CHANNEL, FRAME_CHANNEL) for got in self.asked)
 
     def see_all_answered(self) -> None:
         """Raise `Failed` if a request of ours has no response."""
