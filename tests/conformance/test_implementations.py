@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def echo(rq_type: int, flags: int, payload: bytes) -> bytes:
 
 @contextmanager
 def serving_in_threads(address: str, capabilities: str) -> Iterator[None]:
-    with serve(address, request_handler=echo, capabilities=capabilities):
+    with serve(address, partial(PacketConnection, request_handler=echo, capabilities=capabilities)):
         yield
 
 
@@ -95,14 +96,17 @@ def in_a_loop(main: Callable[[Callable[[], None], asyncio.Event], Any]) -> Itera
         yield
     finally:
         loop, leave = kept[0]
-        loop.call_soon_threadsafe(leave.set)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(leave.set)
         thread.join(TIMEOUT)
 
 
 @contextmanager
 def serving_in_a_loop(address: str, capabilities: str) -> Iterator[None]:
     async def main(ready: Callable[[], None], leave: asyncio.Event) -> None:
-        async with await aserve(address, request_handler=echo, capabilities=capabilities):
+        async with await aserve(
+            address, partial(AsyncPacketConnection, request_handler=echo, capabilities=capabilities)
+        ):
             ready()
             await leave.wait()
 
