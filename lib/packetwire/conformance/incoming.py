@@ -18,7 +18,7 @@ class Incoming:
 
     def __init__(self) -> None:
         self.fault = ""
-        """What is wrong with the bytes; "" if nothing is."""
+        """The error in the bytes; "" if there is none."""
         self.behind_eof = b""
         """The bytes that came behind EOF."""
         self.has_ended = False

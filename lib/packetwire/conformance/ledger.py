@@ -1,7 +1,7 @@
 """The rules that every packet of the far end is held to, whatever a check is about.
 
-Strategy: one ledger keeps the facts of one conversation that these rules need, of both directions. What breaks a
-rule is noted with the rule's name, and does not end the conversation: the check of that rule reports it.
+Strategy: one ledger keeps the facts of one conversation that these rules need, of both directions. A
+broken rule is noted by its name, and does not end the conversation: the check of that rule reports it.
 """
 
 from __future__ import annotations

@@ -49,12 +49,12 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a check."""
+    """The verdict on a check, and how it came about."""
 
     verdict: Verdict
     reason: str = ""
     lines: tuple[Line, ...] = ()
-    """What was sent and what came; what the reason is about comes last."""
+    """All that was sent and that came; the last line is what the reason is about."""
 
 
 class Play:

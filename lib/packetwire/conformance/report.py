@@ -25,7 +25,7 @@ def lines_about(check: Check, outcome: Outcome) -> Iterator[str]:
 
 
 def transcript(lines: Sequence[Line]) -> Iterator[str]:
-    """What was sent and what came, the last lines of it."""
+    """The last lines of what was sent and what came."""
     if len(lines) > MOST_LINES:
         yield f"{INDENT}… {len(lines) - MOST_LINES} lines before"
     shown = lines[-MOST_LINES:]

@@ -1,4 +1,4 @@
-"""What a check yields, and what it gets: bytes to send in one direction, packets as they came in the other."""
+"""The steps that a check yields, and the packets that it gets: bytes to send, and what came in return."""
 
 from __future__ import annotations
 

@@ -12,8 +12,6 @@ from packetwire.conformance.rulechecks import ordinary
 from packetwire.conformance.steps import Steps
 from packetwire.conformance.talk import Talk
 
-__all__ = ["CHECKS", "Check"]
-
 
 @dataclass(frozen=True, slots=True)
 class Check:

@@ -39,7 +39,7 @@ ERQ = bytes(ERQ_PACKET)
 EOF = bytes(EOF_PACKET)
 END = ERQ + EOF
 OURS = Hello(features=Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN)
-"""What a check says of itself, unless it is about something else."""
+"""Our HELLO, unless a check is about something else."""
 REFUSAL = b"a check answers no such requests"
 
 
@@ -133,7 +133,7 @@ class Talk:
         yield EndWriting()
 
     def _next(self) -> Steps[Got | Ended | Nothing]:
-        """Whatever comes next; requests of the far end are dealt with, but seen, too."""
+        """The next thing that comes; requests of the far end are dealt with, but seen, too."""
         came = yield Receive()
         assert came is not None
         if isinstance(came, Got):
