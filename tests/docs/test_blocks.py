@@ -41,6 +41,7 @@ NOT_RUN = {
     ("CONTRIBUTING.md", "sh"): "they install and check everything: .ci/run does",
     ("docs/index.md", "sh"): "they install and build these pages: .ci/run does",
     ("docs/conformance.md", "sh"): "they need an implementation: here they are only parsed",
+    ("docs/conformance.md", "text"): "it is what tests/cli/test_conformance.py looks for, of an end with faults",
     ("docs/performance.md", "sh"): "they measure for minutes: here they are only parsed",
     ("docs/reliability.md", "sh"): "they run for a minute to hours: here it is seen that there are such options",
 }
