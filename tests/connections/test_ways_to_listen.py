@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import socket
 import stat
 import subprocess
@@ -22,6 +23,7 @@ from packetwire import ConnectionEnded, LocalProtocolError, PacketConnection, Pe
 from packetwire.addresses import parse_address
 from packetwire.admission import Admission
 from packetwire.givensockets import inherited_sockets
+from packetwire.latecomers import hold_off
 from packetwire.listeners import listen
 
 from .serving import FACES, LIMIT, serving
@@ -404,6 +406,15 @@ def test_a_failure_on_the_way_leaves_the_other_one(path: str, monkeypatch: pytes
         assert is_served(f"unix:{path}")
 
 
+def test_a_file_in_a_directory_that_cannot_be_changed_is_left(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving("threads", f"unix:{path}", echo, {}):
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    assert os.listdir(os.path.dirname(path)) == ["socket"]
+    assert caplog.text == ""
+
+
 def test_a_file_is_left_while_another_server_starts_there(face: str, path: str) -> None:
     """It may be renamed over at that very moment, and nobody answers on it any more."""
     with ExitStack() as ends:
@@ -428,6 +439,25 @@ def place(request: pytest.FixtureRequest, path: str) -> tuple[str, dict[str, Any
 def nobody_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the end."""
     monkeypatch.setattr(Admission, "admit_all", lambda *_: None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot do that")
+def test_nobody_new_comes_while_the_last_are_accepted(sock: socket.socket) -> None:
+    place = sock.getsockname()
+    with socket.socket(sock.family) as before, socket.socket(sock.family) as after:
+        before.connect(place)
+        before.send(b"waits")
+        hold_off(sock)
+        after.setblocking(False)
+        with pytest.raises((ConnectionRefusedError, BlockingIOError)):
+            after.connect(place)
+        assert not select.select([], [after], [], 0)[1] or sock.family == socket.AF_UNIX
+        last, _ = sock.accept()
+        with last:
+            assert last.recv(10) == b"waits"
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.accept()
 
 
 @pytest.mark.usefixtures("nobody_is_accepted")

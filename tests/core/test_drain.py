@@ -396,7 +396,7 @@ def test_listening_to_a_peer_ends_by_a_second_call() -> None:
 
 
 def test_a_peer_that_is_known_or_asks_no_more_is_not_waited_for() -> None:
-    a, b = agreed_pair()
+    _, b = agreed_pair()
     b.wind_down(patient=True)
     assert packets_of(b)[0].rq_type == DRAIN + 1
     b = engine_of()

@@ -33,7 +33,7 @@ Whoever can reach a tcp: address, or a zmq+ address without --curve-key, can use
 authentication and no encryption.
 SIGTERM and Ctrl-C let it end: nobody is accepted any more, outstanding replies are sent, then the connections are
 closed; a second signal cuts that short.
-So that a new server follows an old one and no client is lost, it serves at the sockets of systemd (--listen-fds), or
+So that a new server follows an old one and no call is lost, it serves at the sockets of systemd (--listen-fds), or
 is started beside the old one (--reuse-port for tcp: and tls:, --replace for unix:), which gets SIGTERM then.
 Exit status: 0 after SIGTERM or when the client of stdio: has ended, 1 if it failed, 2 for bad arguments or a
 MODULE:NAME that cannot be used, 130 after Ctrl-C.
@@ -105,7 +105,7 @@ def _add_listening_options(parser: argparse.ArgumentParser) -> None:
     ways.add_argument(
         "--listen-fds",
         action="store_true",
-        help="serve at the sockets that were passed by LISTEN_FDS, as by systemd; a port in ADDRESS is theirs, or 0",
+        help="serve at the sockets that were passed by LISTEN_FDS, as by systemd; a port in ADDRESS is theirs or 0",
     )
     ways.add_argument(
         "--fd-name", metavar="NAME", help="the same, but only those with this name (FileDescriptorName= of systemd)"
