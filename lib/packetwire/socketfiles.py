@@ -68,7 +68,7 @@ def socket_with_file(path: str, mode: int = SOCKET_MODE, *, replaces: bool = Fal
 
 
 def remove_own(path: str, own: tuple[int, int]) -> None:
-    """Remove the file with that identity, unless another has taken its place, or is about to; `path` is absolute."""
+    """Remove the file with that identity, unless another takes its place at this moment; `path` is absolute."""
     if not _is(path, own) or not os.access(os.path.dirname(path), os.W_OK):
         return
     try:
