@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from packetwire.core.budget import Budget
+    from packetwire.core.stats import ConnectionStats
     from packetwire.streams.bytestream import ByteStream
 
 logger = logging.getLogger("packetwire")
@@ -311,6 +312,8 @@ class ServedConnection(Protocol):
 
     def _abort(self, cause: ConnectionEnded) -> bool: ...
 
+    def stats(self) -> ConnectionStats: ...
+
 
 ConnectionT = TypeVar("ConnectionT", bound=ServedConnection)
 
@@ -344,6 +347,10 @@ class ServedClient(Generic[ConnectionT]):
     def last_packet(self) -> float | None:
         """The time at which its last packet was complete; None if it has never completed one."""
         return None if self._conn is None else self._conn._last_packet
+
+    def stats(self) -> ConnectionStats | None:
+        """The counters of its connection; None while it has none."""
+        return None if self._conn is None else self._conn.stats()
 
     @property
     def is_settled(self) -> bool:

@@ -22,6 +22,7 @@ from packetwire.addresses import (
     TcpAddress,
     TlsAddress,
     UnixAddress,
+    ZmqAddress,
     ZmqPairAddress,
     ZmqRouterAddress,
     forms,
@@ -202,6 +203,17 @@ def check_ways(address: Address, *, reuse_port: bool, replace: bool) -> None:
         raise LocalProtocolError(f"{address}: this system has no SO_REUSEPORT, which reuse_port needs")
     if replace and not isinstance(address, UnixAddress):
         raise LocalProtocolError(f"{address} has no use for replace: only unix: has")
+
+
+def is_for_strangers(where: object) -> bool:
+    """True for an address, or a `Listener` there, to which anybody on the network can connect unknown."""
+    if isinstance(where, str):
+        where = parse_address(where)
+    if isinstance(where, Listener):
+        where = where.address
+    if isinstance(where, ZmqAddress):
+        return where.endpoint.startswith("tcp:") and getattr(where, "curve", None) is None
+    return isinstance(where, TcpAddress) and not isinstance(where, TlsAddress)
 
 
 # TCP

@@ -34,6 +34,8 @@ from packetwire.streams.zmqpeers import THE_END
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from packetwire.core.stats import ConnectionStats
+
 ABANDON_TIMEOUT = 1.0
 """The same when the block of a `with` was left by an exception."""
 CUT_SECONDS = 2.0
@@ -47,15 +49,21 @@ FIRST_WORD_SECONDS = 0.5
 """Seconds that a client has, from when it came, to say something before it is told that the server stops."""
 
 
-class Leaver(Guest, Protocol):
-    """A client that can be told of the end."""
+class Session(Guest, Protocol):
+    """A client that was accepted, as far as it has to be known here."""
+
+    name: str
+
+    def stats(self) -> ConnectionStats | None:
+        """The counters of its connection, if that is open."""
+        ...
 
     def end(self, *, patient: bool) -> None:
-        """Tell it; one that has said nothing yet may do so before, if `patient`, until the next call."""
+        """Tell it of the end; one that has said nothing yet may do so before, if `patient`, until the next call."""
         ...
 
 
-SessionT = TypeVar("SessionT", bound=Leaver)
+SessionT = TypeVar("SessionT", bound=Session)
 
 
 class Prepared:
@@ -147,6 +155,11 @@ class ServerBase(Generic[SessionT]):
             Limits(max_connections, max_per_address, allow_uids),
             farewell=THE_END if ssl_context is None else b"",
         )
+
+    def stats(self) -> list[tuple[str, ConnectionStats]]:
+        """The name of each client that is connected now, and the `conn.stats()` of its connection."""
+        found = [(session.name, session.stats()) for session in list(self._sessions)]
+        return [(name, stats) for name, stats in found if stats is not None]
 
     @property
     def _goes_on(self) -> bool:

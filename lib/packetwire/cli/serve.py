@@ -12,13 +12,13 @@ from packetwire.cli import curve
 from packetwire.cli.addressing import address, seconds
 from packetwire.cli.arguments import Commands, add_admission_options, check_admission_options, size, whole_number
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
-from packetwire.cli.named import MakeService, described, find_service
+from packetwire.cli.named import MakeService, described, find_service, is_typed_service
 from packetwire.cli.running import log_shown, run_until_signal, stop_signals
 from packetwire.cli.tls import add_server_options, server_ssl_context
 from packetwire.core.settings import DEFAULT_DRAIN, DEFAULT_HANDLERS, DEFAULT_MAX_CONNECTIONS, ERROR_DETAILS
 from packetwire.errors import PacketwireError
 from packetwire.givensockets import inherited_sockets
-from packetwire.listeners import check_listenable
+from packetwire.listeners import check_listenable, is_for_strangers
 from packetwire.server import connection_of, serve
 from packetwire.streams.open import PacketConnectionRecvSend
 
@@ -33,8 +33,8 @@ Whoever can reach a tcp: address, or a zmq+ address without --curve-key, can use
 authentication and no encryption.
 SIGTERM and Ctrl-C let it end: nobody is accepted any more, outstanding replies are sent, then the connections are
 closed; a second signal cuts that short.
-So that a new server follows an old one and no call is lost, it serves at the sockets of systemd (--listen-fds), or
-is started beside the old one (--reuse-port for tcp: and tls:, --replace for unix:), which gets SIGTERM then.
+So that a new server follows an old one and no client is lost, it serves at the sockets of systemd (--listen-fds),
+or is started beside the old one (--reuse-port for tcp: and tls:, --replace for unix:), which gets SIGTERM then.
 Exit status: 0 after SIGTERM or when the client of stdio: has ended, 1 if it failed, 2 for bad arguments or a
 MODULE:NAME that cannot be used, 130 after Ctrl-C.
 """
@@ -86,6 +86,12 @@ def add_parser(commands: Commands) -> None:
         help=f"how long the end may take once it is asked for (default: {DEFAULT_DRAIN:g})",
     )
     parser.add_argument(
+        "--describe",
+        action=argparse.BooleanOptionalAction,
+        help="tell clients that ask what a packetwire.typed.Service offers (default: yes, but not at tcp: and ZMQ "
+        "addresses, where anybody may ask)",
+    )
+    parser.add_argument(
         "--quiet",
         action="store_true",
         help="standard error gets only what ends the server: no line when it is ready, no failures of handlers",
@@ -105,7 +111,7 @@ def _add_listening_options(parser: argparse.ArgumentParser) -> None:
     ways.add_argument(
         "--listen-fds",
         action="store_true",
-        help="serve at the sockets that were passed by LISTEN_FDS, as by systemd; a port in ADDRESS is theirs or 0",
+        help="serve at the sockets passed by LISTEN_FDS, as by systemd; a port in ADDRESS is theirs, or 0",
     )
     ways.add_argument(
         "--fd-name", metavar="NAME", help="the same, but only those with this name (FileDescriptorName= of systemd)"
@@ -151,9 +157,10 @@ def handlers(text: str) -> int | str:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal, or the end of the only client; returns the exit status."""
-    make_service = _with_options(find_service(args.service), args.handlers, args.error_detail)
     check_admission_options(args, args.address)
     place = curve.to_serve(args.address, args.curve_key, args.curve_clients)
+    describe = not is_for_strangers(place) if args.describe is None else args.describe
+    make_service = _with_options(find_service(args.service), args.handlers, args.error_detail, describe)
     if args.sync:
         if not isinstance(place, StdioAddress):
             raise CommandFailed(f"--sync is for stdio:, not for {place}", EXIT_USAGE)
@@ -185,7 +192,9 @@ def _text_of(failure: BaseException) -> str:
     return str(failure) if isinstance(failure, PacketwireError | OSError) else described(failure)
 
 
-def _with_options(make_service: MakeService, handlers: int | str | None, error_detail: str | None) -> MakeService:
+def _with_options(
+    make_service: MakeService, handlers: int | str | None, error_detail: str | None, describe: bool
+) -> MakeService:
     """The same service, with these options of its connection if they are given."""
 
     def make(recv_send: PacketConnectionRecvSend) -> Any:
@@ -195,6 +204,9 @@ def _with_options(make_service: MakeService, handlers: int | str | None, error_d
             conn.handlers = handlers
         if error_detail is not None:
             conn.error_detail = error_detail
+        served: Any = getattr(service, "service", None)
+        if describe and is_typed_service(served):
+            conn.description = served.description()
         return service
 
     return make
