@@ -25,7 +25,9 @@ from packetwire.admission import Admission
 from packetwire.givensockets import inherited_sockets
 from packetwire.latecomers import hold_off
 from packetwire.listeners import listen
+from packetwire.streams.tls import client_context, server_context, start_tls
 
+from .certificates import make_certificate
 from .serving import FACES, LIMIT, serving
 
 pytestmark = pytest.mark.timeout(60)
@@ -574,3 +576,20 @@ def test_a_client_that_has_only_just_come_has_its_word(
         else:
             assert conn(0, b"at last", timeout=LIMIT)[2] == b"at last"
             assert conn.join(LIMIT)
+
+
+def test_a_client_that_has_only_just_come_may_finish_its_handshake(
+    face: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packetwire.serving, "FIRST_WORD_SECONDS", 1000)
+    made = make_certificate(tmp_path, "server")
+    options = {"ssl_context": server_context(made.certfile, made.keyfile), "drain_timeout": LIMIT}
+    with serving(face, "tls:127.0.0.1:0", echo, options) as served:
+        with connect_to(served.address.replace("tls", "tcp"))()[0] as sock:
+            while not served.connections:
+                pass
+            served.stop()
+            tls = start_tls(sock, client_context(made.certfile), server_name="127.0.0.1", timeout=LIMIT)
+            with PacketConnection(tls) as conn:
+                assert conn(0, b"at last", timeout=LIMIT)[2] == b"at last"
+                assert conn.join(LIMIT)
