@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from packetwire.core.packet import Packet
     from packetwire.core.packets import PacketDecoder
     from packetwire.core.requests import BaseRequest, Responder
+    from packetwire.core.stats import ConnectionStats
     from packetwire.current import CurrentRequest, current_request
     from packetwire.errors import (
         CapabilityMissing,
         ChildExited,
         ConnectionEnded,
         DeadlineExceeded,
+        Drained,
         Draining,
         LimitExceeded,
         LocalProtocolError,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         RequestTimeout,
         StreamTruncated,
     )
+    from packetwire.hooks import ClientCall, ServedRequest
     from packetwire.pool import Pool, Reconnecting, Supervised
     from packetwire.result import RequestResult, RequestState
     from packetwire.server import serve
@@ -78,9 +81,12 @@ __all__ = [
     "ByteStream",
     "CapabilityMissing",
     "ChildExited",
+    "ClientCall",
     "ConnectionEnded",
+    "ConnectionStats",
     "CurrentRequest",
     "DeadlineExceeded",
+    "Drained",
     "Draining",
     "HasPacketConnection",
     "LimitExceeded",
@@ -112,6 +118,7 @@ __all__ = [
     "Responder",
     "ResponseReceived",
     "SendableFile",
+    "ServedRequest",
     "Ship",
     "StreamEnded",
     "StreamTruncated",
@@ -135,12 +142,14 @@ _HOMES = {
     "packetwire.core.packet": ("Packet",),
     "packetwire.core.packets": ("PacketDecoder",),
     "packetwire.core.requests": ("BaseRequest", "Responder"),
+    "packetwire.core.stats": ("ConnectionStats",),
     "packetwire.current": ("CurrentRequest", "current_request"),
     "packetwire.errors": (
         "CapabilityMissing",
         "ChildExited",
         "ConnectionEnded",
         "DeadlineExceeded",
+        "Drained",
         "Draining",
         "LimitExceeded",
         "LocalProtocolError",
@@ -157,6 +166,7 @@ _HOMES = {
         "RequestTimeout",
         "StreamTruncated",
     ),
+    "packetwire.hooks": ("ClientCall", "ServedRequest"),
     "packetwire.pool": ("Pool", "Reconnecting", "Supervised"),
     "packetwire.result": ("RequestResult", "RequestState"),
     "packetwire.server": ("serve",),

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from subprocess import Popen
 
     from packetwire.capture import CaptureWriter
+    from packetwire.hooks import Hooks
     from packetwire.result import RequestResult
 
 DEFAULT_PACKET_GRACE = settings.DEFAULT_PACKET_GRACE
@@ -109,6 +110,9 @@ class PacketConnection(ConnectionFace[Driver]):
       None, never. Only peers that understand it are asked. An inline handler must be shorter than that.
     - `protocol` and `protocol_version` name what is spoken over the connection: if the peer names another protocol,
       calls raise `ProtocolMismatch`.
+    - `description`: what is told of this end's service to a peer that asks by `describe`, mostly JSON.
+    - `hooks`: an object whose `client(call)` and `server(request)` return context managers: around each call, until
+      its response is there, and around each handler, until its result is. An exception of theirs changes nothing.
     - `packet_grace` is accepted for compatibility and has no effect: nothing waits for company.
     """
 
@@ -147,7 +151,9 @@ class PacketConnection(ConnectionFace[Driver]):
         capabilities: str = "auto",
         protocol: str | None = None,
         protocol_version: str | None = None,
+        description: bytes | None = None,
         keepalive: float | str | None = "auto",
+        hooks: Hooks | None = None,
     ) -> None:
         super().__init__(
             recv_send,
@@ -166,6 +172,7 @@ class PacketConnection(ConnectionFace[Driver]):
                 capabilities=capabilities,
                 protocol=protocol,
                 protocol_version=protocol_version,
+                description=description,
                 keepalive=keepalive,
             ),
             request_handler=request_handler,
@@ -174,6 +181,7 @@ class PacketConnection(ConnectionFace[Driver]):
             leading_octets=leading_octets,
             capture=capture,
             channels=channels,
+            hooks=hooks,
         )
         self.after_fork()
         forking.register(self)
@@ -239,6 +247,7 @@ class PacketConnection(ConnectionFace[Driver]):
                 spin=self._settings.spin,
                 channels=self._channels,
                 keepalive=self._make_keepalive(stream.is_remote),
+                open_spans=None if self._hooks is None else self._hooks.open_spans,
             )
         except BaseException:
             stream.close()
@@ -392,12 +401,12 @@ class PacketConnection(ConnectionFace[Driver]):
         driver = self._driver
         if driver is None or not self._opens:
             driver = self._open_driver()
-        if options or inheriting:
+        if options or inheriting or self._hooks is not None:
             outer = inheriting.get(get_ident())
-            if options or outer is not None:
-                request = rq_type, flags, payload, channel
+            if options or outer is not None or self._hooks is not None:
+                request, limit = (rq_type, flags, payload, channel), time_limit(timeout)
                 result = submit_planned(
-                    driver, request, options, outer, time_limit(timeout), label, decode_response
+                    driver, request, options, outer, limit, label, decode_response, self._hooks, is_called=True
                 )
                 collected: Response = result.collect(timeout)
                 return collected
@@ -442,12 +451,12 @@ class PacketConnection(ConnectionFace[Driver]):
         if driver is None or not self._opens:
             driver = self._open_driver()
         limit = None if timeout is None else time_limit(timeout)
-        if options or inheriting:
+        if options or inheriting or self._hooks is not None:
             outer = inheriting.get(get_ident())
-            if options or outer is not None:
+            if options or outer is not None or self._hooks is not None:
                 request = rq_type, flags, payload, channel
                 return submit_planned(  # pyright: ignore[reportReturnType]  # as below
-                    driver, request, options, outer, limit, label, decode_response
+                    driver, request, options, outer, limit, label, decode_response, self._hooks
                 )
         deadline = None if limit is None else time.monotonic() + limit
         result = LightResult(driver, label, channel, decode_response)
@@ -462,6 +471,17 @@ class PacketConnection(ConnectionFace[Driver]):
         """
         driver = self._open_driver()
         return driver.control.ping(deadline_of(timeout))
+
+    def describe(self, timeout: float | None = None) -> bytes:
+        """Ask the peer what its service offers: mostly JSON, see `packetwire.typed`.
+
+        Raises `RequestFailed` if it tells nothing; else as `ping`.
+        """
+        ok, flags, payload = self._open_driver().control.describe(deadline_of(timeout))
+        if not ok:
+            raise self.failure(flags, payload, "DESCRIBE")
+        description: bytes = payload
+        return description
 
     def drain_peer(self, timeout: float | None = None, *, cut_off: float | None = None, reason: str = "") -> None:
         """Tell the peer to send no more requests, and wait until it knows: its calls raise `Draining` from then on.

@@ -45,12 +45,14 @@ from packetwire.streams.ownership import SuppliedAtFirst
 
 if TYPE_CHECKING:
     from packetwire.capture import CaptureWriter
+    from packetwire.core.stats import ConnectionStats
+    from packetwire.hooks import ConnectionHooks, Hooks
 
 ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
 
 
-FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN
+FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN | Feature.DESCRIBE
 """The features of connections of this version."""
 
 
@@ -70,13 +72,18 @@ class ConnectionDriver(Protocol):
         """Asks the peer what is no request of a user."""
         ...
 
-    def wind_down(self) -> None:
+    def wind_down(self, *, patient: bool = False) -> None:
         """Begin no more requests of the peer; send EOF when those that were begun are answered."""
         ...
 
     @property
     def last_packet(self) -> float | None:
         """The time at which the last packet was complete, by `time.monotonic`; None if none ever was."""
+        ...
+
+    @property
+    def bytes_written(self) -> int:
+        """All that was ever written to the peer."""
         ...
 
     @property
@@ -92,7 +99,7 @@ class ConnectionDriver(Protocol):
         """Answer it, from any thread."""
         ...
 
-    def abort(self, cause: ConnectionEnded) -> None:
+    def abort(self, cause: ConnectionEnded, told: str | None = None) -> None:
         """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
         ...
 
@@ -147,6 +154,7 @@ class ConnectionBase(Generic[DriverT]):
     capabilities = Setting[str]()
     protocol = Setting[str | None]()
     protocol_version = Setting[str | None]()
+    description = Setting[bytes | None]()
     keepalive = Setting[float | str | None]()
     _runs_coroutines = True
     """False for a connection whose handlers run in threads only."""
@@ -163,6 +171,7 @@ class ConnectionBase(Generic[DriverT]):
         leading_octets: bytes = b"",
         capture: CaptureWriter | None = None,
         channels: Mapping[int, RequestHandler] | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         check_handler(request_handler, runs_coroutines=self._runs_coroutines)
         self._settings = settings
@@ -174,7 +183,10 @@ class ConnectionBase(Generic[DriverT]):
         self.on_event = on_event
         self.capture = capture
         # what drives the connection refers weakly to all that it calls: it is kept here
-        self._channel_handlers = Channels(channels).handlers
+        self._hooks = None if hooks is None else _hooks_of(hooks, name)
+        self._channel_handlers = {
+            channel: self._hooked(each, channel) for channel, each in Channels(channels).handlers.items()
+        }
         self._channels = Channels({channel: WeakHandler(each) for channel, each in self._channel_handlers.items()})
         self._attached: dict[Receiver, tuple[Receiver, Quick | None]] = {}
         self._called: tuple[object, ...] = ()
@@ -186,6 +198,7 @@ class ConnectionBase(Generic[DriverT]):
         self._driver: DriverT | None = None
         self._opens = 0
         self._was_open = False
+        self._opened_at = 0.0
         self._client_id = os.urandom(CLIENT_ID_SIZE)
         self._budget: Budget | None = None
         """The bound for all connections of the server that this one belongs to, if any."""
@@ -260,6 +273,8 @@ class ConnectionBase(Generic[DriverT]):
     ) -> tuple[PlainHandler | None, Callable[[Event], object] | None, Callable[..., object] | None]:
         """The `request_handler`, `on_event` and `trace_log` of one opening, for what must not keep us alive."""
         handler = None if self.request_handler is None else bound_to_channel(self.request_handler, 0)
+        if handler is not None:
+            handler = self._hooked(handler, 0)
         self._called = handler, self.on_event, self.trace_log
         return (
             None if handler is None else WeakHandler(handler),
@@ -267,8 +282,15 @@ class ConnectionBase(Generic[DriverT]):
             None if self.trace_log is None else WeakObserver(self.trace_log),
         )
 
+    def _hooked(self, handler: PlainHandler, channel: int) -> PlainHandler:
+        """A handler of ours as it is called."""
+        if self._hooks is None:
+            return handler
+        return self._hooks.around(handler, channel, runs_coroutines=self._runs_coroutines)
+
     def _make_engine(self) -> ConnectionEngine:
         settings = self._settings
+        self._opened_at = time.monotonic()
         engine = ConnectionEngine(
             accepts_requests=self.request_handler is not None,
             max_packet_size=settings.max_packet_size,
@@ -296,6 +318,7 @@ class ConnectionBase(Generic[DriverT]):
                 software=f"packetwire {sys.modules['packetwire'].__version__}",
                 client_id=self._client_id,
             ),
+            settings.description,
         )
 
     def _make_keepalive(self, is_remote: bool) -> Keepalive | None:
@@ -314,6 +337,26 @@ class ConnectionBase(Generic[DriverT]):
         A connection that looks after its peer (`keepalive`) measures it by itself.
         """
         return self._driver.control.round_trips.time if self._driver else None
+
+    def stats(self) -> ConnectionStats:
+        """The counters of this opening so far, or of the last one: requests, responses, bytes, times.
+
+        Nothing is counted for it on the way of a request, so it may be called as often as is wanted, from any
+        thread. All are 0 before the first opening.
+        """
+        from packetwire.core.stats import ConnectionStats, stats_of  # not at a far end that never asks
+
+        driver = self._driver
+        if driver is None:
+            return ConnectionStats()
+        now, heard = time.monotonic(), driver.last_packet
+        return stats_of(
+            driver.engine,
+            bytes_sent=driver.bytes_written,
+            rtt=driver.control.round_trips.time,
+            age=now - self._opened_at,
+            silence=None if heard is None else max(0.0, now - heard),
+        )
 
     @property
     def peer(self) -> Hello | None:
@@ -383,12 +426,13 @@ class ConnectionBase(Generic[DriverT]):
             raise never_sent(ConnectionEnded(f"{self} {state}; use it inside its `with` block"))
         return driver
 
-    def _wind_down(self) -> None:
+    def _wind_down(self, *, patient: bool = False) -> None:
         """For a server that stops: begin no more requests, let those that were begun finish, then send EOF.
 
-        Handlers can still make calls of their own on this connection. Raises `ConnectionEnded` if it is not open.
+        If `patient`, a client that has said nothing yet is listened to first, until the next call. Handlers can
+        still make calls of their own on this connection. Raises `ConnectionEnded` if it is not open.
         """
-        self._open_driver().wind_down()
+        self._open_driver().wind_down(patient=patient)
 
     def _abort(self, cause: ConnectionEnded) -> bool:
         """For a server: end the connection now, for that reason. False if it is not open."""
@@ -436,6 +480,12 @@ class ConnectionBase(Generic[DriverT]):
 
 class ConnectionFace(ConnectionBase[DriverT]):
     """The name that `ConnectionBase` had in 0.1.0: both connections are still one."""
+
+
+def _hooks_of(hooks: Hooks, name: str) -> ConnectionHooks:
+    from packetwire.hooks import ConnectionHooks  # for who has some
+
+    return ConnectionHooks(hooks, name)
 
 
 def deadline_of(timeout: Any) -> float | None:

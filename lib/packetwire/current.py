@@ -14,6 +14,7 @@ from time import monotonic
 
 from packetwire.core.hello import Hello
 from packetwire.core.packetcodec import Key
+from packetwire.core.requestcontext import RequestContext
 from packetwire.core.timelimits import time_limit
 from packetwire.errors import DeadlineExceeded, LocalProtocolError, RequestCancelled
 from packetwire.hosts.threads.slots import Answering, handling
@@ -131,11 +132,27 @@ def current_request() -> CurrentRequest:
 
     Raises `LocalProtocolError` elsewhere.
     """
+    found = _find()
+    if found is None:
+        raise LocalProtocolError("current_request() is for handlers of requests, while they run")
+    return CurrentRequest(*found)
+
+
+def present_context() -> RequestContext | None:
+    """The context of the request that is served here, if its caller has said more than the request."""
+    found = _find()
+    if found is None:
+        return None
+    server, key, _ = found
+    return server.owed.contexts.get(key)
+
+
+def _find() -> tuple[Answering, Key, int] | None:
     turn = handling.get(get_ident())
     if turn is not None and turn.request is not None:
-        return CurrentRequest(turn.answering, turn.request[0], turn.request[2] - 1)
+        return turn.answering, turn.request[0], turn.request[2] - 1
     for find in finders:
         found = find()
         if found is not None:
-            return CurrentRequest(*found)
-    raise LocalProtocolError("current_request() is for handlers of requests, while they run")
+            return found
+    return None

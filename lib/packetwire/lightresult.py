@@ -33,6 +33,8 @@ from packetwire.hosts.threads.waiter import call_waiter, outcome_of
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from packetwire.hooks import Span
+
     ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
@@ -55,6 +57,7 @@ class LightResult(ResultWaiter):
     _outcome: tuple[object, ExcInfo | None] | None = None
     _cancel_msg: str | None = None
     _plan: CallPlan | None = None
+    _span: Span | None = None
     _reports: Reports | None = None
     _heard = 0.0
 
@@ -142,9 +145,9 @@ class LightResult(ResultWaiter):
 
     # a call with options
 
-    def follow(self, plan: CallPlan) -> None:
-        """Wait as the plan says, and report what comes to whom it names."""
-        self._plan = plan
+    def follow(self, plan: CallPlan, span: Span | None) -> None:
+        """Wait as the plan says, and report what comes to whom it names. The span ends with the request."""
+        self._plan, self._span = plan, span
         if self._decode is None:
             self._decode = _as_it_is  # so that the response is collected by `_collect`
         self._heard = time.monotonic()
@@ -169,11 +172,42 @@ class LightResult(ResultWaiter):
     def collect(self, timeout: float | None) -> Any:
         """Wait as the plan says; return the response, or give the request up and raise why."""
         try:
-            self._wait(timeout)
-        finally:
-            if not self.done:
-                self._driver.forget(self._channel, self.tag)
-        return self._result_or_raise()
+            try:
+                self._wait(timeout)
+            finally:
+                if not self.done:
+                    self._driver.forget(self._channel, self.tag)
+            collected = self._result_or_raise()
+        except BaseException as error:
+            if self._span is not None:
+                self._span.leave(error)
+            raise
+        self.leave_span()
+        return collected
+
+    def leave_span(self) -> None:
+        """It is done: have the hooks know by what."""
+        if self._span is None:
+            return
+        response = self.response
+        error: BaseException | None = None
+        if self._cancelled:
+            error = cancellation(self._cancel_msg or f"cancelled: {self}", self)
+        elif self._outcome is not None and self._outcome[1] is not None:
+            error = self._outcome[1][1]
+        elif self.ended is not None:
+            error = self.ended.for_waiter()
+        elif response is not None and not response[0]:
+            status = self._driver.engine.status_of(response[1])
+            error = failure_of(status, response[1], response[2], self._label or "request")
+        self._span.leave(error)
+
+    def _give_up(self, error: Exception, code: StatusCode) -> Exception:
+        """Nobody waits for it any more; returns why."""
+        self._driver.forget(self._channel, self.tag, code)
+        if self._span is not None:
+            self._span.leave(error)
+        return error
 
     def _wait_as_planned(self, plan: CallPlan, limit: float | None, timeout: float | None) -> None:
         end = None if limit is None else time.monotonic() + limit
@@ -186,13 +220,13 @@ class LightResult(ResultWaiter):
             if self.given_up:
                 return
             if plan.deadline is not None and now >= plan.deadline:
-                self._driver.forget(self._channel, self.tag, StatusCode.DEADLINE)
-                raise DeadlineExceeded(f"{self.name}: no response before the deadline")
+                late = DeadlineExceeded(f"{self.name}: no response before the deadline")
+                raise self._give_up(late, StatusCode.DEADLINE)
             if end is not None and now >= end:
                 raise RequestTimeout(f"{self.name}: no response within {timeout} s")
             if plan.idle_timeout is not None and now >= self._heard + plan.idle_timeout:
-                self._driver.forget(self._channel, self.tag)
-                raise RequestTimeout(f"{self.name}: neither response nor progress within {plan.idle_timeout} s")
+                text = f"{self.name}: neither response nor progress within {plan.idle_timeout} s"
+                raise self._give_up(RequestTimeout(text), StatusCode.CANCELLED)
 
     # collection
 

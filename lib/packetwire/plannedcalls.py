@@ -6,13 +6,14 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from packetwire.core.calloptions import plan_of
+from packetwire.core.calloptions import CallPlan, plan_of
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.responses import DecodeResponse
 from packetwire.core.varint import BytesLike
 from packetwire.lightresult import LightResult
 
 if TYPE_CHECKING:
+    from packetwire.hooks import ConnectionHooks, Span
     from packetwire.hosts.threads.driver import Driver
 
 
@@ -24,20 +25,47 @@ def submit_planned(
     limit: float | None,
     label: str | None,
     decode_response: DecodeResponse | None,
+    hooks: ConnectionHooks | None,
+    *,
+    is_called: bool = False,
 ) -> LightResult:
     """Submit a request, (rq_type, flags, payload, channel), with options, or in a handler of the request `outer`.
 
-    `limit` are seconds for finding room. Raises as `submit`, and `CapabilityMissing`.
+    `limit` are seconds for finding room. `is_called`: the result is collected at once, and tells the hooks then, in
+    this thread. Raises as `submit`, and `CapabilityMissing`.
     """
+    plan = plan_of(options, outer, time.monotonic())
+    if hooks is None:
+        return _submit(driver, request, options, plan, limit, label, decode_response, None)
+    plan, span = hooks.begin_call(plan, request[0], request[3], label)
+    try:
+        result = _submit(driver, request, options, plan, limit, label, decode_response, span)
+        if not is_called:
+            result.notify(LightResult.leave_span)
+    except BaseException as error:
+        span.leave(error)
+        raise
+    return result
+
+
+def _submit(
+    driver: Driver,
+    request: tuple[int, int, BytesLike, int],
+    options: Mapping[str, Any],
+    plan: CallPlan,
+    limit: float | None,
+    label: str | None,
+    decode_response: DecodeResponse | None,
+    span: Span | None,
+) -> LightResult:
     rq_type, flags, payload, channel = request
     now = time.monotonic()
-    plan = plan_of(options, outer, now)
     ends = [each for each in (None if limit is None else now + limit, plan.deadline) if each is not None]
     deadline = min(ends, default=None)
     if plan.needs:
         driver.control.require(plan.needs, f"a request with {', '.join(options)}", deadline)
     is_said = bool(plan.needs or (plan.wants and driver.control.have(plan.wants)))
     result = LightResult(driver, label, channel, decode_response)
-    result.follow(plan)
+    result.follow(plan, span)
     driver.submit(result, rq_type, flags, payload, channel, deadline, plan if is_said else None)
     return result

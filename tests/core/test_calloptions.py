@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from packetwire import LocalProtocolError
-from packetwire.core.calloptions import LONGEST_PROGRESS_INTERVAL, OPTIONS, PROGRESS_INTERVAL, CallOptions, plan_of
+from packetwire.core.calloptions import (
+    LONGEST_PROGRESS_INTERVAL,
+    MAX_TRACE_STATE,
+    OPTIONS,
+    PROGRESS_INTERVAL,
+    CallOptions,
+    plan_of,
+    with_trace,
+)
 from packetwire.core.frames import Meta, encode_meta
 from packetwire.core.hello import NO_FEATURES, Feature
 from packetwire.core.requestcontext import RequestContext
@@ -35,7 +43,7 @@ def test_the_options_are_those_of_the_type() -> None:
 
 def test_nothing_is_needed_for_nothing() -> None:
     plan = plan_of({}, None, NOW)
-    assert plan == (None, {}, None, None, NO_FEATURES, NO_FEATURES, None)
+    assert plan == (None, {}, None, None, NO_FEATURES, NO_FEATURES, None, None, None)
     assert plan.meta(NOW) == Meta()
     assert plan.time_left(NOW) is None
 
@@ -146,3 +154,31 @@ def test_no_deadline_ends_what_is_inherited() -> None:
     plan = plan_of({"deadline": 5}, request, NOW)
     assert plan.deadline == 105.0
     assert plan.outer is None
+
+
+def test_a_trace_is_sent_if_it_can_be() -> None:
+    plan = plan_of({"meta": {"user": b"emma"}}, None, 0.0)
+    assert with_trace(plan, {"user": b"emma"}, None, None) is plan
+    traced = with_trace(plan_of({}, None, 0.0), {"k": b"v"}, bytes(26), b"a=b")
+    assert traced.needs == NO_FEATURES
+    assert traced.wants == Feature.META
+    meta = traced.meta(0.0)
+    assert (meta.metadata, meta.trace_context, meta.trace_state) == ({"k": b"v"}, bytes(26), b"a=b")
+    assert with_trace(plan, {}, None, b"x" * MAX_TRACE_STATE).trace_context is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "trace_context", "trace_state", "error"),
+    [
+        ({"k": "v"}, None, None, TypeError),
+        ({}, "context", None, TypeError),
+        ({}, bytes(25), None, LocalProtocolError),
+        ({}, None, 5, TypeError),
+        ({}, None, b"x" * (MAX_TRACE_STATE + 1), LocalProtocolError),
+    ],
+)
+def test_a_trace_that_cannot_be_sent(
+    metadata: Any, trace_context: Any, trace_state: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        with_trace(plan_of({}, None, 0.0), metadata, trace_context, trace_state)

@@ -19,7 +19,7 @@ from packetwire.aio.capturing import CapturedTransport
 from packetwire.aio.current import outer_request, plainly, serving
 from packetwire.aio.driver import Driver
 from packetwire.aio.opening import AsyncRecvSend, open_transport
-from packetwire.aio.planned import submit_planned
+from packetwire.aio.planned import Request, failure_in, leave_when_done, submit_planned
 from packetwire.aio.polled import PolledTransport
 from packetwire.aio.request import CallWaiter, RequestFuture
 from packetwire.connectionbase import ABANDON_TIMEOUT, ConnectionFace, deadline_of, no_response, request_arguments
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from subprocess import Popen
 
     from packetwire.capture import CaptureWriter
+    from packetwire.hooks import Hooks, Span
 
 _names = itertools.count(1)
 
@@ -93,7 +94,9 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         capabilities: str = "auto",
         protocol: str | None = None,
         protocol_version: str | None = None,
+        description: bytes | None = None,
         keepalive: float | str | None = "auto",
+        hooks: Hooks | None = None,
     ) -> None:
         super().__init__(
             recv_send,
@@ -110,6 +113,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
                 capabilities=capabilities,
                 protocol=protocol,
                 protocol_version=protocol_version,
+                description=description,
                 keepalive=keepalive,
             ),
             request_handler=request_handler,
@@ -118,6 +122,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
             leading_octets=leading_octets,
             capture=capture,
             channels=channels,
+            hooks=hooks,
         )
         self._opening = asyncio.Lock()  # keeps opening and closing apart
         self._unfinished: Driver | None = None
@@ -171,6 +176,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
                 trace_log=trace_log,
                 channels=self._channels,
                 keepalive=self._make_keepalive(transport.is_remote),
+                open_spans=None if self._hooks is None else self._hooks.open_spans,
             )
         except BaseException:
             await transport.close(b"")
@@ -292,9 +298,11 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         driver = self._driver
         if driver is None or not self._opens or get_ident() != driver.thread or not driver.is_running():
             driver = self._open_driver()
-        if (options or serving.get() is not None) and (options or outer_request() is not None):
-            response = await self.submit(
-                rq_type, flags, payload, channel=channel, label=label, timeout=timeout, **options
+        if self._hooks is not None or (
+            (options or serving.get() is not None) and (options or outer_request() is not None)
+        ):
+            response = await self._call_as_planned(
+                driver, (rq_type, flags, payload, channel), label, timeout, options
             )
             if decode_response is None or not response[0]:
                 return response
@@ -343,13 +351,14 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         driver = self._driver
         if driver is None or not self._opens or get_ident() != driver.thread or not driver.is_running():
             driver = self._open_driver()
-        if (options or serving.get() is not None or plainly) and (options or outer_request() is not None):
-            request = submit_planned(
-                driver, (rq_type, flags, payload, channel), options, outer_request(), decode_response
+        if self._hooks is not None or (
+            (options or serving.get() is not None or plainly) and (options or outer_request() is not None)
+        ):
+            request, span = self._submit_as_planned(
+                driver, (rq_type, flags, payload, channel), decode_response, label, timeout, options
             )
-            limit = time_limit(timeout)
-            if limit is not None:
-                self._limit(driver, request, rq_type, label, timeout, limit)
+            if span is not None:
+                leave_when_done(driver, request, span, label)
             return request
         if timeout is None:
             return driver.submit(rq_type, flags, payload, channel, decode_response, True)
@@ -359,9 +368,49 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
             self._limit(driver, request, rq_type, label, timeout, limit)
         return request
 
+    def _submit_as_planned(
+        self,
+        driver: Driver,
+        request: Request,
+        decode_response: DecodeResponse | None,
+        label: str | None,
+        timeout: float | None,
+        options: CallOptions,
+    ) -> tuple[RequestFuture, Span | None]:
+        limit = time_limit(timeout)
+        future, span = submit_planned(
+            driver, request, options, outer_request(), decode_response, label, self._hooks
+        )
+        if limit is not None:
+            self._limit(driver, future, request[0], label, timeout, limit)
+        return future, span
+
+    async def _call_as_planned(
+        self, driver: Driver, request: Request, label: str | None, timeout: float | None, options: CallOptions
+    ) -> Response:
+        """The span is left in the task that calls, as it was entered there."""
+        future, span = self._submit_as_planned(driver, request, None, label, timeout, options)
+        if span is None:
+            return await future
+        try:
+            response = await future
+        except BaseException as error:
+            span.leave(error)
+            raise
+        span.leave(failure_in(driver, response, label))
+        return response
+
     async def ping(self, timeout: float | None = None) -> float:
         """Seconds that a packet to the peer and back takes; as `PacketConnection.ping`."""
         return await self._open_driver().control.ping(deadline_of(timeout))
+
+    async def describe(self, timeout: float | None = None) -> bytes:
+        """Ask the peer what its service offers; as `PacketConnection.describe`."""
+        ok, flags, payload = await self._open_driver().control.describe(deadline_of(timeout))
+        if not ok:
+            raise self.failure(flags, payload, "DESCRIBE")
+        description: bytes = payload
+        return description
 
     async def drain_peer(
         self, timeout: float | None = None, *, cut_off: float | None = None, reason: str = ""

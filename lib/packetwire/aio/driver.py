@@ -14,6 +14,7 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from threading import get_ident
+from typing import TYPE_CHECKING
 
 from packetwire.aio.answering import Answering
 from packetwire.aio.belonging import check_loop
@@ -24,7 +25,7 @@ from packetwire.aio.loops import guard_loop
 from packetwire.aio.transport import Transport
 from packetwire.aio.writing import Writing
 from packetwire.core.channels import Channels, RequestHandler
-from packetwire.core.engine import END_GRACE, NOT_DONE, ConnectionEngine
+from packetwire.core.engine import END_GRACE, NOT_DONE, ConnectionEngine, limit_passed
 from packetwire.core.events import Event, RequestReceived, StreamEnded
 from packetwire.core.keepalive import Keepalive, Verdict
 from packetwire.core.requests import Outcome, Responder
@@ -33,6 +34,9 @@ from packetwire.core.settings import Settings
 from packetwire.errors import ConnectionEnded, PacketwireError, PeerUnresponsive, RequestTimeout, ended_by
 from packetwire.streams import forking
 from packetwire.streams.finalizing import leave_to_thread
+
+if TYPE_CHECKING:
+    from packetwire.hooks import OpenSpans
 
 logger = logging.getLogger("packetwire")
 
@@ -57,6 +61,7 @@ class Driver:
         trace_log: Callable[..., object] | None,
         channels: Channels,
         keepalive: Keepalive | None = None,
+        open_spans: OpenSpans | None = None,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -112,6 +117,7 @@ class Driver:
 
         self._delivery.agreed = self._look_after_peer
         self._keepalive = keepalive
+        self._open_spans = open_spans
         self._care_timer: asyncio.TimerHandle | None = None
         self._torn_down = False
         self._let_go_of = False  # soon after that
@@ -148,9 +154,9 @@ class Driver:
         self.calls.ends_requests = self.calls.ends = True
         self._changed()
 
-    def wind_down(self) -> None:
+    def wind_down(self, *, patient: bool = False) -> None:
         """Begin no more requests of the peer; send EOF when those that were begun are answered."""
-        self.engine.wind_down()
+        self.engine.wind_down(patient=patient)
         self._changed()
 
     @property
@@ -177,8 +183,12 @@ class Driver:
         """Handlers that were held may be started now."""
         self._changed()
 
-    def abort(self, cause: ConnectionEnded) -> None:
-        """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
+    def abort(self, cause: ConnectionEnded, told: str | None = None) -> None:
+        """End the connection now, for that reason; the peer is told as far as that goes without waiting.
+
+        `told` is the reason as it reads there, if that is another text.
+        """
+        self.engine.break_off(str(cause) if told is None else told)
         self.end()
         self._fail(cause)
 
@@ -275,6 +285,7 @@ class Driver:
                 engine.owed,
             )
             self.calls.fail_waiting(ConnectionEnded(f"{self.name}: this side closed the connection"))
+            engine.tell_why(limit_passed(timeout))
             engine.abandon(NOT_DONE.decode())
         self.end()
         await self._await(lambda: self._dead or not (self.receiving or engine.unsent_octets), deadline)
@@ -347,13 +358,16 @@ class Driver:
                 engine.ping(b"", PingWaiter(self.control.round_trips, now, self.loop.time))
                 self._writing.flush()
         elif verdict is not Verdict.NOTHING:
-            self.abort(PeerUnresponsive(f"{self.name}: the peer is unresponsive: {keepalive.text(verdict)}"))
+            why = keepalive.text(verdict)
+            self.abort(PeerUnresponsive(f"{self.name}: the peer is unresponsive: {why}"), keepalive.told(verdict))
             return
         self._care_timer = self.loop.call_later(keepalive.interval, self._look_after_peer)
 
     def _forget(self) -> None:
         if self._care_timer is not None:
             self._care_timer.cancel()
+        if self._open_spans is not None:
+            self._open_spans.end()
         self.engine.let_go()
         if self.engine.budget is not None:
             self.engine.budget.discard(self)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from packetwire.aio.request import RequestFuture
 from packetwire.core.calloptions import CallPlan, plan_of
 from packetwire.core.requestcontext import RequestContext
-from packetwire.core.responses import DecodeResponse
+from packetwire.core.responses import DecodeResponse, Response, failure_of
 from packetwire.core.varint import BytesLike
+from packetwire.errors import RequestFailed
 
 if TYPE_CHECKING:
     from packetwire.aio.driver import Driver
+    from packetwire.hooks import ConnectionHooks, Span
 
 Request = tuple[int, int, BytesLike, int]
 """(rq_type, flags, payload, channel)"""
@@ -24,13 +27,32 @@ def submit_planned(
     options: Mapping[str, Any],
     outer: RequestContext | None,
     decode_response: DecodeResponse | None,
-) -> RequestFuture:
-    """Submit a request with options, or in a handler of the request `outer`.
+    label: str | None,
+    hooks: ConnectionHooks | None,
+) -> tuple[RequestFuture, Span | None]:
+    """Submit a request with options, or in a handler of the request `outer`; returns the future, and its span.
 
     Raises as `submit`; the future, too, `CapabilityMissing`. If it is not known yet what the peer understands, the
-    request leaves when that is known.
+    request leaves when that is known. The caller sees to it that the span is left.
     """
     plan = plan_of(options, outer, driver.loop.time())
+    if hooks is None:
+        return _submit(driver, request, options, plan, decode_response), None
+    plan, span = hooks.begin_call(plan, request[0], request[3], label)
+    try:
+        return _submit(driver, request, options, plan, decode_response), span
+    except BaseException as error:
+        span.leave(error)
+        raise
+
+
+def _submit(
+    driver: Driver,
+    request: Request,
+    options: Mapping[str, Any],
+    plan: CallPlan,
+    decode_response: DecodeResponse | None,
+) -> RequestFuture:
     future = RequestFuture(loop=driver.loop)
     future.requester, future.tag, future.channel = driver.calls, -1, request[3]
     if decode_response is not None:
@@ -45,6 +67,24 @@ def submit_planned(
         future.add_done_callback(lambda _: task.cancel())
     future.follow(driver.loop, driver.calls)
     return future
+
+
+def failure_in(driver: Driver, response: Response, label: str | None) -> RequestFailed | None:
+    """The exception that a span is left by for a response: None if that is ok."""
+    ok, flags, payload = response
+    return None if ok else failure_of(driver.engine.status_of(flags), flags, payload, label or "request")
+
+
+def leave_when_done(driver: Driver, future: RequestFuture, span: Span, label: str | None) -> None:
+    """Have the span left when the future is done."""
+
+    def leave(done: asyncio.Future[Response]) -> None:
+        if done.cancelled():
+            span.leave(asyncio.CancelledError())
+        else:
+            span.leave(done.exception() or failure_in(driver, done.result(), label))
+
+    future.add_done_callback(leave)
 
 
 async def _submit_when_known(

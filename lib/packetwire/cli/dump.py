@@ -19,7 +19,7 @@ from packetwire.cli.fbspdump import as_fbsp
 from packetwire.cli.pcap import pcap_of
 from packetwire.core.engine import MAX_RQ_TYPE
 from packetwire.core.frames import FRAME_CHANNEL, Frame, FrameType, decode_frame, decode_meta, decode_reason
-from packetwire.core.hello import CONTROL_CHANNEL, DRAIN, HELLO, PING
+from packetwire.core.hello import CONTROL_CHANNEL, DESCRIBE, DRAIN, HELLO, PING
 from packetwire.core.packet import EOF_PACKET, Packet
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.varint import MAX_UINT
@@ -270,7 +270,7 @@ def _said(frame: Frame) -> str:
     return f", {len(frame.payload)} bytes" if frame.payload else ""
 
 
-CONTROL_NAMES = {HELLO: "HELLO", PING: "PING", DRAIN: "DRAIN"}
+CONTROL_NAMES = {HELLO: "HELLO", PING: "PING", DRAIN: "DRAIN", DESCRIBE: "DESCRIBE"}
 
 
 def _type_text(seen: Seen) -> str:

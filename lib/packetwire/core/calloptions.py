@@ -11,15 +11,18 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 from packetwire.core.fields import metadata_fields
-from packetwire.core.frames import Meta
+from packetwire.core.frames import TRACE_CONTEXT_SIZE, Meta
 from packetwire.core.hello import NO_FEATURES, Feature
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.timelimits import time_limit
+from packetwire.errors import LocalProtocolError
 
 OPTIONS = ("deadline", "meta", "on_progress", "idle_timeout")
 PROGRESS_INTERVAL = 50
 """Milliseconds between two reports of progress, at least."""
 LONGEST_PROGRESS_INTERVAL = 10_000
+MAX_TRACE_STATE = 4096
+"""Bytes of the state of a trace, which has to fit into META with all else."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -52,11 +55,19 @@ class CallPlan(NamedTuple):
     """The features that are used if the peer understands them."""
     outer: RequestContext | None
     """The request whose handler makes this call, if the call ends with it."""
+    trace_context: bytes | None = None
+    trace_state: bytes | None = None
 
     def meta(self, now: float) -> Meta:
         """The metadata to be sent before the request."""
         left = None if self.deadline is None else max(0, math.ceil((self.deadline - now) * 1000))
-        return Meta(milliseconds_left=left, progress_interval=self._interval, metadata=self.metadata)
+        return Meta(
+            milliseconds_left=left,
+            progress_interval=self._interval,
+            trace_context=self.trace_context,
+            trace_state=self.trace_state,
+            metadata=self.metadata,
+        )
 
     @property
     def _interval(self) -> int | None:
@@ -97,3 +108,25 @@ def plan_of(options: Mapping[str, Any], outer: RequestContext | None, now: float
     if on_progress is not None or idle is not None:
         needs |= Feature.META | Feature.PROGRESS
     return CallPlan(deadline, metadata, on_progress, idle, needs, wants, outer)
+
+
+def with_trace(
+    plan: CallPlan, metadata: Mapping[str, bytes], trace_context: bytes | None, trace_state: bytes | None
+) -> CallPlan:
+    """The plan with this metadata and trace, which are sent if the peer understands them.
+
+    Raises TypeError or `LocalProtocolError` for what cannot be sent.
+    """
+    if trace_context is None and trace_state is None and metadata == plan.metadata:
+        return plan
+    metadata_fields(metadata)
+    for name, value in ("trace_context", trace_context), ("trace_state", trace_state):
+        if value is not None and not isinstance(value, bytes):
+            raise TypeError(f"{name} must be bytes, got {type(value).__name__}: {value!r:.100}")
+    if trace_context is not None and len(trace_context) != TRACE_CONTEXT_SIZE:
+        raise LocalProtocolError(f"trace_context must have {TRACE_CONTEXT_SIZE} bytes, it has {len(trace_context)}")
+    if trace_state is not None and len(trace_state) > MAX_TRACE_STATE:
+        raise LocalProtocolError(f"trace_state may have {MAX_TRACE_STATE} bytes, it has {len(trace_state)}")
+    return plan._replace(
+        metadata=metadata, trace_context=trace_context, trace_state=trace_state, wants=plan.wants | Feature.META
+    )

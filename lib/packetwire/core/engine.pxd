@@ -7,7 +7,8 @@ cdef class ConnectionEngine:
     cdef public object channels, max_packet_size, max_refusals
     cdef public long long max_outstanding, max_inbound, max_inbound_octets
     cdef public object ours, theirs, ended, send_failure
-    cdef public Py_ssize_t late_responses, unsent_octets
+    cdef public Py_ssize_t late_responses, unsent_octets, given_up, lost, dropped
+    cdef public Py_ssize_t control_answers, replies_taken, refusals_taken
     cdef public object octets_wanted
     cdef public PacketReader decoder
     cdef public long long _roomy, _next_tag, _join_limit
@@ -19,7 +20,7 @@ cdef class ConnectionEngine:
     cdef public Py_ssize_t _unsent_replies, _unsent_refusals
     cdef public Py_ssize_t _batch_bytes, _batch_replies, _batch_refusals
     cdef public object deadline, _expected, budget
-    cdef public bint _ending, _winding_down, _ends_when_drained
+    cdef public bint _ending, _winding_down, _ends_when_drained, _ends_when_known
     cdef public dict _not_begun
     cdef public object _given_up
     cdef public object control, barred, drained

@@ -27,7 +27,7 @@ from packetwire.core.capabilities import MARK, Capabilities
 from packetwire.core.control import Control
 from packetwire.core.events import Event, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.frames import FRAME_CHANNEL, FrameType, Meta, encode_frame, encode_meta
-from packetwire.core.hello import CONTROL_CHANNEL, DRAIN, MAX_REASON, PING, Feature, encode_drain
+from packetwire.core.hello import CONTROL_CHANNEL, DESCRIBE, DRAIN, MAX_REASON, PING, Feature, encode_drain
 from packetwire.core.packet import (
     EOF_PACKET,
     ERQ_PACKET,
@@ -51,6 +51,7 @@ from packetwire.core.varint import MAX_UINT, MAX_VARINT_BYTES, BytesLike, decode
 from packetwire.errors import (
     ChildExited,
     ConnectionEnded,
+    Drained,
     LimitExceeded,
     LocalProtocolError,
     PacketwireError,
@@ -126,6 +127,11 @@ def check_channel(channel: int) -> None:
         raise LocalProtocolError(f"channels 1 to {FIRST_CHANNEL - 1} are reserved, got {channel}")
 
 
+def limit_passed(timeout: float) -> str:
+    """The reason that the peer is told of an end in which not all could be waited for."""
+    return f"its time limit for closing passed, which is {timeout:g} s"
+
+
 def not_served(channel: int) -> bytes:
     """The text of the refusal of a request on a channel that nobody serves, though others are served."""
     if channel == 0:
@@ -187,6 +193,16 @@ class ConnectionEngine:
         """Why nothing can be sent any more, unless that was by our own EOF."""
         self.late_responses = 0
         """Responses that came after their caller had given up."""
+        self.given_up = 0
+        """Requests of ours whose callers gave up before the response came."""
+        self.lost = 0
+        """Requests of ours that were still without a response when the connection ended."""
+        self.dropped = 0
+        """Requests of the peer that can be answered no more, as the connection has ended."""
+        self.control_answers = 0
+        """Answers to control requests, which count as refusals while they are unsent."""
+        self.replies_taken = self.refusals_taken = 0
+        """Responses and refusals in all that `data_to_send` has ever given."""
         self.unsent_octets = 0
         """Bytes not yet reported as written."""
         self.octets_wanted = 0
@@ -219,6 +235,7 @@ class ConnectionEngine:
         """The bound for all connections of a server."""
         self._ending = False  # EOF follows as soon as every reply owed is on its way
         self._ends_when_drained = False  # as soon as the peer has answered that it asks no more
+        self._ends_when_known = False  # as soon as it is known if the peer can be asked to ask no more
         self._winding_down = False  # the same, with ERQ, as soon as nothing that was begun is left
         self._not_begun: dict[Key, None] = {}  # of _inbound, those that came since then
         self._given_up: dict[Key, bytes] = {}  # how the peer answered what it will never do
@@ -245,6 +262,27 @@ class ConnectionEngine:
     def owed(self) -> int:
         """The peer's requests that are to be done and have no answer yet."""
         return len(self._inbound) - len(self._not_begun)
+
+    @property
+    def requests_sent(self) -> int:
+        """Our requests so far, but for control requests: each has taken a tag."""
+        others = [tag - FIRST_TAG for channel, tag in list(self._next_tags_of.items()) if channel >= FIRST_CHANNEL]
+        return self._next_tag - FIRST_TAG + sum(others)
+
+    @property
+    def responses_made(self) -> int:
+        """Responses to the peer's requests, sent or not; refusals are none of them."""
+        return self.replies_taken + self._unsent_replies
+
+    @property
+    def refusals_made(self) -> int:
+        """The peer's requests that were refused before any handler saw them."""
+        return self.refusals_taken + self._unsent_refusals - self.control_answers
+
+    @property
+    def unanswered(self) -> int:
+        """The peer's requests without a response, begun or not."""
+        return len(self._inbound)
 
     @property
     def has_room(self) -> bool:
@@ -371,9 +409,10 @@ class ConnectionEngine:
                 self.unsent_octets += length
                 self.unsent.append(packet)
         except BaseException:
-            self.waiters.pop(key, _NOBODY)
+            self.lost += self.waiters.pop(key, _NOBODY) is not _NOBODY
             raise
         if self.ended is not None and self.waiters.pop(key, _NOBODY) is not _NOBODY:
+            self.lost += 1
             raise self.why_not()  # it ended meanwhile, and whoever ended it did not see this waiter
         return tag
 
@@ -405,9 +444,10 @@ class ConnectionEngine:
             # in one step, so that no other thread's packet comes between
             self.unsent.extend((frame, head + data) if len(data) <= JOIN_LIMIT else (frame, head, data))
         except BaseException:
-            self.waiters.pop(key, _NOBODY)
+            self.lost += self.waiters.pop(key, _NOBODY) is not _NOBODY
             raise
         if self.ended is not None and self.waiters.pop(key, _NOBODY) is not _NOBODY:
+            self.lost += 1
             raise self.why_not()
         return tag
 
@@ -445,7 +485,10 @@ class ConnectionEngine:
 
     def forget(self, channel: int, tag: int) -> bool:
         """The waiter of a request gave up; false if it was answered or forgotten before."""
-        return self.waiters.pop((channel, tag) if channel else tag, _NOBODY) is not _NOBODY
+        if self.waiters.pop((channel, tag) if channel else tag, _NOBODY) is _NOBODY:
+            return False
+        self.given_up += 1
+        return True
 
     def respond(self, channel: int, tag: int, ok: bool, flags: int = 0, payload: BytesLike = b"") -> bool:
         """Answer a request of the peer; false if it can no longer be sent.
@@ -495,6 +538,7 @@ class ConnectionEngine:
             held = self._inbound.pop(key, None)
             if held is not None:
                 self._inbound_bytes -= held
+                self.dropped += 1
                 self.contexts.pop(key, None)
                 return False
         if not self._may_answer:
@@ -538,6 +582,10 @@ class ConnectionEngine:
     def drain(self, milliseconds: int | None, text: str, waiter: Any) -> None:
         """Tell the peer to send no more requests, as they will be refused from its answer on; else as `ping`."""
         self._send_control(DRAIN, self._drain_payload(milliseconds, text), waiter)
+
+    def describe(self, waiter: Any) -> None:
+        """Ask the peer what it tells of its service; else as `ping`."""
+        self._send_control(DESCRIBE, b"", waiter)
 
     def _drain_payload(self, milliseconds: int | None, text: str) -> bytes:
         said = self._fitting(text[:MAX_REASON].encode(errors="replace"))
@@ -587,6 +635,7 @@ class ConnectionEngine:
         """Answer a control request; such answers count as refusals until the peer takes them."""
         if self._may_answer:
             self._count_refusal()
+            self.control_answers += 1
             payload = self._fitting(payload)
             self._send(packet_head(tag, head_tail(CONTROL_CHANNEL, 4 if ok else 0, None), len(payload)), payload)
 
@@ -608,24 +657,25 @@ class ConnectionEngine:
         self._answer_not_begun()
         self._end_when_nothing_is_owed()
 
-    def wind_down(self, milliseconds: int | None = None) -> None:
+    def wind_down(self, milliseconds: int | None = None, *, patient: bool = False) -> None:
         """Begin no more requests of the peer, but let what was begun finish, with requests of ours; then `end`.
 
         A peer that understands it is asked first to send no more: what comes until its answer is served as usual,
         so that it sees no failure. `milliseconds` are those after which the connection is cut off. Of any other
         peer a request that comes meanwhile is answered in the end that it was not begun, or at once while the peer
         has requests of ours to answer, which may depend on that. A second call does nothing.
+
+        `patient`: if it is not known yet what the peer understands, its first packets are waited for, which tell,
+        and are served as usual: a request that crosses our EOF would have no answer. A second call ends that.
         """
         if self._winding_down or self._ends_when_drained:
             return
         control = self.control
-        if (
-            control is not None
-            and control.capabilities.have(Feature.DRAIN)
-            and self.drained is None
-            and self.theirs is _OPEN
-            and self._may_answer
-        ):
+        is_open = self.theirs is _OPEN and self._may_answer
+        self._ends_when_known = patient and is_open and control is not None and not control.capabilities.is_known
+        if self._ends_when_known:
+            return
+        if control is not None and control.capabilities.have(Feature.DRAIN) and self.drained is None and is_open:
             self._ends_when_drained = True
             control.send(self, DRAIN, self._drain_payload(milliseconds, "the server stops"), None)
         else:
@@ -634,6 +684,11 @@ class ConnectionEngine:
     def _begin_no_more(self) -> None:
         self._winding_down = True
         self._end_when_all_is_done()
+
+    def peer_is_known(self) -> None:
+        """It has become known what the peer understands."""
+        if self._ends_when_known:
+            self.wind_down()
 
     def has_drained(self, ok: bool) -> None:
         """The peer knows that it shall ask no more, or does not want to know it."""
@@ -662,6 +717,8 @@ class ConnectionEngine:
         if replies or refusals:
             self._batch_replies += replies
             self._batch_refusals += refusals
+            self.replies_taken += replies
+            self.refusals_taken += refusals
             self._unsent_replies -= replies
             self._unsent_refusals -= refusals
         if self.ours is not _OPEN:
@@ -729,6 +786,7 @@ class ConnectionEngine:
             return False
         waiter = self.waiters.pop(key, None)
         if waiter is not None:
+            self.lost += 1
             waiter.fail(self.why_not())
         return True
 
@@ -885,7 +943,8 @@ class ConnectionEngine:
                 self._end_theirs(PeerClosed("the peer ended the connection (end of the stream)"), clean=True)
             )
         else:
-            cause = cause or truncated or PeerClosed("the peer closed the stream without saying EOF")
+            unsaid = PeerClosed("the peer closed the stream without saying EOF" + self._said)
+            cause = cause or truncated or unsaid
             has_spoken = self.decoder.octets_decoded > 0
             if gone or not has_spoken or not isinstance(cause, PeerClosed | StreamTruncated):
                 return self.fail(cause)
@@ -905,10 +964,29 @@ class ConnectionEngine:
             return truncated
         return None
 
-    def tell_why(self, text: str) -> None:
-        """Tell a peer that has agreed on it why this end is about to end the connection."""
-        if self.control is not None and self._may_answer and self.control.capabilities.have(Feature.DRAIN):
-            self.control.send(self, DRAIN, self._drain_payload(0, text), None)
+    def tell_why(self, text: str) -> bool:
+        """Tell a peer that has agreed on it why this end is about to end the connection; false for any other."""
+        if self.control is None or not self._may_answer or not self.control.capabilities.have(Feature.DRAIN):
+            return False
+        self.control.send(self, DRAIN, self._drain_payload(0, text), None)
+        return True
+
+    def break_off(self, text: str) -> None:
+        """End this direction now, for the reason `text`, which is told to a peer that understands it.
+
+        Such a peer gets EOF, too, in place of what it is owed, so that it knows that no more comes.
+        """
+        if self.tell_why(text):
+            self._drop_owed()
+        self.end()
+
+    def _drop_owed(self) -> None:
+        """No request of the peer is answered any more."""
+        self.dropped += len(self._inbound)
+        self._inbound.clear()
+        self.contexts.clear()
+        self._not_begun.clear()
+        self._inbound_bytes = 0
 
     def fail(self, cause: ConnectionEnded) -> list[Event]:
         """The stream broke, or is given up: nothing is received or sent any more."""
@@ -937,14 +1015,14 @@ class ConnectionEngine:
         """Nothing can be written any more, though answers of the peer may still be received."""
         if self.send_failure is None:
             self.send_failure = cause
-        self._inbound.clear()
-        self._not_begun.clear()
-        self._inbound_bytes = 0
-        self.contexts.clear()
+        self._drop_owed()
         if self.control is not None:
             self.control.reports.clear()
         self.unsent.clear()
         self.unsent_octets = 0
+        replies, refusals = self._unsent_replies, self._unsent_refusals
+        self.replies_taken += replies
+        self.refusals_taken += refusals
         self._unsent_replies = self._unsent_refusals = 0
         self._batch_bytes = self._batch_replies = self._batch_refusals = 0
 
@@ -992,9 +1070,14 @@ class ConnectionEngine:
                 f"which count too, exceeds {whose}max_packet_size={most}"
             )
 
+    @property
+    def most_payload(self) -> int:
+        """Bytes of a payload that any response can carry; with none it is as short as its request was."""
+        return max(0, self._most_sent - MAX_HEAD_BYTES)
+
     def _fitting(self, text: bytes) -> bytes:
-        """As much of `text` as any response can carry; with none it is as short as its request was."""
-        return text[: max(0, self._most_sent - MAX_HEAD_BYTES)]
+        """As much of `text` as any response can carry."""
+        return text[: self.most_payload]
 
     def _accept_request(self, packet: Fields, events: list[Event]) -> bool:
         """True if a request is to be answered by its handler; else something else came of it."""
@@ -1036,9 +1119,9 @@ class ConnectionEngine:
     def _receive_special(self, packet: Fields, events: list[Event]) -> None:
         if packet == EOF_FIELDS:
             # what is owed is still sent; with nothing owed, our own EOF follows at once
-            cause = PeerClosed("the peer ended the connection (EOF)" + self._why())
-            if self.control is not None and self.control.leaves_nothing:
-                never_sent(cause)  # what has no response came too late, from a thread that was about to ask
+            # if it drains, what has no response came too late, from a thread that was about to ask
+            kind = Drained if self.control is not None and self.control.leaves_nothing else PeerClosed
+            cause = kind("the peer ended the connection (EOF)" + self._why())
             events.append(self._end_theirs(cause, clean=True))
             self.end()
         elif packet == ERQ_FIELDS:
@@ -1116,11 +1199,16 @@ class ConnectionEngine:
 
         All who wait are told the same, so that a request was not begun only if that is so for each of them.
         """
-        said = "" if self.control is None or not self.control.reason else f": {self.control.reason}"
+        said = self._said
         if not self._given_up:
             return said
         not_begun = all(self._given_up.get(key) == NOT_BEGUN for key in list(self.waiters))
         return f" with requests under way: {(NOT_BEGUN if not_begun else NOT_DONE).decode()}{said}"
+
+    @property
+    def _said(self) -> str:
+        """The peer's last word on why it ends the connection, to be appended to a text."""
+        return "" if self.control is None or not self.control.reason else f": {self.control.reason}"
 
     def _put_off(self, key: Key) -> None:
         """A request came that is not begun any more."""
@@ -1157,10 +1245,13 @@ class ConnectionEngine:
             except KeyError:  # another thread took the last
                 break
         lost.reverse()
+        self.lost += len(lost)
         if self.control is not None:
             lost += self.control.take_waiters()
         if not clean:
+            whole = self.decoder.octets_decoded
             self.decoder = PacketReader(self.max_packet_size)  # a packet that never was whole can be large
+            self.decoder.octets_decoded = whole
         self.ended = StreamEnded(cause, tuple(lost), clean)
         return self.ended
 
@@ -1168,10 +1259,7 @@ class ConnectionEngine:
         """End a connection with a peer that cannot be understood: it is told by EOF, and not heard again."""
         cause = ConnectionEnded(f"{what}: {error}")
         cause.__cause__ = error.with_traceback(None)  # its frames hold packets
-        self._inbound.clear()
-        self.contexts.clear()
-        self._not_begun.clear()
-        self._inbound_bytes = 0
+        self._drop_owed()
         self.tell_why(f"{what}: {error}")
         self.end()
         return self._end_theirs(cause, clean=False)

@@ -85,6 +85,10 @@ class Keepalive:
             return f"it has taken none of the bytes that wait for it for {self._stall:g} s"
         return f"it was asked for a sign of life, and sent nothing for {self._seconds:g} s"
 
+    def told(self, verdict: Verdict) -> str:
+        """The reason of an end as the peer is told."""
+        return f"this end was unresponsive: {self.text(verdict)}"
+
     def forgive(self, now: float) -> None:
         """There is something to be read, which this end has not come to."""
         self._heard_at, self._asked_at = now, None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from threading import get_ident
 
-from packetwire.core.engine import END_GRACE, NOT_DONE, ConnectionEngine
+from packetwire.core.engine import END_GRACE, NOT_DONE, ConnectionEngine, limit_passed
 from packetwire.errors import ConnectionEnded, ended_by
 from packetwire.hosts.threads.answering import Answering, logger
 from packetwire.hosts.threads.clock import Clock
@@ -76,13 +76,17 @@ class Closing:
             self._parking.wake()
         return True
 
-    def abort(self, cause: ConnectionEnded) -> None:
-        """End the connection now, for that reason; the peer is told as far as that goes without waiting."""
-        self._engine.end()
+    def abort(self, cause: ConnectionEnded, told: str | None = None) -> None:
+        """End the connection now, for that reason; the peer is told as far as that goes without waiting.
+
+        `told` is the reason as it reads there, if that is another text.
+        """
+        self._engine.break_off(str(cause) if told is None else told)
         self._writing.flush()
         self._delivery.fail(cause)
 
     def _let_go(self, cause: ConnectionEnded) -> None:
+        self._engine.break_off(str(cause))
         self._send_eof()
         self._delivery.fail(cause)
         self.finish()
@@ -161,6 +165,7 @@ class Closing:
                 engine.outstanding,
                 engine.owed,
             )
+            engine.tell_why(limit_passed(timeout))
             engine.abandon(NOT_DONE.decode())
         self._send_eof()
         self._await(

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Container
 from threading import get_ident
+from typing import TYPE_CHECKING
 
 from packetwire.core.channels import Channels, RequestHandler
 from packetwire.core.engine import ConnectionEngine
@@ -37,7 +38,7 @@ from packetwire.hosts.threads.delivery import Delivery
 from packetwire.hosts.threads.inline import InlineHandlers
 from packetwire.hosts.threads.keepalive import PeerCare
 from packetwire.hosts.threads.loops import Loops
-from packetwire.hosts.threads.nesting import as_ours
+from packetwire.hosts.threads.nesting import as_ours, as_users
 from packetwire.hosts.threads.parking import open_parking
 from packetwire.hosts.threads.readerrole import ReaderRole
 from packetwire.hosts.threads.reading import Reading
@@ -51,6 +52,9 @@ from packetwire.hosts.threads.workers import Workers
 from packetwire.hosts.threads.writing import Writing
 from packetwire.streams import forking
 from packetwire.streams.bytestream import ByteStream
+
+if TYPE_CHECKING:
+    from packetwire.hooks import OpenSpans
 
 
 class Driver:
@@ -72,12 +76,14 @@ class Driver:
         spin: float,
         channels: Channels,
         keepalive: Keepalive | None = None,
+        open_spans: OpenSpans | None = None,
     ) -> None:
         self.name = name
         self.engine = engine
         engine.deliver = Waiter.set_response
         self.stream = stream
         self._forked = False
+        self._open_spans = open_spans
         self._bell = bell = Bell()
         jobs: deque[Fields] = deque()
         slow_jobs: deque[Fields] = deque()
@@ -182,6 +188,11 @@ class Driver:
         return self._reading.last_packet
 
     @property
+    def bytes_written(self) -> int:
+        """All that was ever written to the peer."""
+        return self.stream.bytes_written
+
+    @property
     def is_settled(self) -> bool:
         """True while neither end owes a response to the other, and all is written."""
         return self.engine.is_settled
@@ -196,9 +207,9 @@ class Driver:
         self.engine.end()
         self.flush()
 
-    def wind_down(self) -> None:
+    def wind_down(self, *, patient: bool = False) -> None:
         """Begin no more requests of the peer; send EOF when those that were begun are answered."""
-        self.engine.wind_down()
+        self.engine.wind_down(patient=patient)
         self.flush()
 
     def release(self, cause: ConnectionEnded) -> bool:
@@ -286,6 +297,8 @@ class Driver:
     def _is_closed(self) -> None:
         self._care.end()
         self._account.close()
+        if self._open_spans is not None:
+            as_users(self._open_spans.end)
 
     def _interrupt_caller(self) -> None:
         self._reading.interrupt()

@@ -29,7 +29,7 @@ JOIN_SECONDS = 1.0
 
 
 class PeerCare:
-    """Looks after the peer of one connection, once that understands it; `fail` ends the connection."""
+    """Looks after the peer of one connection, once that understands it; `fail(cause, told)` ends the connection."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class PeerCare:
         *,
         round_trips: RoundTrips,
         flush: Callable[[], object],
-        fail: Callable[[ConnectionEnded], object],
+        fail: Callable[[ConnectionEnded, str], object],
     ) -> None:
         self._engine = engine
         self._stream = stream
@@ -71,7 +71,8 @@ class PeerCare:
         elif verdict is Verdict.PING:
             self._ping(now)
         elif verdict is not Verdict.NOTHING:
-            self._fail(PeerUnresponsive(f"{self._name}: the peer is unresponsive: {keepalive.text(verdict)}"))
+            why = keepalive.text(verdict)
+            self._fail(PeerUnresponsive(f"{self._name}: the peer is unresponsive: {why}"), keepalive.told(verdict))
         return keepalive.interval
 
     def _ping(self, now: float) -> None:

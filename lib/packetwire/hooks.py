@@ -1,0 +1,291 @@
+"""Hooks: code of the user's around each call, and around each handler; such as what traces them.
+
+Strategy: a connection without hooks does not even import this. With some, a call and a handler each have a *span*:
+a context manager that was entered, and that is left once, by whoever is first to know how it ended. An exception of
+a hook is logged and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+from inspect import isawaitable, iscoroutinefunction
+from types import CoroutineType
+from typing import Any, Protocol
+
+from packetwire.core.calloptions import CallPlan, with_trace
+from packetwire.core.channels import PlainHandler
+from packetwire.core.requests import HandlerResult, Outcome, Responder, cancel_deferred, subscribe
+from packetwire.current import present_context
+from packetwire.errors import ConnectionEnded
+
+logger = logging.getLogger("packetwire")
+
+_VALUES = (bytes, int, str, tuple, bytearray, memoryview, type(None))
+
+
+@dataclass(slots=True, kw_only=True)
+class ClientCall:
+    """A call that is about to be made: `hooks.client` is given one, and may add to it.
+
+    Its additions are sent if it is known that the peer understands them, and left out otherwise.
+    """
+
+    rq_type: int
+    channel: int
+    label: str | None
+    """The name that the caller gave the call; that of the class, for requests that are classes."""
+    connection: str
+    """The name of the connection."""
+    meta: dict[str, bytes] = field(default_factory=dict)
+    """The metadata of the call, for the far end's `current_request().meta`."""
+    trace_context: bytes | None = None
+    """26 bytes: version, trace id (16 bytes), parent id (8 bytes), flags, as in W3C's `traceparent`."""
+    trace_state: bytes | None = None
+    """The bytes of W3C's `tracestate`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedRequest:
+    """A request whose handler is about to be called: `hooks.server` is given one."""
+
+    rq_type: int
+    channel: int
+    connection: str
+    """The name of the connection."""
+    meta: Mapping[str, bytes]
+    """The metadata that its caller gave with it."""
+    trace_context: bytes | None
+    """As in `ClientCall`; None if the caller sent none."""
+    trace_state: bytes | None
+
+
+class Hooks(Protocol):
+    """The object that a connection takes as `hooks`."""
+
+    def client(self, call: ClientCall) -> AbstractContextManager[Any] | None:
+        """The context manager around a call of ours; None for none."""
+        ...
+
+    def server(self, request: ServedRequest) -> AbstractContextManager[Any] | None:
+        """The context manager around a handler, until its request is answered; None for none."""
+        ...
+
+
+class HookLog:
+    """Logs what hooks raise: each kind of exception once for each of their functions."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._logged: set[tuple[str, type[BaseException]]] = set()
+
+    def failed(self, what: str, error: Exception) -> None:
+        """An exception of a hook."""
+        if (what, type(error)) not in self._logged:
+            self._logged.add((what, type(error)))
+            logger.error("%s: a hook failed, %s: %r", self._name, what, error, exc_info=error)
+
+
+class Span:
+    """A context manager of the user's: entered when this is made, left by the first `leave`."""
+
+    __slots__ = ("_log", "_managers")
+
+    def __init__(self, make: Callable[[], AbstractContextManager[Any] | None], log: HookLog, what: str) -> None:
+        self._log = log
+        self._managers: list[AbstractContextManager[Any]] = []  # popped in one step, by whoever leaves it
+        try:
+            manager = make()
+            if manager is not None:
+                manager.__enter__()
+                self._managers.append(manager)
+        except Exception as error:
+            log.failed(what, error)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """It ended, by that exception if there is one; only the first call counts."""
+        try:
+            manager = self._managers.pop()
+        except IndexError:
+            return
+        try:
+            if error is None:
+                manager.__exit__(None, None, None)
+            else:
+                manager.__exit__(type(error), error, error.__traceback__)
+        except Exception as failure:
+            if failure is not error:  # which a generator raises again
+                self._log.failed("leaving a context manager", failure)
+
+
+class OpenSpans:
+    """Spans of requests whose handlers have returned, and whose results are not there yet."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._spans: dict[int, Span] = {}
+
+    def add(self, span: Span) -> None:
+        """It is left when its result is there, or at the end of the connection."""
+        self._spans[id(span)] = span
+
+    def leave(self, span: Span, error: BaseException | None) -> None:
+        """Its result is there."""
+        self._spans.pop(id(span), None)
+        span.leave(error)
+
+    def end(self) -> None:
+        """The connection is closed: nobody gets these results any more."""
+        while self._spans:
+            try:
+                _, span = self._spans.popitem()
+            except KeyError:  # another thread left the last one
+                return
+            span.leave(ConnectionEnded(f"{self._name} was closed before this request was answered"))
+
+
+class ConnectionHooks:
+    """The hooks of one connection. Its driver has only `open_spans`, which does not refer to the user's object."""
+
+    def __init__(self, hooks: Hooks, name: str) -> None:
+        for function in "client", "server":
+            if not callable(getattr(hooks, function, None)):
+                raise TypeError(f"hooks must have functions client(call) and server(request), got {hooks!r:.100}")
+        self._hooks = hooks
+        self._name = name
+        self._log = HookLog(name)
+        self.open_spans = OpenSpans(name)
+
+    def begin_call(self, plan: CallPlan, rq_type: int, channel: int, label: str | None) -> tuple[CallPlan, Span]:
+        """The span of a call, which has begun, and the plan of that call with what the hook has added."""
+        call = ClientCall(
+            rq_type=rq_type, channel=channel, label=label, connection=self._name, meta=dict(plan.metadata)
+        )
+        span = Span(partial(self._hooks.client, call), self._log, "client(call)")
+        try:
+            plan = with_trace(plan, call.meta, call.trace_context, call.trace_state)
+        except Exception as error:  # what it has added cannot be sent
+            self._log.failed("what client(call) has added", error)
+        return plan, span
+
+    def begin_request(self, rq_type: int, channel: int) -> Span:
+        """The span of the request that the present thread or task serves."""
+        context = present_context()
+        meta = None if context is None else context.meta
+        request = ServedRequest(
+            rq_type=rq_type,
+            channel=channel,
+            connection=self._name,
+            meta={} if context is None else context.metadata,
+            trace_context=None if meta is None else meta.trace_context,
+            trace_state=None if meta is None else meta.trace_state,
+        )
+        return Span(partial(self._hooks.server, request), self._log, "server(request)")
+
+    def around(self, handler: PlainHandler, channel: int, *, runs_coroutines: bool) -> PlainHandler:
+        """A handler that does the same, with a span around it."""
+        kind = HookedCoroutineHandler if runs_coroutines and _is_async(handler) else HookedHandler
+        return kind(self, handler, channel, runs_coroutines)
+
+
+class HookedHandler:
+    """A handler with a span around it; `func` is the handler itself."""
+
+    def __init__(self, hooks: ConnectionHooks, handler: PlainHandler, channel: int, runs_coroutines: bool) -> None:
+        self.func = handler
+        self._begin = partial(hooks.begin_request, channel=channel)
+        self._open_spans = hooks.open_spans
+        self._runs_coroutines = runs_coroutines
+
+    def __call__(self, rq_type: int, flags: int, payload: bytes) -> HandlerResult:
+        span = self._begin(rq_type)
+        try:
+            result = self.func(rq_type, flags, payload)
+        except BaseException as error:
+            span.leave(error)
+            raise
+        return self._covered(span, result)
+
+    def _covered(self, span: Span, result: HandlerResult) -> HandlerResult:
+        """The result of a handler; the span ends when it is there."""
+        if not isinstance(result, _VALUES):
+            if isinstance(result, CoroutineType):
+                if self._runs_coroutines:
+                    return self._awaited(span, result)
+            elif isinstance(result, Responder) or _comes_later(result):
+                self._open_spans.add(span)
+                return CoveredResult(result, span, self._open_spans)
+            elif self._runs_coroutines and isawaitable(result):
+                return self._awaited(span, result)
+        span.leave()
+        return result
+
+    async def _awaited(self, span: Span, awaitable: Awaitable[HandlerResult]) -> HandlerResult:
+        try:
+            result = await awaitable
+        except BaseException as error:
+            span.leave(error)
+            raise
+        return self._covered(span, result)
+
+
+class HookedCoroutineHandler(HookedHandler):
+    """The same of an `async def`: the span begins and ends in its task."""
+
+    async def __call__(self, rq_type: int, flags: int, payload: bytes) -> HandlerResult:
+        span = self._begin(rq_type)
+        try:
+            result = await self.func(rq_type, flags, payload)
+        except BaseException as error:
+            span.leave(error)
+            raise
+        return self._covered(span, result)
+
+
+class CoveredResult:
+    """A deferred result whose span ends when it is there; a deferred result itself, like a future."""
+
+    def __init__(self, deferred: HandlerResult, span: Span, open_spans: OpenSpans) -> None:
+        self._deferred = deferred
+        self._span = span
+        self._open_spans = open_spans
+        self.result: Outcome
+        """Returns or raises what it came to, once that is there."""
+
+    def add_done_callback(self, callback: Callable[[CoveredResult], object]) -> None:
+        """Have `callback(self)` called when it is there."""
+        subscribe(self._deferred, partial(self._is_there, callback))
+
+    def _is_there(self, callback: Callable[[CoveredResult], object], outcome: Outcome) -> None:
+        error: BaseException | None = None
+        try:
+            outcome()
+        except BaseException as raised:
+            error = raised
+        try:
+            self._open_spans.leave(self._span, error)
+        finally:
+            error = None  # else its traceback and this frame refer to each other
+            self.result = outcome
+            callback(self)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        cancel_deferred(self._deferred)
+
+
+def _comes_later(result: HandlerResult) -> bool:
+    """True for what `subscribe` takes."""
+    return callable(getattr(result, "add_done_callback", None)) or (
+        callable(getattr(result, "notify", None)) and callable(result)
+    )
+
+
+def _is_async(handler: Any) -> bool:
+    """True if calling it makes a coroutine."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    return iscoroutinefunction(handler) or iscoroutinefunction(type(handler).__call__)
