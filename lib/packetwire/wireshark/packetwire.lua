@@ -14,7 +14,7 @@ local CONTROL_CHANNEL, FRAME_CHANNEL = UInt64(1), UInt64(2)
 local MAX_VARINT = 9
 local MAX_LENGTH = 67108864 -- of a packet; a longer one is taken for a fault
 local MOST_WORDS = 8 -- packets of a frame that the column of information tells
-local CONTROL = { [5265202] = "HELLO", [1] = "PING", [2] = "DRAIN" }
+local CONTROL = { [5265202] = "HELLO", [1] = "PING", [2] = "DRAIN", [3] = "DESCRIBE" }
 local FRAMES = {
     [0] = "META", [1] = "PIECE", [2] = "DATA", [3] = "END", [4] = "CREDIT", [5] = "CANCEL", [6] = "PROGRESS",
     [7] = "STOP",
