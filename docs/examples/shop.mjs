@@ -45,41 +45,63 @@ function unpack(data) {
   return next();
 }
 
-// packets: their fields are integers in base 128
+// packets: their fields are integers in base 128, up to 63 bits, so each is a BigInt
+const LONGEST = 1n << 26n; // of a packet that is taken
 function integer(n) {
-  const bytes = [n % 128];
-  while ((n = Math.floor(n / 128)) > 0) bytes.unshift((n % 128) | 128);
+  const bytes = [Number(BigInt(n) & 127n)];
+  while ((n = BigInt(n) >> 7n) > 0n) bytes.unshift(Number(n & 127n) | 128);
   return Buffer.from(bytes);
 }
-function packet(tag, flags, payload, ...type) {
-  const body = Buffer.concat([tag, flags, ...type].map(integer).concat(payload));
+function packet(tag, flags, payload, ...rest) { // the rest: channel, type
+  const body = Buffer.concat([tag, flags, ...rest].map(integer).concat(payload));
   return Buffer.concat([integer(body.length), body]);
 }
 const END = Buffer.concat([packet(1, 2, [], 0), packet(0, 2, [], 0)]); // ERQ and EOF
+const refused = (text) => [0, Buffer.from(text)];
 
-function connect(input, output, handle, answered) {
-  let rest = Buffer.alloc(0);
+function connect(input, output, handle, answered = () => false) {
+  let rest = Buffer.alloc(0), asks = true, over = false;
+  const stop = () => ((over = true), output.end(END)); // at EOF, and at an error: nothing more is understood
+  const integerAt = (at, end) => { // [the integer, where it ends]; undefined if it does not end there
+    for (let n = 0n, size = 0; at + size < end && size < 9; ) {
+      n = n * 128n + BigInt(rest[at + size] & 127);
+      if (rest[at + size++] < 128) return [n, at + size];
+    }
+  };
+  const take = (at, end) => { // one packet
+    const read = () => {
+      const [n, behind] = integerAt(at, end);
+      at = behind;
+      return n;
+    };
+    const tag = read(), flags = read(), channel = flags & 1n ? read() : 0n, type = flags & 2n ? read() : undefined;
+    const payload = rest.subarray(at, end), where = channel > 0n ? [channel] : [];
+    if (type === undefined) {
+      if (channel > 0n || !answered(tag, (flags & 4n) > 0n, payload)) throw new Error("it was never asked for");
+    } else if (type > 0n) {
+      let answer = refused(asks ? `channel ${channel} is not served` : "requests no longer allowed");
+      if (asks && channel === 0n) answer = handle(type - 1n, flags >> 2n, payload);
+      output.write(packet(tag, answer[0] | where.length, answer[1], ...where));
+    } else if (flags === 2n && tag < 2n && payload.length === 0) tag > 0n ? (asks = false) : stop();
+    else throw new Error("type 0 is reserved");
+  };
   input.on("data", (chunk) => {
     rest = Buffer.concat([rest, chunk]);
-    for (;;) {
-      let at = 0;
-      const read = () => {
-        for (let n = 0; at < rest.length; ) {
-          n = n * 128 + (rest[at] & 127);
-          if (rest[at++] < 128) return n;
-        }
-        return NaN; // it has not come yet
-      };
-      const length = read(), end = at + length;
-      if (!(end <= rest.length)) return;
-      const tag = read(), flags = read(), type = flags & 2 ? read() : undefined;
-      const payload = rest.subarray(at, end);
-      rest = rest.subarray(end);
-      if (type === undefined) answered((flags & 4) > 0, payload);
-      else if (type > 0) output.write(packet(tag, ...handle(type - 1, flags >> 2, payload)));
-      else if (tag === 0) output.end(END);
+    try {
+      while (!over) {
+        const [length, at] = integerAt(0, rest.length) ?? [];
+        if (length === undefined && rest.length < 9) return;
+        if (!(length <= LONGEST)) throw new Error("it is too long");
+        const end = at + Number(length);
+        if (end > rest.length) return;
+        take(at, end);
+        rest = rest.subarray(end);
+      }
+    } catch {
+      stop();
     }
   });
+  input.on("end", () => over || stop());
 }
 
 // the shop
@@ -94,10 +116,10 @@ const methods = {
 };
 function handle(type, flags, payload) {
   try {
-    if (!(type in methods)) throw new Error(`unknown request type ${type}`);
+    if (!Object.hasOwn(methods, type)) throw new Error(`unknown request type ${type}`);
     return [4, pack(methods[type](payload.length ? unpack(payload) : {}))]; // ok
   } catch (error) { // flag 1 of a request: its caller understands errors with fields
-    return [0, error.$ && flags & 1 ? pack(error) : Buffer.from(String(error.text ?? error.message))];
+    return [0, error.$ && flags & 1n ? pack(error) : Buffer.from(String(error.text ?? error.message))];
   }
 }
 
@@ -106,15 +128,17 @@ if (command === undefined) connect(process.stdin, process.stdout, handle);
 else {
   const child = spawn(command, words, { stdio: ["pipe", "pipe", "inherit"] });
   const asks = [[1, { title: "Emma", tags: ["novel"] }], [2, { prefix: "E" }], [2, { prefix: "E", least: 3 }]];
-  let tag = 2;
+  let tag = 1;
   const ask = () => {
     if (asks.length === 0) return child.stdin.write(END);
     const [type, fields] = asks.shift();
-    child.stdin.write(packet(tag++, (1 << 2) | 2, pack(fields), type + 1));
+    child.stdin.write(packet(++tag, (1 << 2) | 2, pack(fields), type + 1));
   };
-  connect(child.stdout, child.stdin, handle, (ok, payload) => {
+  connect(child.stdout, child.stdin, handle, (answersTag, ok, payload) => {
+    if (answersTag !== BigInt(tag)) return answersTag < tag; // one that is late is dropped
     console.log(ok ? "ok" : "not ok", JSON.stringify(unpack(payload)));
     ask();
+    return true;
   });
   ask();
 }

@@ -11,7 +11,7 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeGuard, TypeVar
 
@@ -40,6 +40,9 @@ IPV6_PREFIX = 64
 
 DESCRIPTORS_OF_A_CLIENT = 16
 """Descriptors that have to be free before a client is accepted: it would have to be hung up on without them."""
+
+MOST_LAST = 4 * BACKLOG
+"""Clients that are accepted at a socket at the end, even if more come all the time."""
 
 Client = socket.socket | PeerStream
 
@@ -113,13 +116,59 @@ class Admission(Generic[GuestT]):
         """
         for listening in ready:
             client = None if self.is_paused else self.admit(listening)
-            if client is None:
+            if client is not None:
+                self._starts(client, start)
+
+    def admit_last(self, start: Callable[[Client], object]) -> None:
+        """Call `start` with each client that waits, before the sockets are closed: else the system resets them.
+
+        As all others are about to leave, they may be as many as places. Those who wait at a shared socket are left
+        to whoever accepts there next.
+        """
+        if self._listener.is_shared:
+            return
+        places, turned_away = self._limits.most, 0
+        for listening in self._listener.sockets:
+            if not isinstance(listening, socket.socket):
                 continue
+            for client in self._all_waiting(listening):
+                if not self._is_allowed(client):
+                    continue
+                if not places:
+                    turned_away += 1
+                    self._send_away(client)
+                elif self._has_place_for(client):
+                    places -= 1
+                    if not self._starts(client, start):
+                        return
+        if turned_away:
+            self.turned_away(turned_away)
+
+    def _all_waiting(self, listening: socket.socket) -> Iterator[Client]:
+        """The clients that wait there; of those who still come no endless number."""
+        for _ in range(MOST_LAST):
             try:
-                start(client)
-            except RuntimeError as error:  # the system has no more threads
-                client.close()
-                self.ran_out(error)
+                check_descriptors_left(DESCRIPTORS_OF_A_CLIENT)
+                client = _accept_from(listening)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self.ran_out(error)
+                if error.errno in EXHAUSTED | LISTENER_BROKEN:
+                    return
+                continue  # that one is gone already
+            yield client
+
+    def _starts(self, client: Client, start: Callable[[Client], object]) -> bool:
+        """False if the system has no more threads; then the client is hung up on."""
+        try:
+            start(client)
+        except RuntimeError as error:
+            client.close()
+            self.ran_out(error)
+            return False
+        return True
 
     def admit(self, listening: Acceptor) -> Client | None:
         """A client that waits there and has a place now, or None. Raises OSError as `admit_all` does."""
@@ -290,6 +339,9 @@ class ServedClient(Generic[ConnectionT]):
         self._ssl_context = ssl_context
         self._conn: ConnectionT | None = None
         self._ending = False
+        self._patient = False
+        """True while a client that has said nothing yet is listened to before it is told of the end."""
+        self._shaking_hands = ssl_context is not None
 
     @property
     def last_packet(self) -> float | None:

@@ -110,6 +110,7 @@ class PacketConnection(ConnectionFace[Driver]):
       None, never. Only peers that understand it are asked. An inline handler must be shorter than that.
     - `protocol` and `protocol_version` name what is spoken over the connection: if the peer names another protocol,
       calls raise `ProtocolMismatch`.
+    - `description`: what is told of this end's service to a peer that asks by `describe`, mostly JSON.
     - `hooks`: an object whose `client(call)` and `server(request)` return context managers: around each call, until
       its response is there, and around each handler, until its result is. An exception of theirs changes nothing.
     - `packet_grace` is accepted for compatibility and has no effect: nothing waits for company.
@@ -150,6 +151,7 @@ class PacketConnection(ConnectionFace[Driver]):
         capabilities: str = "auto",
         protocol: str | None = None,
         protocol_version: str | None = None,
+        description: bytes | None = None,
         keepalive: float | str | None = "auto",
         hooks: Hooks | None = None,
     ) -> None:
@@ -170,6 +172,7 @@ class PacketConnection(ConnectionFace[Driver]):
                 capabilities=capabilities,
                 protocol=protocol,
                 protocol_version=protocol_version,
+                description=description,
                 keepalive=keepalive,
             ),
             request_handler=request_handler,
@@ -468,6 +471,17 @@ class PacketConnection(ConnectionFace[Driver]):
         """
         driver = self._open_driver()
         return driver.control.ping(deadline_of(timeout))
+
+    def describe(self, timeout: float | None = None) -> bytes:
+        """Ask the peer what its service offers: mostly JSON, see `packetwire.typed`.
+
+        Raises `RequestFailed` if it tells nothing; else as `ping`.
+        """
+        ok, flags, payload = self._open_driver().control.describe(deadline_of(timeout))
+        if not ok:
+            raise self.failure(flags, payload, "DESCRIBE")
+        description: bytes = payload
+        return description
 
     def drain_peer(self, timeout: float | None = None, *, cut_off: float | None = None, reason: str = "") -> None:
         """Tell the peer to send no more requests, and wait until it knows: its calls raise `Draining` from then on.

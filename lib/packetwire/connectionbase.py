@@ -52,7 +52,7 @@ ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
 
 
-FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN
+FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN | Feature.DESCRIBE
 """The features of connections of this version."""
 
 
@@ -72,7 +72,7 @@ class ConnectionDriver(Protocol):
         """Asks the peer what is no request of a user."""
         ...
 
-    def wind_down(self) -> None:
+    def wind_down(self, *, patient: bool = False) -> None:
         """Begin no more requests of the peer; send EOF when those that were begun are answered."""
         ...
 
@@ -154,6 +154,7 @@ class ConnectionBase(Generic[DriverT]):
     capabilities = Setting[str]()
     protocol = Setting[str | None]()
     protocol_version = Setting[str | None]()
+    description = Setting[bytes | None]()
     keepalive = Setting[float | str | None]()
     _runs_coroutines = True
     """False for a connection whose handlers run in threads only."""
@@ -317,6 +318,7 @@ class ConnectionBase(Generic[DriverT]):
                 software=f"packetwire {sys.modules['packetwire'].__version__}",
                 client_id=self._client_id,
             ),
+            settings.description,
         )
 
     def _make_keepalive(self, is_remote: bool) -> Keepalive | None:
@@ -424,12 +426,13 @@ class ConnectionBase(Generic[DriverT]):
             raise never_sent(ConnectionEnded(f"{self} {state}; use it inside its `with` block"))
         return driver
 
-    def _wind_down(self) -> None:
+    def _wind_down(self, *, patient: bool = False) -> None:
         """For a server that stops: begin no more requests, let those that were begun finish, then send EOF.
 
-        Handlers can still make calls of their own on this connection. Raises `ConnectionEnded` if it is not open.
+        If `patient`, a client that has said nothing yet is listened to first, until the next call. Handlers can
+        still make calls of their own on this connection. Raises `ConnectionEnded` if it is not open.
         """
-        self._open_driver().wind_down()
+        self._open_driver().wind_down(patient=patient)
 
     def _abort(self, cause: ConnectionEnded) -> bool:
         """For a server: end the connection now, for that reason. False if it is not open."""

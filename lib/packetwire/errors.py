@@ -13,6 +13,7 @@
     ├── CapabilityMissing         the peer does not understand what was asked for
     │   └── ProtocolMismatch      the peer speaks another protocol
     ├── Draining                  the peer wants no more requests, as it is about to end the connection
+    │   └── Drained               it has ended it (also a PeerClosed)
     ├── RequestFailed             the peer answered "not ok" (also a ValueError)
     │   ├── RequestCancelled      the request was given up, by this side or at the peer
     │   └── DeadlineExceeded      the deadline of the request passed (also a RequestTimeout)
@@ -35,6 +36,7 @@ __all__ = [
     "ChildExited",
     "ConnectionEnded",
     "DeadlineExceeded",
+    "Drained",
     "Draining",
     "LimitExceeded",
     "LocalProtocolError",
@@ -154,7 +156,11 @@ class ProtocolMismatch(CapabilityMissing):
 class Draining(PacketwireError):
     """The peer wants no more requests, as it is about to end the connection; this one was not sent."""
 
-    begun = False
+    begun: bool | None = False
+
+
+class Drained(Draining, PeerClosed):
+    """The peer has ended the connection, as it had said by `Draining`; a request that raises this was not begun."""
 
 
 class RequestFailed(PacketwireError, ValueError):

@@ -1,25 +1,18 @@
-"""Listening sockets: made for an address, and what has to be cleaned up behind them.
+"""Listening sockets: made for an address, or taken over from whoever has made them.
 
-A Unix socket is a file that outlives its server. One that nobody answers on is replaced, one that is in
-use is left alone, and at the end a file is removed only if it is still ours. Two servers that start at the
-same moment on the same path keep out of each other's way by a lock on a file beside it, which exists for that
-moment only and which nobody else can open. Nobody but its owner
-can connect: the file gets mode 0600 before the socket listens, and until then it refuses everyone.
+Those of Unix have a file, see `socketfiles`. Sockets of others, see `givensockets`, are closed in the end like any
+other, but what belongs to whoever has bound them, such as a file, is left alone.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import ipaddress
 import logging
 import os
 import socket
-import stat
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import replace as replaced
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +22,7 @@ from packetwire.addresses import (
     TcpAddress,
     TlsAddress,
     UnixAddress,
+    ZmqAddress,
     ZmqPairAddress,
     ZmqRouterAddress,
     forms,
@@ -36,6 +30,10 @@ from packetwire.addresses import (
     parse_address,
 )
 from packetwire.errors import LocalProtocolError
+from packetwire.latecomers import hold_off
+from packetwire.socketfiles import BACKLOG as BACKLOG
+from packetwire.socketfiles import SOCKET_MODE as SOCKET_MODE
+from packetwire.socketfiles import identity, remove_own, socket_with_file
 from packetwire.streams import forking
 from packetwire.streams.zmqpeers import PeerStream
 
@@ -44,16 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("packetwire")
 
-BACKLOG = 1024
-"""Clients that the system lets wait to be accepted; it may have a lower bound of its own."""
-SOCKET_MODE = 0o600
 OPEN_SOCKET_MODE = 0o666
 """Of a socket to which others may connect, who are asked then which user they are."""
-LOCK_SECONDS = 5.0
-DIRECTORY_LOCK_SECONDS = 0.25
-LOCK_MODE = 0o600
-LOCK_SUFFIX = ".lock"
-LOCK_INTERVAL = 0.01
 PORT_TRIES = 8
 """Tries to find a port that is free on all addresses of a host, if the system is to choose one."""
 
@@ -86,11 +76,16 @@ class Acceptor(Protocol):
 
 
 class Listener:
-    """The sockets to accept clients from; `address` is the real one, with the port that the system chose."""
+    """The sockets to accept clients from; `address` is the real one, with the port that the system chose.
 
-    def __init__(self, address: Address, sockets: Sequence[Acceptor]) -> None:
+    If they are `shared`, other processes accept there as well, or will do so when this one has ended: those who
+    wait there are left to these.
+    """
+
+    def __init__(self, address: Address, sockets: Sequence[Acceptor], *, shared: bool = False) -> None:
         self.address = address
         self.sockets: Sequence[Any] = sockets
+        self.is_shared = shared
         for sock in sockets:
             if isinstance(sock, socket.socket):
                 sock.setblocking(False)  # a client may be gone again between the poll and the accept
@@ -102,9 +97,16 @@ class Listener:
         """Have forks keep the sockets, so that they can accept, too. Raises `LocalProtocolError` for ZMQ."""
         if not all(isinstance(sock, socket.socket) for sock in self.sockets):
             raise LocalProtocolError(f"{self.address}: a fork cannot use a ZMQ socket of its parent")
-        self._is_inherited = True
+        self._is_inherited = self.is_shared = True
         for sock in self.sockets:
             forking.keep(sock)
+
+    def hold_off(self) -> None:
+        """Let nobody new come, as far as the system can; those who wait can still be accepted."""
+        if not self.is_shared:
+            for sock in self.sockets:
+                if isinstance(sock, socket.socket):
+                    hold_off(sock)
 
     def close(self) -> None:
         """Accept no more. A second call does nothing."""
@@ -127,29 +129,43 @@ class FileListener(Listener):
     def __init__(self, address: Address, path: str, acceptor: Acceptor) -> None:
         super().__init__(address, [acceptor])
         self._path = os.path.abspath(path)
-        self._file = _identity(self._path)
+        self._file = identity(self._path)
+
+    def hold_off(self) -> None:
+        if not self.is_shared:
+            self._remove_file()
+        super().hold_off()
 
     def close(self) -> None:
-        # the file first: while the socket exists its number is no other file's
-        if self.sockets and self._process == os.getpid():
-            with suppress(OSError):
-                if _identity(self._path) == self._file:
-                    os.unlink(self._path)
+        self._remove_file()
         super().close()
 
+    def _remove_file(self) -> None:
+        # before the socket is closed: while that exists the number of its file is no other file's
+        if self.sockets and self._process == os.getpid():
+            remove_own(self._path, self._file)
 
-def listen(address: str | Address, *, mode: int = SOCKET_MODE, inherit: bool = False) -> Listener:
+
+def listen(
+    address: str | Address,
+    *,
+    mode: int = SOCKET_MODE,
+    inherit: bool = False,
+    reuse_port: bool = False,
+    replace: bool = False,
+) -> Listener:
     """Listen on `address`; `mode` is that of a Unix socket's file. Raises OSError, which names the address.
 
     With `inherit` the processes that are forked later can serve there: each calls `serve` with the listener. A file
-    is removed by the process that has made it.
+    is removed by the process that has made it. `reuse_port` and `replace` as for `serve`.
     """
     if isinstance(address, str):
         address = parse_address(address)
     if not isinstance(address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
         raise LocalProtocolError(f"{address} is not listened at: expected {forms(LISTENING_KINDS)}")
+    check_ways(address, reuse_port=reuse_port, replace=replace)
     try:
-        listener = _listen_at(address, mode)
+        listener = _listen_at(address, mode, reuse_port, replace)
     except OSError as error:
         raise naming(address, error) from error
     if inherit:
@@ -161,10 +177,16 @@ def listen(address: str | Address, *, mode: int = SOCKET_MODE, inherit: bool = F
     return listener
 
 
-def _listen_at(address: UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress, mode: int) -> Listener:
+def _listen_at(
+    address: UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress,
+    mode: int,
+    reuse_port: bool,
+    replace: bool,
+) -> Listener:
     if isinstance(address, UnixAddress):
-        return _listen_unix(address, mode)
-    return _listen_tcp(address) if isinstance(address, TcpAddress) else _listen_zmq(address)
+        with socket_with_file(address.path, mode, replaces=replace) as sock:
+            return FileListener(address, address.path, sock)
+    return _listen_tcp(address, reuse_port) if isinstance(address, TcpAddress) else _listen_zmq(address)
 
 
 def check_listenable(address: Address) -> None:
@@ -173,173 +195,51 @@ def check_listenable(address: Address) -> None:
         raise LocalProtocolError(f"{address} cannot be served on: expected {forms(LISTENING_KINDS)}")
 
 
-# Unix
+def check_ways(address: Address, *, reuse_port: bool, replace: bool) -> None:
+    """Raises `LocalProtocolError` for a way to listen beside another server that the address does not have."""
+    if reuse_port and not isinstance(address, TcpAddress):
+        raise LocalProtocolError(f"{address} has no use for reuse_port: only tcp: and tls: have")
+    if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+        raise LocalProtocolError(f"{address}: this system has no SO_REUSEPORT, which reuse_port needs")
+    if replace and not isinstance(address, UnixAddress):
+        raise LocalProtocolError(f"{address} has no use for replace: only unix: has")
 
 
-def _listen_unix(address: UnixAddress, mode: int) -> Listener:
-    with _socket_with_file(address.path, mode) as sock:
-        return FileListener(address, address.path, sock)
-
-
-@contextmanager
-def _socket_with_file(path: str, mode: int = SOCKET_MODE) -> Iterator[socket.socket]:
-    """A socket that listens at `path`, in place of one that nobody answers on. After an error it is gone again."""
-    sock = forking.guarded_socket(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-    try:
-        with _others_kept_out(path):
-            _remove_stale(path)
-            sock.bind(path)
-            try:
-                os.chmod(path, mode)
-                sock.listen(BACKLOG)
-                yield sock
-            except BaseException:
-                os.unlink(path)
-                raise
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody answers on; raises OSError for anything else that is there."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "there is a file that is no socket")
-    with forking.guarded_socket(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass  # somebody does answer, only not at once
-    raise OSError(errno.EADDRINUSE, "another server is serving there")
-
-
-@contextmanager
-def _others_kept_out(path: str) -> Iterator[None]:
-    """Keep other servers from starting at `path` meanwhile.
-
-    The lock is on a file of our own beside it, which only our user can open. Servers of 0.1.0 lock the directory,
-    and so do we for their sake; but whoever can read it can hold that lock, so it is not waited for much.
-    """
-    with _directory_locked(os.path.dirname(path) or "."):
-        lock_path = path + LOCK_SUFFIX
-        lock = _take_lock_file(lock_path)
-        try:
-            yield
-        finally:
-            if lock is not None:
-                with suppress(OSError):
-                    os.unlink(lock_path)  # before it is given up: who waits for it notices, and makes a new one
-                lock.close()
-
-
-@contextmanager
-def _directory_locked(path: str) -> Iterator[None]:
-    try:
-        directory = forking.Descriptor(lambda: os.open(path, os.O_RDONLY | os.O_DIRECTORY))
-    except PermissionError:
-        yield
-        return
-    try:
-        with suppress(OSError):
-            _lock(directory.fd, DIRECTORY_LOCK_SECONDS)
-        yield
-    finally:
-        directory.close()
-
-
-def _take_lock_file(path: str) -> forking.Descriptor | None:
-    """The descriptor of the lock file, locked; None where there can be none. Raises OSError if it stays locked."""
-    while True:
-        lock = _open_lock_file(path)
-        if lock is None:
-            return None
-        try:
-            _lock(lock.fd, LOCK_SECONDS)
-            found = os.fstat(lock.fd)
-            with suppress(FileNotFoundError):
-                if _identity(path) == (found.st_dev, found.st_ino):
-                    return lock
-        except BlockingIOError as error:
-            lock.close()
-            raise OSError(error.errno, f"another program has locked {path}") from error
-        except BaseException:
-            lock.close()
-            raise
-        lock.close()  # its former owner is done and has removed it
-
-
-def _open_lock_file(path: str) -> forking.Descriptor | None:
-    """Open a regular file of our user and nobody else's, which is made if there is none."""
-    try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-        lock = forking.Descriptor(lambda: os.open(path, flags, LOCK_MODE))
-    except FileNotFoundError:
-        return None  # there is no directory, as binding is about to say
-    except OSError as error:
-        logger.warning("%s is not used as a lock: %s", path, error.strerror)
-        return None
-    found = os.fstat(lock.fd)
-    if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
-        os.fchmod(lock.fd, LOCK_MODE)  # whatever the umask is
-        return lock
-    lock.close()
-    logger.warning("%s is not used as a lock: it belongs to someone else, or is no regular file", path)
-    return None
-
-
-def _lock(fd: int, seconds: float) -> None:
-    """Raises BlockingIOError if it stays locked for so long."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(LOCK_INTERVAL)
-        except OSError:
-            return  # not on this file system
-
-
-def _identity(path: str) -> tuple[int, int]:
-    found = os.lstat(path)
-    return found.st_dev, found.st_ino
+def is_for_strangers(where: object) -> bool:
+    """True for an address, or a `Listener` there, to which anybody on the network can connect unknown."""
+    if isinstance(where, str):
+        where = parse_address(where)
+    if isinstance(where, Listener):
+        where = where.address
+    if isinstance(where, ZmqAddress):
+        return where.endpoint.startswith("tcp:") and getattr(where, "curve", None) is None
+    return isinstance(where, TcpAddress) and not isinstance(where, TlsAddress)
 
 
 # TCP
 
 
-def _listen_tcp(address: TcpAddress) -> Listener:
+def _listen_tcp(address: TcpAddress, reuse_port: bool) -> Listener:
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     places = list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
     tries = PORT_TRIES if address.port == 0 and len(places) > 1 else 1
     while True:
         tries -= 1
         try:
-            sockets = _listen_all(places)
+            sockets = _listen_all(places, reuse_port)
             break
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
-    real = replace(address, port=sockets[0].getsockname()[1])
-    if not isinstance(address, TlsAddress):
-        _warn_if_exposed(real, sockets)
+    real = replaced(address, port=sockets[0].getsockname()[1])
+    warn_if_exposed(real, sockets)
     return Listener(real, sockets)
 
 
-def _warn_if_exposed(address: TcpAddress, sockets: Sequence[socket.socket]) -> None:
-    """Log a WARNING if others than this machine can connect. By logging: the program is not wrong."""
+def warn_if_exposed(address: TcpAddress, sockets: Sequence[socket.socket]) -> None:
+    """Log a WARNING if others than this machine can connect, without TLS. By logging: the program is not wrong."""
+    if isinstance(address, TlsAddress):
+        return
     hosts = [sock.getsockname()[0].partition("%")[0] for sock in sockets]
     if not all(ipaddress.ip_address(host).is_loopback for host in hosts):
         logger.warning(
@@ -349,7 +249,7 @@ def _warn_if_exposed(address: TcpAddress, sockets: Sequence[socket.socket]) -> N
         )
 
 
-def _listen_all(places: Sequence[tuple[socket.AddressFamily, Any]]) -> list[socket.socket]:
+def _listen_all(places: Sequence[tuple[socket.AddressFamily, Any]], reuse_port: bool) -> list[socket.socket]:
     """Listen at all of a host's addresses, on the same port; one that this machine does not have is left out."""
     sockets: list[socket.socket] = []
     missing: OSError | None = None
@@ -358,7 +258,7 @@ def _listen_all(places: Sequence[tuple[socket.AddressFamily, Any]]) -> list[sock
             port = sockets[0].getsockname()[1] if sockets else port  # noqa: PLW2901
             try:
                 place = (host, port, *more)
-                sockets.append(forking.guarded_socket(partial(_create_server, place, family)))
+                sockets.append(forking.guarded_socket(partial(_create_server, place, family, reuse_port)))
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise
@@ -372,8 +272,8 @@ def _listen_all(places: Sequence[tuple[socket.AddressFamily, Any]]) -> list[sock
     return sockets
 
 
-def _create_server(place: Any, family: socket.AddressFamily) -> socket.socket:
-    return socket.create_server(place, family=family, backlog=BACKLOG)
+def _create_server(place: Any, family: socket.AddressFamily, reuse_port: bool) -> socket.socket:
+    return socket.create_server(place, family=family, backlog=BACKLOG, reuse_port=reuse_port)
 
 
 # ZMQ
@@ -383,11 +283,11 @@ def _listen_zmq(address: ZmqPairAddress | ZmqRouterAddress) -> Listener:
     path = address.endpoint.removeprefix("ipc://")
     if path == address.endpoint or path.startswith("@"):
         bound = _bind_zmq(address)
-        return Listener(replace(address, endpoint=bound.endpoint), [bound])
+        return Listener(replaced(address, endpoint=bound.endpoint), [bound])
     # ZMQ itself would take a file away from a server that is alive, and let everybody in for a moment
-    with _socket_with_file(path) as sock:
+    with socket_with_file(path) as sock:
         bound = _bind_zmq(address, sock)
-        return FileListener(replace(address, endpoint=bound.endpoint), path, bound)
+        return FileListener(replaced(address, endpoint=bound.endpoint), path, bound)
 
 
 def _bind_zmq(address: ZmqPairAddress | ZmqRouterAddress, sock: socket.socket | None = None) -> ZmqListener:

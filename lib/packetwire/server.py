@@ -31,6 +31,7 @@ from packetwire.core.settings import DEFAULT_DRAIN as DEFAULT_DRAIN
 from packetwire.core.settings import DEFAULT_MAX_CONNECTIONS as DEFAULT_MAX_CONNECTIONS
 from packetwire.core.settings import ServerSettings
 from packetwire.core.timelimits import seconds_of, time_limit
+from packetwire.givensockets import GivenSockets
 from packetwire.hosts.threads.signals import sleep_limit
 from packetwire.listeners import Listener
 from packetwire.memory import give_back
@@ -71,6 +72,9 @@ def serve(
     max_per_address: int | None = None,
     allow_uids: Iterable[int] | None = None,
     max_memory: int | None = None,
+    listener: GivenSockets | None = None,
+    reuse_port: bool = False,
+    replace: bool = False,
 ) -> Server:
     """Serve at `address`; returns as soon as clients can connect.
 
@@ -100,6 +104,14 @@ def serve(
     takes no byte for 30 seconds is ended. By default it is 1 GiB, or a quarter of what this process may use, if
     that is less.
 
+    So that one server follows another and no client is lost, see "Servers that restart" in the guide:
+
+    - `listener` is a socket that listens already, its descriptor, or several of them, at `unix:`, `tcp:` or `tls:`.
+      They are the server's from then on, which closes them in the end; their files are left alone. The port of the
+      address is 0, or theirs. `packetwire.givensockets.inherited_sockets` has those that systemd passes.
+    - `reuse_port` listens at a port at which other processes of the same user do so as well.
+    - `replace` takes the place of another server at `unix:`, to which nobody comes any more.
+
     Instead of an address it can be a listener that `packetwire.listeners.listen` has made, and that is closed with
     the server: with `inherit=True` there, several processes that are forked later serve at one address.
 
@@ -111,9 +123,9 @@ def serve(
         max_memory=max_memory,
         drain_timeout=drain_timeout,
     )
-    prepared = Prepared(address, factory, settings, ssl_context, allow_uids)
-    listener, client = prepared.listen()
-    return Server(listener, factory, client, **prepared.options)
+    prepared = Prepared(address, factory, settings, ssl_context, allow_uids, listener, reuse_port, replace)
+    listening, client = prepared.listen()
+    return Server(listening, factory, client, **prepared.options)
 
 
 class Server(ServerBase[ServerSession]):
@@ -233,16 +245,17 @@ class Server(ServerBase[ServerSession]):
             self.failure = error
             logger.error("%s: accepting failed: %s", self.address, error)
         finally:
+            self._take_last(self._start_session)
             self._listener.close()
             self._drain()
             self._accepting.close()
             self._is_over = True  # first this: whose client ends from now on closes by itself
             self._close_left_behind()
 
-    def _wait_for_something(self, deadline: float | None) -> None:
-        """Wait for a client, for the end of a session, for `stop`, or the deadline, and see to it."""
+    def _wait_for_something(self, seconds: float | None) -> None:
+        """Wait for a client, for the end of a session, for `stop`, or so many seconds, and see to it."""
         ready = self._accepting.wait(
-            None if deadline is None else deadline - time.monotonic(),
+            seconds,
             LOOK_SECONDS if self._budget.is_pressed or self._give_back_at is not None else None,
             LONG_CLOSING if self._ended else None,
         )
@@ -338,10 +351,13 @@ class Server(ServerBase[ServerSession]):
         """Let every session end within the deadline, then anyhow."""
         if self._stop_deadline is None:
             self.stop()
+        until = time.monotonic() + self._announce_end()
+        while self._sessions and (left := self._time_left(time.monotonic(), until)) > 0:
+            self._wait_for_something(left)
         for session in self._sessions:
-            session.end()
-        while self._sessions and self._stop_deadline is not None and time.monotonic() < self._stop_deadline:
-            self._wait_for_something(self._stop_deadline)
+            session.end(patient=False)
+        while self._sessions and (left := self._time_left(time.monotonic())) > 0:
+            self._wait_for_something(left)
         self._cut_off()
 
     def _cut_off(self) -> None:
@@ -351,7 +367,7 @@ class Server(ServerBase[ServerSession]):
         deadline = time.monotonic() + CUT_SECONDS
         for session in self._sessions:
             session.cut_off(orderly=time.monotonic() < deadline)
-        while self._sessions and time.monotonic() < deadline:
-            self._wait_for_something(deadline)
+        while self._sessions and (left := deadline - time.monotonic()) > 0:
+            self._wait_for_something(left)
         if self._sessions:
             logger.error("%s: %d services do not return; they are left behind", self.address, len(self._sessions))

@@ -44,7 +44,6 @@ class ServerSession(ServedClient[PacketConnection]):
         self._address = address
         self._on_ended = on_ended
         self._on_over = on_over
-        self._shaking_hands = ssl_context is not None
         self._tls: ByteStream | None = None
         self._service: Service | None = None
         self.thread = self._make_thread(self._open)
@@ -90,7 +89,7 @@ class ServerSession(ServedClient[PacketConnection]):
         service.__enter__()
         self._service = service
         if self._ending:
-            _announce_end(conn)
+            _announce_end(conn, self._patient)
         conn._when_all_received(partial(self._on_ended, self))
 
     def _close(self) -> None:
@@ -120,12 +119,16 @@ class ServerSession(ServedClient[PacketConnection]):
         finally:
             self._on_over(self)
 
-    def end(self) -> None:
-        """Have the client told that this is the end, behind the replies that it is owed. From any thread."""
-        self._ending = True  # first: the session looks at it when it has opened the connection
+    def end(self, *, patient: bool) -> None:
+        """Have the client told that this is the end, behind the replies that it is owed. From any thread.
+
+        If `patient`, one that has said nothing yet may do so before, until the next call; or finish shaking hands.
+        """
+        self._patient = patient  # first: the session looks at both when it has opened the connection
+        self._ending = True
         if self._conn is not None:
-            _announce_end(self._conn)
-        elif self._shaking_hands:
+            _announce_end(self._conn, patient)
+        elif self._shaking_hands and not patient:
             self._shut_down()
 
     def cut_off(self, *, orderly: bool) -> None:
@@ -146,6 +149,6 @@ def connection_of(service: Any) -> PacketConnection:
     return conn
 
 
-def _announce_end(conn: PacketConnection) -> None:
+def _announce_end(conn: PacketConnection, patient: bool) -> None:
     with suppress(ConnectionEnded):  # it may not be open yet, or have ended by itself
-        conn._wind_down()
+        conn._wind_down(patient=patient)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from packetwire.addresses import (
@@ -18,12 +19,13 @@ from packetwire.addresses import (
     ZmqRouterAddress,
     parse_address,
 )
-from packetwire.admission import Admission, Guest
+from packetwire.admission import Admission, Client, Guest
 from packetwire.core.admission import Limits
 from packetwire.core.budget import STALL_SECONDS, Budget
 from packetwire.core.settings import ServerSettings
 from packetwire.errors import LimitExceeded, LocalProtocolError, ended_by
-from packetwire.listeners import OPEN_SOCKET_MODE, SOCKET_MODE, Listener, check_listenable, listen
+from packetwire.givensockets import GivenSockets, check_given, listener_on
+from packetwire.listeners import OPEN_SOCKET_MODE, SOCKET_MODE, Listener, check_listenable, check_ways, listen
 from packetwire.memory import default_max_memory
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.credentials import checked_uids
@@ -43,6 +45,9 @@ LOOK_SECONDS = 0.1
 GIVE_BACK_SECONDS = 0.5
 """Seconds after the end of a client that held much until memory is given back to the system."""
 
+FIRST_WORD_SECONDS = 0.5
+"""Seconds that a client has, from when it came, to say something before it is told that the server stops."""
+
 
 class Session(Guest, Protocol):
     """A client that was accepted, as far as it has to be known here."""
@@ -51,6 +56,10 @@ class Session(Guest, Protocol):
 
     def stats(self) -> ConnectionStats | None:
         """The counters of its connection, if that is open."""
+        ...
+
+    def end(self, *, patient: bool) -> None:
+        """Tell it of the end; one that has said nothing yet may do so before, if `patient`, until the next call."""
         ...
 
 
@@ -67,6 +76,9 @@ class Prepared:
         settings: ServerSettings,
         ssl_context: SSLContext | None,
         allow_uids: Iterable[int] | None,
+        listener: GivenSockets | None = None,
+        reuse_port: bool = False,
+        replace: bool = False,
     ) -> None:
         """Raises `LocalProtocolError` or TypeError for what makes no sense."""
         self._given = address if isinstance(address, Listener) else None
@@ -78,6 +90,15 @@ class Prepared:
         check_listenable(address)
         check_factory(factory)
         check_context(address, ssl_context)
+        check_ways(address, reuse_port=reuse_port, replace=replace)
+        if self._given is not None and (listener is not None or reuse_port or replace):
+            raise LocalProtocolError(f"{address} is listened at already: there is no other way to do so")
+        if listener is not None:
+            check_given(address, listener)
+            if reuse_port or replace:
+                raise LocalProtocolError(f"{address}: with a listener neither reuse_port nor replace makes sense")
+        self._sockets = listener
+        self._ways = {"reuse_port": reuse_port, "replace": replace}
         self._uids = users_of(address, allow_uids)
         self.options: dict[str, Any] = {
             "ssl_context": ssl_context,
@@ -88,14 +109,17 @@ class Prepared:
     @property
     def may_wait(self) -> bool:
         """True if `listen` may have to wait for something."""
-        return self._given is None and not isinstance(self.address, StdioAddress)
+        return self._given is None and self._sockets is None and not isinstance(self.address, StdioAddress)
 
     def listen(self) -> tuple[Listener, ByteStream | None]:
         """Listen there; at `stdio:` there is only the one client, which is returned. Raises OSError."""
         if self._given is not None:
             return self._given, None
+        if self._sockets is not None:
+            assert isinstance(self.address, UnixAddress | TcpAddress)
+            return listener_on(self.address, self._sockets), None
         if isinstance(self.address, UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress):
-            return listen(self.address, mode=mode_for(self._uids)), None
+            return listen(self.address, mode=mode_for(self._uids), **self._ways), None
         return Listener(self.address, []), cast(StdioAddress, self.address).open(0)
 
 
@@ -141,6 +165,29 @@ class ServerBase(Generic[SessionT]):
     def _goes_on(self) -> bool:
         """True until it is stopped, or its only client has left."""
         return self._stop_deadline is None and bool(self._listener.sockets or self._sessions)
+
+    # the end
+
+    def _take_last(self, start: Callable[[Client], object]) -> None:
+        """Accept those who wait, before the sockets are closed: they are served as the others are."""
+        self._listener.hold_off()
+        self._admission.admit_last(start)
+
+    def _announce_end(self) -> float:
+        """Tell all clients that this is the end. Returns the seconds that those have who have only just come.
+
+        They may be about to ask, and can be asked not to when they have said something.
+        """
+        now, most = time.monotonic(), 0.0
+        for session in self._sessions:
+            left = session.came + FIRST_WORD_SECONDS - now
+            session.end(patient=left > 0)
+            most = max(most, left)
+        return most
+
+    def _time_left(self, now: float, until: float = inf) -> float:
+        """Seconds until then, or until those that are left are cut off."""
+        return min(until, self._stop_deadline or now) - now
 
     def _stop_at(self, deadline: float) -> None:
         """Have it end by then; a deadline that was set before is not put off."""

@@ -518,8 +518,8 @@ TYPED = ("unix:x", "--module", "shop:REQUESTS")
         (("stdio:", "7"), "stdio: is for serving: here standard output is for the results"),
         (("tcp:localhost:0", "7"), "tcp:localhost:0: port 0 is for listening, there is nothing to connect to"),
         (
-            ("unix:x", "Add"),
-            "argument TYPE: expected a number from 0 to 9223372036854775806, got 'Add'; names need --module",
+            ("unix:x", "Add-1"),
+            "argument TYPE: expected a number from 0 to 9223372036854775806, got 'Add-1', which is no name either",
         ),
         (("unix:x", "--", "-1"), "argument TYPE: expected a number from 0 to 9223372036854775806, got '-1'"),
         (("unix:x", "9223372036854775807"), "got '9223372036854775807'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -496,6 +497,18 @@ def last(done: subprocess.CompletedProcess[str]) -> str:
             "--handlers: expected a whole number from 1 or 'inline', got '0'",
         ),
         (("store:Store", "unix:x", "--handlers", "line"), "got 'line'"),
+        (("store:Store", "unix:x", "--reuse-port"), "packetwire: --reuse-port is not for unix:x"),
+        (("store:Store", "tcp:[::1]:0", "--replace"), "packetwire: --replace is not for tcp:[::1]:0"),
+        (("store:Store", "stdio:", "--listen-fds"), "packetwire: --listen-fds is not for stdio:"),
+        (
+            ("store:Store", "unix:x", "--listen-fds"),
+            "packetwire: --listen-fds: no socket was passed to this process by LISTEN_FDS",
+        ),
+        (
+            ("store:Store", "unix:x", "--fd-name", "web"),
+            "packetwire: --fd-name: no socket with the name 'web' was passed to this process by LISTEN_FDS",
+        ),
+        (("store:Store", "unix:x", "--replace", "--reuse-port"), "not allowed with argument --replace"),
         (("store:Store", "unix:x", "--error-detail", "al"), "--error-detail: invalid choice: 'al'"),
         (
             ("store:Store", "unix:x", "--max-connections", "0"),
@@ -587,10 +600,81 @@ def test_the_module_is_looked_for_in_the_current_directory_unless_that_is_unwant
 
 def test_help(folder: Path) -> None:
     text = " ".join(run(folder, "--help").stdout.split())
-    for option in "--max-connections", "--handlers", "--error-detail", "--drain", "--quiet":
+    ways = "--listen-fds", "--fd-name", "--reuse-port", "--replace"
+    for option in "--max-connections", "--handlers", "--error-detail", "--drain", "--quiet", *ways:
         assert option in text
     for word in "unix:PATH", "tcp:HOST:PORT", "stdio:", "no authentication", "SIGTERM", "Exit status: 0", "130":
         assert word in text
+
+
+# one after the other
+
+
+@pytest.mark.parametrize("way", ["--reuse-port", "--replace"])
+def test_a_server_follows_another(start: Start, way: str) -> None:
+    first = start("store:REQUESTS", way, address="tcp:127.0.0.1:0" if way == "--reuse-port" else None)
+    with first.connect() as before:
+        assert before(ECHO, b"data", timeout=LIMIT)[0]
+        second = start("store:REQUESTS", way, address=first.address)
+        assert second.address == first.address
+        assert first.end() == (0, "")
+        with second.connect() as after:
+            assert after(ECHO, b"data", timeout=LIMIT)[0]
+        assert second.end() == (0, "")
+
+
+PASSING = """
+import os, socket, sys
+_, path, *command = sys.argv
+sock = socket.socket(socket.AF_UNIX)
+sock.bind(path)
+sock.listen()
+os.dup2(sock.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "store"}
+os.execv(command[0], command)
+"""
+
+
+@pytest.mark.parametrize("options", [["--listen-fds"], ["--fd-name", "store"]])
+def test_a_socket_that_is_passed(folder: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+    path = f"{folder}/socket"
+    monkeypatch.setattr(f"{__name__}.PACKETWIRE", [sys.executable, "-c", PASSING, path, *PACKETWIRE])
+    serving = Serving(folder, "store:REQUESTS", f"unix:{path}", *options)
+    try:
+        assert serving.said.splitlines()[-1] == f"serving store:REQUESTS on unix:{path}"
+        with serving.connect() as conn:
+            assert conn(ECHO, b"data", timeout=LIMIT)[0]
+        assert serving.end() == (0, "")
+        assert os.path.lexists(path)
+    finally:
+        serving.process.kill()
+        serving.process.communicate()
+
+
+@pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="needs systemd-socket-activate")
+def test_a_socket_of_systemd(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens, and starts the server as soon as there is a client."""
+    path = f"{folder}/socket"
+    command = ["systemd-socket-activate", "--listen", path, "--fdname", "store", *PACKETWIRE, "serve"]
+    with subprocess.Popen(
+        [*command, "store:REQUESTS", f"unix:{path}", "--fd-name", "store"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        try:
+            while not os.path.lexists(path):
+                assert process.poll() is None
+                time.sleep(0.01)
+            with PacketConnection(connect_to(f"unix:{path}"), close_timeout=2) as conn:
+                assert conn(ECHO, b"data", timeout=LIMIT)[0]
+            process.send_signal(signal.SIGTERM)
+            assert process.communicate(timeout=LIMIT)[1].splitlines()[-1].startswith("serving ")
+            assert process.returncode == 0
+        finally:
+            process.kill()
 
 
 def test_a_forced_command_has_what_came_before_dropped(folder: Path) -> None:

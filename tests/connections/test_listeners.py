@@ -479,7 +479,7 @@ def test_without_threads_a_client_is_sent_away_and_the_next_is_served(
 def test_a_listening_socket_that_breaks_ends_the_server(
     address: str, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serve(address, service) as server, client(server) as conn:
+    with serve(address, service, drain_timeout=0.2) as server, client(server) as conn:
         assert is_answered(conn)
         Accepting(monkeypatch, errno.EBADF, 1)
         with suppress(ConnectionResetError), raw_client(server):
@@ -867,7 +867,7 @@ def test_of_many_servers_that_start_at_once_one_serves(path: str, service: Servi
 def test_whoever_can_read_the_directory_cannot_keep_a_server_from_starting(
     path: str, service: Service, how: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("packetwire.listeners.DIRECTORY_LOCK_SECONDS", 0.01)
+    monkeypatch.setattr("packetwire.socketfiles.DIRECTORY_LOCK_SECONDS", 0.01)
     leave_stale(path)
     directory = os.open(os.path.dirname(path), os.O_RDONLY)
     try:
@@ -883,7 +883,7 @@ def test_a_server_of_the_first_release_that_starts_meanwhile_is_waited_for(
     path: str, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a server locks the directory while it looks for another one and listens."""
-    monkeypatch.setattr("packetwire.listeners.DIRECTORY_LOCK_SECONDS", LIMIT)
+    monkeypatch.setattr("packetwire.socketfiles.DIRECTORY_LOCK_SECONDS", LIMIT)
     asked = threading.Event()
     real = fcntl.flock
 
@@ -918,7 +918,7 @@ def test_a_server_of_the_first_release_that_starts_meanwhile_is_waited_for(
 def test_a_lock_that_is_held_by_our_own_user_is_named(
     path: str, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("packetwire.listeners.LOCK_SECONDS", 0.01)
+    monkeypatch.setattr("packetwire.socketfiles.LOCK_SECONDS", 0.01)
     with open(f"{path}.lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(OSError, match=f"unix:{path}: another program has locked {path}.lock"):

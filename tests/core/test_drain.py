@@ -1,4 +1,4 @@
-"""PING, and the end of a server without a failed call: DRAIN, and what is said of an end."""
+"""PING, DESCRIBE, and the end of a server without a failed call: DRAIN, and what is said of an end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from packetwire import ConnectionEnded, Draining, LocalProtocolError, PeerClosed, PeerEndedRequests, RequestReceived
+from packetwire import (
+    ConnectionEnded,
+    Drained,
+    Draining,
+    LocalProtocolError,
+    PeerClosed,
+    PeerEndedRequests,
+    RequestReceived,
+)
+from packetwire.core.capabilities import Capabilities, Mode
 from packetwire.core.engine import DRAINING, NOT_BEGUN, ConnectionEngine
 from packetwire.core.events import ControlAnswered, Event, PeerDrains, ResponseReceived, StreamEnded
 from packetwire.core.frames import Meta
@@ -54,6 +63,52 @@ def test_a_ping_of_too_much_is_refused() -> None:
     a.ping(bytes(33), "w")
     (event,), _ = exchange(a, b)
     assert event == ControlAnswered(False, b"a PING of more than 32 bytes", "w")
+
+
+# DESCRIBE
+
+
+def describing(description: bytes | None, **options: Any) -> ConnectionEngine:
+    return ConnectionEngine(capabilities=Capabilities(Mode.AUTO, SEVEN, description), **options)
+
+
+def asked(b: ConnectionEngine, own: Hello = SEVEN) -> Any:
+    """What an end that asks `b` is answered."""
+    a = engine_of(own=own)
+    a.ask_capabilities()
+    exchange(a, b)
+    a.describe("w")
+    (event,), _ = exchange(a, b)
+    return event
+
+
+def test_a_description() -> None:
+    assert asked(describing(b"{}")) == ControlAnswered(True, b"{}", "w")
+    assert asked(describing(b"")) == ControlAnswered(True, b"", "w")
+
+
+def test_an_end_that_does_not_describe_itself() -> None:
+    assert asked(describing(None)) == ControlAnswered(False, b"this end does not describe itself", "w")
+
+
+def test_a_description_that_does_not_fit() -> None:
+    refused = ControlAnswered(False, b"its description has 1000 bytes, more than a packet may have", "w")
+    assert asked(describing(bytes(1000)), Hello(features=Feature(0x7F), max_packet_size=999)) == refused
+    assert asked(describing(bytes(1000), max_packet_size=999)) == refused
+
+
+def test_a_few_bytes_do_not_ask_for_many() -> None:
+    b = describing(bytes(100_000))
+    a = engine_of()
+    a.ask_capabilities()
+    exchange(a, b)
+    for _ in range(1000):
+        a.describe("w")
+    b.receive(sent(a))
+    assert b.unsent_octets < 1_300_000
+    events, _ = exchange(a, b)
+    assert [len(event.payload) for event in events].count(100_000) == 11
+    assert events[-1].payload.startswith(b"too much to do: ")
 
 
 @pytest.mark.parametrize("engine", [ConnectionEngine(), engine_of()], ids=["off", "not agreed"])
@@ -319,6 +374,82 @@ def test_a_request_may_have_begun_when_a_connection_ends_by_an_error() -> None:
     assert isinstance(end, StreamEnded)
     assert end.lost == ("w",)
     assert end.cause.begun is None
+
+
+def test_a_call_after_an_end_that_was_announced() -> None:
+    """It is what it would have been before, and the end of a connection as well."""
+    a, b = agreed_pair()
+    b.wind_down()
+    exchange(a, b)
+    with pytest.raises(Drained, match="the server stops") as caught:
+        a.request(0)
+    assert isinstance(caught.value, Draining)
+    assert isinstance(caught.value, PeerClosed)
+    assert caught.value.begun is False
+
+
+def test_a_peer_that_has_said_nothing_yet_is_listened_to() -> None:
+    """Its first request may be under way, and nobody could tell it that it was not begun."""
+    a, b = engine_of(), engine_of()
+    b.wind_down(patient=True)
+    b.wind_down(patient=True)
+    assert sent(b) == b""
+    tag = a.request(0, waiter="w")
+    (request,) = b.receive(sent(a))
+    assert isinstance(request, RequestReceived)
+    b.respond(0, tag, True)
+    events, _ = exchange(a, b)
+    assert ResponseReceived(0, tag, True, 0, b"", "w") in events
+    assert [type(each) for each in events[-3:]] == [PeerDrains, PeerEndedRequests, StreamEnded]
+    assert isinstance(b.ended, StreamEnded)
+
+
+def test_a_peer_that_says_hello_while_it_is_listened_to() -> None:
+    a, b = engine_of(), engine_of()
+    b.wind_down(patient=True)
+    a.ask_capabilities()
+    events, _ = exchange(a, b)
+    assert PeerDrains(None, "the server stops") in events
+    assert isinstance(a.barred, Draining)
+
+
+def test_a_peer_without_capabilities_that_is_listened_to() -> None:
+    """What it has asked so far is answered."""
+    b = engine_of()
+    b.wind_down(patient=True)
+    (request,) = b.receive(bytes(Packet(is_request=True, channel=0, tag=2, rq_type=1)))
+    assert isinstance(request, RequestReceived)
+    assert sent(b) == b""
+    b.respond(0, 2, True)
+    assert packets_of(b)[1:] == [ERQ_PACKET, EOF_PACKET]
+
+
+def test_a_peer_that_does_not_want_to_know_while_it_is_listened_to() -> None:
+    a, b = engine_of(), engine_of()
+    b.wind_down(patient=True)
+    tag = a.request(0)
+    b.receive(sent(a))
+    b.respond(0, tag, True)
+    (hello,) = [each for each in packets_of(b) if each.channel]
+    b.receive(bytes(Packet(is_request=False, channel=1, tag=hello.tag, flags=0, payload=b"what?")))
+    assert packets_of(b) == [ERQ_PACKET, EOF_PACKET]
+
+
+def test_listening_to_a_peer_ends_by_a_second_call() -> None:
+    b = engine_of()
+    b.wind_down(patient=True)
+    b.wind_down()
+    assert packets_of(b) == [ERQ_PACKET, EOF_PACKET]
+
+
+def test_a_peer_that_is_known_or_asks_no_more_is_not_waited_for() -> None:
+    _, b = agreed_pair()
+    b.wind_down(patient=True)
+    assert packets_of(b)[0].rq_type == DRAIN + 1
+    b = engine_of()
+    b.receive(bytes(ERQ_PACKET))
+    b.wind_down(patient=True)
+    assert packets_of(b) == [ERQ_PACKET, EOF_PACKET]
 
 
 def test_an_end_of_what_is_drained_already() -> None:

@@ -40,6 +40,8 @@ NOT_RUN = {
     ("README.md", "sh"): "they install: .ci/run runs the same lines, as docs/test_readme.py sees to",
     ("CONTRIBUTING.md", "sh"): "they install and check everything: .ci/run does",
     ("docs/index.md", "sh"): "they install and build these pages: .ci/run does",
+    ("docs/conformance.md", "sh"): "they need an implementation: here they are only parsed",
+    ("docs/conformance.md", "text"): "it is what tests/cli/test_conformance.py looks for, of an end with faults",
     ("docs/performance.md", "sh"): "they measure for minutes: here they are only parsed",
     ("docs/reliability.md", "sh"): "they run for a minute to hours: here it is seen that there are such options",
 }
@@ -118,7 +120,7 @@ def parse(arguments: list[str]) -> None:
 
 
 def test_what_is_only_parsed_has_no_mistake() -> None:
-    for command in commands(DOCS / "performance.md"):
+    for command in [*commands(DOCS / "conformance.md"), *commands(DOCS / "performance.md")]:
         name, *arguments = shlex.split(command, comments=True)
         assert name == "packetwire"
         parse(arguments)

@@ -30,6 +30,7 @@ from packetwire.core.hello import (
     ANSWER,
     ASK,
     CONTROL_CHANNEL,
+    DESCRIBE,
     DRAIN,
     HELLO,
     MAX_HELLO_SIZE,
@@ -268,26 +269,34 @@ def test_control_requests() -> None:
     rows = TABLES["|octets|controlrequestorresponse|"]
     packets = [Packet.from_bytes(bytes.fromhex(row[0])) for row in rows]
     assert [bytes(packet) for packet in packets] == [bytes.fromhex(row[0]) for row in rows]
-    ask, answer, ping, pong, drain, drained, last = packets
+    ask, answer, ping, pong, drain, drained, describe, described, last = packets
     assert (ask.channel, ask.rq_type, ask.payload[:4]) == (CONTROL_CHANNEL, HELLO + 1, ASK)
     assert (answer.channel, answer.flags, answer.payload[:4]) == (CONTROL_CHANNEL, 1, ANSWER)
     assert decode_hello(ask.payload[4:]) == decode_hello(answer.payload[4:]) == Hello(features=Feature(127))
     assert (ping.channel, ping.rq_type, pong.tag) == (CONTROL_CHANNEL, PING + 1, ping.tag)
     assert (drain.channel, drain.rq_type, drained.tag) == (CONTROL_CHANNEL, DRAIN + 1, drain.tag)
     assert decode_drain(drain.payload) == (30_000, "")
+    assert (describe.channel, describe.rq_type, described.tag) == (CONTROL_CHANNEL, DESCRIBE + 1, describe.tag)
     assert (last.rq_type, last.payload) == (DRAIN + 1, encode_drain(0, "why"))
     kinds = TABLES["|type|controlrequest|towhom|payload|payloadoftheresponse|"]
-    assert {name: int(number) for number, name, *_ in kinds} == {"HELLO": HELLO, "PING": PING, "DRAIN": DRAIN}
-    engine = engine_of(SERVED)
+    assert {name: int(number) for number, name, *_ in kinds} == {
+        "HELLO": HELLO,
+        "PING": PING,
+        "DRAIN": DRAIN,
+        "DESCRIBE": DESCRIBE,
+    }
+    engine = engine_of(SERVED, b"{}")
     engine.receive(b"".join(bytes.fromhex(row[0]) for row in rows if "response" not in row[1]))
-    assert [(packet.tag, packet.flags) for packet in PacketsOf(engine)] == [(2, 1), (3, 1), (4, 1), (5, 1)]
+    answers = list(PacketsOf(engine))
+    assert [(packet.tag, packet.flags) for packet in answers] == [(2, 1), (3, 1), (4, 1), (6, 1), (5, 1)]
+    assert bytes(described) in map(bytes, answers)
 
 
-def engine_of(features: Feature) -> ConnectionEngine:
-    return ConnectionEngine(capabilities=Capabilities(Mode.AUTO, Hello(features=features)))
+def engine_of(features: Feature, description: bytes | None = None) -> ConnectionEngine:
+    return ConnectionEngine(capabilities=Capabilities(Mode.AUTO, Hello(features=features), description))
 
 
-SERVED = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN
+SERVED = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN | Feature.DESCRIBE
 
 
 def test_the_features_of_connections() -> None:

@@ -23,6 +23,7 @@ from packetwire import (
     PacketConnection,
     PeerUnresponsive,
     ProtocolMismatch,
+    RequestFailed,
     RequestTimeout,
 )
 from packetwire.core.hello import ANSWER, CONTROL_CHANNEL, HELLO, Feature, Hello, encode_hello
@@ -83,6 +84,23 @@ def test_a_passive_end_that_knows_nothing_yet(ends: Ends) -> None:
     ends.asker(request_handler=echo)
     with pytest.raises(CapabilityMissing, match="has not said yet what it understands"):
         ping(ends)
+
+
+def test_what_an_end_tells_of_its_service(ends: Ends) -> None:
+    ends.open(description=b"a shop")
+    asker = ends.asker(request_handler=echo)
+    assert asker.describe(WATCHDOG) == b"a shop"
+    with pytest.raises(RequestFailed, match="DESCRIBE not ok: .*this end does not describe itself"):
+        ends.do(lambda: ends.conn.describe(WATCHDOG))
+    with pytest.raises(TypeError, match="description must be bytes"):
+        ends.conn.description = "a shop"
+
+
+def test_an_old_peer_describes_nothing(ends: Ends) -> None:
+    ends.open(capabilities="off", description=b"a shop")
+    asker = ends.asker(request_handler=echo)
+    with pytest.raises(CapabilityMissing, match="describe: the peer has no capabilities"):
+        asker.describe(WATCHDOG)
 
 
 def test_a_mode_that_there_is_not(face: Any) -> None:

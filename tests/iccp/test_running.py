@@ -27,6 +27,7 @@ from packetwire.iccp import (
     Outcome,
     StopError,
     TimeLimits,
+    arun_component,
 )
 
 from .faces import FACES, run_of
@@ -430,3 +431,13 @@ def test_an_orphan_may_clean_up_and_return(in_loop: Supervisor) -> None:
     in_loop.connection.close()
     in_loop.join()
     assert (in_loop.status, in_loop.raised) == (1, None)
+
+
+def test_a_main_function_that_waits_for_nothing(in_loop: Supervisor) -> None:
+    def plain(control: Control) -> str:
+        return "done in the loop"
+
+    in_loop._run_component = lambda main, **options: asyncio.run(arun_component(main, **options))
+    in_loop.run(plain)
+    msg = in_loop.end()
+    assert (msg.outcome, msg.details) == (Outcome.OK, ["done in the loop"])

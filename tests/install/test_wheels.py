@@ -23,7 +23,10 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 PACKAGE = ROOT / "lib" / "packetwire"
-DATA = {"packetwire/py.typed", "packetwire/messaging/butler.proto", "packetwire/messaging/butler.binpb"}
+DATA = {
+    *("packetwire/py.typed", "packetwire/wireshark/packetwire.lua"),
+    *("packetwire/messaging/butler.proto", "packetwire/messaging/butler.binpb"),
+}
 
 
 @pytest.fixture(scope="session")

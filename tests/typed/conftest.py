@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+import tests.searching  # noqa: F401
 
 
 @pytest.fixture

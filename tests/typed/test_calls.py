@@ -22,6 +22,7 @@ from packetwire import (
     RequestFailed,
     RequestTimeout,
     connect_to,
+    current_request,
 )
 from packetwire.typed import AsyncClient, BadValue, Client, Service, UnknownError, caller, client_of, error, method
 
@@ -89,6 +90,44 @@ def test_many_calls_at_a_time() -> None:
         assert pairs["Shop.load(title='2')"] == Item("2")
         found = list(client.map([Shop.find("1", limit=1), Shop.find("x", limit=1)], return_exceptions=True))
         assert isinstance(found[1], OutOfStock)
+
+
+class Asked(Service):
+    """Tells what came with a request."""
+
+    @method
+    def options(self) -> tuple[bool, dict[str, bytes], bool]:
+        request = current_request()
+        left = request.remaining()
+        return left is not None and 0 < left <= 30, dict(request.meta), request.progress(b"half")
+
+
+OPTIONS: Any = {"deadline": 30, "meta": {"user": b"emma"}}
+ANSWERED = (True, {"user": b"emma"}, True)
+
+
+def test_calls_take_the_options_of_a_connection() -> None:
+    near, far = socket.socketpair()
+    seen: list[bytes] = []
+    with near, far, Asked().serve(far), Client(near) as client:
+        assert client.do(Asked.options(), **OPTIONS, on_progress=seen.append) == ANSWERED
+        assert seen == [b"half"]
+        assert client.submit(Asked.options(), **OPTIONS, idle_timeout=30)() == ANSWERED
+        assert list(client.map([Asked.options()], **OPTIONS, idle_timeout=30)) == [ANSWERED]
+        ((_, found),) = client.map_unordered([Asked.options()], **OPTIONS, idle_timeout=30)
+        assert found == ANSWERED
+
+
+def test_they_do_in_an_event_loop_too() -> None:
+    async def ask() -> None:
+        async with await Asked().aserve(far), AsyncClient(near) as client:
+            assert await client.do(Asked.options(), **OPTIONS, idle_timeout=30) == ANSWERED
+            assert await client.submit(Asked.options(), **OPTIONS, idle_timeout=30) == ANSWERED
+            assert [each async for each in client.map([Asked.options()], **OPTIONS, idle_timeout=30)] == [ANSWERED]
+
+    near, far = socket.socketpair()
+    with near, far:
+        asyncio.run(ask())
 
 
 def test_a_request_class_and_a_method_are_the_same_on_the_wire() -> None:

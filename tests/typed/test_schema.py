@@ -389,7 +389,7 @@ def test_all_kinds_are_described(described: Any, tmp_path: Path) -> None:
     ("arguments", "text"),
     [
         (["no.json"], "cannot read 'no.json': No such file or directory"),
-        (["words_service.py"], "'words_service.py' is not JSON"),
+        (["words_service.py"], "'words_service.py' is not what packetwire describe --json writes: it is not JSON"),
         (["empty.json"], "'empty.json' is not what packetwire describe --json writes"),
         (["words_service:OTHER"], "words_service:OTHER is no subclass of packetwire.typed.Service, but 5"),
         (

@@ -58,7 +58,7 @@ def test_served_at_an_address(address: str, tmp_path: Any) -> None:
 def test_whoever_can_read_the_directory_cannot_keep_a_server_from_starting(
     kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("packetwire.listeners.DIRECTORY_LOCK_SECONDS", 0.01)
+    monkeypatch.setattr("packetwire.socketfiles.DIRECTORY_LOCK_SECONDS", 0.01)
     directory = os.open(tmp_path, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)

@@ -179,6 +179,7 @@ class AsyncHasPacketConnection(HasRequestMap):
         channel: int = 0,
         timeout: float | None = None,
         return_exceptions: Literal[False] = False,
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[tuple[BaseRequest[ResponseT], ResponseT]]: ...
 
     @overload
@@ -190,6 +191,7 @@ class AsyncHasPacketConnection(HasRequestMap):
         channel: int = 0,
         timeout: float | None = None,
         return_exceptions: bool,
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[tuple[BaseRequest[ResponseT], ResponseT | Exception]]: ...
 
     def conn_map_unordered(
@@ -200,12 +202,13 @@ class AsyncHasPacketConnection(HasRequestMap):
         channel: int = 0,
         timeout: float | None = None,
         return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Any]:
         """As `conn_map`, but yields pairs of a request and its decoded response, in the order of the responses."""
         time_limit(timeout)  # raises here, not at the first response
 
         def submit(rq: BaseRequest[ResponseT]) -> RequestFuture:
-            return self.conn_submit(rq, channel=channel, timeout=timeout)
+            return self.conn_submit(rq, channel=channel, timeout=timeout, **options)
 
         return as_they_come(self.conn, submit, requests, window, timeout, return_exceptions, self._decoded)
 

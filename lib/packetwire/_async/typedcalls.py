@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Coroutine, Iterable
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from packetwire._async.host import IS_ASYNC, AsyncAnswer, answered
 from packetwire._async.service import AsyncHasPacketConnection
 from packetwire.addresses import Address
 from packetwire.aio.opening import AsyncRecvSend
+from packetwire.core.calloptions import CallOptions
 from packetwire.core.requests import BaseRequest, HandlerResult
 from packetwire.typed.places import recv_send_of
 from packetwire.typed.request import HasRequests, TypedRequest
@@ -38,39 +39,50 @@ class AsyncTypedConnection(AsyncHasPacketConnection):
         return answered(self, self._request_that_came(rq_type, flags, payload), self.service)
 
     @overload
-    async def do(self, request: BaseRequest[Later[ResultT]], *, timeout: float | None = None) -> ResultT: ...
+    async def do(
+        self, request: BaseRequest[Later[ResultT]], *, timeout: float | None = None, **options: Unpack[CallOptions]
+    ) -> ResultT: ...
 
     @overload
-    async def do(self, request: BaseRequest[ResultT], *, timeout: float | None = None) -> ResultT: ...
+    async def do(
+        self, request: BaseRequest[ResultT], *, timeout: float | None = None, **options: Unpack[CallOptions]
+    ) -> ResultT: ...
 
-    async def do(self, request: BaseRequest[Any], *, timeout: float | None = None) -> Any:
+    async def do(
+        self, request: BaseRequest[Any], *, timeout: float | None = None, **options: Unpack[CallOptions]
+    ) -> Any:
         """Make a call, such as `Shop.put("Emma")`, and return its result.
 
+        Takes the options of a call of the connection: `deadline`, `meta`, `on_progress`, `idle_timeout`.
         Raises the errors that its method lists, another `RequestFailed` if it failed, `BadValue` for an argument of
         the wrong kind, and as `AsyncPacketConnection.__call__` does. Opens the connection for the call if it is not
         open.
         """
         conn = self.conn
         if not (conn.is_open() and isinstance(request, TypedRequest)):
-            return await self.conn_do_remote(request, timeout=timeout)
+            return await self.conn_do_remote(request, timeout=timeout, **options)
         # the same in fewer steps: it is not opened once more
         number = request.operation.number
-        ok, flags, payload = await conn(number, bytes(request), request.flags, timeout=timeout)
+        ok, flags, payload = await conn(number, bytes(request), request.flags, timeout=timeout, **options)
         if not ok:
             raise request.decode_failed_response(conn.failure(flags, payload, type(request).__name__))
         return request.decode_response_payload(flags, payload)
 
     @overload
     def submit(
-        self, request: BaseRequest[Later[ResultT]], *, timeout: float | None = None
+        self, request: BaseRequest[Later[ResultT]], *, timeout: float | None = None, **options: Unpack[CallOptions]
     ) -> AsyncAnswer[ResultT]: ...
 
     @overload
-    def submit(self, request: BaseRequest[ResultT], *, timeout: float | None = None) -> AsyncAnswer[ResultT]: ...
+    def submit(
+        self, request: BaseRequest[ResultT], *, timeout: float | None = None, **options: Unpack[CallOptions]
+    ) -> AsyncAnswer[ResultT]: ...
 
-    def submit(self, request: BaseRequest[Any], *, timeout: float | None = None) -> AsyncAnswer[Any]:
-        """Begin a call, and return what will be its result."""
-        return self.conn_begin(request, timeout=timeout)
+    def submit(
+        self, request: BaseRequest[Any], *, timeout: float | None = None, **options: Unpack[CallOptions]
+    ) -> AsyncAnswer[Any]:
+        """Begin a call, and return what will be its result. Takes the same options."""
+        return self.conn_begin(request, timeout=timeout, **options)
 
     @overload
     def map(
@@ -80,6 +92,7 @@ class AsyncTypedConnection(AsyncHasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: Literal[False] = False,
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[ResultT]: ...
 
     @overload
@@ -90,6 +103,7 @@ class AsyncTypedConnection(AsyncHasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: bool,
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[ResultT | Exception]: ...
 
     def map(
@@ -99,9 +113,12 @@ class AsyncTypedConnection(AsyncHasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Any]:
         """Make many calls, up to `window` at a time, yield their results in order; see `conn_map`."""
-        return self.conn_map(requests, window=window, timeout=timeout, return_exceptions=return_exceptions)
+        return self.conn_map(
+            requests, window=window, timeout=timeout, return_exceptions=return_exceptions, **options
+        )
 
     @overload
     def map_unordered(
@@ -111,6 +128,7 @@ class AsyncTypedConnection(AsyncHasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: Literal[False] = False,
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[tuple[BaseRequest[ResultT], ResultT]]: ...
 
     @overload
@@ -121,6 +139,7 @@ class AsyncTypedConnection(AsyncHasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: bool,
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[tuple[BaseRequest[ResultT], ResultT | Exception]]: ...
 
     def map_unordered(
@@ -130,10 +149,11 @@ class AsyncTypedConnection(AsyncHasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
     ) -> AsyncGenerator[Any]:
         """As `map`, but yields pairs of a call and its result, in the order of the results."""
         return self.conn_map_unordered(
-            requests, window=window, timeout=timeout, return_exceptions=return_exceptions
+            requests, window=window, timeout=timeout, return_exceptions=return_exceptions, **options
         )
 
     def _rq_type_of(self, rq: BaseRequest[Any]) -> int:

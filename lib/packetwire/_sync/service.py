@@ -180,6 +180,7 @@ class HasPacketConnection(HasRequestMap):
         channel: int = 0,
         timeout: float | None = None,
         return_exceptions: Literal[False] = False,
+        **options: Unpack[CallOptions],
     ) -> Iterator[tuple[BaseRequest[ResponseT], ResponseT]]: ...
 
     @overload
@@ -191,6 +192,7 @@ class HasPacketConnection(HasRequestMap):
         channel: int = 0,
         timeout: float | None = None,
         return_exceptions: bool,
+        **options: Unpack[CallOptions],
     ) -> Iterator[tuple[BaseRequest[ResponseT], ResponseT | Exception]]: ...
 
     def conn_map_unordered(
@@ -201,12 +203,13 @@ class HasPacketConnection(HasRequestMap):
         channel: int = 0,
         timeout: float | None = None,
         return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
     ) -> Iterator[Any]:
         """As `conn_map`, but yields pairs of a request and its decoded response, in the order of the responses."""
         time_limit(timeout)  # raises here, not at the first response
 
         def submit(rq: BaseRequest[ResponseT]) -> RequestResult:
-            return self.conn_submit(rq, channel=channel, timeout=timeout)
+            return self.conn_submit(rq, channel=channel, timeout=timeout, **options)
 
         return as_they_come(self.conn, submit, requests, window, timeout, return_exceptions, self._decoded)
 

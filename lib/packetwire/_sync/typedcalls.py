@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Iterator
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from packetwire._sync.host import IS_ASYNC, Answer, answered
 from packetwire._sync.service import HasPacketConnection
 from packetwire.addresses import Address
+from packetwire.core.calloptions import CallOptions
 from packetwire.core.requests import BaseRequest, HandlerResult
 from packetwire.streams.open import PacketConnectionRecvSend
 from packetwire.typed.places import recv_send_of
@@ -39,37 +40,48 @@ class TypedConnection(HasPacketConnection):
         return answered(self, self._request_that_came(rq_type, flags, payload), self.service)
 
     @overload
-    def do(self, request: BaseRequest[Later[ResultT]], *, timeout: float | None = None) -> ResultT: ...
+    def do(
+        self, request: BaseRequest[Later[ResultT]], *, timeout: float | None = None, **options: Unpack[CallOptions]
+    ) -> ResultT: ...
 
     @overload
-    def do(self, request: BaseRequest[ResultT], *, timeout: float | None = None) -> ResultT: ...
+    def do(
+        self, request: BaseRequest[ResultT], *, timeout: float | None = None, **options: Unpack[CallOptions]
+    ) -> ResultT: ...
 
-    def do(self, request: BaseRequest[Any], *, timeout: float | None = None) -> Any:
+    def do(self, request: BaseRequest[Any], *, timeout: float | None = None, **options: Unpack[CallOptions]) -> Any:
         """Make a call, such as `Shop.put("Emma")`, and return its result.
 
+        Takes the options of a call of the connection: `deadline`, `meta`, `on_progress`, `idle_timeout`.
         Raises the errors that its method lists, another `RequestFailed` if it failed, `BadValue` for an argument of
         the wrong kind, and as `PacketConnection.__call__` does. Opens the connection for the call if it is not
         open.
         """
         conn = self.conn
         if not (conn.is_open() and isinstance(request, TypedRequest)):
-            return self.conn_do_remote(request, timeout=timeout)
+            return self.conn_do_remote(request, timeout=timeout, **options)
         # the same in fewer steps: it is not opened once more
         number = request.operation.number
-        ok, flags, payload = conn(number, bytes(request), request.flags, timeout=timeout)
+        ok, flags, payload = conn(number, bytes(request), request.flags, timeout=timeout, **options)
         if not ok:
             raise request.decode_failed_response(conn.failure(flags, payload, type(request).__name__))
         return request.decode_response_payload(flags, payload)
 
     @overload
-    def submit(self, request: BaseRequest[Later[ResultT]], *, timeout: float | None = None) -> Answer[ResultT]: ...
+    def submit(
+        self, request: BaseRequest[Later[ResultT]], *, timeout: float | None = None, **options: Unpack[CallOptions]
+    ) -> Answer[ResultT]: ...
 
     @overload
-    def submit(self, request: BaseRequest[ResultT], *, timeout: float | None = None) -> Answer[ResultT]: ...
+    def submit(
+        self, request: BaseRequest[ResultT], *, timeout: float | None = None, **options: Unpack[CallOptions]
+    ) -> Answer[ResultT]: ...
 
-    def submit(self, request: BaseRequest[Any], *, timeout: float | None = None) -> Answer[Any]:
-        """Begin a call, and return what will be its result."""
-        return self.conn_begin(request, timeout=timeout)
+    def submit(
+        self, request: BaseRequest[Any], *, timeout: float | None = None, **options: Unpack[CallOptions]
+    ) -> Answer[Any]:
+        """Begin a call, and return what will be its result. Takes the same options."""
+        return self.conn_begin(request, timeout=timeout, **options)
 
     @overload
     def map(
@@ -79,6 +91,7 @@ class TypedConnection(HasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: Literal[False] = False,
+        **options: Unpack[CallOptions],
     ) -> Iterator[ResultT]: ...
 
     @overload
@@ -89,6 +102,7 @@ class TypedConnection(HasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: bool,
+        **options: Unpack[CallOptions],
     ) -> Iterator[ResultT | Exception]: ...
 
     def map(
@@ -98,9 +112,12 @@ class TypedConnection(HasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
     ) -> Iterator[Any]:
         """Make many calls, up to `window` at a time, yield their results in order; see `conn_map`."""
-        return self.conn_map(requests, window=window, timeout=timeout, return_exceptions=return_exceptions)
+        return self.conn_map(
+            requests, window=window, timeout=timeout, return_exceptions=return_exceptions, **options
+        )
 
     @overload
     def map_unordered(
@@ -110,6 +127,7 @@ class TypedConnection(HasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: Literal[False] = False,
+        **options: Unpack[CallOptions],
     ) -> Iterator[tuple[BaseRequest[ResultT], ResultT]]: ...
 
     @overload
@@ -120,6 +138,7 @@ class TypedConnection(HasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: bool,
+        **options: Unpack[CallOptions],
     ) -> Iterator[tuple[BaseRequest[ResultT], ResultT | Exception]]: ...
 
     def map_unordered(
@@ -129,10 +148,11 @@ class TypedConnection(HasPacketConnection):
         window: int = 64,
         timeout: float | None = None,
         return_exceptions: bool = False,
+        **options: Unpack[CallOptions],
     ) -> Iterator[Any]:
         """As `map`, but yields pairs of a call and its result, in the order of the results."""
         return self.conn_map_unordered(
-            requests, window=window, timeout=timeout, return_exceptions=return_exceptions
+            requests, window=window, timeout=timeout, return_exceptions=return_exceptions, **options
         )
 
     def _rq_type_of(self, rq: BaseRequest[Any]) -> int:

@@ -94,6 +94,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         capabilities: str = "auto",
         protocol: str | None = None,
         protocol_version: str | None = None,
+        description: bytes | None = None,
         keepalive: float | str | None = "auto",
         hooks: Hooks | None = None,
     ) -> None:
@@ -112,6 +113,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
                 capabilities=capabilities,
                 protocol=protocol,
                 protocol_version=protocol_version,
+                description=description,
                 keepalive=keepalive,
             ),
             request_handler=request_handler,
@@ -401,6 +403,14 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
     async def ping(self, timeout: float | None = None) -> float:
         """Seconds that a packet to the peer and back takes; as `PacketConnection.ping`."""
         return await self._open_driver().control.ping(deadline_of(timeout))
+
+    async def describe(self, timeout: float | None = None) -> bytes:
+        """Ask the peer what its service offers; as `PacketConnection.describe`."""
+        ok, flags, payload = await self._open_driver().control.describe(deadline_of(timeout))
+        if not ok:
+            raise self.failure(flags, payload, "DESCRIBE")
+        description: bytes = payload
+        return description
 
     async def drain_peer(
         self, timeout: float | None = None, *, cut_off: float | None = None, reason: str = ""

@@ -77,12 +77,17 @@ class ControlRequests:
         await self.require(Feature.DRAIN, "drain", deadline)
         await self._ask(lambda waiter: self._engine.drain(milliseconds, text, waiter), "DRAIN", deadline)
 
-    async def _ask(self, send: Callable[[CallWaiter], None], what: str, deadline: float | None) -> None:
+    async def describe(self, deadline: float | None) -> Response:
+        """The peer's answer to DESCRIBE. Raises as `ping`."""
+        await self.require(Feature.DESCRIBE, "describe", deadline)
+        return await self._ask(self._engine.describe, "DESCRIBE", deadline)
+
+    async def _ask(self, send: Callable[[CallWaiter], None], what: str, deadline: float | None) -> Response:
         future: asyncio.Future[Response] = self._loop.create_future()
         send(CallWaiter(future))
         self._flush()
         try:
             async with asyncio.timeout_at(deadline):
-                await future
+                return await future
         except TimeoutError:
             raise RequestTimeout(f"{self._name}: no answer to {what} in time") from None

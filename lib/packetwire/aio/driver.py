@@ -154,9 +154,9 @@ class Driver:
         self.calls.ends_requests = self.calls.ends = True
         self._changed()
 
-    def wind_down(self) -> None:
+    def wind_down(self, *, patient: bool = False) -> None:
         """Begin no more requests of the peer; send EOF when those that were begun are answered."""
-        self.engine.wind_down()
+        self.engine.wind_down(patient=patient)
         self._changed()
 
     @property

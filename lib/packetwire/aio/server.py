@@ -34,6 +34,7 @@ from packetwire.core.budget import Budget
 from packetwire.core.settings import DEFAULT_DRAIN, DEFAULT_MAX_CONNECTIONS, ServerSettings
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.errors import ConnectionEnded, PeerClosed
+from packetwire.givensockets import GivenSockets
 from packetwire.listeners import Listener
 from packetwire.memory import give_back
 from packetwire.serving import (
@@ -70,6 +71,9 @@ async def aserve(
     max_per_address: int | None = None,
     allow_uids: Iterable[int] | None = None,
     max_memory: int | None = None,
+    listener: GivenSockets | None = None,
+    reuse_port: bool = False,
+    replace: bool = False,
 ) -> AsyncServer:
     """Serve at `address`, in the running loop; returns as soon as clients can connect.
 
@@ -85,13 +89,13 @@ async def aserve(
         max_memory=max_memory,
         drain_timeout=drain_timeout,
     )
-    prepared = Prepared(address, factory, settings, ssl_context, allow_uids)
+    prepared = Prepared(address, factory, settings, ssl_context, allow_uids, listener, reuse_port, replace)
     if prepared.may_wait:
         name = f"packetwire-{prepared.address}-listen"
-        listener, client = await in_thread(prepared.listen, name, lambda made: made[0].close())
+        listening, client = await in_thread(prepared.listen, name, lambda made: made[0].close())
     else:
-        listener, client = prepared.listen()
-    return AsyncServer(listener, factory, client, **prepared.options)
+        listening, client = prepared.listen()
+    return AsyncServer(listening, factory, client, **prepared.options)
 
 
 class AsyncServer(ServerBase["_Session"]):
@@ -240,6 +244,7 @@ class AsyncServer(ServerBase["_Session"]):
             logger.error("%s: accepting failed: %s", self.address, error)
         finally:
             self._accepting.close()
+            self._take_last(self._start_session)
             if isinstance(self.address, ZmqAddress):  # that may wait for the thread of the socket
                 try:
                     await to_the_end_in_thread(self._listener.close, f"packetwire-{self.address}-closer")
@@ -259,10 +264,13 @@ class AsyncServer(ServerBase["_Session"]):
         """Let every session end within the deadline, then anyhow."""
         if self._stop_deadline is None:
             self.stop()
+        until = self._loop.time() + self._announce_end()
+        while self._sessions and (left := self._time_left(self._loop.time(), until)) > 0:
+            await self._accepting.wait(left)
         for session in self._sessions:
-            session.end()
-        while self._sessions and self._stop_deadline is not None and self._loop.time() < self._stop_deadline:
-            await self._accepting.wait(self._stop_deadline - self._loop.time())
+            session.end(patient=False)
+        while self._sessions and (left := self._time_left(self._loop.time())) > 0:
+            await self._accepting.wait(left)
         await self._cut_off()
 
     async def _cut_off(self) -> None:
@@ -327,6 +335,8 @@ class _Session(ServedClient[AsyncPacketConnection]):
             if self.asked_to_leave is None:
                 self._admission.warn("handshake", "a client was not let in: %s (%s)", error, self.name)
             return
+        finally:
+            self._shaking_hands = False
         try:
             await self._serve_client(tls)
         except BaseException:
@@ -341,19 +351,23 @@ class _Session(ServedClient[AsyncPacketConnection]):
         conn._budget = self._budget
         async with service:
             if self._ending:
-                _announce_end(conn)
+                _announce_end(conn, self._patient)
             await conn.join_recv()
             if conn.is_open() and not isinstance(conn.ended, PeerClosed):
                 self.failure = conn.ended
                 self._admission.ended(self.name, conn.ended)
 
-    def end(self) -> None:
-        """Have the client told that this is the end, behind the replies that it is owed."""
-        self._ending = True  # the session looks at it when it has opened the connection
+    def end(self, *, patient: bool) -> None:
+        """Have the client told that this is the end, behind the replies that it is owed.
+
+        If `patient`, one that has said nothing yet may do so before, until the next call; or finish shaking hands.
+        """
+        self._patient = patient
+        self._ending = True  # the session looks at both when it has opened the connection
         if self._conn is not None:
-            _announce_end(self._conn)
-        else:
-            self._shut_down()  # it shakes hands, which nobody waits for any more
+            _announce_end(self._conn, patient)
+        elif self._shaking_hands and not patient:
+            self._shut_down()
 
     def cut_off(self) -> None:
         """End it now; what is owed is refused first, which can take a moment."""
@@ -381,6 +395,6 @@ def _connection_of(service: Any) -> AsyncPacketConnection:
     return conn
 
 
-def _announce_end(conn: AsyncPacketConnection) -> None:
+def _announce_end(conn: AsyncPacketConnection, patient: bool) -> None:
     with suppress(ConnectionEnded):  # it may not be open yet, or have ended by itself
-        conn._wind_down()
+        conn._wind_down(patient=patient)

@@ -39,10 +39,10 @@ of its own), unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, or zmq+dealer:ENDPOINT and
 and PAIR, where ENDPOINT is tcp://HOST:PORT or ipc://PATH. ship:[OPTIONS] HOST:MODULE:NAME sends a service to
 HOST, which needs only Python 3.11 or newer, by ssh, and asks it. TYPE is the request's number. PAYLOAD is taken as
 text; - is standard input. Flags of the response are shown on standard error, if there are any.
-With --module, TYPE may also be the name of a request class, and what follows are the fields of that class, if
-it is a dataclass: FIELD=VALUE for int, float, bool, str and bytes, FIELD:hex=HEX, or FIELD:file=FILE. For a
-packetwire.typed.Service TYPE is the name of a method, and a VALUE may be JSON. The decoded response is printed:
-bytes as they are, anything else as text.
+TYPE may also be the name of a method of a packetwire.typed.Service that describes itself, and what follows are its
+arguments: FIELD=VALUE, FIELD:hex=HEX, or FIELD:file=FILE; a VALUE may be JSON. The decoded response is printed:
+bytes as they are, anything else as text. With --module the far end need not describe itself, and TYPE may be the
+name of a request class, with its fields, if it is a dataclass, whose types are int, float, bool, str and bytes.
 Exit status: 0 if the response is ok, 1 if it is not or the connection fails, 2 for bad arguments, 124 if the
 time is over, 130 after Ctrl-C.
 """
@@ -53,7 +53,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser("call", help="send one request, print the response", description=DESCRIPTION)
     parser.set_defaults(run=run, late_words="words")
     parser.add_argument("address", metavar="ADDRESS", type=address(check_connectable), help="where to")
-    parser.add_argument("type", metavar="TYPE", help="the request type: a number, or with --module a name")
+    parser.add_argument("type", metavar="TYPE", help="the request type: a number, or the name of a method")
     parser.add_argument(
         "words",
         metavar="PAYLOAD",
@@ -130,8 +130,8 @@ def run(args: argparse.Namespace) -> int:
     service: PacketConnection | HasPacketConnection
     module = args.module or _shipped_module(args)
     if module is None:
-        service = conn = PacketConnection(connect)
-        question = _plain_question(args)
+        service = conn = PacketConnection(connect, request_handler=None)
+        question = None if args.type.isidentifier() else _plain_question(args)
     else:
         service = _make_service(module, connect)
         conn = service.conn
@@ -141,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
     try:
         with service:
+            question = question or _described_question(args, conn, deadline)
             flags, payload = _ask(conn, question, args.channel, deadline, _options(args))
             _print_answer(question, flags, payload, args.hex_out)
     except DeadlineExceeded as error:
@@ -148,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
     except RequestTimeout as error:
         if args.timeout is None:
             raise CommandFailed(str(error), EXIT_TIMEOUT) from error
-        asked = question.name or "the request"
+        asked = "the request" if question is None or question.name is None else question.name
         raise CommandFailed(
             f"{conn.name}: no response to {asked} within {args.timeout:g} s", EXIT_TIMEOUT
         ) from error
@@ -204,13 +205,17 @@ def _ask(
         question.flags,
         channel=channel,
         label=question.name,
-        timeout=None if deadline is None else max(0.0, deadline - time.monotonic()),
+        timeout=_time_left(deadline),
         **options,
     )
     if not ok:
         failure = conn.failure(flags, payload, question.name or "the request")
         raise failure if question.fail is None else question.fail(failure)
     return flags, payload
+
+
+def _time_left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def _print_answer(question: Question, flags: int, payload: bytes, in_hex: bool) -> None:
@@ -236,13 +241,32 @@ def _plain_question(args: argparse.Namespace) -> Question:
     try:
         rq_type = _number(MAX_RQ_TYPE)(args.type)
     except argparse.ArgumentTypeError as error:
-        raise _usage(f"argument TYPE: {error}; names need --module") from None
+        raise _usage(f"argument TYPE: {error}, which is no name either") from None
     payload = _payload(args)
     if payload is None:
         if len(args.words) > 1:
             raise _usage(f"one PAYLOAD is expected, got {len(args.words)}; quote one that has spaces")
         payload = os.fsencode("".join(args.words))
     return Question(rq_type, args.flags or 0, payload)
+
+
+def _described_question(args: argparse.Namespace, conn: PacketConnection, deadline: float | None) -> Question:
+    """The question for a method that the far end knows, and describes."""
+    from packetwire.cli.describe import schema_of_peer
+    from packetwire.cli.typedvalues import described_payload, shown_payload
+
+    schema = schema_of_peer(conn, _time_left(deadline), "a name needs --module")
+    methods = schema["methods"]
+    if args.type not in methods:
+        raise _usage(f"argument TYPE: {schema['name']} has no method {args.type!r}; it has {', '.join(methods)}")
+    payload = _payload(args)
+    return Question(
+        methods[args.type]["number"],
+        args.flags or 0,
+        described_payload(args.type, schema, args.words) if payload is None else payload,
+        args.type,
+        lambda flags, payload: shown_payload(payload),
+    )
 
 
 def _payload(args: argparse.Namespace) -> bytes | None:

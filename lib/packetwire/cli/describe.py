@@ -8,20 +8,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from packetwire.addresses import CONNECT_TIMEOUT, KINDS, connect_to
+from packetwire.cli import curve
+from packetwire.cli.addressing import add_sync_option, address, check_connectable, seconds
 from packetwire.cli.arguments import Commands
-from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
 from packetwire.cli.named import described, find_thing
+from packetwire.cli.tls import add_client_options, client_ssl_context
+from packetwire.connection import PacketConnection
+from packetwire.errors import CapabilityMissing, RequestFailed, RequestTimeout
 from packetwire.typed.evolution import changes, kind_text, literal_text
-from packetwire.typed.schema import FORMAT, Schema, hash_of
+from packetwire.typed.foreign import schema_from
+from packetwire.typed.schema import Schema, hash_of
 from packetwire.typed.service import Service
 from packetwire.typed.stub import stub_of
 
+CLOSE_TIMEOUT = 1.0
+"""Seconds for the peer to end the connection, too, after its answer."""
+
 DESCRIPTION = """
-Shows the methods of a service, their parameters, results and errors, and the types of these. SERVICE is
-MODULE:CLASS, a subclass of packetwire.typed.Service, or a file that --json has written; modules in the current
-directory are found. With --diff, two of them are compared: the service that clients know, and the one that is to
-take its place. A line that begins with BREAKS is a change that old clients would notice.
-Exit status: 0, or 1 if a change breaks something, 2 for bad arguments.
+Shows the methods of a service, their parameters, results and errors, and the types of these. SERVICE is an
+address, as for `packetwire call`, where it runs and describes itself; or MODULE:CLASS, a subclass of
+packetwire.typed.Service, of which modules in the current directory are found; or a file that --json has written.
+With --diff, two of them are compared: the service that clients know, and the one that is to take its place.
+A line that begins with BREAKS is a change that old clients would notice.
+Exit status: 0, or 1 if a change breaks something, or the service cannot be asked, 2 for bad arguments.
 """
 
 
@@ -29,18 +40,28 @@ def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser("describe", help="show what a typed service offers", description=DESCRIPTION)
     parser.set_defaults(run=run)
-    parser.add_argument("service", metavar="SERVICE", help="MODULE:CLASS, or a file made by --json")
+    parser.add_argument("service", metavar="SERVICE", help="an address, MODULE:CLASS, or a file made by --json")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON, for programs and for --diff")
     form.add_argument("--stub", action="store_true", help="as Python source, for clients without the module")
     form.add_argument("--diff", metavar="NEW", help="compare it with NEW, by which it is to be replaced")
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=CONNECT_TIMEOUT,
+        metavar="SECONDS",
+        help=f"for connecting, and for its answer (default: {CONNECT_TIMEOUT:g})",
+    )
+    add_sync_option(parser)
+    add_client_options(parser)
+    curve.add_client_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Show it, or the changes; returns the exit status."""
-    schema = schema_at(args.service)
+    schema = schema_at(args.service, args)
     if args.diff is not None:
-        found = changes(schema, schema_at(args.diff))
+        found = changes(schema, schema_at(args.diff, args))
         for change in found:
             print(change)
         return EXIT_FAILED if any(change.breaks for change in found) else 0
@@ -53,10 +74,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def schema_at(place: str) -> Schema:
-    """The schema of MODULE:CLASS, or in a file. Raises `CommandFailed`."""
+def schema_at(place: str, args: argparse.Namespace) -> Schema:
+    """The schema of an address, of MODULE:CLASS, or in a file. Raises `CommandFailed`."""
     if ":" not in place or Path(place).is_file():
         return _schema_in(Path(place))
+    if place.partition(":")[0] in KINDS:
+        return _schema_there(place, args)
     found = find_thing(place)
     if not (isinstance(found, type) and issubclass(found, Service)):
         raise CommandFailed(f"{place} is no subclass of packetwire.typed.Service, but {found!r:.100}", EXIT_USAGE)
@@ -68,18 +91,44 @@ def schema_at(place: str) -> Schema:
 
 def _schema_in(path: Path) -> Schema:
     try:
-        schema: Schema = json.loads(path.read_text(encoding="utf-8"))
+        return schema_from(path.read_bytes())
     except OSError as error:
         raise CommandFailed(f"cannot read {str(path)!r}: {error.strerror}", EXIT_USAGE) from None
     except ValueError as error:
-        raise CommandFailed(f"{str(path)!r} is not JSON: {error}", EXIT_USAGE) from None
-    if (
-        not isinstance(schema, dict)
-        or schema.get("packetwire") != FORMAT
-        or not {"methods", "types"} <= schema.keys()
-    ):
-        raise CommandFailed(f"{str(path)!r} is not what packetwire describe --json writes", EXIT_USAGE)
-    return schema
+        text = f"{str(path)!r} is not what packetwire describe --json writes: {error}"
+        raise CommandFailed(text, EXIT_USAGE) from None
+
+
+def _schema_there(place: str, args: argparse.Namespace) -> Schema:
+    """The schema that the service at an address tells of itself."""
+    try:
+        where = address(check_connectable)(place)
+    except argparse.ArgumentTypeError as error:
+        raise CommandFailed(str(error), EXIT_USAGE) from None
+    args.address = where
+    connect = connect_to(
+        curve.to_connect(where, args.curve_server, args.curve_key),
+        timeout=args.timeout,
+        ssl_context=client_ssl_context(args),
+        server_name=args.server_name,
+        sync=args.sync,
+    )
+    with PacketConnection(connect, place, close_timeout=CLOSE_TIMEOUT) as conn:
+        return schema_of_peer(conn, args.timeout, "it cannot be asked what it is")
+
+
+def schema_of_peer(conn: PacketConnection, timeout: float | None, otherwise: str) -> Schema:
+    """The schema that the far end tells of itself. Raises `CommandFailed`, for want of one with `otherwise`."""
+    try:
+        return schema_from(conn.describe(timeout))
+    except (CapabilityMissing, RequestFailed) as error:
+        raise CommandFailed(
+            f"{conn.name} does not describe itself, so {otherwise}: {error}", EXIT_FAILED
+        ) from error
+    except RequestTimeout as error:
+        raise CommandFailed(str(error), EXIT_TIMEOUT) from error
+    except ValueError as error:
+        raise CommandFailed(f"{conn.name} describes itself by what is no schema: {error}", EXIT_FAILED) from None
 
 
 def readable(schema: Schema) -> Iterator[str]:

@@ -16,9 +16,10 @@ from packetwire.cli.conversation import OPPOSITE, STDIN, Conversations, Input, N
 from packetwire.cli.display import open_display
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.fbspdump import as_fbsp
+from packetwire.cli.pcap import pcap_of
 from packetwire.core.engine import MAX_RQ_TYPE
 from packetwire.core.frames import FRAME_CHANNEL, Frame, FrameType, decode_frame, decode_meta, decode_reason
-from packetwire.core.hello import CONTROL_CHANNEL, DRAIN, HELLO, PING
+from packetwire.core.hello import CONTROL_CHANNEL, DESCRIBE, DRAIN, HELLO, PING
 from packetwire.core.packet import EOF_PACKET, Packet
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.varint import MAX_UINT
@@ -76,6 +77,9 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--follow", action="store_true", help="wait for more at the end of FILE, until Ctrl-C")
     parser.add_argument("--summary", action="store_true", help="figures for each request type, in place of packets")
+    parser.add_argument(
+        "--pcap", metavar="OUT", help="write a file for Wireshark in place of all this (see packetwire wireshark)"
+    )
     parser.add_argument("--hex", action="store_true", help="all of each payload in hexadecimal, below its packet")
     parser.add_argument("--decode", choices=DECODERS, help="show payloads as this says")
     parser.add_argument(
@@ -93,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandFailed("--summary is shown at the end of FILE, and --follow has none", EXIT_USAGE)
     if args.follow and args.file == STDIN:
         raise CommandFailed("--follow is for a file: standard input is read to its end anyway", EXIT_USAGE)
+    if args.pcap is not None:
+        return _write_pcap(args)
     conversations = Conversations(args.max_packet)
     wanted = _Wanted(args.connection, args.channel, args.tag, args.type)
     with open_input(args.file, follow=args.follow) as source:
@@ -112,6 +118,20 @@ def run(args: argparse.Namespace) -> int:
         if source.partial_size:
             print(f"the file ends inside a record, after {source.partial_size} bytes of it", file=sys.stderr)
     return EXIT_FAILED if conversations.faults else 0
+
+
+def _write_pcap(args: argparse.Namespace) -> int:
+    """Write the whole capture, or one connection of it, as a pcap file."""
+    if args.follow or args.summary:
+        raise CommandFailed("--pcap is written once, and nothing else is shown", EXIT_USAGE)
+    try:
+        with open_input(args.file) as source, open(args.pcap, "wb") as out:
+            chosen = (record for record in source if args.connection in (None, record.connection))
+            for piece in pcap_of(chosen):
+                out.write(piece)
+    except OSError as error:
+        raise CommandFailed(f"cannot write {args.pcap!r}: {error.strerror}", EXIT_FAILED) from None
+    return 0
 
 
 def _happenings(source: Input, conversations: Conversations) -> Iterator[Seen | Note]:
@@ -250,7 +270,7 @@ def _said(frame: Frame) -> str:
     return f", {len(frame.payload)} bytes" if frame.payload else ""
 
 
-CONTROL_NAMES = {HELLO: "HELLO", PING: "PING", DRAIN: "DRAIN"}
+CONTROL_NAMES = {HELLO: "HELLO", PING: "PING", DRAIN: "DRAIN", DESCRIBE: "DESCRIBE"}
 
 
 def _type_text(seen: Seen) -> str:

@@ -18,7 +18,10 @@ from packetwire.errors import PacketwireError
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
-COMMANDS = ("demo", "serve", "call", "bench", "bridge", "dump", "replay", "describe", "fbsp", "iccp")
+COMMANDS = (
+    *("demo", "serve", "call", "bench", "bridge", "dump", "replay", "describe", "fbsp", "iccp"),
+    *("conformance", "wireshark"),
+)
 
 
 def commands(words: Sequence[str] = ()) -> list[ModuleType]:

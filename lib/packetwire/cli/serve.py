@@ -7,17 +7,18 @@ import signal
 import sys
 from typing import Any
 
-from packetwire.addresses import StdioAddress
+from packetwire.addresses import StdioAddress, TcpAddress, UnixAddress
 from packetwire.cli import curve
 from packetwire.cli.addressing import address, seconds
 from packetwire.cli.arguments import Commands, add_admission_options, check_admission_options, size, whole_number
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
-from packetwire.cli.named import MakeService, described, find_service
+from packetwire.cli.named import MakeService, described, find_service, is_typed_service
 from packetwire.cli.running import log_shown, run_until_signal, stop_signals
 from packetwire.cli.tls import add_server_options, server_ssl_context
 from packetwire.core.settings import DEFAULT_DRAIN, DEFAULT_HANDLERS, DEFAULT_MAX_CONNECTIONS, ERROR_DETAILS
 from packetwire.errors import PacketwireError
-from packetwire.listeners import check_listenable
+from packetwire.givensockets import inherited_sockets
+from packetwire.listeners import check_listenable, is_for_strangers
 from packetwire.server import connection_of, serve
 from packetwire.streams.open import PacketConnectionRecvSend
 
@@ -32,6 +33,8 @@ Whoever can reach a tcp: address, or a zmq+ address without --curve-key, can use
 authentication and no encryption.
 SIGTERM and Ctrl-C let it end: nobody is accepted any more, outstanding replies are sent, then the connections are
 closed; a second signal cuts that short.
+So that a new server follows an old one and no client is lost, it serves at the sockets of systemd (--listen-fds),
+or is started beside the old one (--reuse-port for tcp: and tls:, --replace for unix:), which gets SIGTERM then.
 Exit status: 0 after SIGTERM or when the client of stdio: has ended, 1 if it failed, 2 for bad arguments or a
 MODULE:NAME that cannot be used, 130 after Ctrl-C.
 """
@@ -83,6 +86,12 @@ def add_parser(commands: Commands) -> None:
         help=f"how long the end may take once it is asked for (default: {DEFAULT_DRAIN:g})",
     )
     parser.add_argument(
+        "--describe",
+        action=argparse.BooleanOptionalAction,
+        help="tell clients that ask what a packetwire.typed.Service offers (default: yes, but not at tcp: and ZMQ "
+        "addresses, where anybody may ask)",
+    )
+    parser.add_argument(
         "--quiet",
         action="store_true",
         help="standard error gets only what ends the server: no line when it is ready, no failures of handlers",
@@ -92,8 +101,48 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="for stdio: as a forced command of sshd: if the client says --sync, have it drop what came before",
     )
+    _add_listening_options(parser)
     add_server_options(parser)
     curve.add_server_options(parser)
+
+
+def _add_listening_options(parser: argparse.ArgumentParser) -> None:
+    ways = parser.add_argument_group("beside, or in place of, another server").add_mutually_exclusive_group()
+    ways.add_argument(
+        "--listen-fds",
+        action="store_true",
+        help="serve at the sockets passed by LISTEN_FDS, as by systemd; a port in ADDRESS is theirs, or 0",
+    )
+    ways.add_argument(
+        "--fd-name", metavar="NAME", help="the same, but only those with this name (FileDescriptorName= of systemd)"
+    )
+    ways.add_argument(
+        "--reuse-port",
+        action="store_true",
+        help="listen at a port at which other servers do so with this option",
+    )
+    ways.add_argument(
+        "--replace", action="store_true", help="take the place of a server at a unix: address, which is to end then"
+    )
+
+
+def listening_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `serve` for these options. Raises `CommandFailed` for what makes no sense."""
+    kind = UnixAddress if args.replace else TcpAddress if args.reuse_port else UnixAddress | TcpAddress
+    given = [each for each in ("listen_fds", "fd_name", "reuse_port", "replace") if getattr(args, each)]
+    if not given:
+        return {}
+    (option,) = given
+    name = f"--{option.replace('_', '-')}"
+    if not isinstance(args.address, kind):
+        raise CommandFailed(f"{name} is not for {args.address}", EXIT_USAGE)
+    if option in ("reuse_port", "replace"):
+        return {option: True}
+    sockets = inherited_sockets(args.fd_name)
+    if not sockets:
+        which = f" with the name {args.fd_name!r}" if args.fd_name else ""
+        raise CommandFailed(f"{name}: no socket{which} was passed to this process by LISTEN_FDS", EXIT_USAGE)
+    return {"listener": sockets}
 
 
 def handlers(text: str) -> int | str:
@@ -108,24 +157,26 @@ def handlers(text: str) -> int | str:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal, or the end of the only client; returns the exit status."""
-    make_service = _with_options(find_service(args.service), args.handlers, args.error_detail)
     check_admission_options(args, args.address)
     place = curve.to_serve(args.address, args.curve_key, args.curve_clients)
+    describe = not is_for_strangers(place) if args.describe is None else args.describe
+    make_service = _with_options(find_service(args.service), args.handlers, args.error_detail, describe)
     if args.sync:
         if not isinstance(place, StdioAddress):
             raise CommandFailed(f"--sync is for stdio:, not for {place}", EXIT_USAGE)
         place = StdioAddress(sync=True)
-    limits: dict[str, Any] = {
+    options: dict[str, Any] = {
         "max_connections": args.max_connections,
         "max_per_address": args.max_per_address,
         "allow_uids": args.allow_uid,
         "max_memory": args.max_memory,
         "drain_timeout": args.drain,
+        **listening_options(args),
     }
     with (
         stop_signals() as (told, tell),
         log_shown(args.quiet),
-        serve(place, make_service, **limits, ssl_context=server_ssl_context(args)) as server,
+        serve(place, make_service, **options, ssl_context=server_ssl_context(args)) as server,
     ):
         if not args.quiet:
             print(f"serving {args.service} on {server.address}", file=sys.stderr, flush=True)
@@ -141,7 +192,9 @@ def _text_of(failure: BaseException) -> str:
     return str(failure) if isinstance(failure, PacketwireError | OSError) else described(failure)
 
 
-def _with_options(make_service: MakeService, handlers: int | str | None, error_detail: str | None) -> MakeService:
+def _with_options(
+    make_service: MakeService, handlers: int | str | None, error_detail: str | None, describe: bool
+) -> MakeService:
     """The same service, with these options of its connection if they are given."""
 
     def make(recv_send: PacketConnectionRecvSend) -> Any:
@@ -151,6 +204,9 @@ def _with_options(make_service: MakeService, handlers: int | str | None, error_d
             conn.handlers = handlers
         if error_detail is not None:
             conn.error_detail = error_detail
+        served: Any = getattr(service, "service", None)
+        if describe and is_typed_service(served):
+            conn.description = served.description()
         return service
 
     return make

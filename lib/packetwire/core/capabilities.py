@@ -37,12 +37,14 @@ class Mode(StrEnum):
 class Capabilities:
     """The known facts about the peer of one connection, for one life of it.
 
-    `mode` says what this end sends unasked, `own` what it says of itself.
+    `mode` says what this end sends unasked, `own` what it says of itself, `description` what it tells of its
+    service to whoever asks; None for nothing.
     """
 
-    def __init__(self, mode: Mode, own: Hello) -> None:
+    def __init__(self, mode: Mode, own: Hello, description: bytes | None = None) -> None:
         self.mode = mode
         self.own = own
+        self.description = description
         self.peer: Hello | None = None
         """The peer's HELLO; None until it has come."""
         self.features = NO_FEATURES

@@ -32,6 +32,7 @@ from packetwire.core.frames import (
 )
 from packetwire.core.hello import (
     CONTROL_CHANNEL,
+    DESCRIBE,
     DRAIN,
     HELLO,
     MAX_PING_SIZE,
@@ -52,10 +53,13 @@ from packetwire.errors import Draining, PacketwireError
 MAX_UNFINISHED = 1024
 """Requests that META announced and that have not come; they are counted now and then, so it may be twice that."""
 
+MAX_UNSENT_DESCRIBING = 1 << 20
+"""Bytes that may wait to be sent while this end still answers DESCRIBE."""
+
 _NOBODY = object()
 """In place of a waiter, which may be None."""
 
-_TAILS = {kind: head_tail(CONTROL_CHANNEL, FLAG_REQUEST, kind + 1) for kind in (HELLO, PING, DRAIN)}
+_TAILS = {kind: head_tail(CONTROL_CHANNEL, FLAG_REQUEST, kind + 1) for kind in (HELLO, PING, DRAIN, DESCRIBE)}
 
 
 class Engine(Protocol):
@@ -66,10 +70,16 @@ class Engine(Protocol):
     barred: PacketwireError | None
     waiters: dict[Key, Any]
     unsent: list[bytes]
+    unsent_octets: int
 
     @property
     def may_request(self) -> bool:
         """Nothing has ended yet."""
+        ...
+
+    @property
+    def most_payload(self) -> int:
+        """Bytes that the payload of a response may have."""
         ...
 
     def control_tag(self) -> int:
@@ -94,6 +104,10 @@ class Engine(Protocol):
 
     def owes(self, channel: int, tag: int) -> bool:
         """A request of the peer waits for its answer."""
+        ...
+
+    def peer_is_known(self) -> None:
+        """It has become known what the peer understands."""
         ...
 
     def has_drained(self, ok: bool) -> None:
@@ -141,6 +155,8 @@ class Control:
 
     def say_hello(self, engine: Engine) -> bool:
         """Behind all that was received: ask the peer, if it welcomes that. Returns whether that may still come."""
+        if self.capabilities.missing is not None:
+            engine.peer_is_known()
         if engine.theirs is not Half.OPEN:
             return False
         if self.capabilities.wants_to_ask:
@@ -183,8 +199,21 @@ class Control:
             engine.answer_control(tag, False, b"a PING of more than %d bytes" % MAX_PING_SIZE)
         elif rq_type == DRAIN:
             self._receive_drain(engine, tag, payload, events)
+        elif rq_type == DESCRIBE:
+            engine.answer_control(tag, *self._description(engine))
         else:
             engine.answer_control(tag, False, b"unknown control request %d" % rq_type)
+
+    def _description(self, engine: Engine) -> tuple[bool, bytes]:
+        """(ok, payload) of the answer to DESCRIBE."""
+        description = self.capabilities.description
+        if description is None:
+            return False, b"this end does not describe itself"
+        if engine.unsent_octets > MAX_UNSENT_DESCRIBING:  # else a few bytes could ask for many
+            return False, b"too much to do: %d bytes wait to be sent" % engine.unsent_octets
+        if len(description) > engine.most_payload:
+            return False, b"its description has %d bytes, more than a packet may have" % len(description)
+        return True, description
 
     def _receive_drain(self, engine: Engine, tag: int, payload: bytes, events: list[Event]) -> None:
         try:
@@ -224,6 +253,8 @@ class Control:
         self._hello_key = None
         if self.capabilities.take_answer(packet[1] & 1 == 1, packet[3]):
             self._agree(engine, events)
+        elif self.capabilities.missing is not None:
+            engine.peer_is_known()
         return True
 
     def _take_answer(self, engine: Engine, packet: Fields, events: list[Event]) -> bool:
@@ -332,6 +363,7 @@ class Control:
         if mismatch is not None and engine.barred is None:
             engine.barred = mismatch
         events.append(PeerCapabilities(peer, self.capabilities.features))
+        engine.peer_is_known()
 
 
 def channel_and_tag(key: Key) -> tuple[int, int]:

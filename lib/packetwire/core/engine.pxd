@@ -20,7 +20,7 @@ cdef class ConnectionEngine:
     cdef public Py_ssize_t _unsent_replies, _unsent_refusals
     cdef public Py_ssize_t _batch_bytes, _batch_replies, _batch_refusals
     cdef public object deadline, _expected, budget
-    cdef public bint _ending, _winding_down, _ends_when_drained
+    cdef public bint _ending, _winding_down, _ends_when_drained, _ends_when_known
     cdef public dict _not_begun
     cdef public object _given_up
     cdef public object control, barred, drained

@@ -27,7 +27,7 @@ from packetwire.core.capabilities import MARK, Capabilities
 from packetwire.core.control import Control
 from packetwire.core.events import Event, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.frames import FRAME_CHANNEL, FrameType, Meta, encode_frame, encode_meta
-from packetwire.core.hello import CONTROL_CHANNEL, DRAIN, MAX_REASON, PING, Feature, encode_drain
+from packetwire.core.hello import CONTROL_CHANNEL, DESCRIBE, DRAIN, MAX_REASON, PING, Feature, encode_drain
 from packetwire.core.packet import (
     EOF_PACKET,
     ERQ_PACKET,
@@ -51,6 +51,7 @@ from packetwire.core.varint import MAX_UINT, MAX_VARINT_BYTES, BytesLike, decode
 from packetwire.errors import (
     ChildExited,
     ConnectionEnded,
+    Drained,
     LimitExceeded,
     LocalProtocolError,
     PacketwireError,
@@ -234,6 +235,7 @@ class ConnectionEngine:
         """The bound for all connections of a server."""
         self._ending = False  # EOF follows as soon as every reply owed is on its way
         self._ends_when_drained = False  # as soon as the peer has answered that it asks no more
+        self._ends_when_known = False  # as soon as it is known if the peer can be asked to ask no more
         self._winding_down = False  # the same, with ERQ, as soon as nothing that was begun is left
         self._not_begun: dict[Key, None] = {}  # of _inbound, those that came since then
         self._given_up: dict[Key, bytes] = {}  # how the peer answered what it will never do
@@ -581,6 +583,10 @@ class ConnectionEngine:
         """Tell the peer to send no more requests, as they will be refused from its answer on; else as `ping`."""
         self._send_control(DRAIN, self._drain_payload(milliseconds, text), waiter)
 
+    def describe(self, waiter: Any) -> None:
+        """Ask the peer what it tells of its service; else as `ping`."""
+        self._send_control(DESCRIBE, b"", waiter)
+
     def _drain_payload(self, milliseconds: int | None, text: str) -> bytes:
         said = self._fitting(text[:MAX_REASON].encode(errors="replace"))
         return encode_drain(milliseconds, said.decode(errors="ignore"))
@@ -651,24 +657,25 @@ class ConnectionEngine:
         self._answer_not_begun()
         self._end_when_nothing_is_owed()
 
-    def wind_down(self, milliseconds: int | None = None) -> None:
+    def wind_down(self, milliseconds: int | None = None, *, patient: bool = False) -> None:
         """Begin no more requests of the peer, but let what was begun finish, with requests of ours; then `end`.
 
         A peer that understands it is asked first to send no more: what comes until its answer is served as usual,
         so that it sees no failure. `milliseconds` are those after which the connection is cut off. Of any other
         peer a request that comes meanwhile is answered in the end that it was not begun, or at once while the peer
         has requests of ours to answer, which may depend on that. A second call does nothing.
+
+        `patient`: if it is not known yet what the peer understands, its first packets are waited for, which tell,
+        and are served as usual: a request that crosses our EOF would have no answer. A second call ends that.
         """
         if self._winding_down or self._ends_when_drained:
             return
         control = self.control
-        if (
-            control is not None
-            and control.capabilities.have(Feature.DRAIN)
-            and self.drained is None
-            and self.theirs is _OPEN
-            and self._may_answer
-        ):
+        is_open = self.theirs is _OPEN and self._may_answer
+        self._ends_when_known = patient and is_open and control is not None and not control.capabilities.is_known
+        if self._ends_when_known:
+            return
+        if control is not None and control.capabilities.have(Feature.DRAIN) and self.drained is None and is_open:
             self._ends_when_drained = True
             control.send(self, DRAIN, self._drain_payload(milliseconds, "the server stops"), None)
         else:
@@ -677,6 +684,11 @@ class ConnectionEngine:
     def _begin_no_more(self) -> None:
         self._winding_down = True
         self._end_when_all_is_done()
+
+    def peer_is_known(self) -> None:
+        """It has become known what the peer understands."""
+        if self._ends_when_known:
+            self.wind_down()
 
     def has_drained(self, ok: bool) -> None:
         """The peer knows that it shall ask no more, or does not want to know it."""
@@ -1058,9 +1070,14 @@ class ConnectionEngine:
                 f"which count too, exceeds {whose}max_packet_size={most}"
             )
 
+    @property
+    def most_payload(self) -> int:
+        """Bytes of a payload that any response can carry; with none it is as short as its request was."""
+        return max(0, self._most_sent - MAX_HEAD_BYTES)
+
     def _fitting(self, text: bytes) -> bytes:
-        """As much of `text` as any response can carry; with none it is as short as its request was."""
-        return text[: max(0, self._most_sent - MAX_HEAD_BYTES)]
+        """As much of `text` as any response can carry."""
+        return text[: self.most_payload]
 
     def _accept_request(self, packet: Fields, events: list[Event]) -> bool:
         """True if a request is to be answered by its handler; else something else came of it."""
@@ -1102,9 +1119,9 @@ class ConnectionEngine:
     def _receive_special(self, packet: Fields, events: list[Event]) -> None:
         if packet == EOF_FIELDS:
             # what is owed is still sent; with nothing owed, our own EOF follows at once
-            cause = PeerClosed("the peer ended the connection (EOF)" + self._why())
-            if self.control is not None and self.control.leaves_nothing:
-                never_sent(cause)  # what has no response came too late, from a thread that was about to ask
+            # if it drains, what has no response came too late, from a thread that was about to ask
+            kind = Drained if self.control is not None and self.control.leaves_nothing else PeerClosed
+            cause = kind("the peer ended the connection (EOF)" + self._why())
             events.append(self._end_theirs(cause, clean=True))
             self.end()
         elif packet == ERQ_FIELDS:

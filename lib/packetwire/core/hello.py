@@ -32,6 +32,7 @@ HELLO = 5265202
 PING = 1
 MAX_PING_SIZE = 32
 DRAIN = 2
+DESCRIBE = 3
 HELLO_TIMEOUT = 10.0
 """Seconds for which a call waits, at most, to learn what the peer understands."""
 MAX_REASON = 1000

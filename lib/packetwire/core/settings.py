@@ -59,6 +59,7 @@ class Settings:
       what suits the stream.
     - `protocol`: the name of what is spoken over the connection, if it has one.
     - `protocol_version`: the version of that.
+    - `description`: what this end tells of its service to whoever asks, mostly JSON; None for nothing.
     """
 
     handlers: int | str = DEFAULT_HANDLERS
@@ -74,6 +75,7 @@ class Settings:
     capabilities: str = "auto"
     protocol: str | None = None
     protocol_version: str | None = None
+    description: bytes | None = None
     keepalive: float | str | None = "auto"
 
     def __post_init__(self) -> None:
@@ -92,6 +94,8 @@ class Settings:
         check_keepalive(self.keepalive)
         for name in ("protocol", "protocol_version"):
             check_text(name, getattr(self, name))
+        if self.description is not None and not isinstance(self.description, bytes):
+            raise TypeError(f"description must be bytes, got {type(self.description).__name__}")
 
     def _keep(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # while it is made, it is not frozen yet

@@ -38,6 +38,10 @@ _ON_THE_WIRE: Mapping[type, frozenset[str]] = {
     Decimal: frozenset({"str", "int", "float"}),
     UUID: frozenset({"str", "bytes"}),
 }
+WIRE_OF_SCALARS: Mapping[str, frozenset[str]] = {
+    name: _ON_THE_WIRE.get(each, frozenset({name})) for each, name in SCALARS.items()
+}
+"""The sorts of MessagePack values that they become."""
 NO_DEFAULT = dataclasses.MISSING
 
 
@@ -58,7 +62,7 @@ class Scalar(Kind):
     type: type
 
     def __post_init__(self) -> None:
-        self.wire = _ON_THE_WIRE.get(self.type, frozenset({SCALARS[self.type]}))
+        self.wire = WIRE_OF_SCALARS[SCALARS[self.type]]
 
     def said(self) -> str:
         return SCALARS[self.type]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from packetwire.addresses import Address
 from packetwire.core.requests import BaseRequest
 from packetwire.errors import RequestError
-from packetwire.listeners import Listener
+from packetwire.listeners import Listener, is_for_strangers
 from packetwire.streams.open import PacketConnectionRecvSend
 from packetwire.typed.methods import CALLS, CLIENT, Call, Method, call_class
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from packetwire.aio.server import AsyncServer
     from packetwire.server import Server
     from packetwire.typed.serving import AsyncServedStream, ServedStream
+
+_DESCRIPTION = "_packetwire_description"
+"""The attribute of a class that keeps what it is described as."""
 
 
 class Service:
@@ -75,6 +78,17 @@ class Service:
 
         return hash_of(cls.schema())
 
+    @classmethod
+    def description(cls) -> bytes:
+        """Its schema as JSON, as a connection tells it to whoever asks by `describe`."""
+        known: bytes | None = cls.__dict__.get(_DESCRIPTION)
+        if known is None:
+            import json
+
+            known = json.dumps(cls.schema(), separators=(",", ":"), ensure_ascii=False).encode()
+            setattr(cls, _DESCRIPTION, known)
+        return known
+
     # its clients
 
     @classmethod
@@ -124,6 +138,7 @@ class Service:
         where: str | Address | Listener | PacketConnectionRecvSend,
         *,
         connection: Mapping[str, Any] | None = None,
+        describe: bool | None = None,
         **options: Any,
     ) -> Server | ServedStream:
         """Serve this object at an address, or on one stream; returns as soon as clients can connect.
@@ -136,22 +151,34 @@ class Service:
         All clients share this object, and up to four methods of each run at a time: whatever it keeps needs a lock.
         The returned object has `wait` and `stop`, and is a context manager, as the `Server` that it is for an
         address. `connection` has options of `PacketConnection`; further arguments go to `packetwire.serve`.
+
+        A client that asks is told the schema, unless `describe` is False, as it is by itself at `tcp:` and ZMQ
+        addresses, where anybody may ask.
         """
         from packetwire.typed.serving import serve_at
 
-        return serve_at(self, where, dict(connection or {}), options)
+        return serve_at(self, where, self._connection_at(where, connection, describe), options)
 
     async def aserve(
         self,
         where: str | Address | Listener | AsyncRecvSend,
         *,
         connection: Mapping[str, Any] | None = None,
+        describe: bool | None = None,
         **options: Any,
     ) -> AsyncServer | AsyncServedStream:
         """The same in the running event loop: methods that are `async def` run in it, others in threads."""
         from packetwire.typed.serving import aserve_at
 
-        return await aserve_at(self, where, dict(connection or {}), options)
+        return await aserve_at(self, where, self._connection_at(where, connection, describe), options)
+
+    def _connection_at(
+        self, where: Any, connection: Mapping[str, Any] | None, describe: bool | None
+    ) -> dict[str, Any]:
+        """The options of its connections."""
+        if describe is None:
+            describe = not is_for_strangers(where)
+        return {**({"description": self.description()} if describe else {}), **(connection or {})}
 
 
 def calls_of(service: type[Service]) -> Mapping[str, type[Call[Any]]]:

@@ -83,7 +83,7 @@ def with_threads() -> None:
         assert_type(client.submit(Shop.put("Emma")), Answer[int])
         assert_type(client.submit(Shop.load("Emma"))(timeout=5), Item | None)
         assert_type(client.map(Shop.put(title) for title in "abc"), Iterator[int])
-        assert_type(client.map([Put("a"), Put("b")], return_exceptions=True), Iterator[int | Exception])
+        assert_type(client.map([Put("a"), Put("b")], return_exceptions=True, deadline=5), Iterator[int | Exception])
         for request, number in client.map_unordered([Put("a")]):
             assert_type(request, BaseRequest[int])
             assert_type(number, int)
@@ -97,7 +97,7 @@ async def in_an_event_loop() -> None:
     async with AsyncClient("unix:/run/shop.sock", serves=Shop()) as client:
         assert_type(await client.do(Shop.put("Emma"), timeout=5), int)
         assert_type(await client.do(Shop.load("Emma")), Item | None)
-        assert_type(await client.do(Put("Emma")), int)
+        assert_type(await client.do(Put("Emma"), deadline=5, meta={"user": b"emma"}), int)
         assert_type(client.submit(Shop.load("Emma")), AsyncAnswer[Item | None])
         assert_type(await client.submit(Shop.put("Emma")), int)
         assert_type(client.map([Shop.put("a")]), AsyncGenerator[int])

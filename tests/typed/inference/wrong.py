@@ -81,6 +81,7 @@ def with_threads() -> None:
         item: list[Item] = client.do(Shop.load("Emma"))  # wrong
         client.do(Put("Emma", 5))  # wrong
         client.do(Put())  # wrong
+        client.do(Put("Emma"), dead_line=5)  # wrong
         client.submit(Shop.put("Emma"))() + "x"  # wrong
         for each in client.map([Shop.put("Emma")]):
             each.title  # noqa: B018  # wrong

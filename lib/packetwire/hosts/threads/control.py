@@ -8,6 +8,7 @@ from threading import get_ident
 
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.hello import HELLO_TIMEOUT, NO_FEATURES, Feature
+from packetwire.core.responses import Response
 from packetwire.core.roundtrips import RoundTrips
 from packetwire.errors import CapabilityMissing, RequestTimeout
 from packetwire.hosts.threads.readerrole import ReaderRole
@@ -91,7 +92,12 @@ class ControlRequests:
         self.require(Feature.DRAIN, "drain", deadline)
         self._ask(lambda waiter: self._engine.drain(milliseconds, text, waiter), "DRAIN", deadline)
 
-    def _ask(self, send: Callable[[Waiter], None], what: str, deadline: float | None) -> None:
+    def describe(self, deadline: float | None) -> Response:
+        """The peer's answer to DESCRIBE. Raises as `ping`."""
+        self.require(Feature.DESCRIBE, "describe", deadline)
+        return self._ask(self._engine.describe, "DESCRIBE", deadline)
+
+    def _ask(self, send: Callable[[Waiter], None], what: str, deadline: float | None) -> Response:
         waiter = Waiter()
         send(waiter)
         self._writing.flush()
@@ -100,3 +106,4 @@ class ControlRequests:
         if waiter.response is None:
             assert waiter.ended is not None
             raise waiter.ended.for_waiter()
+        return waiter.response

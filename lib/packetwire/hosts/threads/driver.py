@@ -207,9 +207,9 @@ class Driver:
         self.engine.end()
         self.flush()
 
-    def wind_down(self) -> None:
+    def wind_down(self, *, patient: bool = False) -> None:
         """Begin no more requests of the peer; send EOF when those that were begun are answered."""
-        self.engine.wind_down()
+        self.engine.wind_down(patient=patient)
         self.flush()
 
     def release(self, cause: ConnectionEnded) -> bool:

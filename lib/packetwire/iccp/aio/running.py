@@ -28,7 +28,7 @@ from packetwire.iccp.packets import CHANNEL
 from packetwire.messaging.descriptors import PeerDescriptor
 from packetwire.messaging.protobuf import ProtoMessage
 
-AsyncMainFunction = Callable[[Control], Awaitable[Details]]
+AsyncMainFunction = Callable[[Control], Awaitable[Details] | Details]
 
 
 async def arun_component(
@@ -46,7 +46,7 @@ async def arun_component(
 
     `main(control)` is a coroutine function, which runs in the calling task: `await control.stopped()`. SIGTERM
     cancels it and then `Terminated` is raised; so is one that still runs `orphan_timeout` seconds after the
-    controller is gone.
+    controller is gone. It may be a plain function that waits for nothing, as the loop stands still meanwhile.
 
     `on_config_request(config)` and `on_stop_component(exc)` are called in the loop. The former may be a coroutine
     function: the configuration is answered when that has returned, or raised.
@@ -93,7 +93,8 @@ class LoopRun(Run):
         if main is None:
             await self.control.stopped()
             return None
-        return await main(self.control)
+        result = main(self.control)
+        return await result if inspect.isawaitable(result) else result
 
     async def close(self) -> None:
         """Close the connection."""
