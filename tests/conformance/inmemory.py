@@ -15,9 +15,12 @@ from packetwire.conformance.talk import OURS, FarEnd, Talk
 from packetwire.core.capabilities import Capabilities, Mode
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import PeerDrains
+from packetwire.core.hello import Feature, Hello
 
 ERROR = b"\x00"
 """A packet of length 0: the engine gives up."""
+FEATURES = OURS.features | Feature.DESCRIBE
+"""All that there are checks of."""
 QUESTIONS = 3
 """What a client asks, one after the other, before it ends the connection."""
 
@@ -53,7 +56,9 @@ class Peer:
 
     def __init__(self, fault: Fault, *, capable: bool = True, asks: bool = False) -> None:
         self.fault = fault
-        self.engine = ConnectionEngine(capabilities=Capabilities(Mode.AUTO, OURS) if capable else None)
+        self.engine = ConnectionEngine(
+            capabilities=Capabilities(Mode.AUTO, Hello(features=FEATURES)) if capable else None
+        )
         self.taken: list[Got] = []
         """All packets that came, also those that the engine does not see."""
         self.given: list[Got] = []
@@ -134,7 +139,7 @@ class Peer:
 def run(check: Check, fault: Fault = NONE, *, capable: bool = True, client: bool = False) -> Outcome:
     """The outcome of a check against a far end with a fault."""
     peer = Peer(fault, capable=capable, asks=client)
-    talk = Talk(FarEnd(is_client=client, requests=QUESTIONS * client, features=OURS.features if capable else None))
+    talk = Talk(FarEnd(is_client=client, requests=QUESTIONS * client, features=FEATURES if capable else None))
     play = Play(check.steps(talk), talk)
     told = False
     while play.outcome is None:

@@ -184,6 +184,7 @@ MUTANTS: dict[int, Fault] = {
     64: refuses(partial(is_frame, kind=FrameType.CANCEL)),
     65: after_erq(partial(is_frame, kind=FrameType.CANCEL)),
     **dict.fromkeys(range(66, 73), ignores(lambda got: got.packet.channel == FRAME_CHANNEL)),
+    89: changes(answers(3, 1), lambda got: remade(got, flags=1, payload=b"{")),
     90: behind(answers(300), ERROR),
     91: changes(answers(300), lambda got: remade(got)[:1].join([b"\x80\x80", b""]) + remade(got)[1:]),
     92: changes(answers(302), lambda got: b"\x80" + got.raw),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from packetwire.conformance.steps import Failed, Got, Skipped, Steps
 from packetwire.conformance.talk import ERQ, OURS, Talk
 from packetwire.core.fields import FieldError, encode_fields
@@ -10,6 +12,7 @@ from packetwire.core.hello import (
     ANSWER,
     ASK,
     CONTROL_CHANNEL,
+    DESCRIBE,
     DRAIN,
     HELLO,
     MAX_PING_SIZE,
@@ -193,6 +196,20 @@ def long_ping(talk: Talk) -> Steps[None]:
     yield from talk.agree()
     yield from talk.send(talk.control(3, PING, bytes(MAX_PING_SIZE + 1)))
     yield from talk.refusal(3, CONTROL_CHANNEL)
+    yield from talk.finish()
+
+
+def describe(talk: Talk) -> Steps[None]:
+    """DESCRIBE, which is answered by JSON or not ok."""
+    talk.need(Feature.DESCRIBE)
+    yield from talk.agree()
+    yield from talk.send(talk.control(3, DESCRIBE), talk.ask(2))
+    packet = yield from talk.response(3, CONTROL_CHANNEL)
+    if packet.flags & 1:
+        try:
+            json.loads(packet.payload)
+        except ValueError as error:
+            raise Failed(f"the schema is not JSON: {error}") from None
     yield from talk.finish()
 
 

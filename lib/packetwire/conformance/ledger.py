@@ -13,7 +13,7 @@ from packetwire.conformance.incoming import Incoming
 from packetwire.conformance.steps import Got
 from packetwire.core.fields import FieldError, decode_fields
 from packetwire.core.frames import FRAME_CHANNEL, FrameType
-from packetwire.core.hello import ANSWER, ASK, CONTROL_CHANNEL, DRAIN, HELLO, PING
+from packetwire.core.hello import ANSWER, ASK, CONTROL_CHANNEL, DESCRIBE, DRAIN, HELLO, PING
 from packetwire.core.varint import decode_varint
 
 RESERVED_CHANNELS = range(3, 16)
@@ -142,7 +142,7 @@ class Ledger:
             asked = self.occasions["hello-once"]
             self._judge("hello-once", not asked, lambda: "it said HELLO twice")
             self.peer_said_hello = True
-        elif rq_type in (PING, DRAIN):
+        elif rq_type in (PING, DRAIN, DESCRIBE):
             self._judge("frames-after-hello", self.we_said_hello, lambda: "a control request came before HELLO")
 
     def _frame(self, got: Got) -> None:

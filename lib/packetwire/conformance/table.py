@@ -156,6 +156,7 @@ _RESPONSES = [
     ),
     Check(87, "error: a response without flags", "A packet", client.response_without_flags, CLIENT),
     Check(88, "no request after DRAIN", "DRAIN", client.drained, CLIENT),
+    Check(89, "DESCRIBE is answered by JSON, or not ok", "DESCRIBE", capability.describe, BOTH),
 ]
 
 _RULES = [

@@ -27,6 +27,7 @@ from packetwire.core.hello import (
     ANSWER,
     ASK,
     CONTROL_CHANNEL,
+    DRAIN,
     HELLO,
     PING,
     Feature,
@@ -168,7 +169,7 @@ class Talk:
             return self.respond(packet.tag, CONTROL_CHANNEL, payload=payload)
         if rq_type == PING:
             return self.respond(packet.tag, CONTROL_CHANNEL, payload=packet.payload)
-        return self.respond(packet.tag, CONTROL_CHANNEL, ok=rq_type != HELLO)
+        return self.respond(packet.tag, CONTROL_CHANNEL, ok=rq_type == DRAIN)
 
     def _app_answer(self, packet: Packet) -> bytes:
         if self.far.is_client:

@@ -14,7 +14,7 @@ local CONTROL_CHANNEL, FRAME_CHANNEL = UInt64(1), UInt64(2)
 local MAX_VARINT = 9
 local MAX_LENGTH = 67108864 -- of a packet; a longer one is taken for a fault
 local MOST_WORDS = 8 -- packets of a frame that the column of information tells
-local CONTROL = { [5265202] = "HELLO", [1] = "PING", [2] = "DRAIN" }
+local CONTROL = { [5265202] = "HELLO", [1] = "PING", [2] = "DRAIN", [3] = "DESCRIBE" }
 local FRAMES = {
     [0] = "META", [1] = "PIECE", [2] = "DATA", [3] = "END", [4] = "CREDIT", [5] = "CANCEL", [6] = "PROGRESS",
     [7] = "STOP",
@@ -82,8 +82,6 @@ proto.fields = all
 local malformed = ProtoExpert.new(NAME .. ".malformed", "Malformed", expert.group.MALFORMED, expert.severity.ERROR)
 proto.experts = { malformed }
 
-local tcp_stream = Field.new("tcp.stream")
-
 -- what is known of the conversations, from the first pass
 local conversations = {}
 local facts = {} -- of a packet, by its frame and its number there
@@ -91,13 +89,20 @@ function proto.init()
     conversations, facts = {}, {}
 end
 
-local function conversation_of(pinfo)
-    local stream = tcp_stream()
-    local key = stream and tostring(stream) or "-"
-    local found = conversations[key]
-    if not found then
+-- The names of the two directions: of this one, and of the other.
+local function ends(pinfo)
+    local source, target = tostring(pinfo.src) .. " " .. pinfo.src_port, tostring(pinfo.dst) .. " " .. pinfo.dst_port
+    return source .. " > " .. target .. " ", target .. " > " .. source .. " "
+end
+
+-- By addresses and ports, since no fields can be read in a first pass without a tree. Ports are used again: where both
+-- directions are over, another connection begins.
+local function conversation_of(pinfo, from, to)
+    local found = conversations[from] or conversations[to]
+    if not found or (not pinfo.visited and found.over[from] and found.over[to]) then
         found = { asked = {}, over = {} }
-        conversations[key] = found
+        conversations[to] = nil
+        conversations[from] = found
     end
     return found
 end
@@ -137,7 +142,7 @@ local function add_fields(tvb, at, stop, tree, names)
             return
         end
         local value_end = behind_size + size:tonumber()
-        local each = tree:add(proto, tvb(at, value_end - at), "Field " .. tostring(id))
+        local each = tree:add(tvb(at, value_end - at), "Field " .. tostring(id))
         each:add(f.field_id, tvb(at, behind_id - at), id)
         local name = names[id:tonumber()]
         if name then
@@ -173,7 +178,7 @@ local function add_fbsp(tvb, at, stop, tree)
     local found = parts(tvb, at, stop)
     if not found then return nil end
     local head = found[1][1]
-    local inner = tree:add(proto, tvb(at, stop - at), "FBSP")
+    local inner = tree:add(tvb(at, stop - at), "FBSP")
     local byte = tvb(head + 4, 1):uint()
     local kind = math.floor(byte / 8)
     inner:add(f.fbsp_type, tvb(head + 4, 1), kind)
@@ -190,7 +195,7 @@ local function add_iccp(tvb, at, stop, tree, rq_type)
     local kind = tvb(at + 2, 1):uint()
     local found = ICCP_TYPES[kind] and parts(tvb, at, stop)
     if not found or (rq_type and rq_type ~= kind) then return nil end
-    local inner = tree:add(proto, tvb(at, stop - at), "ICCP")
+    local inner = tree:add(tvb(at, stop - at), "ICCP")
     inner:add(f.iccp_type, tvb(found[1][1], 2))
     add_parts(tvb, found, inner)
     return "ICCP " .. ICCP_TYPES[kind]
@@ -380,19 +385,19 @@ local function summary(words)
     return table.concat(words, "; ", 1, MOST_WORDS) .. "; " .. more .. " more"
 end
 
-local function ends(pinfo)
-    return tostring(pinfo.src) .. "|" .. pinfo.src_port .. "|", tostring(pinfo.dst) .. "|" .. pinfo.dst_port .. "|"
-end
-
 local function is_behind_eof(conversation, from, pinfo)
-    local over = conversation.over[from]
-    return over and over < pinfo.number
+    local key = "behind " .. pinfo.number
+    if not pinfo.visited then
+        local over = conversation.over[from]
+        facts[key] = facts[key] or (over and over < pinfo.number)
+    end
+    return facts[key]
 end
 
 function proto.dissector(tvb, pinfo, tree)
     pinfo.cols.protocol = "PKTWIRE"
-    local conversation = conversation_of(pinfo)
     local from, to = ends(pinfo)
+    local conversation = conversation_of(pinfo, from, to)
     local at, index, words = 0, 0, {}
     if is_behind_eof(conversation, from, pinfo) then
         tree:add(proto, tvb()):add(f.behind_eof, tvb())
@@ -415,7 +420,7 @@ function proto.dissector(tvb, pinfo, tree)
         words[#words + 1] = text
         at, index = stop, index + 1
         if is_eof then
-            conversation.over[from] = pinfo.number
+            if not pinfo.visited then conversation.over[from] = pinfo.number end
             if at < tvb:len() then tree:add(proto, tvb(at)):add(f.behind_eof, tvb(at)) end
             break
         end
