@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from packetwire.core.requests import BaseRequest, Responder
     from packetwire.core.stats import ConnectionStats
     from packetwire.current import CurrentRequest, current_request
+    from packetwire.dedup import Dedup
     from packetwire.errors import (
         CapabilityMissing,
         ChildExited,
@@ -86,6 +87,7 @@ __all__ = [
     "ConnectionStats",
     "CurrentRequest",
     "DeadlineExceeded",
+    "Dedup",
     "Drained",
     "Draining",
     "HasPacketConnection",
@@ -144,6 +146,7 @@ _HOMES = {
     "packetwire.core.requests": ("BaseRequest", "Responder"),
     "packetwire.core.stats": ("ConnectionStats",),
     "packetwire.current": ("CurrentRequest", "current_request"),
+    "packetwire.dedup": ("Dedup",),
     "packetwire.errors": (
         "CapabilityMissing",
         "ChildExited",

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from subprocess import Popen
 
     from packetwire.capture import CaptureWriter
+    from packetwire.dedup import Dedup
     from packetwire.hooks import Hooks
     from packetwire.result import RequestResult
 
@@ -113,6 +114,7 @@ class PacketConnection(ConnectionFace[Driver]):
     - `description`: what is told of this end's service to a peer that asks by `describe`, mostly JSON.
     - `hooks`: an object whose `client(call)` and `server(request)` return context managers: around each call, until
       its response is there, and around each handler, until its result is. An exception of theirs changes nothing.
+    - `dedup`: a `Dedup`, which all connections of a service share: what was called with `once=True` is done once.
     - `packet_grace` is accepted for compatibility and has no effect: nothing waits for company.
     """
 
@@ -154,6 +156,7 @@ class PacketConnection(ConnectionFace[Driver]):
         description: bytes | None = None,
         keepalive: float | str | None = "auto",
         hooks: Hooks | None = None,
+        dedup: Dedup | None = None,
     ) -> None:
         super().__init__(
             recv_send,
@@ -182,6 +185,7 @@ class PacketConnection(ConnectionFace[Driver]):
             capture=capture,
             channels=channels,
             hooks=hooks,
+            dedup=dedup,
         )
         self.after_fork()
         forking.register(self)

@@ -28,6 +28,7 @@ from packetwire.core.events import Event, RequestReceived, without_payload
 from packetwire.core.hello import CLIENT_ID_SIZE, NO_FEATURES, Feature, Hello
 from packetwire.core.keepalive import DEFAULT_KEEPALIVE, IDLE_KEEPALIVE, Keepalive
 from packetwire.core.mistakes import check_handler
+from packetwire.core.requestids import RequestIds
 from packetwire.core.requests import Outcome, Responder
 from packetwire.core.responses import failure_of
 from packetwire.core.roundtrips import RoundTrips, RoundTripTime
@@ -46,13 +47,14 @@ from packetwire.streams.ownership import SuppliedAtFirst
 if TYPE_CHECKING:
     from packetwire.capture import CaptureWriter
     from packetwire.core.stats import ConnectionStats
+    from packetwire.dedup import Dedup
     from packetwire.hooks import ConnectionHooks, Hooks
 
 ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
 
 
-FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN | Feature.DESCRIBE
+FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN | Feature.DESCRIBE | Feature.REQUEST_IDS
 """The features of connections of this version."""
 
 
@@ -172,6 +174,7 @@ class ConnectionBase(Generic[DriverT]):
         capture: CaptureWriter | None = None,
         channels: Mapping[int, RequestHandler] | None = None,
         hooks: Hooks | None = None,
+        dedup: Dedup | None = None,
     ) -> None:
         check_handler(request_handler, runs_coroutines=self._runs_coroutines)
         self._settings = settings
@@ -182,10 +185,12 @@ class ConnectionBase(Generic[DriverT]):
         self.trace_log = trace_log
         self.on_event = on_event
         self.capture = capture
+        self.dedup = _checked_dedup(dedup)
+        """Remembers what was done, for calls with `once=True`."""
         # what drives the connection refers weakly to all that it calls: it is kept here
         self._hooks = None if hooks is None else _hooks_of(hooks, name)
         self._channel_handlers = {
-            channel: self._hooked(each, channel) for channel, each in Channels(channels).handlers.items()
+            channel: self._as_called(each, channel) for channel, each in Channels(channels).handlers.items()
         }
         self._channels = Channels({channel: WeakHandler(each) for channel, each in self._channel_handlers.items()})
         self._attached: dict[Receiver, tuple[Receiver, Quick | None]] = {}
@@ -199,7 +204,7 @@ class ConnectionBase(Generic[DriverT]):
         self._opens = 0
         self._was_open = False
         self._opened_at = 0.0
-        self._client_id = os.urandom(CLIENT_ID_SIZE)
+        self._request_ids = RequestIds(os.urandom(CLIENT_ID_SIZE))
         self._budget: Budget | None = None
         """The bound for all connections of the server that this one belongs to, if any."""
 
@@ -274,7 +279,7 @@ class ConnectionBase(Generic[DriverT]):
         """The `request_handler`, `on_event` and `trace_log` of one opening, for what must not keep us alive."""
         handler = None if self.request_handler is None else bound_to_channel(self.request_handler, 0)
         if handler is not None:
-            handler = self._hooked(handler, 0)
+            handler = self._as_called(handler, 0)
         self._called = handler, self.on_event, self.trace_log
         return (
             None if handler is None else WeakHandler(handler),
@@ -282,8 +287,10 @@ class ConnectionBase(Generic[DriverT]):
             None if self.trace_log is None else WeakObserver(self.trace_log),
         )
 
-    def _hooked(self, handler: PlainHandler, channel: int) -> PlainHandler:
+    def _as_called(self, handler: PlainHandler, channel: int) -> PlainHandler:
         """A handler of ours as it is called."""
+        if self.dedup is not None:
+            handler = self.dedup.guarding(handler, runs_coroutines=self._runs_coroutines)
         if self._hooks is None:
             return handler
         return self._hooks.around(handler, channel, runs_coroutines=self._runs_coroutines)
@@ -316,9 +323,11 @@ class ConnectionBase(Generic[DriverT]):
                 protocol=settings.protocol,
                 protocol_version=settings.protocol_version,
                 software=f"packetwire {sys.modules['packetwire'].__version__}",
-                client_id=self._client_id,
+                client_id=self._request_ids.client,
+                epoch=None if self.dedup is None else self.dedup.epoch,
             ),
             settings.description,
+            self._request_ids,
         )
 
     def _make_keepalive(self, is_remote: bool) -> Keepalive | None:
@@ -480,6 +489,13 @@ class ConnectionBase(Generic[DriverT]):
 
 class ConnectionFace(ConnectionBase[DriverT]):
     """The name that `ConnectionBase` had in 0.1.0: both connections are still one."""
+
+
+def _checked_dedup(dedup: Any) -> Dedup | None:
+    if dedup is not None and (isinstance(dedup, type) or not callable(getattr(dedup, "guarding", None))):
+        raise TypeError(f"dedup must be a Dedup, which all connections of a service share, got {dedup!r:.100}")
+    checked: Dedup | None = dedup
+    return checked
 
 
 def _hooks_of(hooks: Hooks, name: str) -> ConnectionHooks:

@@ -15,6 +15,7 @@ from time import monotonic
 from packetwire.core.hello import Hello
 from packetwire.core.packetcodec import Key
 from packetwire.core.requestcontext import RequestContext
+from packetwire.core.requestids import RequestId
 from packetwire.core.timelimits import time_limit
 from packetwire.errors import DeadlineExceeded, LocalProtocolError, RequestCancelled
 from packetwire.hosts.threads.slots import Answering, handling
@@ -54,6 +55,12 @@ class CurrentRequest:
     def meta(self) -> Mapping[str, bytes]:
         """The metadata that the caller gave with it."""
         return self._context.metadata
+
+    @property
+    def request_id(self) -> RequestId | None:
+        """The id of a call with `once=True`, among those of its client; None without one."""
+        said = self._context.meta.request_id
+        return None if said is None else RequestId(int.from_bytes(said[0]), said[1])
 
     @property
     def cancelled(self) -> bool:

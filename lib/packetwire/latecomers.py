@@ -1,7 +1,7 @@
 """Closing the queue of a listening socket, so that all who wait there can be accepted before it is closed.
 
-Whoever has connected, and was not accepted when the last descriptor of the socket is closed, is reset by the
-system, maybe after a request was sent. So nobody new may get into the queue while the last of those in there is
+A client that has connected, and was not accepted when the last descriptor of the socket is closed, is reset by the
+system, maybe after it has sent a request. So nobody new may get into the queue while the last of those in there is
 accepted.
 """
 

@@ -34,7 +34,7 @@ def submit_planned(
     `limit` are seconds for finding room. `is_called`: the result is collected at once, and tells the hooks then, in
     this thread. Raises as `submit`, and `CapabilityMissing`.
     """
-    plan = plan_of(options, outer, time.monotonic())
+    plan = plan_of(options, outer, time.monotonic(), driver.engine.request_ids)
     if hooks is None:
         return _submit(driver, request, options, plan, limit, label, decode_response, None)
     plan, span = hooks.begin_call(plan, request[0], request[3], label)

@@ -68,14 +68,16 @@ def socket_with_file(path: str, mode: int = SOCKET_MODE, *, replaces: bool = Fal
 
 
 def remove_own(path: str, own: tuple[int, int]) -> None:
-    """Remove the file with that identity, unless another one has taken its place, or is just about to."""
+    """Remove the file with that identity, unless another takes its place at this moment; `path` is absolute."""
+    if not _is(path, own) or not os.access(os.path.dirname(path), os.W_OK):
+        return
     try:
         lock = _take_lock_file(path + LOCK_SUFFIX, 0.0)
     except OSError:
         return  # another server starts there: it finds that nobody answers any more, or renames its own over it
     try:
         with suppress(OSError):
-            if identity(path) == own:
+            if _is(path, own):
                 os.unlink(path)
     finally:
         _release_lock_file(lock, path + LOCK_SUFFIX)
@@ -85,6 +87,12 @@ def identity(path: str) -> tuple[int, int]:
     """The device and the inode of a file. Raises OSError."""
     found = os.lstat(path)
     return found.st_dev, found.st_ino
+
+
+def _is(path: str, own: tuple[int, int]) -> bool:
+    with suppress(OSError):
+        return identity(path) == own
+    return False
 
 
 def _check_is_socket(path: str) -> bool:

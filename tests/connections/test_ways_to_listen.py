@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import socket
 import stat
 import subprocess
@@ -22,8 +23,11 @@ from packetwire import ConnectionEnded, LocalProtocolError, PacketConnection, Pe
 from packetwire.addresses import parse_address
 from packetwire.admission import Admission
 from packetwire.givensockets import inherited_sockets
+from packetwire.latecomers import hold_off
 from packetwire.listeners import listen
+from packetwire.streams.tls import client_context, server_context, start_tls
 
+from .certificates import make_certificate
 from .serving import FACES, LIMIT, serving
 
 pytestmark = pytest.mark.timeout(60)
@@ -404,6 +408,15 @@ def test_a_failure_on_the_way_leaves_the_other_one(path: str, monkeypatch: pytes
         assert is_served(f"unix:{path}")
 
 
+def test_a_file_in_a_directory_that_cannot_be_changed_is_left(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving("threads", f"unix:{path}", echo, {}):
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    assert os.listdir(os.path.dirname(path)) == ["socket"]
+    assert caplog.text == ""
+
+
 def test_a_file_is_left_while_another_server_starts_there(face: str, path: str) -> None:
     """It may be renamed over at that very moment, and nobody answers on it any more."""
     with ExitStack() as ends:
@@ -428,6 +441,25 @@ def place(request: pytest.FixtureRequest, path: str) -> tuple[str, dict[str, Any
 def nobody_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the end."""
     monkeypatch.setattr(Admission, "admit_all", lambda *_: None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot do that")
+def test_nobody_new_comes_while_the_last_are_accepted(sock: socket.socket) -> None:
+    place = sock.getsockname()
+    with socket.socket(sock.family) as before, socket.socket(sock.family) as after:
+        before.connect(place)
+        before.send(b"waits")
+        hold_off(sock)
+        after.setblocking(False)
+        with pytest.raises((ConnectionRefusedError, BlockingIOError)):
+            after.connect(place)
+        assert not select.select([], [after], [], 0)[1] or sock.family == socket.AF_UNIX
+        last, _ = sock.accept()
+        with last:
+            assert last.recv(10) == b"waits"
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.accept()
 
 
 @pytest.mark.usefixtures("nobody_is_accepted")
@@ -544,3 +576,20 @@ def test_a_client_that_has_only_just_come_has_its_word(
         else:
             assert conn(0, b"at last", timeout=LIMIT)[2] == b"at last"
             assert conn.join(LIMIT)
+
+
+def test_a_client_that_has_only_just_come_may_finish_its_handshake(
+    face: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packetwire.serving, "FIRST_WORD_SECONDS", 1000)
+    made = make_certificate(tmp_path, "server")
+    options = {"ssl_context": server_context(made.certfile, made.keyfile), "drain_timeout": LIMIT}
+    with serving(face, "tls:127.0.0.1:0", echo, options) as served:
+        with connect_to(served.address.replace("tls", "tcp"))()[0] as sock:
+            while not served.connections:
+                pass
+            served.stop()
+            tls = start_tls(sock, client_context(made.certfile), server_name="127.0.0.1", timeout=LIMIT)
+            with PacketConnection(tls) as conn:
+                assert conn(0, b"at last", timeout=LIMIT)[2] == b"at last"
+                assert conn.join(LIMIT)

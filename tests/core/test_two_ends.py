@@ -223,7 +223,7 @@ class Side:
             case StreamEnded(cause, lost, clean):
                 self.ended = event
                 assert clean
-                assert type(cause) is PeerClosed, cause
+                assert isinstance(cause, PeerClosed), cause
                 for waiter in lost:
                     waiter.told += 1
 

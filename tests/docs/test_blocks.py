@@ -39,6 +39,7 @@ RUN_BY = {
 NOT_RUN = {
     ("README.md", "sh"): "they install: .ci/run runs the same lines, as docs/test_readme.py sees to",
     ("CONTRIBUTING.md", "sh"): "they install and check everything: .ci/run does",
+    ("docs/guide.md", "ini"): "they are for systemd: cli/test_serve.py serves at sockets that are passed as by it",
     ("docs/index.md", "sh"): "they install and build these pages: .ci/run does",
     ("docs/conformance.md", "sh"): "they need an implementation: here they are only parsed",
     ("docs/conformance.md", "text"): "it is what tests/cli/test_conformance.py looks for, of an end with faults",

@@ -224,7 +224,7 @@ def test_the_settings_in_the_table_of_bounds_exist() -> None:
 
 ENDINGS = (
     *("Error", "Ended", "Exited", "Closed", "Truncated", "Failed", "Timeout", "Exceeded", "Cancelled"),
-    *("Missing", "Mismatch", "Unresponsive", "raining"),
+    *("Missing", "Mismatch", "Unresponsive", "raining", "rained"),
 )
 
 

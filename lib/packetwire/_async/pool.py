@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from packetwire._async.keeping import Change
 from packetwire._async.member import Member
@@ -15,7 +16,10 @@ from packetwire.addresses import CONNECT_TIMEOUT, connect_to
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.connectionbase import ABANDON_TIMEOUT
 from packetwire.core.bounds import bound_of
+from packetwire.core.calloptions import CallOptions
+from packetwire.core.hello import CLIENT_ID_SIZE
 from packetwire.core.keeping import Backoff, MemberEvent, Repeats, Rules, choose, lost
+from packetwire.core.requestids import RequestIds
 from packetwire.core.requests import BaseRequest, HasRequestMap
 from packetwire.core.responses import DecodeResponse, Response
 from packetwire.core.settings import DEFAULT_CLOSE_TIMEOUT
@@ -81,6 +85,7 @@ class AsyncPool(HasRequestMap):
         self._close_timeout = seconds_of(connection.get("close_timeout", DEFAULT_CLOSE_TIMEOUT))
         self._on_event = on_event
         self._repeats = Repeats()
+        self._request_ids = RequestIds(os.urandom(CLIENT_ID_SIZE))
         self._changed = Change()
         self._open = self._closed = False
         rules = self._rules(Backoff() if backoff is None else backoff)
@@ -97,6 +102,7 @@ class AsyncPool(HasRequestMap):
                     ready_timeout=seconds,
                     tell=self._tell,
                     changed=self._changed,
+                    request_ids=self._request_ids,
                     options=connection,
                 )
                 self.members.append(member)
@@ -153,22 +159,31 @@ class AsyncPool(HasRequestMap):
         label: str | None = None,
         timeout: float | None = None,
         idempotent: bool = False,
+        **options: Unpack[CallOptions],
     ) -> Response:
         """Ask any far end, and wait for its response: `(ok, flags, payload)`.
 
-        `idempotent` says that it does no harm if the far end does it twice. Raises `RequestTimeout` after `timeout`
-        seconds, `ConnectionEnded` if the connection ended and the call was not repeated, or if every far end was
-        given up; and as `AsyncPacketConnection` does.
+        `idempotent` says that it does no harm if the far end does it twice. With `once=True` it is not done twice,
+        and repeated as well: by a service with a `Dedup`, as long as that lives. Raises `RequestTimeout` after
+        `timeout` seconds, `ConnectionEnded` if the connection ended and the call was not repeated, or if every far
+        end was given up; and as `AsyncPacketConnection` does.
         """
         limit = time_limit(timeout)
         deadline = None if limit is None else monotonic() + limit
         avoided: Member | None = None
         made = 0
+        once = self._request_ids.next() if options.get("once") else None
+        failure: PacketwireError | None = None
+        epoch: bytes | None = None  # of the service that may have begun with it
         while True:
             member, conn = await self._take(deadline, timeout, avoided)
             left = None if deadline is None else max(0.0, deadline - monotonic())
             made += 1
+            if once is not None:
+                options["once"] = once._replace(attempt=made)
             try:
+                if failure is not None and not await _is_of(epoch, conn, left):
+                    raise failure
                 response = await conn(
                     rq_type,
                     payload,
@@ -177,15 +192,18 @@ class AsyncPool(HasRequestMap):
                     channel=channel,
                     label=label,
                     timeout=left,
+                    **options,
                 )
             except PacketwireError as error:
-                if not lost(error):
+                if error is failure or not lost(error):
                     raise
                 member.leave(conn)
                 begun: bool | None = getattr(error, "begun", None)
-                if made >= self._attempts or not self._repeats.may_repeat(begun, idempotent):
+                if made >= self._attempts or not self._repeats.may_repeat(begun, idempotent or once is not None):
                     raise
                 avoided = member
+                if begun is None and once is not None:
+                    failure, epoch = error, None if conn.peer is None else conn.peer.epoch
             else:
                 self._repeats.succeeded()
                 return response
@@ -198,6 +216,7 @@ class AsyncPool(HasRequestMap):
         label: str | None = None,
         timeout: float | None = None,
         idempotent: bool = False,
+        **options: Unpack[CallOptions],
     ) -> ResponseT:
         """Run a request of the `rq_type_map` at any far end, return its decoded response.
 
@@ -212,6 +231,7 @@ class AsyncPool(HasRequestMap):
             label=what if label is None else label,
             timeout=timeout,
             idempotent=idempotent,
+            **options,
         )
         if not ok:
             raise RequestFailed(flags, payload, what)
@@ -300,6 +320,15 @@ class AsyncSupervised(AsyncPool):
     def given_up(self) -> bool:
         """True if it is not started again any more."""
         return self.members[0].given_up
+
+
+async def _is_of(epoch: bytes | None, conn: AsyncPacketConnection, timeout: float | None) -> bool:
+    """True if the service there is the one that remembers what was done in this epoch."""
+    try:
+        await conn.ping(timeout)  # from then on it is known who that is
+    except PacketwireError:
+        return False
+    return epoch is not None and conn.peer is not None and conn.peer.epoch == epoch
 
 
 def _targets(addresses: Any) -> Sequence[Any]:

@@ -20,6 +20,7 @@ from packetwire.core.keeping import (
     MemberWaits,
     Rules,
 )
+from packetwire.core.requestids import RequestIds
 from packetwire.errors import RequestTimeout
 
 logger = logging.getLogger("packetwire")
@@ -42,6 +43,7 @@ class Member:
         ready_timeout: float,
         tell: Callable[[MemberEvent], None],
         changed: Change,
+        request_ids: RequestIds,
         options: dict[str, Any],
     ) -> None:
         self.name = name
@@ -56,6 +58,7 @@ class Member:
         self._ready_timeout = ready_timeout
         self._tell = tell
         self._changed = changed
+        self._request_ids = request_ids
         self._options = options
         self._made: PacketConnection | None = None
         self._stopping = False
@@ -110,6 +113,7 @@ class Member:
     def _one_connection(self) -> BaseException | None:
         """Make a connection and wait for its end; returns the reason."""
         conn = PacketConnection(self._recv_send, self.name, **self._options)
+        conn._request_ids = self._request_ids  # so that a service knows the client again
         self._made = conn
         try:
             conn.open()

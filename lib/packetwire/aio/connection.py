@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from subprocess import Popen
 
     from packetwire.capture import CaptureWriter
+    from packetwire.dedup import Dedup
     from packetwire.hooks import Hooks, Span
 
 _names = itertools.count(1)
@@ -97,6 +98,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         description: bytes | None = None,
         keepalive: float | str | None = "auto",
         hooks: Hooks | None = None,
+        dedup: Dedup | None = None,
     ) -> None:
         super().__init__(
             recv_send,
@@ -123,6 +125,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
             capture=capture,
             channels=channels,
             hooks=hooks,
+            dedup=dedup,
         )
         self._opening = asyncio.Lock()  # keeps opening and closing apart
         self._unfinished: Driver | None = None

@@ -35,7 +35,7 @@ def submit_planned(
     Raises as `submit`; the future, too, `CapabilityMissing`. If it is not known yet what the peer understands, the
     request leaves when that is known. The caller sees to it that the span is left.
     """
-    plan = plan_of(options, outer, driver.loop.time())
+    plan = plan_of(options, outer, driver.loop.time(), driver.engine.request_ids)
     if hooks is None:
         return _submit(driver, request, options, plan, decode_response), None
     plan, span = hooks.begin_call(plan, request[0], request[3], label)

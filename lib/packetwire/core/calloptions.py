@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
 from packetwire.core.fields import metadata_fields
-from packetwire.core.frames import TRACE_CONTEXT_SIZE, Meta
+from packetwire.core.frames import REQUEST_NUMBER_SIZE, TRACE_CONTEXT_SIZE, Meta
 from packetwire.core.hello import NO_FEATURES, Feature
 from packetwire.core.requestcontext import RequestContext
+from packetwire.core.requestids import RequestId, RequestIds
 from packetwire.core.timelimits import time_limit
 from packetwire.errors import LocalProtocolError
 
-OPTIONS = ("deadline", "meta", "on_progress", "idle_timeout")
+OPTIONS = ("deadline", "meta", "on_progress", "idle_timeout", "once")
 PROGRESS_INTERVAL = 50
 """Milliseconds between two reports of progress, at least."""
 LONGEST_PROGRESS_INTERVAL = 10_000
@@ -34,12 +35,14 @@ class CallOptions(TypedDict, total=False):
     - `meta`: a mapping of str to bytes, for the far end's handler.
     - `on_progress(payload)`: called with each report of the handler, in a thread or the loop of the connection.
     - `idle_timeout`: seconds; the call ends if neither the response nor a report comes for so long.
+    - `once`: True gives the request an id, by which a service with a `Dedup` recognizes it if it comes again.
     """
 
     deadline: float | None
     meta: Mapping[str, bytes]
     on_progress: Callable[[bytes], object]
     idle_timeout: float
+    once: bool | RequestId
 
 
 class CallPlan(NamedTuple):
@@ -57,6 +60,7 @@ class CallPlan(NamedTuple):
     """The request whose handler makes this call, if the call ends with it."""
     trace_context: bytes | None = None
     trace_state: bytes | None = None
+    request_id: RequestId | None = None
 
     def meta(self, now: float) -> Meta:
         """The metadata to be sent before the request."""
@@ -66,6 +70,7 @@ class CallPlan(NamedTuple):
             progress_interval=self._interval,
             trace_context=self.trace_context,
             trace_state=self.trace_state,
+            request_id=None if self.request_id is None else encode_request_id(self.request_id),
             metadata=self.metadata,
         )
 
@@ -83,8 +88,15 @@ class CallPlan(NamedTuple):
         return None if self.deadline is None else max(0.0, self.deadline - now)
 
 
-def plan_of(options: Mapping[str, Any], outer: RequestContext | None, now: float) -> CallPlan:
-    """The plan for these options, in a handler of the request `outer`.
+def encode_request_id(request_id: RequestId) -> tuple[bytes, int]:
+    """It, as `Meta` has it."""
+    return request_id.number.to_bytes(REQUEST_NUMBER_SIZE), request_id.attempt
+
+
+def plan_of(
+    options: Mapping[str, Any], outer: RequestContext | None, now: float, ids: RequestIds | None = None
+) -> CallPlan:
+    """The plan for these options, in a handler of the request `outer`; `ids` are those of this end.
 
     Raises TypeError or `LocalProtocolError` for what makes no sense.
     """
@@ -107,7 +119,18 @@ def plan_of(options: Mapping[str, Any], outer: RequestContext | None, now: float
     on_progress, idle = options.get("on_progress"), time_limit(options.get("idle_timeout"), "idle_timeout")
     if on_progress is not None or idle is not None:
         needs |= Feature.META | Feature.PROGRESS
-    return CallPlan(deadline, metadata, on_progress, idle, needs, wants, outer)
+    once = options.get("once", False)
+    if once is not False:
+        needs |= Feature.META | Feature.REQUEST_IDS
+    return CallPlan(deadline, metadata, on_progress, idle, needs, wants, outer, request_id=_request_id(once, ids))
+
+
+def _request_id(once: Any, ids: RequestIds | None) -> RequestId | None:
+    if once is False or isinstance(once, RequestId):
+        return once or None
+    if once is not True:
+        raise TypeError(f"once must be True or False, got {type(once).__name__}: {once!r:.100}")
+    return None if ids is None else ids.next()
 
 
 def with_trace(

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from packetwire.core.fields import FieldError
 from packetwire.core.hello import ANSWER, ASK, NO_FEATURES, Feature, Hello, decode_hello, encode_hello
+from packetwire.core.requestids import RequestIds
 from packetwire.errors import CapabilityMissing, ProtocolMismatch
 
 MARK = b"\x80"
@@ -41,8 +42,12 @@ class Capabilities:
     service to whoever asks; None for nothing.
     """
 
-    def __init__(self, mode: Mode, own: Hello, description: bytes | None = None) -> None:
+    def __init__(
+        self, mode: Mode, own: Hello, description: bytes | None = None, request_ids: RequestIds | None = None
+    ) -> None:
         self.mode = mode
+        self.request_ids = request_ids
+        """Those of this end, for requests that are to be done only once."""
         self.own = own
         self.description = description
         self.peer: Hello | None = None
@@ -133,6 +138,8 @@ class Capabilities:
             return False
         self.peer, self.missing = peer, None
         self.features = own.features & peer.features
+        if peer.epoch is None:
+            self.features &= ~Feature.REQUEST_IDS  # it remembers nothing
         return True
 
     @property
@@ -152,7 +159,9 @@ class Capabilities:
     def check(self, features: Feature, what: str) -> None:
         """Raise `CapabilityMissing` unless both ends understand these; `what` needs them."""
         if not self.has_agreed or self.features & features != features:
-            raise CapabilityMissing(f"{what}: {self.peer_text()}")
+            forgets = self.has_agreed and features & ~self.features == Feature.REQUEST_IDS
+            why = "the peer's service has no Dedup, which would remember what was done" if forgets else ""
+            raise CapabilityMissing(f"{what}: {why or self.peer_text()}")
 
     def mismatch(self) -> ProtocolMismatch | None:
         """The error for our requests if both ends have named what they speak, and it is not the same."""

@@ -43,6 +43,7 @@ from packetwire.core.packets import packet_of
 from packetwire.core.packing import packed
 from packetwire.core.refusals import refuse
 from packetwire.core.requestcontext import RequestContext
+from packetwire.core.requestids import RequestIds
 from packetwire.core.settings import DEFAULT_MAX_OUTSTANDING as DEFAULT_MAX_OUTSTANDING
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.state import TRANSITIONS, Act, Half
@@ -548,6 +549,11 @@ class ConnectionEngine:
     def respond_failure(self, channel: int, tag: int, text: bytes) -> bool:
         """Answer "not ok" with as much of `text` as fits into a packet; otherwise as `respond`."""
         return self.respond(channel, tag, False, 0, self._fitting(text))
+
+    @property
+    def request_ids(self) -> RequestIds | None:
+        """The ids for requests of ours that are to be done only once; None if the peer can know nothing of them."""
+        return None if self.control is None else self.control.capabilities.request_ids
 
     def ask_capabilities(self) -> None:
         """Ask the peer what it understands, unless that was done, or nothing can be asked any more."""

@@ -15,6 +15,7 @@ from packetwire.core.control import channel_and_tag as channel_and_tag
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.packetcodec import Fields, Key
 from packetwire.core.requestcontext import RequestContext
+from packetwire.core.requestids import Repeated
 from packetwire.core.requests import HandlerResult, cancel_deferred
 from packetwire.core.statuses import StatusCode
 from packetwire.errors import DeadlineExceeded, LocalProtocolError, RequestCancelled
@@ -120,7 +121,10 @@ class OwedRequests:
             self._tell(context, key)
 
     def answer_over(self, key: Key, error: BaseException, now: float) -> bool:
-        """If a handler ended by `error` as nobody waits for it any more, answer that; it is no fault of its own."""
+        """If a handler ended by `error` as nobody waits for it, or it was done before, answer that."""
+        if isinstance(error, Repeated):
+            self.refuse(key, str(error).encode(), StatusCode.REPEATED, begun=True)
+            return True
         context = self.contexts.get(key)
         if context is None or not context.is_over(now) or not _is_cancellation(error):
             return False
