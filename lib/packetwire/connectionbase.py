@@ -50,7 +50,7 @@ ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
 
 
-FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN
+FEATURES = Feature.CANCEL | Feature.META | Feature.PIECES | Feature.PROGRESS | Feature.DRAIN
 """The features of connections of this version."""
 
 

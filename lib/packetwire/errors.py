@@ -236,6 +236,10 @@ class DeadlineExceeded(_RequestOver, RequestTimeout):
 class LimitExceeded(PacketwireError):
     """A bound was passed; the message names it and the value."""
 
+    def for_waiter(self) -> PacketwireError:
+        """A copy to raise in one waiting thread."""
+        return copy_of(self)
+
 
 EndedT = TypeVar("EndedT", bound=ConnectionEnded)
 

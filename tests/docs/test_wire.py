@@ -44,6 +44,7 @@ from packetwire.core.hello import (
     encode_hello,
 )
 from packetwire.core.keepalive import DEFAULT_KEEPALIVE, IDLE_KEEPALIVE, STALL_SECONDS
+from packetwire.core.lanes import MAX_IN_PIECES, PIECES_ABOVE, SHORT_PIECE
 from packetwire.core.owed import OwedRequests
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, MAX_UINT, decode_varint, encode_varint
 from packetwire.core.refusals import REFUSALS
@@ -287,7 +288,7 @@ def engine_of(features: Feature) -> ConnectionEngine:
     return ConnectionEngine(capabilities=Capabilities(Mode.AUTO, Hello(features=features)))
 
 
-SERVED = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN
+SERVED = Feature.CANCEL | Feature.META | Feature.PIECES | Feature.PROGRESS | Feature.DRAIN
 
 
 def test_the_features_of_connections() -> None:
@@ -308,6 +309,20 @@ def test_the_times_of_keepalive() -> None:
     assert f"for {DEFAULT_KEEPALIVE:g} seconds while it waits for something, or for {IDLE_KEEPALIVE:g} s" in text
     assert f"for {DEFAULT_KEEPALIVE:g} seconds more" in text
     assert f"waits for it for {STALL_SECONDS:g} seconds" in text
+
+
+def test_a_payload_in_pieces() -> None:
+    rows = [row for row in TABLES["|octets|packet|"] if "7" in row[1]]
+    engine = engine_of(SERVED)
+    engine.receive(bytes.fromhex(TABLES["|octets|controlrequestorresponse|"][0][0]))
+    (request,) = engine.receive(b"".join(bytes.fromhex(octets) for octets, _ in rows))
+    assert request == RequestReceived(0, 7, 3, 0, b"abcdef")
+    text = " ".join(TEXT.split())
+    assert f"a payload of more than {PIECES_ABOVE} octets in pieces: PIECEs of {SHORT_PIECE} octets if" in text
+    assert f"the last {SHORT_PIECE} octets or fewer" in text
+    assert f"At most {MAX_IN_PIECES} payloads are in pieces at a time" in text
+    assert f"at {MAX_UNFINISHED} it is the error `too-many-unfinished`" in text
+    assert f"beyond {bounds.DEFAULT_MAX_INBOUND_OCTETS} a receiver drops" in text
 
 
 def test_requests_that_are_announced() -> None:

@@ -42,6 +42,7 @@ from packetwire.core.hello import (
 )
 from packetwire.core.packet import FLAG_REQUEST, head_tail
 from packetwire.core.packetcodec import Fields, Key
+from packetwire.core.pieces import Collected, Pieces
 from packetwire.core.refusals import refuse
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.state import Half
@@ -66,6 +67,7 @@ class Engine(Protocol):
     barred: PacketwireError | None
     waiters: dict[Key, Any]
     unsent: list[bytes]
+    pieces: Pieces
 
     @property
     def may_request(self) -> bool:
@@ -80,8 +82,8 @@ class Engine(Protocol):
         """Send a control request."""
         ...
 
-    def answer_control(self, tag: int, ok: bool, payload: bytes) -> None:
-        """Answer a control request."""
+    def answer_control(self, tag: int, ok: bool, payload: bytes, *, behind_requests: bool = False) -> None:
+        """Answer a control request, maybe not before all requests that were sent have left."""
         ...
 
     def send_frame(self, frame: bytes) -> bool:
@@ -106,6 +108,14 @@ class Engine(Protocol):
 
     def was_used(self, key: Key) -> bool:
         """A request of ours has, or had, this key."""
+        ...
+
+    def receive_piece(self, key: Key, piece: bytes, *, of_peer: bool) -> None:
+        """A piece of a payload has come."""
+        ...
+
+    def take_back(self, key: Key) -> bool:
+        """A request that is given up does not leave any more."""
         ...
 
 
@@ -195,7 +205,7 @@ class Control:
         if engine.barred is None:
             said = f": {text}" if text else ""
             engine.barred = Draining(f"the peer takes no more requests, this one was not sent{said}")
-        engine.answer_control(tag, True, b"")
+        engine.answer_control(tag, True, b"", behind_requests=True)
         events.append(PeerDrains(milliseconds, text))
 
     def send(self, engine: Engine, rq_type: int, payload: bytes, waiter: Any) -> Key:
@@ -249,8 +259,47 @@ class Control:
             waiter = engine.waiters.get(key, _NOBODY)
             if waiter is not _NOBODY:
                 events.append(ProgressReceived(frame.channel, frame.tag, frame.payload, waiter))
-            elif not engine.was_used(key):
-                raise refuse("response-never-asked", tag=frame.tag, channel=frame.channel)
+            else:
+                self._check_used(engine, key, frame)
+        elif frame.kind is FrameType.PIECE:
+            self._receive_piece(engine, key, frame)
+
+    def _check_used(self, engine: Engine, key: Key, frame: Frame) -> None:
+        """Refuse a frame about a request of this end that never was."""
+        if not engine.was_used(key):
+            raise refuse("response-never-asked", tag=frame.tag, channel=frame.channel)
+
+    def _receive_piece(self, engine: Engine, key: Key, frame: Frame) -> None:
+        if len(frame.payload) > self.capabilities.own.max_piece:
+            problem = f"{len(frame.payload)} bytes in one PIECE, the limit is {self.capabilities.own.max_piece}"
+            raise refuse("bad-frame", problem=problem, tag=frame.tag)
+        if self.serves(key):
+            raise refuse("bad-frame", problem=f"PIECE about channel {frame.channel}", tag=frame.tag)
+        if not frame.of_receiver:
+            if engine.owes(frame.channel, frame.tag):
+                raise refuse("bad-frame", problem="PIECE about a request that is whole", tag=frame.tag)
+            engine.receive_piece(key, frame.payload, of_peer=True)
+        elif key in engine.waiters:
+            engine.receive_piece(key, frame.payload, of_peer=False)
+        else:
+            self._check_used(engine, key, frame)
+            engine.pieces.forget(key, of_peer=False)  # its caller has given up
+
+    def lose_piece(self, engine: Engine, packet: Fields) -> None:
+        """A packet that was received is lost: if it is a piece, that payload is not whole."""
+        key, flags, wire_rq_type, _ = packet
+        if isinstance(key, tuple) and key[0] == FRAME_CHANNEL and wire_rq_type == FrameType.PIECE + 1:
+            channel, tag = flags >> 1, key[1]
+            table = engine.pieces.responses if flags & 1 else engine.pieces.requests
+            collected = table.setdefault((channel, tag) if channel else tag, Collected())
+            engine.pieces.drop(collected, b"interrupted while it was read")
+
+    @property
+    def most_in_piece(self) -> int:
+        """Bytes of one piece that this end sends, at most."""
+        own, peer = self.capabilities.own, self.capabilities.peer
+        assert peer is not None
+        return min(own.max_piece, peer.max_piece)
 
     def _receive_meta(self, engine: Engine, key: Key, frame: Frame) -> None:
         meta = decode_meta(frame)
@@ -260,13 +309,15 @@ class Control:
         if self._uncounted >= MAX_UNFINISHED:
             self._uncounted = 0  # only now and then, as it takes long
             if sum(not engine.owes(*channel_and_tag(each)) for each in list(self.contexts)) >= MAX_UNFINISHED:
-                raise refuse("too-many-unfinished", tag=frame.tag, limit=MAX_UNFINISHED)
+                raise refuse("too-many-unfinished", kind="META", tag=frame.tag, limit=MAX_UNFINISHED)
         self.contexts[key] = RequestContext(meta, engine.now)
 
     def _receive_cancel(self, engine: Engine, key: Key, frame: Frame, events: list[Event]) -> None:
         code, text = decode_reason(frame)
         if not engine.owes(frame.channel, frame.tag):
-            self.contexts.pop(key, None)  # its answer has crossed the frame, or only its META has come
+            # its answer has crossed the frame, or it has not come and never will
+            self.contexts.pop(key, None)
+            engine.pieces.forget(key, of_peer=True)
             return
         context = self.contexts.setdefault(key, RequestContext())
         if not engine.owes(frame.channel, frame.tag):
@@ -310,6 +361,7 @@ class Control:
         """Tell the peer that a request of ours is given up; false if that cannot be told."""
         if not self.capabilities.have(Feature.CANCEL):
             return False
+        engine.take_back((channel, tag) if channel else tag)
         reason = encode_reason(code, text[:MAX_REASON])
         return engine.send_frame(encode_frame(FrameType.CANCEL, channel, tag, reason))
 

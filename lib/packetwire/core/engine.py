@@ -24,10 +24,11 @@ from typing import Any
 
 from packetwire.core.budget import Budget
 from packetwire.core.capabilities import MARK, Capabilities
-from packetwire.core.control import Control
+from packetwire.core.control import MAX_UNFINISHED, Control
 from packetwire.core.events import Event, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.frames import FRAME_CHANNEL, FrameType, Meta, encode_frame, encode_meta
 from packetwire.core.hello import CONTROL_CHANNEL, DRAIN, MAX_REASON, PING, Feature, encode_drain
+from packetwire.core.lanes import MAX_ANNOUNCED, MAX_IN_PIECES, PIECES_ABOVE, SHORT_PIECE, Lane, Payload
 from packetwire.core.packet import (
     EOF_PACKET,
     ERQ_PACKET,
@@ -41,12 +42,14 @@ from packetwire.core.packet import (
 from packetwire.core.packetcodec import EOF_FIELDS, ERQ_FIELDS, Fields, Key, PacketReader, decode_body
 from packetwire.core.packets import packet_of
 from packetwire.core.packing import packed
+from packetwire.core.pieces import Collected, Pieces
 from packetwire.core.refusals import refuse
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.settings import DEFAULT_MAX_OUTSTANDING as DEFAULT_MAX_OUTSTANDING
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.state import TRANSITIONS, Act, Half
 from packetwire.core.statuses import UNKNOWN_STATUS, Status, StatusCode
+from packetwire.core.statuses import flags_of as status_flags
 from packetwire.core.varint import MAX_UINT, MAX_VARINT_BYTES, BytesLike, decode_varint
 from packetwire.errors import (
     ChildExited,
@@ -135,6 +138,11 @@ def not_served(channel: int) -> bytes:
     return b"channel %d is not served" % channel
 
 
+def tag_of(key: Key) -> int:
+    """The tag in a key."""
+    return key if isinstance(key, int) else key[1]
+
+
 class ConnectionEngine:
     """The protocol state of one connection.
 
@@ -210,6 +218,7 @@ class ConnectionEngine:
         self.unsent: list[bytes] = []
         """Packets for `data_to_send`; others may look whether there are any."""
         self._erq_taken = self._eof_taken = False
+        self._eof_waits = False  # for what is sent in pieces
         self._unsent_replies = self._unsent_refusals = 0  # of these, in _unsent
         self._batch_bytes = self._batch_replies = self._batch_refusals = 0  # taken and not reported yet
         self.deadline: float | None = None
@@ -232,6 +241,11 @@ class ConnectionEngine:
         """Serves the channels between 0 and `FIRST_CHANNEL`; None if these are only reserved."""
         self.contexts: dict[Key, RequestContext] = {} if self.control is None else self.control.contexts
         """The peer's requests without a reply of which it has said more than the request."""
+        self.lane: Lane | None = None
+        """What is sent in pieces; None as long as nothing was."""
+        self.pieces = Pieces()
+        """What has come of payloads that are not whole yet."""
+        self._unfinished, self._collected = self.pieces.requests, self.pieces.responses
         self._needs_mark = self._negotiates = capabilities is not None
 
     # what there is to know
@@ -267,8 +281,8 @@ class ConnectionEngine:
 
     @property
     def owed_bytes(self) -> int:
-        """Bytes of requests without a reply, of what is not written, and of the packet that is arriving."""
-        return self._inbound_bytes + self.unsent_octets + self.decoder.bytes_kept
+        """Bytes of requests without a reply, of what is not written, and of the packets that are arriving."""
+        return self._inbound_bytes + self.unsent_octets + self.decoder.bytes_kept + self.pieces.held
 
     def is_held(self, max_unsent: int, more: int = 0) -> bool:
         """True if no handler is to be started: this connection, or all of its server, hold too much.
@@ -276,19 +290,32 @@ class ConnectionEngine:
         `more` are bytes of replies that are on their way here.
         """
         unsent = self.unsent_octets + more
+        if self.lane is not None and self.lane.replies < MAX_IN_PIECES:
+            unsent -= self.lane.waiting  # what leaves in pieces is in nobody's way, unless it is too many
         # with nothing unsent a handler makes room: its request is done with, and the peer takes the reply
         if unsent and self.budget is not None and self.budget.holds(self.owed_bytes + more):
             return True
         return unsent > max_unsent
 
+    def is_full(self, max_unsent: int, size: int = 0) -> bool:
+        """True if a request with a payload of `size` bytes is to wait, as too much is not written yet.
+
+        A small one does not wait for what leaves in pieces.
+        """
+        unsent = self.unsent_octets
+        if self.lane is not None and size <= PIECES_ABOVE:
+            unsent -= self.lane.waiting
+        return unsent > max_unsent
+
     def let_go(self) -> None:
         """The connection is closed: keep nothing of a packet that had begun, as it may be large."""
         self.decoder.drop()
+        self.pieces.clear()
 
     @property
     def waits_for_peer(self) -> bool:
         """True while the peer has to take something, or to send the rest of something large."""
-        return self.unsent_octets > 0 or self.decoder.bytes_kept > JOIN_LIMIT
+        return self.unsent_octets > 0 or self.decoder.bytes_kept + self.pieces.held > JOIN_LIMIT
 
     @property
     def is_settled(self) -> bool:
@@ -352,9 +379,11 @@ class ConnectionEngine:
         if size > self._roomy:
             self._check_size(packet_head(self._unused_tag(channel), tail, size), data)
         key: Key
+        stays_behind = False
         if channel:
             tag = self._tag_of(channel)
             key = channel, tag
+            stays_behind = self.lane is not None and self.lane.is_behind(channel)
         else:
             key = tag = next(self._tags)
             number = tag
@@ -363,8 +392,8 @@ class ConnectionEngine:
         waiters = self.waiters
         waiters[key] = waiter
         try:
-            if size > self._join_limit:
-                self._send(packet_head(tag, tail, size), data)
+            if size > self._join_limit or stays_behind:
+                self._send_long(channel, tag, tail, data, (), is_request=True)
             else:  # as in _send
                 packet = packed(tag, tail, data)
                 length = len(packet)
@@ -372,8 +401,10 @@ class ConnectionEngine:
                 self.unsent.append(packet)
         except BaseException:
             self.waiters.pop(key, _NOBODY)
+            self._leave_lane(key)
             raise
         if self.ended is not None and self.waiters.pop(key, _NOBODY) is not _NOBODY:
+            self._leave_lane(key)
             raise self.why_not()  # it ended meanwhile, and whoever ended it did not see this waiter
         return tag
 
@@ -398,16 +429,16 @@ class ConnectionEngine:
             number = tag
             if number >= self._next_tag:
                 self._next_tag = number + 1
-        frame, head = encode_frame(FrameType.META, channel, tag, fields), packet_head(tag, tail, len(data))
+        frame = encode_frame(FrameType.META, channel, tag, fields)
         self.waiters[key] = waiter
         try:
-            self.unsent_octets += len(frame) + len(head) + len(data)
-            # in one step, so that no other thread's packet comes between
-            self.unsent.extend((frame, head + data) if len(data) <= JOIN_LIMIT else (frame, head, data))
+            self._send_long(channel, tag, tail, data, (frame,), is_request=True)
         except BaseException:
             self.waiters.pop(key, _NOBODY)
+            self._leave_lane(key)
             raise
         if self.ended is not None and self.waiters.pop(key, _NOBODY) is not _NOBODY:
+            self._leave_lane(key)
             raise self.why_not()
         return tag
 
@@ -476,7 +507,7 @@ class ConnectionEngine:
             self.contexts.pop(key, None)
         self._unsent_replies += 1
         if size > self._join_limit:
-            self._send(packet_head(tag, tail, size), data)
+            self._send_long(channel, tag, tail, data, (), is_request=False)
         else:  # as in _send
             packet = packed(tag, tail, data)
             length = len(packet)
@@ -513,7 +544,8 @@ class ConnectionEngine:
     def cancel(self, channel: int, tag: int, code: StatusCode = StatusCode.CANCELLED, text: str = "") -> bool:
         """Tell the peer that a request of ours is given up; false if it would not understand that.
 
-        The request is answered all the same, unless nobody waits for that any more (`forget`).
+        The request is answered all the same, unless nobody waits for that any more (`forget`). One whose packet has
+        not left, as its payload is large, never leaves, and is answered here.
         """
         return self.control is not None and self.control.cancel(self, channel, tag, code, text)
 
@@ -583,12 +615,22 @@ class ConnectionEngine:
         """Send a control request, which counts nowhere; `tail` has its fields behind the tag."""
         self._send(packet_head(tag, tail, len(payload)), payload)
 
-    def answer_control(self, tag: int, ok: bool, payload: bytes) -> None:
-        """Answer a control request; such answers count as refusals until the peer takes them."""
-        if self._may_answer:
-            self._count_refusal()
-            payload = self._fitting(payload)
-            self._send(packet_head(tag, head_tail(CONTROL_CHANNEL, 4 if ok else 0, None), len(payload)), payload)
+    def answer_control(self, tag: int, ok: bool, payload: bytes, *, behind_requests: bool = False) -> None:
+        """Answer a control request; such answers count as refusals until the peer takes them.
+
+        `behind_requests`: not before all requests that were sent have left.
+        """
+        if not self._may_answer:
+            return
+        self._count_refusal()
+        payload = self._fitting(payload)
+        head = packet_head(tag, head_tail(CONTROL_CHANNEL, 4 if ok else 0, None), len(payload))
+        if behind_requests and self.lane is not None and self.lane.requests:
+            self.unsent_octets += len(head) + len(payload)
+            self.lane.behind.append(head + payload)
+            self.unsent.append(b"")
+        else:
+            self._send(head, payload)
 
     def limit_sent(self, max_packet_size: int) -> None:
         """The peer takes no larger packets."""
@@ -657,6 +699,8 @@ class ConnectionEngine:
         del self.unsent[: len(batch)]
         if self.control is not None and self.control.has_reported:
             batch = self._with_reports(batch)
+        if self.lane is not None:
+            return self._with_bulk(batch, self.lane)
         self._batch_bytes = self.unsent_octets
         replies, refusals = self._unsent_replies, self._unsent_refusals
         if replies or refusals:
@@ -669,6 +713,75 @@ class ConnectionEngine:
         if self._needs_mark and batch:
             self._mark(batch)
         return batch
+
+    def _with_bulk(self, batch: list[bytes], lane: Lane) -> list[bytes]:
+        """The same, and some of what is sent in pieces."""
+        batch = [each for each in batch if each]
+        if self._erq_taken:
+            self._fail_in_lane()
+        if self.ours is not _OPEN:
+            batch = self._ordered(batch)
+        if self._eof_taken:  # nothing may follow
+            self.unsent_octets += lane.more - lane.waiting
+            lane.clear()
+        else:
+            batch += lane.take(sum(map(len, batch)), self._piece_size(lane))  # type: ignore[arg-type]
+            self.unsent_octets += lane.more
+            lane.more = 0
+            if lane.behind and not lane.requests:
+                batch += self._leave_behind(lane)
+            if self._eof_waits and lane.is_drained:
+                self._eof_waits, self._eof_taken = False, True
+                batch.append(_EOF_BYTES)
+        # whoever adds to the lane does that first, and counts it then
+        self._batch_bytes = max(0, self.unsent_octets - lane.waiting)
+        replies, refusals = max(0, self._unsent_replies - lane.replies), self._unsent_refusals
+        self._batch_replies += replies
+        self._batch_refusals += refusals
+        self._unsent_replies -= replies
+        self._unsent_refusals -= refusals
+        if self._needs_mark and batch:
+            self._mark(batch)
+        if not lane.is_empty:
+            self.unsent.append(b"")  # so that whoever writes finds that there is more
+        return batch
+
+    def _leave_behind(self, lane: Lane) -> list[bytes]:
+        """Packets that had to wait for requests in pieces."""
+        packets = []
+        while lane.behind:
+            packets.append(lane.behind.pop(0))
+        return packets
+
+    def _piece_size(self, lane: Lane) -> int:
+        """Bytes of a piece: few, if something else is under way."""
+        assert self.control is not None
+        if len(self.waiters) + len(self._inbound) > len(lane.requests):
+            return SHORT_PIECE
+        return self.control.most_in_piece
+
+    def _fail_in_lane(self) -> None:
+        """Requests that were about to be sent when this side ended its requests: they are not to leave."""
+        assert self.lane is not None
+        if _ERQ_BYTES in self.lane.behind:
+            return  # they come before it
+        for key in list(self.lane.requests):
+            waiter = self.waiters.pop(key, None)
+            if self._leave_lane(key) and waiter is not None:
+                waiter.fail(self.why_not())
+
+    def take_back(self, key: Key) -> bool:
+        """A request that is given up does not leave any more: it is answered here. False if it has left."""
+        if not self._leave_lane(key):
+            return False
+        waiter = self.waiters.pop(key, None)
+        if waiter is not None:
+            self.deliver(waiter, False, status_flags(StatusCode.CANCELLED, begun=False), b"cancelled")
+        return True
+
+    def _leave_lane(self, key: Key) -> bool:
+        """A request is not to leave; false if its packet has left, or was never large."""
+        return self.lane is not None and self.lane.drop(key) is not None
 
     def _with_reports(self, batch: list[bytes]) -> list[bytes]:
         """The same, behind the reports that wait: they come before the response of their request."""
@@ -710,12 +823,17 @@ class ConnectionEngine:
             packet = [piece] if body + size == len(piece) else [piece, next(pieces)]
             if self._eof_taken or (self._erq_taken and self._is_request(piece)):
                 continue
-            if piece == _ERQ_BYTES:
-                self._erq_taken = True
-            elif piece == _EOF_BYTES:
+            if piece in (_ERQ_BYTES, _EOF_BYTES):
                 if not self._erq_taken:
-                    ordered.append(_ERQ_BYTES)
-                self._erq_taken = self._eof_taken = True
+                    self._erq_taken = True
+                    waits = self.lane is not None and len(self.lane.requests) > 0
+                    (self.lane.behind if self.lane is not None and waits else ordered).append(_ERQ_BYTES)
+                if piece == _ERQ_BYTES:
+                    continue
+                if self.lane is not None and not self.lane.is_drained:
+                    self._eof_waits = True
+                    continue
+                self._eof_taken = True
             ordered += packet
         return ordered
 
@@ -750,17 +868,21 @@ class ConnectionEngine:
             if self._negotiates and self.control is not None:
                 self.control.hear(data)
             for packet in self.decoder.feed(data):
-                key, flags, wire_rq_type, payload = packet
+                key, flags, wire_rq_type, _ = packet
                 if wire_rq_type >= 0:
-                    if self._accept_request(packet, events):
-                        events.append(_request_event(packet))
+                    whole = self._joined_request(packet) if self._unfinished else packet
+                    if whole is not None and self._accept_request(whole, events):
+                        events.append(_request_event(whole))
                 elif key not in self.waiters:
                     self._receive_unexpected(packet, events)
+                elif key in self._collected:
+                    whole = self._joined_response(packet)
+                    if whole is not None:
+                        events.append(self._response_event(whole))
+                        del self.waiters[key]
                 elif self.theirs is _OPEN or flags & 1 or not self._is_given_up(packet):
                     # else the end of the stream says so, and knows why
-                    channel, tag = (0, key) if isinstance(key, int) else key
-                    fields = channel, tag, flags & 1 == 1, flags >> 1, payload, self.waiters[key]
-                    events.append(_new_event(ResponseReceived, fields))
+                    events.append(self._response_event(packet))
                     del self.waiters[key]
             if self._negotiates and self.control is not None:
                 self._negotiates = self.control.say_hello(self)
@@ -785,11 +907,13 @@ class ConnectionEngine:
                 self.decoder.feed(data)
             return
         waiters, inbound, deliver = self.waiters, self._inbound, self.deliver
+        unfinished, collected = self._unfinished, self._collected
         serves = (
             self.accepts_requests
             and self.budget is None
             and self.drained is None
             and not self._winding_down
+            and not unfinished
             and self.ours is not _ENDED
         )
         waiter: Any = None
@@ -803,7 +927,7 @@ class ConnectionEngine:
                 if wire_rq_type < 0:
                     # kept before it is claimed: so whoever is interrupted here knows who must be told
                     waiter = waiters.get(key)
-                    if self.theirs is not _OPEN or waiters.pop(key, None) is None:
+                    if self.theirs is not _OPEN or collected or waiters.pop(key, None) is None:
                         self._receive_unusual(packet, events)
                         serves = serves and not self._winding_down and self.drained is None
                     else:
@@ -821,8 +945,11 @@ class ConnectionEngine:
                     inbound[key] = size = len(payload)
                     self._inbound_bytes += size
                     requests(packet)
-                elif self._accept_request(packet, events):
-                    requests(packet)
+                else:
+                    whole = self._joined_request(packet) if unfinished else packet
+                    if whole is not None and self._accept_request(whole, events):
+                        requests(whole)
+                    serves = serves and not unfinished
             if self._negotiates and self.control is not None:
                 self._negotiates = self.control.say_hello(self)
             if self.decoder.needed or self.decoder.fault is not None:
@@ -841,8 +968,14 @@ class ConnectionEngine:
         """`receive_to` was interrupted: of what was decoded, responses are still delivered."""
         if waiter is not None:
             waiter.fail(ended_by(error, f"interrupted while reading: {error!r}"))
-        for key, flags, wire_rq_type, payload in packets:
-            if wire_rq_type < 0 and (waiter := self.waiters.pop(key, None)) is not None:
+        for packet in packets:
+            key, flags, wire_rq_type, payload = packet
+            if wire_rq_type >= 0:
+                if self.control is not None:
+                    self.control.lose_piece(self, packet)
+            elif key in self._collected:
+                self._receive_unusual(packet, [])
+            elif (waiter := self.waiters.pop(key, None)) is not None:
                 waiter.set_response(flags & 1 == 1, flags >> 1, payload)
 
     def _receive_unusual(self, packet: Fields, events: list[Event]) -> None:
@@ -850,10 +983,67 @@ class ConnectionEngine:
         key, flags, _, payload = packet
         if key not in self.waiters:
             self._receive_unexpected(packet, events)
+        elif key in self._collected:
+            joined = self._joined_response(packet)
+            if joined is not None and (waiter := self.waiters.pop(key, None)) is not None:
+                self.deliver(waiter, flags & 1 == 1, flags >> 1, joined[3])
         elif flags & 1 or not self._is_given_up(packet):
             waiter = self.waiters.pop(key, None)
             if waiter is not None:
-                waiter.set_response(flags & 1 == 1, flags >> 1, payload)
+                self.deliver(waiter, flags & 1 == 1, flags >> 1, payload)
+
+    def _joined_request(self, packet: Fields) -> Fields | None:
+        """A request with all of its payload; None if that was too much, so that it is refused."""
+        key, flags, wire_rq_type, rest = packet
+        collected = self.pieces.requests.pop(key, None) if wire_rq_type else None
+        if collected is None:
+            return packet
+        if collected.problem:
+            self._refuse(key, collected.problem)
+            return None
+        self._check_joined(key, collected, len(rest))
+        return key, flags, wire_rq_type, self.pieces.join(collected, rest)
+
+    def _joined_response(self, packet: Fields) -> Fields | None:
+        """A response with all of its payload; None if that was too much, which its caller is told."""
+        key, flags, wire_rq_type, rest = packet
+        collected = self.pieces.responses.pop(key)
+        if collected.problem:
+            waiter = self.waiters.pop(key, None)
+            if waiter is not None:
+                waiter.fail(LimitExceeded(f"{collected.problem.decode()}: the response of {collected.size} bytes"))
+            return None
+        self._check_joined(key, collected, len(rest))
+        return key, flags, wire_rq_type, self.pieces.join(collected, rest)
+
+    def receive_piece(self, key: Key, piece: bytes, *, of_peer: bool) -> None:
+        """A piece of a payload has come: of a request of the peer, or of a response."""
+        pieces = self.pieces
+        table = pieces.requests if of_peer else pieces.responses
+        collected = table.get(key)
+        if collected is None:
+            if of_peer and len(table) >= MAX_UNFINISHED:
+                raise refuse("too-many-unfinished", kind="PIECE", tag=tag_of(key), limit=MAX_UNFINISHED)
+            collected = table[key] = Collected()
+        pieces.add(collected, piece)
+        self._check_joined(key, collected, 0)
+        if pieces.held > self.max_inbound_octets:
+            pieces.drop(collected, b"too much at once: payloads of %d bytes are arriving" % pieces.held)
+        elif of_peer and self.budget is not None and self.budget.holds(self._inbound_bytes + pieces.held):
+            pieces.drop(collected, TOO_MUCH_FOR_ALL)
+
+    def _check_joined(self, key: Key, collected: Collected, more: int) -> None:
+        size = collected.size + more
+        if size > self.max_packet_size:
+            problem = f"with it the payload has {size} bytes, the limit is {self.max_packet_size}"
+            raise refuse("bad-frame", problem=problem, tag=tag_of(key))
+
+    def _response_event(self, packet: Fields) -> ResponseReceived:
+        key, flags, _, payload = packet
+        channel, tag = (0, key) if isinstance(key, int) else key
+        fields = channel, tag, flags & 1 == 1, flags >> 1, payload, self.waiters[key]
+        event: ResponseReceived = _new_event(ResponseReceived, fields)
+        return event
 
     def _look_at_rest(self) -> None:
         """Behind the packets that are complete."""
@@ -944,6 +1134,8 @@ class ConnectionEngine:
         if self.control is not None:
             self.control.reports.clear()
         self.unsent.clear()
+        if self.lane is not None:
+            self.lane.clear()
         self.unsent_octets = 0
         self._unsent_replies = self._unsent_refusals = 0
         self._batch_bytes = self._batch_replies = self._batch_refusals = 0
@@ -973,6 +1165,35 @@ class ConnectionEngine:
             self.unsent.append(packet)
         else:
             self.unsent.extend((head, payload))
+
+    def _send_long(
+        self, channel: int, tag: int, tail: bytes, payload: bytes, before: tuple[bytes, ...], *, is_request: bool
+    ) -> None:
+        """Send a request, with the frames that come `before` it, or a response: in pieces, if it is large."""
+        size, lane = len(payload), self.lane
+        in_pieces = self._goes_in_pieces(channel, size, is_request)
+        if in_pieces and lane is None:
+            lane = self.lane = Lane()
+        if lane is None or not (in_pieces or (is_request and lane.is_behind(channel))):
+            head = packet_head(tag, tail, size)
+            self.unsent_octets += sum(map(len, before)) + len(head) + size
+            # in one step, so that no other thread's packet comes between
+            self.unsent.extend((*before, head + payload) if size <= JOIN_LIMIT else (*before, head, payload))
+            return
+        if is_request and not channel:
+            # it announces the request, as others will overtake that
+            before = *before, encode_frame(FrameType.PIECE, channel, tag)
+        self.unsent_octets += sum(map(len, before))
+        self.unsent.extend(before)
+        lane.add(Payload(channel, tag, tail, payload, is_request=is_request))
+        self.unsent_octets += size
+        self.unsent.append(b"")  # so that whoever writes finds that there is something
+
+    def _goes_in_pieces(self, channel: int, size: int, is_request: bool) -> bool:
+        if size <= PIECES_ABOVE or self.control is None or not self.control.capabilities.have(Feature.PIECES):
+            return False
+        lane = self.lane
+        return lane is None or channel > 0 or not is_request or len(lane.requests) < MAX_ANNOUNCED
 
     @property
     def _most_sent(self) -> int:
@@ -1056,6 +1277,7 @@ class ConnectionEngine:
         if not self.was_used(key):
             channel, tag = (0, key) if isinstance(key, int) else key
             raise refuse("response-never-asked", bytes(packet_of(packet)), tag=tag, channel=channel)
+        self.pieces.forget(key, of_peer=False)
         self.late_responses += 1
 
     def _is_given_up(self, packet: Fields) -> bool:
@@ -1097,6 +1319,7 @@ class ConnectionEngine:
     def _refuse(self, key: Key, text: bytes, code: StatusCode = StatusCode.BUSY) -> None:
         if key not in self._inbound:  # else what is known belongs to the request that has its tag
             self.contexts.pop(key, None)
+            self.pieces.forget(key, of_peer=True)
         if not self._may_answer:
             return  # the peer learns by our EOF, or by the broken stream, that it gets no answer
         self._count_refusal()
@@ -1157,6 +1380,9 @@ class ConnectionEngine:
             except KeyError:  # another thread took the last
                 break
         lost.reverse()
+        self.pieces.clear()
+        for key in [] if self.lane is None else list(self.lane.requests):
+            self._leave_lane(key)
         if self.control is not None:
             lost += self.control.take_waiters()
         if not clean:
