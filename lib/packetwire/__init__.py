@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from packetwire.core.requests import BaseRequest, Responder
     from packetwire.current import CurrentRequest, current_request
     from packetwire.errors import (
+        BodyEnded,
         CapabilityMissing,
         ChildExited,
         ConnectionEnded,
@@ -75,6 +76,7 @@ __all__ = [
     "AsyncReconnecting",
     "AsyncSupervised",
     "BaseRequest",
+    "BodyEnded",
     "ByteStream",
     "CapabilityMissing",
     "ChildExited",
@@ -137,6 +139,7 @@ _HOMES = {
     "packetwire.core.requests": ("BaseRequest", "Responder"),
     "packetwire.current": ("CurrentRequest", "current_request"),
     "packetwire.errors": (
+        "BodyEnded",
         "CapabilityMissing",
         "ChildExited",
         "ConnectionEnded",

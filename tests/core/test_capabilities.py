@@ -349,7 +349,8 @@ def test_each_refusal_of_frames_is_reached(code: str, size: int) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in FrameType if kind not in (FrameType.CANCEL, FrameType.PROGRESS)])
 def test_a_frame_that_is_agreed_may_mean_nothing_to_the_engine(kind: FrameType) -> None:
     engine = engine_of()
-    assert len(engine.receive(ASK + encode_frame(kind, 0, 2))) == 1
+    payload = b"\1" if kind in (FrameType.CREDIT, FrameType.STOP) else b""
+    assert len(engine.receive(ASK + encode_frame(kind, 0, 2, payload))) == 1
     assert engine.ended is None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from packetwire.core.bodies import Bodies
 from packetwire.core.capabilities import Capabilities
 from packetwire.core.events import (
     CancelReceived,
@@ -116,6 +117,22 @@ class Engine(Protocol):
 
     def take_back(self, key: Key) -> bool:
         """A request that is given up does not leave any more."""
+        ...
+
+    def announce_bodies(self, key: Key, context: RequestContext) -> None:
+        """A request with bodies is to come."""
+        ...
+
+    def cancel_bodies(self, key: Key) -> None:
+        """The peer gave a request up."""
+        ...
+
+    def give_up_bodies(self, key: Key) -> None:
+        """This end gives a request up."""
+        ...
+
+    def bodies_now(self) -> Bodies:
+        """All bodies."""
         ...
 
 
@@ -261,8 +278,20 @@ class Control:
                 events.append(ProgressReceived(frame.channel, frame.tag, frame.payload, waiter))
             else:
                 self._check_used(engine, key, frame)
-        elif frame.kind is FrameType.PIECE:
-            self._receive_piece(engine, key, frame)
+        else:
+            self._check_bulk(key, frame)
+            if frame.kind is FrameType.PIECE:
+                self._receive_piece(engine, key, frame)
+            else:
+                engine.bodies_now().receive(engine, key, frame)
+
+    def _check_bulk(self, key: Key, frame: Frame) -> None:
+        most = self.capabilities.own.max_piece
+        if len(frame.payload) > most:
+            problem = f"{len(frame.payload)} bytes in one {frame.kind.name}, the limit is {most}"
+            raise refuse("bad-frame", problem=problem, tag=frame.tag)
+        if self.serves(key):
+            raise refuse("bad-frame", problem=f"{frame.kind.name} about channel {frame.channel}", tag=frame.tag)
 
     def _check_used(self, engine: Engine, key: Key, frame: Frame) -> None:
         """Refuse a frame about a request of this end that never was."""
@@ -270,11 +299,6 @@ class Control:
             raise refuse("response-never-asked", tag=frame.tag, channel=frame.channel)
 
     def _receive_piece(self, engine: Engine, key: Key, frame: Frame) -> None:
-        if len(frame.payload) > self.capabilities.own.max_piece:
-            problem = f"{len(frame.payload)} bytes in one PIECE, the limit is {self.capabilities.own.max_piece}"
-            raise refuse("bad-frame", problem=problem, tag=frame.tag)
-        if self.serves(key):
-            raise refuse("bad-frame", problem=f"PIECE about channel {frame.channel}", tag=frame.tag)
         if not frame.of_receiver:
             if engine.owes(frame.channel, frame.tag):
                 raise refuse("bad-frame", problem="PIECE about a request that is whole", tag=frame.tag)
@@ -310,7 +334,9 @@ class Control:
             self._uncounted = 0  # only now and then, as it takes long
             if sum(not engine.owes(*channel_and_tag(each)) for each in list(self.contexts)) >= MAX_UNFINISHED:
                 raise refuse("too-many-unfinished", kind="META", tag=frame.tag, limit=MAX_UNFINISHED)
-        self.contexts[key] = RequestContext(meta, engine.now)
+        context = self.contexts[key] = RequestContext(meta, engine.now)
+        if (meta.has_body or meta.response_credit is not None) and self.capabilities.have(Feature.BODIES):
+            engine.announce_bodies(key, context)
 
     def _receive_cancel(self, engine: Engine, key: Key, frame: Frame, events: list[Event]) -> None:
         code, text = decode_reason(frame)
@@ -318,7 +344,9 @@ class Control:
             # its answer has crossed the frame, or it has not come and never will
             self.contexts.pop(key, None)
             engine.pieces.forget(key, of_peer=True)
+            engine.cancel_bodies(key)
             return
+        engine.cancel_bodies(key)
         context = self.contexts.setdefault(key, RequestContext())
         if not engine.owes(frame.channel, frame.tag):
             self.contexts.pop(key, None)  # another thread has answered it just now
@@ -361,7 +389,9 @@ class Control:
         """Tell the peer that a request of ours is given up; false if that cannot be told."""
         if not self.capabilities.have(Feature.CANCEL):
             return False
-        engine.take_back((channel, tag) if channel else tag)
+        key: Key = (channel, tag) if channel else tag
+        engine.give_up_bodies(key)
+        engine.take_back(key)
         reason = encode_reason(code, text[:MAX_REASON])
         return engine.send_frame(encode_frame(FrameType.CANCEL, channel, tag, reason))
 

@@ -27,7 +27,7 @@ cdef class ConnectionEngine:
     cdef public dict contexts
     cdef public bint _needs_mark, _negotiates
     cdef public object _peer_takes
-    cdef public object lane, pieces
+    cdef public object lane, pieces, bodies
     cdef public dict _unfinished, _collected
 
     @cython.locals(size=Py_ssize_t, length=Py_ssize_t, data=bytes, packet=bytes, tail=bytes,

@@ -22,6 +22,7 @@ from collections.abc import Callable, Container, Iterator
 from itertools import count
 from typing import Any
 
+from packetwire.core.bodies import Bodies, CallBodies
 from packetwire.core.budget import Budget
 from packetwire.core.capabilities import MARK, Capabilities
 from packetwire.core.control import MAX_UNFINISHED, Control
@@ -52,6 +53,8 @@ from packetwire.core.statuses import UNKNOWN_STATUS, Status, StatusCode
 from packetwire.core.statuses import flags_of as status_flags
 from packetwire.core.varint import MAX_UINT, MAX_VARINT_BYTES, BytesLike, decode_varint
 from packetwire.errors import (
+    BodyEnded,
+    CapabilityMissing,
     ChildExited,
     ConnectionEnded,
     LimitExceeded,
@@ -90,6 +93,7 @@ MAX_TAILS = 256
 
 NO_HANDLER = b"no request handler"
 REQUESTS_ENDED = b"requests no longer allowed"
+BODY_LOST = b"the body of this response is not whole"
 DRAINING = b"draining: no more requests are begun"
 TOO_MUCH_FOR_ALL = b"too much to do: all clients together wait for too many bytes"
 NOT_DONE = b"the connection was closed before this request was done"
@@ -245,6 +249,8 @@ class ConnectionEngine:
         """What is sent in pieces; None as long as nothing was."""
         self.pieces = Pieces()
         """What has come of payloads that are not whole yet."""
+        self.bodies: Bodies | None = None
+        """The bodies of requests and responses; None as long as there were none."""
         self._unfinished, self._collected = self.pieces.requests, self.pieces.responses
         self._needs_mark = self._negotiates = capabilities is not None
 
@@ -282,7 +288,8 @@ class ConnectionEngine:
     @property
     def owed_bytes(self) -> int:
         """Bytes of requests without a reply, of what is not written, and of the packets that are arriving."""
-        return self._inbound_bytes + self.unsent_octets + self.decoder.bytes_kept + self.pieces.held
+        held = 0 if self.bodies is None else self.bodies.held
+        return self._inbound_bytes + self.unsent_octets + self.decoder.bytes_kept + self.pieces.held + held
 
     def is_held(self, max_unsent: int, more: int = 0) -> bool:
         """True if no handler is to be started: this connection, or all of its server, hold too much.
@@ -320,7 +327,9 @@ class ConnectionEngine:
     @property
     def is_settled(self) -> bool:
         """True while neither end owes a response to the other, and all is written."""
-        return not (self.waiters or self._inbound or self.unsent_octets)
+        if self.waiters or self._inbound or self.unsent_octets:
+            return False
+        return self.lane is None or self.lane.is_drained
 
     @property
     def octets_decoded(self) -> int:
@@ -408,12 +417,27 @@ class ConnectionEngine:
             raise self.why_not()  # it ended meanwhile, and whoever ended it did not see this waiter
         return tag
 
-    def ask_with(self, meta: Meta, rq_type: int, flags: int, payload: BytesLike, channel: int, waiter: Any) -> int:
-        """As `ask`, with metadata, to a peer that has agreed on it."""
+    def ask_with(
+        self,
+        meta: Meta,
+        rq_type: int,
+        flags: int,
+        payload: BytesLike,
+        channel: int,
+        waiter: Any,
+        bodies: CallBodies | None = None,
+    ) -> int:
+        """As `ask`, with metadata, to a peer that has agreed on it.
+
+        `bodies` is given those that the metadata announces. Raises `CapabilityMissing` if the peer does not know
+        them, `LimitExceeded` also if too many are open towards this end.
+        """
         if not self.may_request:
             raise self.why_not()
         if len(self.waiters) >= self.max_outstanding:
             raise self._too_many()
+        if bodies is not None:
+            self._check_bodies(meta)
         tail = self._request_tail(channel, flags, rq_type)
         data = check_payload(payload)
         fields = encode_meta(meta)
@@ -430,14 +454,16 @@ class ConnectionEngine:
             if number >= self._next_tag:
                 self._next_tag = number + 1
         frame = encode_frame(FrameType.META, channel, tag, fields)
-        self.waiters[key] = waiter
         try:
+            self.waiters[key] = waiter
+            if bodies is not None:
+                self._begin_bodies(meta, channel, tag, bodies)
             self._send_long(channel, tag, tail, data, (frame,), is_request=True)
         except BaseException:
-            self.waiters.pop(key, _NOBODY)
+            self.forget(channel, tag)
             self._leave_lane(key)
             raise
-        if self.ended is not None and self.waiters.pop(key, _NOBODY) is not _NOBODY:
+        if self.ended is not None and self.forget(channel, tag):
             self._leave_lane(key)
             raise self.why_not()
         return tag
@@ -476,7 +502,96 @@ class ConnectionEngine:
 
     def forget(self, channel: int, tag: int) -> bool:
         """The waiter of a request gave up; false if it was answered or forgotten before."""
-        return self.waiters.pop((channel, tag) if channel else tag, _NOBODY) is not _NOBODY
+        key = (channel, tag) if channel else tag
+        if self.waiters.pop(key, _NOBODY) is _NOBODY:
+            return False
+        if self.bodies is not None:
+            self.bodies.give_up(key)
+            self.bodies.ours.pop(key, None)
+        return True
+
+    # bodies
+
+    @property
+    def first_credit(self) -> int:
+        """The credit that a response body has at its start."""
+        assert self.control is not None
+        return self.control.capabilities.own.body_credit
+
+    def _lane_now(self) -> Lane:
+        if self.lane is None:
+            self.lane = Lane(self.unsent)
+        return self.lane
+
+    def bodies_now(self) -> Bodies:
+        """All bodies; made if there were none."""
+        if self.bodies is None:
+            assert self.control is not None
+            own = self.control.capabilities.own
+            self.bodies = Bodies(self._lane_now(), own.body_credit, own.max_bodies)
+        return self.bodies
+
+    def _check_bodies(self, meta: Meta) -> None:
+        if self.control is None or not self.control.capabilities.have(Feature.BODIES):
+            peer = "this end has none" if self.control is None else self.control.capabilities.peer_text()
+            raise CapabilityMissing(f"bodies: {peer}")
+        if meta.response_credit is not None and self.bodies_now().is_full:
+            raise LimitExceeded("too many bodies are open towards this end")
+
+    def _begin_bodies(self, meta: Meta, channel: int, tag: int, bodies: CallBodies) -> None:
+        assert self.control is not None
+        peer = self.control.capabilities.peer
+        assert peer is not None
+        self.bodies_now().begin(channel, tag, meta, peer.body_credit, bodies)
+        # so that its response is seen to behind what belongs to it
+        self.pieces.responses[(channel, tag) if channel else tag] = Collected()
+
+    def announce_bodies(self, key: Key, context: RequestContext) -> None:
+        """A request of the peer with bodies is to come; it is refused if there are too many."""
+        bodies = self.bodies_now()
+        bodies.drop(key, BodyEnded("the request was announced anew"))
+        channel, tag = (0, key) if isinstance(key, int) else key
+        served = bodies.announce(channel, tag, context.meta)
+        if served is None:
+            collected = self.pieces.requests.setdefault(key, Collected())
+            self.pieces.drop(collected, b"too many bodies are open")
+        else:
+            context.body, context.response_body = served.request, served.response
+
+    def cancel_bodies(self, key: Key) -> None:
+        """The peer gave a request up."""
+        if self.bodies is not None:
+            self.bodies.cancel(key, self._refusal(key))
+
+    def give_up_bodies(self, key: Key) -> None:
+        """This end gives a request up, though it may wait for the response."""
+        if self.bodies is not None:
+            self.bodies.give_up(key)
+
+    def _refusal(self, key: Key) -> Payload:
+        """In place of a response whose body is not whole."""
+        channel, tag = (0, key) if isinstance(key, int) else key
+        tail = head_tail(channel, self._lost_flags << 3, None)
+        return Payload(channel, tag, tail, self._fitting(BODY_LOST), is_request=False, in_pieces=False)
+
+    @property
+    def _lost_flags(self) -> int:
+        return 0 if self.control is None else self.control.flags_of(StatusCode.CANCELLED, begun=True)
+
+    def _responds_behind_body(self, key: Key, tail: bytes, data: bytes, ok: bool) -> bool:
+        """A request with metadata is answered. True if the response leaves behind its body."""
+        if self.bodies is None:
+            return False
+        channel, tag = (0, key) if isinstance(key, int) else key
+        in_pieces = self.control is not None and self.control.capabilities.have(Feature.PIECES)
+        response = Payload(channel, tag, tail, data, is_request=False, in_pieces=in_pieces)
+        return self.bodies.respond(key, response, ok=ok)
+
+    def _close_context(self, key: Key) -> None:
+        """A request of the peer that has not begun is refused, or dropped."""
+        self.contexts.pop(key, None)
+        if self.bodies is not None:
+            self.bodies.drop(key, BodyEnded("the request was refused"))
 
     def respond(self, channel: int, tag: int, ok: bool, flags: int = 0, payload: BytesLike = b"") -> bool:
         """Answer a request of the peer; false if it can no longer be sent.
@@ -493,6 +608,8 @@ class ConnectionEngine:
             return self._cannot_answer(channel, tag)
         if ok and self.budget is not None and self.unsent_octets and self.budget.is_exhausted(self.owed_bytes):
             ok, flags, data = False, 0, self._fitting(TOO_MUCH_FOR_ALL)
+        if self.contexts and ok and self.bodies is not None and self.bodies.has_lost(key):
+            ok, flags, data = False, self._lost_flags, self._fitting(BODY_LOST)
         usual = ok and not flags and not channel
         tail = _OK_TAIL if usual else head_tail(channel, flags << 3 | (4 if ok else 0), None)
         size = len(data)
@@ -503,10 +620,14 @@ class ConnectionEngine:
             return self._cannot_answer(channel, tag)
         done_with = held
         self._inbound_bytes -= done_with
-        if self.contexts:
-            self.contexts.pop(key, None)
         self._unsent_replies += 1
-        if size > self._join_limit:
+        if (
+            self.contexts
+            and self.contexts.pop(key, None) is not None
+            and self._responds_behind_body(key, tail, data, ok)
+        ):
+            pass
+        elif size > self._join_limit:
             self._send_long(channel, tag, tail, data, (), is_request=False)
         else:  # as in _send
             packet = packed(tag, tail, data)
@@ -724,7 +845,10 @@ class ConnectionEngine:
         if self._eof_taken:  # nothing may follow
             self.unsent_octets += lane.more - lane.waiting
             lane.clear()
+            if self.bodies is not None:
+                self.bodies.end_requests(ConnectionEnded("this side has ended the connection (EOF)"))
         else:
+            batch += lane.take_frames()
             batch += lane.take(sum(map(len, batch)), self._piece_size(lane))  # type: ignore[arg-type]
             self.unsent_octets += lane.more
             lane.more = 0
@@ -756,7 +880,8 @@ class ConnectionEngine:
     def _piece_size(self, lane: Lane) -> int:
         """Bytes of a piece: few, if something else is under way."""
         assert self.control is not None
-        if len(self.waiters) + len(self._inbound) > len(lane.requests):
+        bulk = len(lane.requests) + (0 if self.bodies is None else self.bodies.exchanges)
+        if len(self.waiters) + len(self._inbound) > bulk:
             return SHORT_PIECE
         return self.control.most_in_piece
 
@@ -875,13 +1000,14 @@ class ConnectionEngine:
                         events.append(_request_event(whole))
                 elif key not in self.waiters:
                     self._receive_unexpected(packet, events)
+                elif self.theirs is not _OPEN and not flags & 1 and self._is_given_up(packet):
+                    pass  # the end of the stream says so, and knows why
                 elif key in self._collected:
                     whole = self._joined_response(packet)
                     if whole is not None:
                         events.append(self._response_event(whole))
                         del self.waiters[key]
-                elif self.theirs is _OPEN or flags & 1 or not self._is_given_up(packet):
-                    # else the end of the stream says so, and knows why
+                else:
                     events.append(self._response_event(packet))
                     del self.waiters[key]
             if self._negotiates and self.control is not None:
@@ -983,11 +1109,13 @@ class ConnectionEngine:
         key, flags, _, payload = packet
         if key not in self.waiters:
             self._receive_unexpected(packet, events)
+        elif self.theirs is not _OPEN and not flags & 1 and self._is_given_up(packet):
+            return
         elif key in self._collected:
             joined = self._joined_response(packet)
             if joined is not None and (waiter := self.waiters.pop(key, None)) is not None:
                 self.deliver(waiter, flags & 1 == 1, flags >> 1, joined[3])
-        elif flags & 1 or not self._is_given_up(packet):
+        else:
             waiter = self.waiters.pop(key, None)
             if waiter is not None:
                 self.deliver(waiter, flags & 1 == 1, flags >> 1, payload)
@@ -1008,6 +1136,8 @@ class ConnectionEngine:
         """A response with all of its payload; None if that was too much, which its caller is told."""
         key, flags, wire_rq_type, rest = packet
         collected = self.pieces.responses.pop(key)
+        if self.bodies is not None:
+            self.bodies.end_call(key, ok=packet[1] & 1 == 1 and not collected.problem)
         if collected.problem:
             waiter = self.waiters.pop(key, None)
             if waiter is not None:
@@ -1130,6 +1260,8 @@ class ConnectionEngine:
         self._inbound.clear()
         self._not_begun.clear()
         self._inbound_bytes = 0
+        if self.bodies is not None:
+            self.bodies.end_sending(ended_by(cause, f"nothing can be sent any more: {cause}"))
         self.contexts.clear()
         if self.control is not None:
             self.control.reports.clear()
@@ -1173,7 +1305,7 @@ class ConnectionEngine:
         size, lane = len(payload), self.lane
         in_pieces = self._goes_in_pieces(channel, size, is_request)
         if in_pieces and lane is None:
-            lane = self.lane = Lane()
+            lane = self._lane_now()
         if lane is None or not (in_pieces or (is_request and lane.is_behind(channel))):
             head = packet_head(tag, tail, size)
             self.unsent_octets += sum(map(len, before)) + len(head) + size
@@ -1251,7 +1383,7 @@ class ConnectionEngine:
                 return True
             self._put_off(key)
         else:
-            self.contexts.pop(key, None)  # it came behind our EOF
+            self._close_context(key)  # it came behind our EOF
         return False
 
     def _receive_special(self, packet: Fields, events: list[Event]) -> None:
@@ -1318,7 +1450,7 @@ class ConnectionEngine:
 
     def _refuse(self, key: Key, text: bytes, code: StatusCode = StatusCode.BUSY) -> None:
         if key not in self._inbound:  # else what is known belongs to the request that has its tag
-            self.contexts.pop(key, None)
+            self._close_context(key)
             self.pieces.forget(key, of_peer=True)
         if not self._may_answer:
             return  # the peer learns by our EOF, or by the broken stream, that it gets no answer
@@ -1381,6 +1513,8 @@ class ConnectionEngine:
                 break
         lost.reverse()
         self.pieces.clear()
+        if self.bodies is not None:
+            self.bodies.end_all(cause, self._refusal)
         for key in [] if self.lane is None else list(self.lane.requests):
             self._leave_lane(key)
         if self.control is not None:
@@ -1396,6 +1530,8 @@ class ConnectionEngine:
         cause.__cause__ = error.with_traceback(None)  # its frames hold packets
         self._inbound.clear()
         self.contexts.clear()
+        if self.bodies is not None:
+            self.bodies.drop_all(cause)
         self._not_begun.clear()
         self._inbound_bytes = 0
         self.tell_why(f"{what}: {error}")

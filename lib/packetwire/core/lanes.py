@@ -52,9 +52,11 @@ class Payload:
     `tail` has the fields behind the tag.
     """
 
-    __slots__ = ("channel", "is_request", "left", "payload", "tag", "tail")
+    __slots__ = ("channel", "in_pieces", "is_request", "left", "payload", "tag", "tail")
 
-    def __init__(self, channel: int, tag: int, tail: bytes, payload: bytes, *, is_request: bool) -> None:
+    def __init__(
+        self, channel: int, tag: int, tail: bytes, payload: bytes, *, is_request: bool, in_pieces: bool = True
+    ) -> None:
         self.channel = channel
         self.tag = tag
         self.tail = tail
@@ -62,6 +64,8 @@ class Payload:
         self.left = len(payload)
         """Bytes that have not been taken."""
         self.is_request = is_request
+        self.in_pieces = in_pieces
+        """The peer joins pieces."""
 
     @property
     def key(self) -> Key:
@@ -72,7 +76,7 @@ class Payload:
         """The next piece, or the packet with the rest; none if it was given up."""
         payload, left = self.payload, self.left
         begin = len(payload) - left
-        if left > SHORT_PIECE and (not self.is_request or self.key in lane.requests):
+        if left > SHORT_PIECE and self.in_pieces and (not self.is_request or self.key in lane.requests):
             size = min(left - SHORT_PIECE, most)
             head = frame_head(FrameType.PIECE, self.channel, self.tag, size, of_receiver=not self.is_request)
         elif not self.is_request or lane.requests.pop(self.key, None) is not None:
@@ -133,7 +137,7 @@ class InOrder:
 class Lane:
     """The bulk of one connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, unsent: list[bytes]) -> None:
         self.waiting = 0
         """Bytes of payloads that are to be sent, and count as unsent."""
         self.replies = 0
@@ -144,17 +148,20 @@ class Lane:
         """By channel: requests that stay in order."""
         self.behind: list[bytes] = []
         """Packets that leave behind the requests."""
+        self.frames: list[bytes] = []
+        """Small frames that leave ahead of all that is here, and are counted then."""
         self.more = 0
         """Bytes that are to be added to what counts as unsent: heads that were made, less what was given up."""
         self._queue: deque[Sender] = deque()  # payloads that wait for their turn
         self._turns: deque[Sender] = deque()  # a piece each
         self._counted = 0  # of these, payloads
         self._took_nothing = False
+        self._unsent = unsent  # of the engine; whoever writes looks there
 
     @property
     def is_empty(self) -> bool:
         """Nothing may leave now."""
-        return not (self._turns or self._queue)
+        return not (self._turns or self._queue or self.frames)
 
     @property
     def is_drained(self) -> bool:
@@ -187,6 +194,19 @@ class Lane:
         except IndexError:
             return
         (self._queue if sender.is_counted else self._turns).append(sender)
+        self._unsent.append(b"")
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame behind what is small."""
+        self.frames.append(frame)
+        self._unsent.append(b"")
+
+    def take_frames(self) -> list[bytes]:
+        """The frames that are to be sent."""
+        frames = self.frames[:]
+        del self.frames[: len(frames)]
+        self.more += sum(map(len, frames))
+        return frames
 
     def drop(self, key: Key) -> Payload | None:
         """A request is given up: its packet never leaves. None if that has left, or it was never here."""
@@ -207,6 +227,7 @@ class Lane:
         self.requests.clear()
         self.chains.clear()
         self.behind.clear()
+        self.frames.clear()
         self.waiting = self.replies = self.more = self._counted = 0
 
     def take(self, queued: int, most: int) -> list[Part]:
