@@ -324,6 +324,11 @@ BROKEN_FRAMES = {
     "frame-before-hello": (SEVEN, CANCEL, "a frame about tag 2"),
     "bad-frame": (SEVEN, ASK + bytes(Packet(is_request=True, channel=2, tag=2, rq_type=9)), "its type is 8"),
     "frame-not-agreed": (Hello(), ASK + CANCEL, "a CANCEL frame about tag 2"),
+    "credit-exceeded": (
+        Hello(features=Feature(0x7F), body_credit=2),
+        ASK + encode_frame(FrameType.META, 0, 2, b"\2\0") + encode_frame(FrameType.DATA, 0, 2, b"abc"),
+        "3 bytes of a body for which only 2 were granted",
+    ),
     "too-many-unfinished": (SEVEN, ASK + ANNOUNCED, "a META frame about tag 2049: 1024 requests that were"),
 }
 """code -> what this end says of itself, bytes that break this rule, and what must be said about them."""

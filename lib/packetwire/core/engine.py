@@ -562,6 +562,8 @@ class ConnectionEngine:
         """The peer gave a request up."""
         if self.bodies is not None:
             self.bodies.cancel(key, self._refusal(key))
+            if key not in self._inbound:  # it has not come, and never will
+                self.bodies.drop(key, BodyEnded("the peer has given the request up"))
 
     def give_up_bodies(self, key: Key) -> None:
         """This end gives a request up, though it may wait for the response."""
