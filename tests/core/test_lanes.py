@@ -226,6 +226,22 @@ def test_requests_on_one_channel_stay_in_order() -> None:
     assert all_batches(a)[-1] == f"request 16:6 {SHORT_PIECE}"
 
 
+def test_responses_on_one_channel_stay_in_order_too() -> None:
+    """A conversation on a channel may go on in responses and in requests."""
+    a, b = agreed_pair()
+    for _ in range(2):
+        a.request(1, channel=16)
+    exchange(a, b)
+    b.respond(16, 2, True, 0, LARGE)
+    b.respond(16, 3, True, 0, b"x")
+    b.request(1, channel=16)
+    order = all_batches(b)
+    assert order[-3:] == [f"response 16:2 {SHORT_PIECE}", "response 16:3 1", "request 16:2 0"]
+    assert b.unsent_octets == 0
+    assert b.lane is not None
+    assert b.lane.replies == 0
+
+
 def test_so_many_requests_are_announced_and_not_more() -> None:
     a, _ = agreed_pair()
     large = bytes(PIECES_ABOVE + 1)

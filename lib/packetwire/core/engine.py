@@ -629,7 +629,7 @@ class ConnectionEngine:
             and self._responds_behind_body(key, tail, data, ok)
         ):
             pass
-        elif size > self._join_limit:
+        elif size > self._join_limit or (channel and self.lane is not None and self.lane.is_behind(channel)):
             self._send_long(channel, tag, tail, data, (), is_request=False)
         else:  # as in _send
             packet = packed(tag, tail, data)
@@ -883,9 +883,8 @@ class ConnectionEngine:
         """Bytes of a piece: few, if something else is under way."""
         assert self.control is not None
         bulk = len(lane.requests) + (0 if self.bodies is None else self.bodies.exchanges)
-        if len(self.waiters) + len(self._inbound) > bulk:
-            return SHORT_PIECE
-        return self.control.most_in_piece
+        most = self.control.most_in_piece
+        return min(SHORT_PIECE, most) if len(self.waiters) + len(self._inbound) > bulk else most
 
     def _fail_in_lane(self) -> None:
         """Requests that were about to be sent when this side ended its requests: they are not to leave."""
@@ -1308,7 +1307,7 @@ class ConnectionEngine:
         in_pieces = self._goes_in_pieces(channel, size, is_request)
         if in_pieces and lane is None:
             lane = self._lane_now()
-        if lane is None or not (in_pieces or (is_request and lane.is_behind(channel))):
+        if lane is None or not (in_pieces or (channel > 0 and lane.is_behind(channel))):
             head = packet_head(tag, tail, size)
             self.unsent_octets += sum(map(len, before)) + len(head) + size
             # in one step, so that no other thread's packet comes between

@@ -112,7 +112,7 @@ class Single:
 
 
 class InOrder:
-    """The requests on one channel that is not 0: they stay in their order, as conversations depend on that."""
+    """What is sent on one channel that is not 0: it stays in its order, as conversations depend on that."""
 
     is_counted = True
 
@@ -145,7 +145,7 @@ class Lane:
         self.requests: dict[Key, Payload] = {}
         """Requests of ours whose packet has not been taken."""
         self.chains: dict[int, InOrder] = {}
-        """By channel: requests that stay in order."""
+        """By channel: requests and responses that stay in order."""
         self.behind: list[bytes] = []
         """Packets that leave behind the requests."""
         self.frames: list[bytes] = []
@@ -174,7 +174,7 @@ class Lane:
             self.requests[payload.key] = payload  # first this, as it may be taken at once
         else:
             self.replies += 1
-        if payload.is_request and payload.channel:
+        if payload.channel:
             chain = self.chains.get(payload.channel) or self.chains.setdefault(payload.channel, InOrder())
             chain.payloads.append(payload)
             self.wake(chain)
@@ -183,7 +183,7 @@ class Lane:
         self.waiting += len(payload.payload)
 
     def is_behind(self, channel: int) -> bool:
-        """A request on this channel has to stay behind others that are here."""
+        """What is sent on this channel, which is not 0, has to stay behind others that are here."""
         chain = self.chains.get(channel)
         return chain is not None and chain.is_ready
 
