@@ -1,8 +1,8 @@
 """A body that this end sends, as far as its credit goes.
 
 Strategy: what is written is queued, and leaves a piece each in turn with what else is in the lane. A body that
-waits for credit stands nowhere. Any thread may write, the reader grants, one thread at a time takes: bytes are queued
-and taken in one step each, and whatever ends a body is said first and done then.
+waits for credit stands nowhere. Any thread may write, the reader grants, one thread at a time takes: bytes are
+queued and taken in one step each, and whatever ends a body is said first and done then.
 """
 
 from __future__ import annotations
