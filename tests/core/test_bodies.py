@@ -781,6 +781,20 @@ def test_a_response_behind_a_body_when_the_peer_ends() -> None:
         assert call.b.is_settled
 
 
+@pytest.mark.parametrize("body", [False, True])
+def test_the_end_of_requests_with_one_body_only(body: bool) -> None:
+    call = begun(body=body, takes=not body)
+    received, sending = call.context.body, call.context.response_body
+    for engine in (call.a, call.b):
+        engine.receive_eof()
+    ends = [
+        call.bodies.request and call.bodies.request.ended,
+        call.bodies.response and call.bodies.response.failure,
+    ]
+    ends += [received and received.failure, sending and sending.ended]
+    assert sum(isinstance(each, ConnectionEnded) for each in ends) == 2
+
+
 def test_a_response_behind_a_body_when_nothing_can_be_sent() -> None:
     call = begun(body=False)
     call.response_body.write(bytes(2 * CREDIT))

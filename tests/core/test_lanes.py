@@ -15,12 +15,14 @@ from packetwire import (
     ResponseReceived,
     StreamEnded,
 )
+from packetwire.core.capabilities import MARK
 from packetwire.core.control import MAX_UNFINISHED
 from packetwire.core.engine import NO_HANDLER, ConnectionEngine
 from packetwire.core.events import CancelReceived, Event
 from packetwire.core.frames import FRAME_CHANNEL, FrameType, Meta, decode_frame, encode_frame
 from packetwire.core.hello import ALL_FEATURES, CONTROL_CHANNEL, Feature, Hello
-from packetwire.core.lanes import MAX_ANNOUNCED, MAX_IN_PIECES, PIECES_ABOVE, QUEUED_BELOW, SHORT_PIECE
+from packetwire.core.lanes import MAX_ANNOUNCED, MAX_IN_PIECES, PIECES_ABOVE, QUEUED_BELOW, SHORT_PIECE, Lane
+from packetwire.core.packet import payload_size
 from packetwire.core.packetcodec import Fields
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
 from packetwire.core.statuses import StatusCode
@@ -240,6 +242,42 @@ def test_responses_on_one_channel_stay_in_order_too() -> None:
     assert b.unsent_octets == 0
     assert b.lane is not None
     assert b.lane.replies == 0
+
+
+def test_the_first_packet_is_marked_all_the_same() -> None:
+    a, b = engine_of(), engine_of(own=Hello(features=ALL_FEATURES))
+    a.ask_capabilities()
+    b.receive(b"".join(a.data_to_send()))
+    b.request(1, payload=LARGE)
+    data = b"".join(b.data_to_send())
+    assert data[:1] == MARK
+    assert named(parsed(data)[0]).startswith("response 1:2")
+    b.data_sent()
+    all_batches(b)
+    assert b.unsent_octets == 0
+
+
+def test_what_becomes_ready_as_it_leaves_the_lane_comes_back() -> None:
+    unsent: list[bytes] = []
+    lane = Lane(unsent)
+
+    class Late:
+        """More is added by another thread, the moment after it was seen that there is nothing."""
+
+        idle: list[None] = [None]
+        is_counted = False
+        answers = [False, True, False, False]
+
+        @property
+        def is_ready(self) -> bool:
+            return self.answers.pop(0)
+
+        def take(self, lane: Lane, most: int) -> list[bytes | memoryview]:
+            return [b"x"]
+
+    lane.wake(Late())
+    assert lane.take(0, 10) == [b"x", b"x"]
+    assert unsent == [b"", b""]
 
 
 def test_so_many_requests_are_announced_and_not_more() -> None:
@@ -526,6 +564,7 @@ def refused(engine: ConnectionEngine, data: bytes) -> tuple[str, str]:
 def test_pieces_beyond_the_bound_of_all_are_dropped_and_the_request_is_refused() -> None:
     _, b = agreed_pair(max_inbound_octets=1000)
     assert b.receive(piece(2, bytes(600)) + piece(3, bytes(600)) + piece(3, bytes(600))) == []
+    b.pieces.drop(b.pieces.requests[3], b.pieces.requests[3].problem)
     assert b.pieces.held == 600
     (event,) = b.receive(request(3, b"!") + request(2, b"!"))
     assert isinstance(event, RequestReceived)
@@ -708,4 +747,8 @@ def test_what_this_end_says_it_joins_it_joins_from_any_pieces() -> None:
     data = b"".join(piece(2, LARGE[begin : begin + 1000]) for begin in range(0, 50_000, 1000))
     events = b.receive(data + request(2, LARGE[50_000:100_000]))
     assert [event.payload for event in events if isinstance(event, RequestReceived)] == [LARGE[:100_000]]
-    _ = engine_of, a
+    assert a.pieces.held == 0
+
+
+def test_the_size_of_what_may_be_a_payload() -> None:
+    assert [payload_size(each) for each in (b"abc", memoryview(b"ab"), "text", 5)] == [3, 2, 0, 0]  # type: ignore[arg-type]

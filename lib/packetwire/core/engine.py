@@ -1290,14 +1290,11 @@ class ConnectionEngine:
         return self.ours is not _ENDED and self.send_failure is None
 
     def _send(self, head: bytes, payload: bytes) -> None:
-        size = len(head) + len(payload)
+        packet = head + payload
+        size = len(packet)
         # counted first: if it is taken in between, or an interruption comes, the next batch makes up for it
         self.unsent_octets += size
-        if len(payload) <= JOIN_LIMIT:
-            packet = head + payload
-            self.unsent.append(packet)
-        else:
-            self.unsent.extend((head, payload))
+        self.unsent.append(packet)
 
     def _send_long(
         self, channel: int, tag: int, tail: bytes, payload: bytes, before: tuple[bytes, ...], *, is_request: bool
