@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from packetwire.current import CurrentRequest, current_request
     from packetwire.dedup import Dedup
     from packetwire.errors import (
+        BodyEnded,
         CapabilityMissing,
         ChildExited,
         ConnectionEnded,
@@ -79,6 +80,7 @@ __all__ = [
     "AsyncReconnecting",
     "AsyncSupervised",
     "BaseRequest",
+    "BodyEnded",
     "ByteStream",
     "CapabilityMissing",
     "ChildExited",
@@ -148,6 +150,7 @@ _HOMES = {
     "packetwire.current": ("CurrentRequest", "current_request"),
     "packetwire.dedup": ("Dedup",),
     "packetwire.errors": (
+        "BodyEnded",
         "CapabilityMissing",
         "ChildExited",
         "ConnectionEnded",

@@ -54,7 +54,15 @@ ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
 
 
-FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN | Feature.DESCRIBE | Feature.REQUEST_IDS
+FEATURES = (
+    Feature.CANCEL
+    | Feature.META
+    | Feature.PIECES
+    | Feature.PROGRESS
+    | Feature.DRAIN
+    | Feature.DESCRIBE
+    | Feature.REQUEST_IDS
+)
 """The features of connections of this version."""
 
 

@@ -10,6 +10,7 @@
     │   ├── ChildExited           the child process behind the stream is gone
     │   ├── PreambleMissing       with `sync`: the line before the first packet did not come
     │   └── PeerUnresponsive      the peer has sent, or taken, nothing for too long
+    ├── BodyEnded                 no more of a body is taken, or comes, before its end
     ├── CapabilityMissing         the peer does not understand what was asked for
     │   └── ProtocolMismatch      the peer speaks another protocol
     ├── Draining                  the peer wants no more requests, as it is about to end the connection
@@ -32,6 +33,7 @@ from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 __all__ = [
+    "BodyEnded",
     "CapabilityMissing",
     "ChildExited",
     "ConnectionEnded",
@@ -153,6 +155,14 @@ class ProtocolMismatch(CapabilityMissing):
     """The peer speaks another application protocol than this end; the message has both names."""
 
 
+class BodyEnded(PacketwireError):
+    """No more of a body is taken, or comes, though it is not whole: its reader stopped, or the request is over."""
+
+    def for_waiter(self) -> PacketwireError:
+        """A copy to raise in one waiting thread."""
+        return copy_of(self)
+
+
 class Draining(PacketwireError):
     """The peer wants no more requests, as it is about to end the connection; this one was not sent."""
 
@@ -241,6 +251,10 @@ class DeadlineExceeded(_RequestOver, RequestTimeout):
 
 class LimitExceeded(PacketwireError):
     """A bound was passed; the message names it and the value."""
+
+    def for_waiter(self) -> PacketwireError:
+        """A copy to raise in one waiting thread."""
+        return copy_of(self)
 
 
 EndedT = TypeVar("EndedT", bound=ConnectionEnded)

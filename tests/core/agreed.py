@@ -25,6 +25,9 @@ def known(engine: ConnectionEngine) -> Capabilities:
 def sent(engine: ConnectionEngine) -> bytes:
     data = b"".join(engine.data_to_send())
     engine.data_sent()
+    while engine.unsent:  # large payloads leave in pieces
+        data += b"".join(engine.data_to_send())
+        engine.data_sent()
     assert engine.unsent_octets == 0
     return data
 

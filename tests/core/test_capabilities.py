@@ -324,6 +324,11 @@ BROKEN_FRAMES = {
     "frame-before-hello": (SEVEN, CANCEL, "a frame about tag 2"),
     "bad-frame": (SEVEN, ASK + bytes(Packet(is_request=True, channel=2, tag=2, rq_type=9)), "its type is 8"),
     "frame-not-agreed": (Hello(), ASK + CANCEL, "a CANCEL frame about tag 2"),
+    "credit-exceeded": (
+        Hello(features=Feature(0x7F), body_credit=2),
+        ASK + encode_frame(FrameType.META, 0, 2, b"\2\0") + encode_frame(FrameType.DATA, 0, 2, b"abc"),
+        "3 bytes of a body for which only 2 were granted",
+    ),
     "too-many-unfinished": (SEVEN, ASK + ANNOUNCED, "a META frame about tag 2049: 1024 requests that were"),
 }
 """code -> what this end says of itself, bytes that break this rule, and what must be said about them."""
@@ -349,7 +354,8 @@ def test_each_refusal_of_frames_is_reached(code: str, size: int) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in FrameType if kind not in (FrameType.CANCEL, FrameType.PROGRESS)])
 def test_a_frame_that_is_agreed_may_mean_nothing_to_the_engine(kind: FrameType) -> None:
     engine = engine_of()
-    assert len(engine.receive(ASK + encode_frame(kind, 0, 2))) == 1
+    payload = b"\1" if kind in (FrameType.CREDIT, FrameType.STOP) else b""
+    assert len(engine.receive(ASK + encode_frame(kind, 0, 2, payload))) == 1
     assert engine.ended is None
 
 

@@ -12,9 +12,10 @@ from packetwire import Packet, PacketConnection, RequestReceived, errors
 from packetwire.capture import HEADER, MAX_RECORD, CaptureDecoder, Kind
 from packetwire.connectionbase import FEATURES
 from packetwire.core import engine as bounds
+from packetwire.core.bodies import CallBodies
 from packetwire.core.capabilities import Capabilities, Mode
 from packetwire.core.control import MAX_UNFINISHED
-from packetwire.core.engine import DRAINING, NOT_BEGUN, NOT_DONE, TOO_MUCH_FOR_ALL, ConnectionEngine
+from packetwire.core.engine import BODY_LOST, DRAINING, NOT_BEGUN, NOT_DONE, TOO_MUCH_FOR_ALL, ConnectionEngine
 from packetwire.core.fields import MAX_METADATA_SIZE, decode_fields
 from packetwire.core.frames import (
     FRAME_CHANNEL,
@@ -45,10 +46,13 @@ from packetwire.core.hello import (
     encode_hello,
 )
 from packetwire.core.keepalive import DEFAULT_KEEPALIVE, IDLE_KEEPALIVE, STALL_SECONDS
+from packetwire.core.lanes import MAX_IN_PIECES, PIECES_ABOVE, SHORT_PIECE
 from packetwire.core.owed import OwedRequests
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, MAX_UINT, decode_varint, encode_varint
+from packetwire.core.receivingbody import MAX_WINDOW, POOL
 from packetwire.core.refusals import REFUSALS
 from packetwire.core.requests import response_parts
+from packetwire.core.sendingbody import LEAST_CREDIT
 from packetwire.core.state import TRANSITIONS, Act, Half
 from packetwire.core.statuses import NOT_BEGUN as STATUS_NOT_BEGUN
 from packetwire.core.statuses import StatusCode
@@ -296,7 +300,15 @@ def engine_of(features: Feature, description: bytes | None = None) -> Connection
     return ConnectionEngine(capabilities=Capabilities(Mode.AUTO, Hello(features=features), description))
 
 
-SERVED = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN | Feature.DESCRIBE | Feature.REQUEST_IDS
+SERVED = (
+    Feature.CANCEL
+    | Feature.META
+    | Feature.PIECES
+    | Feature.PROGRESS
+    | Feature.DRAIN
+    | Feature.DESCRIBE
+    | Feature.REQUEST_IDS
+)
 
 
 def test_the_features_of_connections() -> None:
@@ -317,6 +329,47 @@ def test_the_times_of_keepalive() -> None:
     assert f"for {DEFAULT_KEEPALIVE:g} seconds while it waits for something, or for {IDLE_KEEPALIVE:g} s" in text
     assert f"for {DEFAULT_KEEPALIVE:g} seconds more" in text
     assert f"waits for it for {STALL_SECONDS:g} seconds" in text
+
+
+def test_a_payload_in_pieces() -> None:
+    rows = [row for row in TABLES["|octets|packet|"] if "7" in row[1]]
+    engine = engine_of(SERVED)
+    engine.receive(bytes.fromhex(TABLES["|octets|controlrequestorresponse|"][0][0]))
+    (request,) = engine.receive(b"".join(bytes.fromhex(octets) for octets, _ in rows))
+    assert request == RequestReceived(0, 7, 3, 0, b"abcdef")
+    text = " ".join(TEXT.split())
+    assert f"a payload of more than {PIECES_ABOVE} octets in pieces: PIECEs of {SHORT_PIECE} octets if" in text
+    assert f"the last {SHORT_PIECE} octets or fewer" in text
+    assert f"At most {MAX_IN_PIECES} payloads are in pieces at a time" in text
+    assert f"at {MAX_UNFINISHED} it is the error `too-many-unfinished`" in text
+    assert f"beyond {bounds.DEFAULT_MAX_INBOUND_OCTETS} a receiver drops" in text
+
+
+def test_the_conversation_with_bodies() -> None:
+    features = SERVED | Feature.BODIES
+    a, b = engine_of(features), engine_of(features)
+    a.ask_capabilities()
+    for source, sink in ((a, b), (b, a)):
+        sink.receive(b"".join(source.data_to_send()))
+        source.data_sent()
+    bodies = CallBodies()
+    a.ask_with(Meta(has_body=True, response_credit=a.first_credit), 7, 0, b"hi", 0, None, bodies)
+    assert bodies.request is not None
+    bodies.request.write(b"abc")
+    bodies.request.finish()
+    happened = [("A", bytes(packet)) for packet in PacketsOf(a)]
+    b.receive(b"".join(octets for _, octets in happened))
+    body = b.contexts[2].response_body
+    assert body is not None
+    body.write(b"xyz")
+    b.respond(0, 2, True, 0, b"done")
+    happened += [("B", bytes(packet)) for packet in PacketsOf(b)]
+    assert happened == [(end, bytes.fromhex(octets)) for end, octets, _ in TABLES["|sender|octets|withbodies|"]]
+    text = " ".join(TEXT.split())
+    assert f"with less than {LEAST_CREDIT} octets of credit" in text
+    assert f"up to {MAX_WINDOW} octets while" in text
+    assert f"by {POOL} octets altogether" in text
+    assert BODY_LOST.decode() in text
 
 
 def test_requests_that_are_announced() -> None:

@@ -179,9 +179,11 @@ class Answering:
         try:
             while jobs:
                 # as in `is_held`
-                if engine.unsent_octets and (
-                    engine.unsent_octets > self._max_unsent
-                    or (engine.budget is not None and engine.is_held(self._max_unsent))
+                unsent = engine.unsent_octets
+                if (
+                    unsent
+                    and (unsent > self._max_unsent or engine.budget is not None)
+                    and engine.is_held(self._max_unsent)
                 ):
                     break
                 if left == 0 or coroutines.begun >= TASKS_AT_ONCE:

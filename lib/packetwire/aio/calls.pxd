@@ -7,7 +7,7 @@ cdef class Calls:
     cdef public bint ends_requests, ends
     cdef ConnectionEngine _engine
     cdef Writing _writing
-    cdef object _name, _waiting_bytes, _trace, _changed
+    cdef object _name, _waiting_bytes, _small_waiting, _trace, _changed
     cdef Py_ssize_t _max_outstanding, _max_unsent
     @cython.locals(engine=ConnectionEngine)
     cpdef ask(self, waiter, rq_type, flags, payload, channel)

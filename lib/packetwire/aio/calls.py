@@ -15,7 +15,8 @@ from packetwire.aio.request import RequestFuture
 from packetwire.aio.writing import Writing
 from packetwire.core.calloptions import CallPlan
 from packetwire.core.engine import ConnectionEngine
-from packetwire.core.packet import check_payload
+from packetwire.core.lanes import PIECES_ABOVE
+from packetwire.core.packet import check_payload, payload_size
 from packetwire.core.responses import DecodeResponse
 from packetwire.core.statuses import Status, StatusCode
 from packetwire.core.varint import BytesLike
@@ -46,7 +47,7 @@ class Calls:
         self._writing = writing
         self._max_outstanding = min(engine.max_outstanding, sys.maxsize)
         self._max_unsent = min(max_unsent, sys.maxsize)
-        self._waiting_bytes = 0
+        self._waiting_bytes = self._small_waiting = 0
         self._trace = trace_log
         self._changed = changed
 
@@ -55,8 +56,8 @@ class Calls:
         engine = self._engine
         if (
             len(engine.waiters) >= self._max_outstanding
-            or engine.unsent_octets > self._max_unsent
-            or self.waiting
+            or (engine.unsent_octets > self._max_unsent and not self._fits(payload_size(payload)))
+            or (self.waiting and not self._overtakes(payload_size(payload)))
             or self.ends_requests
             or engine.send_failure is not None
         ):
@@ -106,7 +107,10 @@ class Calls:
         self, plan: CallPlan, request: RequestFuture, rq_type: int, flags: int, payload: BytesLike
     ) -> int:
         """As `ask`, with what is to be said before the request."""
-        if not self.has_room or self.ends_requests or self._engine.send_failure is not None:
+        size = payload_size(payload)
+        if (self.waiting and not self._overtakes(size)) or not self._fits(size):
+            return -1
+        if self.ends_requests or self._engine.send_failure is not None:
             return -1
         meta = plan.meta(self.loop.time())
         tag = self._engine.ask_with(meta, rq_type, flags, payload, request.channel, request)
@@ -121,6 +125,11 @@ class Calls:
             raise LimitExceeded(f"{self.lack_of_room()}, {len(self.waiting)} more wait; await drain() first")
         self.waiting[request] = rq_type, flags, payload
         self._waiting_bytes += len(payload)
+        self._small_waiting += len(payload) <= PIECES_ABOVE
+
+    def _count_off(self, payload: bytes) -> None:
+        self._waiting_bytes -= len(payload)
+        self._small_waiting -= len(payload) <= PIECES_ABOVE
 
     def status_of(self, flags: int) -> Status:
         """The meaning of the flags of a response that is not ok."""
@@ -148,7 +157,7 @@ class Calls:
         if request.tag >= 0:
             self.forget(request.channel, request.tag, code, text)
         elif request in self.waiting:
-            self._waiting_bytes -= len(self.waiting.pop(request)[2])
+            self._count_off(self.waiting.pop(request)[2])
             if not self._writing.is_receiving:
                 self._changed()
 
@@ -182,11 +191,14 @@ class Calls:
     @property
     def has_room(self) -> bool:
         """True if one more request would be sent at once."""
-        return not self.waiting and self._fits
+        return not self.waiting and self._fits(PIECES_ABOVE + 1)
 
-    @property
-    def _fits(self) -> bool:
-        return self._engine.has_room and self._engine.unsent_octets <= self._max_unsent
+    def _fits(self, size: int) -> bool:
+        return self._engine.has_room and not self._engine.is_full(self._max_unsent, size)
+
+    def _overtakes(self, size: int) -> bool:
+        """A request of this size goes ahead of those that wait, as these are all large."""
+        return size <= PIECES_ABOVE and self._engine.lane is not None and not self._small_waiting
 
     @property
     def refuses_requests(self) -> bool:
@@ -196,9 +208,12 @@ class Calls:
     def admit(self) -> None:
         """Send what waits for room, then announce the end if that is due."""
         engine = self._engine
-        while self.waiting and self._fits and engine.may_request:
+        while self.waiting and engine.may_request:
+            first = next(iter(self.waiting))
+            if not self._fits(len(self.waiting[first][2])):
+                break
             request, (rq_type, flags, payload) = self.waiting.popitem(last=False)
-            self._waiting_bytes -= len(payload)
+            self._count_off(payload)
             try:
                 if request.said is None:
                     request.tag = engine.ask(rq_type, flags, payload, request.channel, request)
@@ -218,4 +233,4 @@ class Calls:
         while self.waiting:
             request, _ = self.waiting.popitem(last=False)
             request.fail(cause.for_waiter())
-        self._waiting_bytes = 0
+        self._waiting_bytes = self._small_waiting = 0

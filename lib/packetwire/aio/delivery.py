@@ -101,7 +101,7 @@ class Delivery:
         answering.begin()
         self.events = ()
         writing.is_receiving = False
-        if engine.unsent_octets:
+        if engine.unsent_octets or engine.unsent:
             writing.flush()
         if waiting - len(engine.waiters) > 1 and not writing.is_due:
             # those who got responses may ask again before anything else happens

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from packetwire.core.bodies import Bodies
 from packetwire.core.capabilities import Capabilities
 from packetwire.core.events import (
     CancelReceived,
@@ -43,6 +44,7 @@ from packetwire.core.hello import (
 )
 from packetwire.core.packet import FLAG_REQUEST, head_tail
 from packetwire.core.packetcodec import Fields, Key
+from packetwire.core.pieces import Collected, Pieces
 from packetwire.core.refusals import refuse
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.state import Half
@@ -71,6 +73,7 @@ class Engine(Protocol):
     waiters: dict[Key, Any]
     unsent: list[bytes]
     unsent_octets: int
+    pieces: Pieces
 
     @property
     def may_request(self) -> bool:
@@ -90,8 +93,8 @@ class Engine(Protocol):
         """Send a control request."""
         ...
 
-    def answer_control(self, tag: int, ok: bool, payload: bytes) -> None:
-        """Answer a control request."""
+    def answer_control(self, tag: int, ok: bool, payload: bytes, *, behind_requests: bool = False) -> None:
+        """Answer a control request, maybe not before all requests that were sent have left."""
         ...
 
     def send_frame(self, frame: bytes) -> bool:
@@ -120,6 +123,30 @@ class Engine(Protocol):
 
     def was_used(self, key: Key) -> bool:
         """A request of ours has, or had, this key."""
+        ...
+
+    def receive_piece(self, key: Key, piece: bytes, *, of_peer: bool) -> None:
+        """A piece of a payload has come."""
+        ...
+
+    def take_back(self, key: Key) -> bool:
+        """A request that is given up does not leave any more."""
+        ...
+
+    def announce_bodies(self, key: Key, context: RequestContext) -> None:
+        """A request with bodies is to come."""
+        ...
+
+    def cancel_bodies(self, key: Key) -> None:
+        """The peer gave a request up."""
+        ...
+
+    def give_up_bodies(self, key: Key) -> None:
+        """This end gives a request up."""
+        ...
+
+    def bodies_now(self) -> Bodies:
+        """All bodies."""
         ...
 
 
@@ -226,7 +253,7 @@ class Control:
         if engine.barred is None:
             said = f": {text}" if text else ""
             engine.barred = Draining(f"the peer takes no more requests, this one was not sent{said}")
-        engine.answer_control(tag, True, b"")
+        engine.answer_control(tag, True, b"", behind_requests=True)
         events.append(PeerDrains(milliseconds, text))
 
     def send(self, engine: Engine, rq_type: int, payload: bytes, waiter: Any) -> Key:
@@ -282,8 +309,54 @@ class Control:
             waiter = engine.waiters.get(key, _NOBODY)
             if waiter is not _NOBODY:
                 events.append(ProgressReceived(frame.channel, frame.tag, frame.payload, waiter))
-            elif not engine.was_used(key):
-                raise refuse("response-never-asked", tag=frame.tag, channel=frame.channel)
+            else:
+                self._check_used(engine, key, frame)
+        else:
+            self._check_bulk(key, frame)
+            if frame.kind is FrameType.PIECE:
+                self._receive_piece(engine, key, frame)
+            else:
+                engine.bodies_now().receive(engine, key, frame)
+
+    def _check_bulk(self, key: Key, frame: Frame) -> None:
+        most = self.capabilities.own.max_piece
+        if len(frame.payload) > most:
+            problem = f"{len(frame.payload)} bytes in one {frame.kind.name}, the limit is {most}"
+            raise refuse("bad-frame", problem=problem, tag=frame.tag)
+        if self.serves(key):
+            raise refuse("bad-frame", problem=f"{frame.kind.name} about channel {frame.channel}", tag=frame.tag)
+
+    def _check_used(self, engine: Engine, key: Key, frame: Frame) -> None:
+        """Refuse a frame about a request of this end that never was."""
+        if not engine.was_used(key):
+            raise refuse("response-never-asked", tag=frame.tag, channel=frame.channel)
+
+    def _receive_piece(self, engine: Engine, key: Key, frame: Frame) -> None:
+        if not frame.of_receiver:
+            if engine.owes(frame.channel, frame.tag):
+                raise refuse("bad-frame", problem="PIECE about a request that is whole", tag=frame.tag)
+            engine.receive_piece(key, frame.payload, of_peer=True)
+        elif key in engine.waiters:
+            engine.receive_piece(key, frame.payload, of_peer=False)
+        else:
+            self._check_used(engine, key, frame)
+            engine.pieces.forget(key, of_peer=False)  # its caller has given up
+
+    def lose_piece(self, engine: Engine, packet: Fields) -> None:
+        """A packet that was received is lost: if it is a piece, that payload is not whole."""
+        key, flags, wire_rq_type, _ = packet
+        if isinstance(key, tuple) and key[0] == FRAME_CHANNEL and wire_rq_type == FrameType.PIECE + 1:
+            channel, tag = flags >> 1, key[1]
+            table = engine.pieces.responses if flags & 1 else engine.pieces.requests
+            collected = table.setdefault((channel, tag) if channel else tag, Collected())
+            engine.pieces.drop(collected, b"interrupted while it was read")
+
+    @property
+    def most_in_piece(self) -> int:
+        """Bytes of one piece that this end sends, at most."""
+        own, peer = self.capabilities.own, self.capabilities.peer
+        assert peer is not None
+        return min(own.max_piece, peer.max_piece)
 
     def _receive_meta(self, engine: Engine, key: Key, frame: Frame) -> None:
         meta = decode_meta(frame)
@@ -293,14 +366,20 @@ class Control:
         if self._uncounted >= MAX_UNFINISHED:
             self._uncounted = 0  # only now and then, as it takes long
             if sum(not engine.owes(*channel_and_tag(each)) for each in list(self.contexts)) >= MAX_UNFINISHED:
-                raise refuse("too-many-unfinished", tag=frame.tag, limit=MAX_UNFINISHED)
-        self.contexts[key] = RequestContext(meta, engine.now)
+                raise refuse("too-many-unfinished", kind="META", tag=frame.tag, limit=MAX_UNFINISHED)
+        context = self.contexts[key] = RequestContext(meta, engine.now)
+        if (meta.has_body or meta.response_credit is not None) and self.capabilities.have(Feature.BODIES):
+            engine.announce_bodies(key, context)
 
     def _receive_cancel(self, engine: Engine, key: Key, frame: Frame, events: list[Event]) -> None:
         code, text = decode_reason(frame)
         if not engine.owes(frame.channel, frame.tag):
-            self.contexts.pop(key, None)  # its answer has crossed the frame, or only its META has come
+            # its answer has crossed the frame, or it has not come and never will
+            self.contexts.pop(key, None)
+            engine.pieces.forget(key, of_peer=True)
+            engine.cancel_bodies(key)
             return
+        engine.cancel_bodies(key)
         context = self.contexts.setdefault(key, RequestContext())
         if not engine.owes(frame.channel, frame.tag):
             self.contexts.pop(key, None)  # another thread has answered it just now
@@ -344,6 +423,9 @@ class Control:
         """Tell the peer that a request of ours is given up; false if that cannot be told."""
         if not self.capabilities.have(Feature.CANCEL):
             return False
+        key: Key = (channel, tag) if channel else tag
+        engine.give_up_bodies(key)
+        engine.take_back(key)
         reason = encode_reason(code, text[:MAX_REASON])
         return engine.send_frame(encode_frame(FrameType.CANCEL, channel, tag, reason))
 

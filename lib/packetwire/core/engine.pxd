@@ -16,7 +16,7 @@ cdef class ConnectionEngine:
     cdef public dict _tags_of, _next_tags_of, _request_tails, _usual_tails
     cdef public object waiters, _inbound, unsent, deliver
     cdef public Py_ssize_t _inbound_bytes
-    cdef public bint _erq_taken, _eof_taken
+    cdef public bint _erq_taken, _eof_taken, _eof_waits
     cdef public Py_ssize_t _unsent_replies, _unsent_refusals
     cdef public Py_ssize_t _batch_bytes, _batch_replies, _batch_refusals
     cdef public object deadline, _expected, budget
@@ -28,9 +28,11 @@ cdef class ConnectionEngine:
     cdef public dict contexts
     cdef public bint _needs_mark, _negotiates
     cdef public object _peer_takes
+    cdef public object lane, pieces, bodies
+    cdef public dict _unfinished, _collected
 
     @cython.locals(size=Py_ssize_t, length=Py_ssize_t, data=bytes, packet=bytes, tail=bytes,
-                   number=cython.longlong, waiters=dict)
+                   number=cython.longlong, waiters=dict, stays_behind=bint)
     cpdef ask(self, rq_type, flags, payload, channel, waiter)
     @cython.locals(size=Py_ssize_t, length=Py_ssize_t, data=bytes, body=bytes, head=bytes, packet=bytes,
                    tail=bytes, usual=bint, inbound=dict, done_with=Py_ssize_t)
@@ -40,7 +42,7 @@ cdef class ConnectionEngine:
     cpdef data_sent(self)
     cpdef list more_data_to_send(self)
     @cython.locals(serves=bint, packet=tuple, wire_rq_type=cython.longlong, flags=cython.longlong, size=Py_ssize_t,
-                   payload=bytes, waiters=dict, inbound=dict)
+                   payload=bytes, waiters=dict, inbound=dict, unfinished=dict, collected=dict)
     cpdef receive_to(self, data, requests, list events, Py_ssize_t placed=*)
     cdef _send(self, bytes head, bytes payload)
     cdef _look_at_rest(self)

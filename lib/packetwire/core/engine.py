@@ -22,12 +22,14 @@ from collections.abc import Callable, Container, Iterator
 from itertools import count
 from typing import Any
 
+from packetwire.core.bodies import Bodies, CallBodies
 from packetwire.core.budget import Budget
 from packetwire.core.capabilities import MARK, Capabilities
-from packetwire.core.control import Control
+from packetwire.core.control import MAX_UNFINISHED, Control
 from packetwire.core.events import Event, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.frames import FRAME_CHANNEL, FrameType, Meta, encode_frame, encode_meta
 from packetwire.core.hello import CONTROL_CHANNEL, DESCRIBE, DRAIN, MAX_REASON, PING, Feature, encode_drain
+from packetwire.core.lanes import MAX_ANNOUNCED, MAX_IN_PIECES, PIECES_ABOVE, SHORT_PIECE, Lane, Payload
 from packetwire.core.packet import (
     EOF_PACKET,
     ERQ_PACKET,
@@ -41,6 +43,7 @@ from packetwire.core.packet import (
 from packetwire.core.packetcodec import EOF_FIELDS, ERQ_FIELDS, Fields, Key, PacketReader, decode_body
 from packetwire.core.packets import packet_of
 from packetwire.core.packing import packed
+from packetwire.core.pieces import Collected, Pieces
 from packetwire.core.refusals import refuse
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.requestids import RequestIds
@@ -48,8 +51,11 @@ from packetwire.core.settings import DEFAULT_MAX_OUTSTANDING as DEFAULT_MAX_OUTS
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.state import TRANSITIONS, Act, Half
 from packetwire.core.statuses import UNKNOWN_STATUS, Status, StatusCode
+from packetwire.core.statuses import flags_of as status_flags
 from packetwire.core.varint import MAX_UINT, MAX_VARINT_BYTES, BytesLike, decode_varint
 from packetwire.errors import (
+    BodyEnded,
+    CapabilityMissing,
     ChildExited,
     ConnectionEnded,
     Drained,
@@ -89,6 +95,7 @@ MAX_TAILS = 256
 
 NO_HANDLER = b"no request handler"
 REQUESTS_ENDED = b"requests no longer allowed"
+BODY_LOST = b"the body of this response is not whole"
 DRAINING = b"draining: no more requests are begun"
 TOO_MUCH_FOR_ALL = b"too much to do: all clients together wait for too many bytes"
 NOT_DONE = b"the connection was closed before this request was done"
@@ -140,6 +147,11 @@ def not_served(channel: int) -> bytes:
     if channel < FIRST_CHANNEL:
         return b"channels 1 to %d are reserved" % (FIRST_CHANNEL - 1)
     return b"channel %d is not served" % channel
+
+
+def tag_of(key: Key) -> int:
+    """The tag in a key."""
+    return key if isinstance(key, int) else key[1]
 
 
 class ConnectionEngine:
@@ -227,6 +239,7 @@ class ConnectionEngine:
         self.unsent: list[bytes] = []
         """Packets for `data_to_send`; others may look whether there are any."""
         self._erq_taken = self._eof_taken = False
+        self._eof_waits = False  # for what is sent in pieces
         self._unsent_replies = self._unsent_refusals = 0  # of these, in _unsent
         self._batch_bytes = self._batch_replies = self._batch_refusals = 0  # taken and not reported yet
         self.deadline: float | None = None
@@ -250,6 +263,13 @@ class ConnectionEngine:
         """Serves the channels between 0 and `FIRST_CHANNEL`; None if these are only reserved."""
         self.contexts: dict[Key, RequestContext] = {} if self.control is None else self.control.contexts
         """The peer's requests without a reply of which it has said more than the request."""
+        self.lane: Lane | None = None
+        """What is sent in pieces; None as long as nothing was."""
+        self.pieces = Pieces()
+        """What has come of payloads that are not whole yet."""
+        self.bodies: Bodies | None = None
+        """The bodies of requests and responses; None as long as there were none."""
+        self._unfinished, self._collected = self.pieces.requests, self.pieces.responses
         self._needs_mark = self._negotiates = capabilities is not None
 
     # what there is to know
@@ -306,8 +326,9 @@ class ConnectionEngine:
 
     @property
     def owed_bytes(self) -> int:
-        """Bytes of requests without a reply, of what is not written, and of the packet that is arriving."""
-        return self._inbound_bytes + self.unsent_octets + self.decoder.bytes_kept
+        """Bytes of requests without a reply, of what is not written, and of the packets that are arriving."""
+        held = 0 if self.bodies is None else self.bodies.held
+        return self._inbound_bytes + self.unsent_octets + self.decoder.bytes_kept + self.pieces.held + held
 
     def is_held(self, max_unsent: int, more: int = 0) -> bool:
         """True if no handler is to be started: this connection, or all of its server, hold too much.
@@ -315,24 +336,39 @@ class ConnectionEngine:
         `more` are bytes of replies that are on their way here.
         """
         unsent = self.unsent_octets + more
+        if self.lane is not None and self.lane.replies < MAX_IN_PIECES:
+            unsent -= self.lane.waiting  # what leaves in pieces is in nobody's way, unless it is too many
         # with nothing unsent a handler makes room: its request is done with, and the peer takes the reply
         if unsent and self.budget is not None and self.budget.holds(self.owed_bytes + more):
             return True
         return unsent > max_unsent
 
+    def is_full(self, max_unsent: int, size: int = 0) -> bool:
+        """True if a request with a payload of `size` bytes is to wait, as too much is not written yet.
+
+        A small one does not wait for what leaves in pieces.
+        """
+        unsent = self.unsent_octets
+        if self.lane is not None and size <= PIECES_ABOVE:
+            unsent -= self.lane.waiting
+        return unsent > max_unsent
+
     def let_go(self) -> None:
         """The connection is closed: keep nothing of a packet that had begun, as it may be large."""
         self.decoder.drop()
+        self.pieces.clear()
 
     @property
     def waits_for_peer(self) -> bool:
         """True while the peer has to take something, or to send the rest of something large."""
-        return self.unsent_octets > 0 or self.decoder.bytes_kept > JOIN_LIMIT
+        return self.unsent_octets > 0 or self.decoder.bytes_kept + self.pieces.held > JOIN_LIMIT
 
     @property
     def is_settled(self) -> bool:
         """True while neither end owes a response to the other, and all is written."""
-        return not (self.waiters or self._inbound or self.unsent_octets)
+        if self.waiters or self._inbound or self.unsent_octets:
+            return False
+        return self.lane is None or self.lane.is_drained
 
     @property
     def octets_decoded(self) -> int:
@@ -391,9 +427,11 @@ class ConnectionEngine:
         if size > self._roomy:
             self._check_size(packet_head(self._unused_tag(channel), tail, size), data)
         key: Key
+        stays_behind = False
         if channel:
             tag = self._tag_of(channel)
             key = channel, tag
+            stays_behind = self.lane is not None and self.lane.is_behind(channel)
         else:
             key = tag = next(self._tags)
             number = tag
@@ -402,8 +440,8 @@ class ConnectionEngine:
         waiters = self.waiters
         waiters[key] = waiter
         try:
-            if size > self._join_limit:
-                self._send(packet_head(tag, tail, size), data)
+            if size > self._join_limit or stays_behind:
+                self._send_long(channel, tag, tail, data, (), is_request=True)
             else:  # as in _send
                 packet = packed(tag, tail, data)
                 length = len(packet)
@@ -411,18 +449,35 @@ class ConnectionEngine:
                 self.unsent.append(packet)
         except BaseException:
             self.lost += self.waiters.pop(key, _NOBODY) is not _NOBODY
+            self._leave_lane(key)
             raise
         if self.ended is not None and self.waiters.pop(key, _NOBODY) is not _NOBODY:
             self.lost += 1
+            self._leave_lane(key)
             raise self.why_not()  # it ended meanwhile, and whoever ended it did not see this waiter
         return tag
 
-    def ask_with(self, meta: Meta, rq_type: int, flags: int, payload: BytesLike, channel: int, waiter: Any) -> int:
-        """As `ask`, with metadata, to a peer that has agreed on it."""
+    def ask_with(
+        self,
+        meta: Meta,
+        rq_type: int,
+        flags: int,
+        payload: BytesLike,
+        channel: int,
+        waiter: Any,
+        bodies: CallBodies | None = None,
+    ) -> int:
+        """As `ask`, with metadata, to a peer that has agreed on it.
+
+        `bodies` is given those that the metadata announces. Raises `CapabilityMissing` if the peer does not know
+        them, `LimitExceeded` also if too many are open towards this end.
+        """
         if not self.may_request:
             raise self.why_not()
         if len(self.waiters) >= self.max_outstanding:
             raise self._too_many()
+        if bodies is not None:
+            self._check_bodies(meta)
         tail = self._request_tail(channel, flags, rq_type)
         data = check_payload(payload)
         fields = encode_meta(meta)
@@ -438,17 +493,19 @@ class ConnectionEngine:
             number = tag
             if number >= self._next_tag:
                 self._next_tag = number + 1
-        frame, head = encode_frame(FrameType.META, channel, tag, fields), packet_head(tag, tail, len(data))
-        self.waiters[key] = waiter
+        frame = encode_frame(FrameType.META, channel, tag, fields)
         try:
-            self.unsent_octets += len(frame) + len(head) + len(data)
-            # in one step, so that no other thread's packet comes between
-            self.unsent.extend((frame, head + data) if len(data) <= JOIN_LIMIT else (frame, head, data))
+            self.waiters[key] = waiter
+            if bodies is not None:
+                self._begin_bodies(meta, channel, tag, bodies)
+            self._send_long(channel, tag, tail, data, (frame,), is_request=True)
         except BaseException:
-            self.lost += self.waiters.pop(key, _NOBODY) is not _NOBODY
+            self.lost += self._forget(key)
+            self._leave_lane(key)
             raise
-        if self.ended is not None and self.waiters.pop(key, _NOBODY) is not _NOBODY:
+        if self.ended is not None and self._forget(key):
             self.lost += 1
+            self._leave_lane(key)
             raise self.why_not()
         return tag
 
@@ -486,10 +543,104 @@ class ConnectionEngine:
 
     def forget(self, channel: int, tag: int) -> bool:
         """The waiter of a request gave up; false if it was answered or forgotten before."""
-        if self.waiters.pop((channel, tag) if channel else tag, _NOBODY) is _NOBODY:
+        if not self._forget((channel, tag) if channel else tag):
             return False
         self.given_up += 1
         return True
+
+    def _forget(self, key: Key) -> bool:
+        """Take a waiter, and end the bodies of its request; false if it was taken before."""
+        if self.waiters.pop(key, _NOBODY) is _NOBODY:
+            return False
+        if self.bodies is not None:
+            self.bodies.give_up(key)
+            self.bodies.ours.pop(key, None)
+        return True
+
+    # bodies
+
+    @property
+    def first_credit(self) -> int:
+        """The credit that a response body has at its start."""
+        assert self.control is not None
+        return self.control.capabilities.own.body_credit
+
+    def _lane_now(self) -> Lane:
+        if self.lane is None:
+            self.lane = Lane(self.unsent)
+        return self.lane
+
+    def bodies_now(self) -> Bodies:
+        """All bodies; made if there were none."""
+        if self.bodies is None:
+            assert self.control is not None
+            own = self.control.capabilities.own
+            self.bodies = Bodies(self._lane_now(), own.body_credit, own.max_bodies)
+        return self.bodies
+
+    def _check_bodies(self, meta: Meta) -> None:
+        if self.control is None or not self.control.capabilities.have(Feature.BODIES):
+            peer = "this end has none" if self.control is None else self.control.capabilities.peer_text()
+            raise CapabilityMissing(f"bodies: {peer}")
+        if meta.response_credit is not None and self.bodies_now().is_full:
+            raise LimitExceeded("too many bodies are open towards this end")
+
+    def _begin_bodies(self, meta: Meta, channel: int, tag: int, bodies: CallBodies) -> None:
+        assert self.control is not None
+        peer = self.control.capabilities.peer
+        assert peer is not None
+        self.bodies_now().begin(channel, tag, meta, peer.body_credit, bodies)
+        # so that its response is seen to behind what belongs to it
+        self.pieces.responses[(channel, tag) if channel else tag] = Collected()
+
+    def announce_bodies(self, key: Key, context: RequestContext) -> None:
+        """A request of the peer with bodies is to come; it is refused if there are too many."""
+        bodies = self.bodies_now()
+        bodies.drop(key, BodyEnded("the request was announced anew"))
+        channel, tag = (0, key) if isinstance(key, int) else key
+        served = bodies.announce(channel, tag, context.meta)
+        if served is None:
+            collected = self.pieces.requests.setdefault(key, Collected())
+            self.pieces.drop(collected, b"too many bodies are open")
+        else:
+            context.body, context.response_body = served.request, served.response
+
+    def cancel_bodies(self, key: Key) -> None:
+        """The peer gave a request up."""
+        if self.bodies is not None:
+            self.bodies.cancel(key, self._refusal(key))
+            if key not in self._inbound:  # it has not come, and never will
+                self.bodies.drop(key, BodyEnded("the peer has given the request up"))
+
+    def give_up_bodies(self, key: Key) -> None:
+        """This end gives a request up, though it may wait for the response."""
+        if self.bodies is not None:
+            self.bodies.give_up(key)
+
+    def _refusal(self, key: Key) -> Payload:
+        """In place of a response whose body is not whole."""
+        channel, tag = (0, key) if isinstance(key, int) else key
+        tail = head_tail(channel, self._lost_flags << 3, None)
+        return Payload(channel, tag, tail, self._fitting(BODY_LOST), is_request=False, in_pieces=False)
+
+    @property
+    def _lost_flags(self) -> int:
+        return 0 if self.control is None else self.control.flags_of(StatusCode.CANCELLED, begun=True)
+
+    def _responds_behind_body(self, key: Key, tail: bytes, data: bytes, ok: bool) -> bool:
+        """A request with metadata is answered. True if the response leaves behind its body."""
+        if self.bodies is None:
+            return False
+        channel, tag = (0, key) if isinstance(key, int) else key
+        in_pieces = self.control is not None and self.control.capabilities.have(Feature.PIECES)
+        response = Payload(channel, tag, tail, data, is_request=False, in_pieces=in_pieces)
+        return self.bodies.respond(key, response, ok=ok)
+
+    def _close_context(self, key: Key) -> None:
+        """A request of the peer that has not begun is refused, or dropped."""
+        self.contexts.pop(key, None)
+        if self.bodies is not None:
+            self.bodies.drop(key, BodyEnded("the request was refused"))
 
     def respond(self, channel: int, tag: int, ok: bool, flags: int = 0, payload: BytesLike = b"") -> bool:
         """Answer a request of the peer; false if it can no longer be sent.
@@ -506,6 +657,8 @@ class ConnectionEngine:
             return self._cannot_answer(channel, tag)
         if ok and self.budget is not None and self.unsent_octets and self.budget.is_exhausted(self.owed_bytes):
             ok, flags, data = False, 0, self._fitting(TOO_MUCH_FOR_ALL)
+        if self.contexts and ok and self.bodies is not None and self.bodies.has_lost(key):
+            ok, flags, data = False, self._lost_flags, self._fitting(BODY_LOST)
         usual = ok and not flags and not channel
         tail = _OK_TAIL if usual else head_tail(channel, flags << 3 | (4 if ok else 0), None)
         size = len(data)
@@ -516,11 +669,15 @@ class ConnectionEngine:
             return self._cannot_answer(channel, tag)
         done_with = held
         self._inbound_bytes -= done_with
-        if self.contexts:
-            self.contexts.pop(key, None)
         self._unsent_replies += 1
-        if size > self._join_limit:
-            self._send(packet_head(tag, tail, size), data)
+        if (
+            self.contexts
+            and self.contexts.pop(key, None) is not None
+            and self._responds_behind_body(key, tail, data, ok)
+        ):
+            pass
+        elif size > self._join_limit or (channel and self.lane is not None and self.lane.is_behind(channel)):
+            self._send_long(channel, tag, tail, data, (), is_request=False)
         else:  # as in _send
             packet = packed(tag, tail, data)
             length = len(packet)
@@ -563,7 +720,8 @@ class ConnectionEngine:
     def cancel(self, channel: int, tag: int, code: StatusCode = StatusCode.CANCELLED, text: str = "") -> bool:
         """Tell the peer that a request of ours is given up; false if it would not understand that.
 
-        The request is answered all the same, unless nobody waits for that any more (`forget`).
+        The request is answered all the same, unless nobody waits for that any more (`forget`). One whose packet has
+        not left, as its payload is large, never leaves, and is answered here.
         """
         return self.control is not None and self.control.cancel(self, channel, tag, code, text)
 
@@ -637,13 +795,23 @@ class ConnectionEngine:
         """Send a control request, which counts nowhere; `tail` has its fields behind the tag."""
         self._send(packet_head(tag, tail, len(payload)), payload)
 
-    def answer_control(self, tag: int, ok: bool, payload: bytes) -> None:
-        """Answer a control request; such answers count as refusals until the peer takes them."""
-        if self._may_answer:
-            self._count_refusal()
-            self.control_answers += 1
-            payload = self._fitting(payload)
-            self._send(packet_head(tag, head_tail(CONTROL_CHANNEL, 4 if ok else 0, None), len(payload)), payload)
+    def answer_control(self, tag: int, ok: bool, payload: bytes, *, behind_requests: bool = False) -> None:
+        """Answer a control request; such answers count as refusals until the peer takes them.
+
+        `behind_requests`: not before all requests that were sent have left.
+        """
+        if not self._may_answer:
+            return
+        self._count_refusal()
+        self.control_answers += 1
+        payload = self._fitting(payload)
+        head = packet_head(tag, head_tail(CONTROL_CHANNEL, 4 if ok else 0, None), len(payload))
+        if behind_requests and self.lane is not None and self.lane.requests:
+            self.unsent_octets += len(head) + len(payload)
+            self.lane.behind.append(head + payload)
+            self.unsent.append(b"")
+        else:
+            self._send(head, payload)
 
     def limit_sent(self, max_packet_size: int) -> None:
         """The peer takes no larger packets."""
@@ -718,6 +886,8 @@ class ConnectionEngine:
         del self.unsent[: len(batch)]
         if self.control is not None and self.control.has_reported:
             batch = self._with_reports(batch)
+        if self.lane is not None:
+            return self._with_bulk(batch, self.lane)
         self._batch_bytes = self.unsent_octets
         replies, refusals = self._unsent_replies, self._unsent_refusals
         if replies or refusals:
@@ -732,6 +902,78 @@ class ConnectionEngine:
         if self._needs_mark and batch:
             self._mark(batch)
         return batch
+
+    def _with_bulk(self, batch: list[bytes], lane: Lane) -> list[bytes]:
+        """The same, and some of what is sent in pieces."""
+        batch = [each for each in batch if each]
+        if self._erq_taken:
+            self._fail_in_lane()
+        if self.ours is not _OPEN:
+            batch = self._ordered(batch)
+        if self._eof_taken:  # nothing may follow
+            self.unsent_octets += lane.more - lane.waiting
+            lane.clear()
+            if self.bodies is not None:
+                self.bodies.end_requests(ConnectionEnded("this side has ended the connection (EOF)"))
+        else:
+            batch += lane.take_frames()
+            batch += lane.take(sum(map(len, batch)), self._piece_size(lane))  # type: ignore[arg-type]
+            self.unsent_octets += lane.more
+            lane.more = 0
+            if lane.behind and not lane.requests:
+                batch += self._leave_behind(lane)
+            if self._eof_waits and lane.is_drained:
+                self._eof_waits, self._eof_taken = False, True
+                batch.append(_EOF_BYTES)
+        # whoever adds to the lane does that first, and counts it then
+        self._batch_bytes = max(0, self.unsent_octets - lane.waiting)
+        replies, refusals = max(0, self._unsent_replies - lane.replies), self._unsent_refusals
+        self._batch_replies += replies
+        self._batch_refusals += refusals
+        self._unsent_replies -= replies
+        self._unsent_refusals -= refusals
+        if self._needs_mark and batch:
+            self._mark(batch)
+        if not lane.is_empty:
+            self.unsent.append(b"")  # so that whoever writes finds that there is more
+        return batch
+
+    def _leave_behind(self, lane: Lane) -> list[bytes]:
+        """Packets that had to wait for requests in pieces."""
+        packets = []
+        while lane.behind:
+            packets.append(lane.behind.pop(0))
+        return packets
+
+    def _piece_size(self, lane: Lane) -> int:
+        """Bytes of a piece: few, if something else is under way."""
+        assert self.control is not None
+        bulk = len(lane.requests) + (0 if self.bodies is None else self.bodies.exchanges)
+        most = self.control.most_in_piece
+        return min(SHORT_PIECE, most) if len(self.waiters) + len(self._inbound) > bulk else most
+
+    def _fail_in_lane(self) -> None:
+        """Requests that were about to be sent when this side ended its requests: they are not to leave."""
+        assert self.lane is not None
+        if _ERQ_BYTES in self.lane.behind:
+            return  # they come before it
+        for key in list(self.lane.requests):
+            waiter = self.waiters.pop(key, None)
+            if self._leave_lane(key) and waiter is not None:
+                waiter.fail(self.why_not())
+
+    def take_back(self, key: Key) -> bool:
+        """A request that is given up does not leave any more: it is answered here. False if it has left."""
+        if not self._leave_lane(key):
+            return False
+        waiter = self.waiters.pop(key, None)
+        if waiter is not None:
+            self.deliver(waiter, False, status_flags(StatusCode.CANCELLED, begun=False), b"cancelled")
+        return True
+
+    def _leave_lane(self, key: Key) -> bool:
+        """A request is not to leave; false if its packet has left, or was never large."""
+        return self.lane is not None and self.lane.drop(key) is not None
 
     def _with_reports(self, batch: list[bytes]) -> list[bytes]:
         """The same, behind the reports that wait: they come before the response of their request."""
@@ -773,12 +1015,17 @@ class ConnectionEngine:
             packet = [piece] if body + size == len(piece) else [piece, next(pieces)]
             if self._eof_taken or (self._erq_taken and self._is_request(piece)):
                 continue
-            if piece == _ERQ_BYTES:
-                self._erq_taken = True
-            elif piece == _EOF_BYTES:
+            if piece in (_ERQ_BYTES, _EOF_BYTES):
                 if not self._erq_taken:
-                    ordered.append(_ERQ_BYTES)
-                self._erq_taken = self._eof_taken = True
+                    self._erq_taken = True
+                    waits = self.lane is not None and len(self.lane.requests) > 0
+                    (self.lane.behind if self.lane is not None and waits else ordered).append(_ERQ_BYTES)
+                if piece == _ERQ_BYTES:
+                    continue
+                if self.lane is not None and not self.lane.is_drained:
+                    self._eof_waits = True
+                    continue
+                self._eof_taken = True
             ordered += packet
         return ordered
 
@@ -814,17 +1061,22 @@ class ConnectionEngine:
             if self._negotiates and self.control is not None:
                 self.control.hear(data)
             for packet in self.decoder.feed(data):
-                key, flags, wire_rq_type, payload = packet
+                key, flags, wire_rq_type, _ = packet
                 if wire_rq_type >= 0:
-                    if self._accept_request(packet, events):
-                        events.append(_request_event(packet))
+                    whole = self._joined_request(packet) if self._unfinished else packet
+                    if whole is not None and self._accept_request(whole, events):
+                        events.append(_request_event(whole))
                 elif key not in self.waiters:
                     self._receive_unexpected(packet, events)
-                elif self.theirs is _OPEN or flags & 1 or not self._is_given_up(packet):
-                    # else the end of the stream says so, and knows why
-                    channel, tag = (0, key) if isinstance(key, int) else key
-                    fields = channel, tag, flags & 1 == 1, flags >> 1, payload, self.waiters[key]
-                    events.append(_new_event(ResponseReceived, fields))
+                elif self.theirs is not _OPEN and not flags & 1 and self._is_given_up(packet):
+                    pass  # the end of the stream says so, and knows why
+                elif key in self._collected:
+                    whole = self._joined_response(packet)
+                    if whole is not None:
+                        events.append(self._response_event(whole))
+                        del self.waiters[key]
+                else:
+                    events.append(self._response_event(packet))
                     del self.waiters[key]
             if self._negotiates and self.control is not None:
                 self._negotiates = self.control.say_hello(self)
@@ -849,11 +1101,13 @@ class ConnectionEngine:
                 self.decoder.feed(data)
             return
         waiters, inbound, deliver = self.waiters, self._inbound, self.deliver
+        unfinished, collected = self._unfinished, self._collected
         serves = (
             self.accepts_requests
             and self.budget is None
             and self.drained is None
             and not self._winding_down
+            and not unfinished
             and self.ours is not _ENDED
         )
         waiter: Any = None
@@ -867,7 +1121,7 @@ class ConnectionEngine:
                 if wire_rq_type < 0:
                     # kept before it is claimed: so whoever is interrupted here knows who must be told
                     waiter = waiters.get(key)
-                    if self.theirs is not _OPEN or waiters.pop(key, None) is None:
+                    if self.theirs is not _OPEN or collected or waiters.pop(key, None) is None:
                         self._receive_unusual(packet, events)
                         serves = serves and not self._winding_down and self.drained is None
                     else:
@@ -885,8 +1139,11 @@ class ConnectionEngine:
                     inbound[key] = size = len(payload)
                     self._inbound_bytes += size
                     requests(packet)
-                elif self._accept_request(packet, events):
-                    requests(packet)
+                else:
+                    whole = self._joined_request(packet) if unfinished else packet
+                    if whole is not None and self._accept_request(whole, events):
+                        requests(whole)
+                    serves = serves and not unfinished
             if self._negotiates and self.control is not None:
                 self._negotiates = self.control.say_hello(self)
             if self.decoder.needed or self.decoder.fault is not None:
@@ -905,8 +1162,14 @@ class ConnectionEngine:
         """`receive_to` was interrupted: of what was decoded, responses are still delivered."""
         if waiter is not None:
             waiter.fail(ended_by(error, f"interrupted while reading: {error!r}"))
-        for key, flags, wire_rq_type, payload in packets:
-            if wire_rq_type < 0 and (waiter := self.waiters.pop(key, None)) is not None:
+        for packet in packets:
+            key, flags, wire_rq_type, payload = packet
+            if wire_rq_type >= 0:
+                if self.control is not None:
+                    self.control.lose_piece(self, packet)
+            elif key in self._collected:
+                self._receive_unusual(packet, [])
+            elif (waiter := self.waiters.pop(key, None)) is not None:
                 waiter.set_response(flags & 1 == 1, flags >> 1, payload)
 
     def _receive_unusual(self, packet: Fields, events: list[Event]) -> None:
@@ -914,10 +1177,71 @@ class ConnectionEngine:
         key, flags, _, payload = packet
         if key not in self.waiters:
             self._receive_unexpected(packet, events)
-        elif flags & 1 or not self._is_given_up(packet):
+        elif self.theirs is not _OPEN and not flags & 1 and self._is_given_up(packet):
+            return
+        elif key in self._collected:
+            joined = self._joined_response(packet)
+            if joined is not None and (waiter := self.waiters.pop(key, None)) is not None:
+                self.deliver(waiter, flags & 1 == 1, flags >> 1, joined[3])
+        else:
             waiter = self.waiters.pop(key, None)
             if waiter is not None:
-                waiter.set_response(flags & 1 == 1, flags >> 1, payload)
+                self.deliver(waiter, flags & 1 == 1, flags >> 1, payload)
+
+    def _joined_request(self, packet: Fields) -> Fields | None:
+        """A request with all of its payload; None if that was too much, so that it is refused."""
+        key, flags, wire_rq_type, rest = packet
+        collected = self.pieces.requests.pop(key, None) if wire_rq_type else None
+        if collected is None:
+            return packet
+        if collected.problem:
+            self._refuse(key, collected.problem)
+            return None
+        self._check_joined(key, collected, len(rest))
+        return key, flags, wire_rq_type, self.pieces.join(collected, rest)
+
+    def _joined_response(self, packet: Fields) -> Fields | None:
+        """A response with all of its payload; None if that was too much, which its caller is told."""
+        key, flags, wire_rq_type, rest = packet
+        collected = self.pieces.responses.pop(key)
+        if self.bodies is not None:
+            self.bodies.end_call(key, ok=packet[1] & 1 == 1 and not collected.problem)
+        if collected.problem:
+            waiter = self.waiters.pop(key, None)
+            if waiter is not None:
+                waiter.fail(LimitExceeded(f"{collected.problem.decode()}: the response of {collected.size} bytes"))
+            return None
+        self._check_joined(key, collected, len(rest))
+        return key, flags, wire_rq_type, self.pieces.join(collected, rest)
+
+    def receive_piece(self, key: Key, piece: bytes, *, of_peer: bool) -> None:
+        """A piece of a payload has come: of a request of the peer, or of a response."""
+        pieces = self.pieces
+        table = pieces.requests if of_peer else pieces.responses
+        collected = table.get(key)
+        if collected is None:
+            if of_peer and len(table) >= MAX_UNFINISHED:
+                raise refuse("too-many-unfinished", kind="PIECE", tag=tag_of(key), limit=MAX_UNFINISHED)
+            collected = table[key] = Collected()
+        pieces.add(collected, piece)
+        self._check_joined(key, collected, 0)
+        if pieces.held > self.max_inbound_octets:
+            pieces.drop(collected, b"too much at once: payloads of %d bytes are arriving" % pieces.held)
+        elif of_peer and self.budget is not None and self.budget.holds(self._inbound_bytes + pieces.held):
+            pieces.drop(collected, TOO_MUCH_FOR_ALL)
+
+    def _check_joined(self, key: Key, collected: Collected, more: int) -> None:
+        size = collected.size + more
+        if size > self.max_packet_size:
+            problem = f"with it the payload has {size} bytes, the limit is {self.max_packet_size}"
+            raise refuse("bad-frame", problem=problem, tag=tag_of(key))
+
+    def _response_event(self, packet: Fields) -> ResponseReceived:
+        key, flags, _, payload = packet
+        channel, tag = (0, key) if isinstance(key, int) else key
+        fields = channel, tag, flags & 1 == 1, flags >> 1, payload, self.waiters[key]
+        event: ResponseReceived = _new_event(ResponseReceived, fields)
+        return event
 
     def _look_at_rest(self) -> None:
         """Behind the packets that are complete."""
@@ -1022,9 +1346,13 @@ class ConnectionEngine:
         if self.send_failure is None:
             self.send_failure = cause
         self._drop_owed()
+        if self.bodies is not None:
+            self.bodies.end_sending(ended_by(cause, f"nothing can be sent any more: {cause}"))
         if self.control is not None:
             self.control.reports.clear()
         self.unsent.clear()
+        if self.lane is not None:
+            self.lane.clear()
         self.unsent_octets = 0
         replies, refusals = self._unsent_replies, self._unsent_refusals
         self.replies_taken += replies
@@ -1049,14 +1377,40 @@ class ConnectionEngine:
         return self.ours is not _ENDED and self.send_failure is None
 
     def _send(self, head: bytes, payload: bytes) -> None:
-        size = len(head) + len(payload)
+        packet = head + payload
+        size = len(packet)
         # counted first: if it is taken in between, or an interruption comes, the next batch makes up for it
         self.unsent_octets += size
-        if len(payload) <= JOIN_LIMIT:
-            packet = head + payload
-            self.unsent.append(packet)
-        else:
-            self.unsent.extend((head, payload))
+        self.unsent.append(packet)
+
+    def _send_long(
+        self, channel: int, tag: int, tail: bytes, payload: bytes, before: tuple[bytes, ...], *, is_request: bool
+    ) -> None:
+        """Send a request, with the frames that come `before` it, or a response: in pieces, if it is large."""
+        size, lane = len(payload), self.lane
+        in_pieces = self._goes_in_pieces(channel, size, is_request)
+        if in_pieces and lane is None:
+            lane = self._lane_now()
+        if lane is None or not (in_pieces or (channel > 0 and lane.is_behind(channel))):
+            head = packet_head(tag, tail, size)
+            self.unsent_octets += sum(map(len, before)) + len(head) + size
+            # in one step, so that no other thread's packet comes between
+            self.unsent.extend((*before, head + payload) if size <= JOIN_LIMIT else (*before, head, payload))
+            return
+        if is_request and not channel:
+            # it announces the request, as others will overtake that
+            before = *before, encode_frame(FrameType.PIECE, channel, tag)
+        self.unsent_octets += sum(map(len, before))
+        self.unsent.extend(before)
+        lane.add(Payload(channel, tag, tail, payload, is_request=is_request))
+        self.unsent_octets += size
+        self.unsent.append(b"")  # so that whoever writes finds that there is something
+
+    def _goes_in_pieces(self, channel: int, size: int, is_request: bool) -> bool:
+        if size <= PIECES_ABOVE or self.control is None or not self.control.capabilities.have(Feature.PIECES):
+            return False
+        lane = self.lane
+        return lane is None or channel > 0 or not is_request or len(lane.requests) < MAX_ANNOUNCED
 
     @property
     def _most_sent(self) -> int:
@@ -1119,7 +1473,7 @@ class ConnectionEngine:
                 return True
             self._put_off(key)
         else:
-            self.contexts.pop(key, None)  # it came behind our EOF
+            self._close_context(key)  # it came behind our EOF
         return False
 
     def _receive_special(self, packet: Fields, events: list[Event]) -> None:
@@ -1145,6 +1499,7 @@ class ConnectionEngine:
         if not self.was_used(key):
             channel, tag = (0, key) if isinstance(key, int) else key
             raise refuse("response-never-asked", bytes(packet_of(packet)), tag=tag, channel=channel)
+        self.pieces.forget(key, of_peer=False)
         self.late_responses += 1
 
     def _is_given_up(self, packet: Fields) -> bool:
@@ -1185,7 +1540,8 @@ class ConnectionEngine:
 
     def _refuse(self, key: Key, text: bytes, code: StatusCode = StatusCode.BUSY) -> None:
         if key not in self._inbound:  # else what is known belongs to the request that has its tag
-            self.contexts.pop(key, None)
+            self._close_context(key)
+            self.pieces.forget(key, of_peer=True)
         if not self._may_answer:
             return  # the peer learns by our EOF, or by the broken stream, that it gets no answer
         self._count_refusal()
@@ -1252,6 +1608,11 @@ class ConnectionEngine:
                 break
         lost.reverse()
         self.lost += len(lost)
+        self.pieces.clear()
+        if self.bodies is not None:
+            self.bodies.end_all(cause, self._refusal)
+        for key in [] if self.lane is None else list(self.lane.requests):
+            self._leave_lane(key)
         if self.control is not None:
             lost += self.control.take_waiters()
         if not clean:
@@ -1266,6 +1627,8 @@ class ConnectionEngine:
         cause = ConnectionEnded(f"{what}: {error}")
         cause.__cause__ = error.with_traceback(None)  # its frames hold packets
         self._drop_owed()
+        if self.bodies is not None:
+            self.bodies.drop_all(cause)
         self.tell_why(f"{what}: {error}")
         self.end()
         return self._end_theirs(cause, clean=False)

@@ -92,8 +92,13 @@ def encode_frame(
     kind: FrameType, channel: int, tag: int, payload: bytes = b"", *, of_receiver: bool = False
 ) -> bytes:
     """The packet of a frame."""
+    return frame_head(kind, channel, tag, len(payload), of_receiver=of_receiver) + payload
+
+
+def frame_head(kind: FrameType, channel: int, tag: int, size: int, *, of_receiver: bool) -> bytes:
+    """The bytes of a frame before its payload, which has `size` bytes."""
     tail = head_tail(FRAME_CHANNEL, (channel << 1 | of_receiver) << 2 | FLAG_REQUEST, kind + 1)
-    return packet_head(tag, tail, len(payload)) + payload
+    return packet_head(tag, tail, size)
 
 
 def decode_frame(tag: int, flags: int, kind: int, payload: bytes) -> Frame:

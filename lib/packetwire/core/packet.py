@@ -271,6 +271,11 @@ def check_payload(payload: BytesLike) -> bytes:
     raise TypeError(f"payload must be bytes-like, got {type(payload).__name__}: {payload!r:.100}")
 
 
+def payload_size(payload: BytesLike) -> int:
+    """Bytes of a payload; 0 for what `check_payload` refuses."""
+    return len(payload) if isinstance(payload, bytes | bytearray | memoryview) else 0
+
+
 EOF_PACKET = Packet(is_request=True, channel=0, tag=0, flags=0, rq_type=0, payload=b"")
 """The last packet of a stream."""
 

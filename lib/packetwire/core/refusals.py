@@ -16,7 +16,8 @@ REFUSALS = {
     "response-never-asked": "a response to tag {tag} on channel {channel}, which was never used",
     "frame-before-hello": "a frame about tag {tag} from a peer that has not said HELLO",
     "bad-frame": "a malformed frame about tag {tag}: {problem}",
-    "too-many-unfinished": "a META frame about tag {tag}: {limit} requests that were announced have not come",
+    "too-many-unfinished": "a {kind} frame about tag {tag}: {limit} requests that were announced have not come",
+    "credit-exceeded": "DATA about tag {tag}: {size} bytes of a body for which only {limit} were granted",
     "frame-not-agreed": "a {kind} frame about tag {tag}, which both ends do not understand",
 }
 QUOTED_BYTES = 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from packetwire.core.bodies import ReceivingBody, SendingBody
 from packetwire.core.frames import Meta
 
 _NO_META = Meta()
@@ -18,7 +19,9 @@ class RequestContext:
     face makes it known to the request's handler.
     """
 
-    __slots__ = ("cancelled", "deadline", "is_detached", "meta", "next_progress", "on_cancel")
+    __slots__ = (
+        "body", "cancelled", "deadline", "is_detached", "meta", "next_progress", "on_cancel", "response_body"
+    )  # fmt: skip
 
     def __init__(self, meta: Meta = _NO_META, now: float = 0.0) -> None:
         self.meta = meta
@@ -32,6 +35,10 @@ class RequestContext:
         """Its handler goes on whatever becomes of the caller."""
         self.next_progress = 0.0
         """The time before which the caller wants no further report."""
+        self.body: ReceivingBody | None = None
+        """Its body, if it has one."""
+        self.response_body: SendingBody | None = None
+        """The body of its response, if the caller takes one."""
 
     @property
     def metadata(self) -> Mapping[str, bytes]:

@@ -44,7 +44,7 @@ from .byhand import frames_by_hand
 SEED_LIMIT = 4000
 OF_THE_ENGINE = {
     *("reserved-rq-type", "response-never-asked", "frame-before-hello", "bad-frame", "frame-not-agreed"),
-    "too-many-unfinished",
+    *("too-many-unfinished", "credit-exceeded"),
 }
 FEATURES = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN
 TRUNCATED = "the stream is truncated"
@@ -164,9 +164,11 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"capabilities": Feature.CANCEL},
     {"capabilities": FEATURES},
     {"capabilities": FEATURES, "asks": True},
+    {"capabilities": FEATURES | Feature.PIECES | Feature.BODIES},
 )
 """The first octet of an input chooses."""
-FEW, CAPABLE, ASKING = range(len(SETTINGS) - 3, len(SETTINGS))
+FEW, CAPABLE, ASKING, BULK = range(len(SETTINGS) - 4, len(SETTINGS))
+MAX_BODIES = 2
 
 
 def control(rq_type: int, payload: bytes = b"", tag: int = 2) -> bytes:
@@ -177,11 +179,42 @@ def control_answer(tag: int, payload: bytes = b"", *, ok: bool = True) -> bytes:
     return bytes(Packet(is_request=False, channel=CONTROL_CHANNEL, tag=tag, flags=ok, payload=payload))
 
 
-HELLO_ASKED = control(HELLO, ASK + encode_hello(Hello(features=FEATURES)))
+HELLO_ASKED = control(HELLO, ASK + encode_hello(Hello(features=FEATURES | Feature.PIECES | Feature.BODIES)))
 CANCEL = encode_frame(FrameType.CANCEL, 0, 2, b"\1")
 PROGRESS = [encode_frame(FrameType.PROGRESS, 0, tag, b"so far", of_receiver=True) for tag in (2, 3, 50)]
 META = [encode_frame(FrameType.META, 0, tag, encode_meta(Meta(milliseconds_left=tag))) for tag in (2, 5, 12)]
 ANNOUNCED = b"".join(encode_frame(FrameType.META, 0, tag) for tag in range(2, 2 + 2 * MAX_UNFINISHED))
+
+
+def bulk(kind: FrameType, tag: int, payload: bytes = b"", *, ours: bool = False) -> bytes:
+    return encode_frame(kind, 0, tag, payload, of_receiver=ours)
+
+
+WITH_BODIES = b"".join(
+    bulk(FrameType.META, tag, encode_meta(Meta(has_body=True, body_size=size, response_credit=100)))
+    + bytes(Packet(is_request=True, tag=tag, rq_type=1))
+    for tag, size in ((2, None), (3, 6), (4, None))
+)
+IN_PIECES = b"".join(
+    [
+        *(bulk(FrameType.PIECE, 5), bulk(FrameType.PIECE, 2, b"of a response ", ours=True)),
+        *(bulk(FrameType.PIECE, 5, b"of a "), bulk(FrameType.PIECE, 4, b"of another", ours=True)),
+        *(
+            bulk(FrameType.PIECE, 6, b"given up"),
+            bulk(FrameType.CANCEL, 6, b"\1"),
+            bulk(FrameType.PIECE, 7, b"left"),
+        ),
+        bytes(Packet(is_request=True, tag=5, rq_type=1, payload=b"request")),
+        bytes(Packet(is_request=False, tag=2, flags=1, payload=b"payload")),
+    ]
+)
+STREAMED = b"".join(
+    [
+        *(bulk(FrameType.DATA, 2, b"abc"), bulk(FrameType.DATA, 3, b"abc"), bulk(FrameType.CREDIT, 2, b"\5")),
+        *(bulk(FrameType.DATA, 3, b"abc"), bulk(FrameType.STOP, 3, b"\1why"), bulk(FrameType.END, 3)),
+        *(bulk(FrameType.CREDIT, 3, b"\5"), bulk(FrameType.DATA, 4, b"late"), bulk(FrameType.CANCEL, 2, b"\1")),
+    ]
+)
 OF_CAPABILITIES = {
     FEW: [
         CANCEL + ASKED,
@@ -200,6 +233,14 @@ OF_CAPABILITIES = {
         HELLO_ASKED + encode_frame(FrameType.DATA, 0, 2, b"abc"),
         HELLO_ASKED + ASKED + control(PING, bytes(33), 3) + control(DRAIN, b"\1", 4) + control(77, b"", 5),
     ],
+    BULK: [
+        HELLO_ASKED + WITH_BODIES + STREAMED + IN_PIECES,
+        HELLO_ASKED + IN_PIECES + ASKED + WITH_BODIES,
+        HELLO_ASKED + WITH_BODIES + bulk(FrameType.DATA, 2, bytes(90)) + bulk(FrameType.DATA, 2, bytes(11)),
+        HELLO_ASKED + WITH_BODIES + bulk(FrameType.DATA, 3, b"abcdefg"),
+        HELLO_ASKED + WITH_BODIES + STREAMED + bulk(FrameType.DATA, 3, b"behind the end"),
+        HELLO_ASKED + WITH_BODIES + STREAMED + bulk(FrameType.DATA, 5, b"never announced", ours=True),
+    ],
     ASKING: [
         control_answer(3, b"ping") + control_answer(4) + ASKED,
         ASKED + control_answer(4, b"no", ok=False) + control(DRAIN, encode_drain(0, "why"), 3),
@@ -208,6 +249,7 @@ OF_CAPABILITIES = {
 }
 REFUSED = TextsOf(engine_module, ["_refuse"], position=1)
 DRAINED = engine_module.DRAINING.decode()
+TOO_MANY_BODIES = "too many bodies are open"
 OF_OTHER_CLIENTS = {engine_module.TOO_MUCH_FOR_ALL.decode()}
 """Refusals that depend on what other connections of a server hold."""
 OUTSTANDING = 7
@@ -217,7 +259,7 @@ def listening(settings: dict[str, Any]) -> ConnectionEngine:
     """An engine with some requests of its own under way, one of them given up."""
     asks = settings.get("asks", False)
     if "capabilities" in settings:
-        own = Hello(features=settings["capabilities"], client_id=bytes(16))
+        own = Hello(features=settings["capabilities"], client_id=bytes(16), body_credit=100, max_bodies=MAX_BODIES)
         settings = {"capabilities": Capabilities(Mode.AUTO, own)}
     engine = ConnectionEngine(**settings)
     engine.ask_capabilities()  # at once: else it depends on the chunks when the peer is asked
@@ -297,7 +339,7 @@ def hear_engine(octets: bytes) -> list[str]:
     for packet in sent:
         if not packet.is_request and packet.channel != CONTROL_CHANNEL:
             text = packet.payload.decode()
-            (reason,) = [text] if text == DRAINED else REFUSED.of(text)
+            (reason,) = [text] if text in (DRAINED, TOO_MANY_BODIES) else REFUSED.of(text)
             reasons.append(reason)
     cause = end.cause.__cause__ or end.cause
     if isinstance(cause, RemoteProtocolError):
@@ -325,6 +367,7 @@ TARGETS = (
         + [bytes((choice,)) + seed for choice, seeds in OF_CAPABILITIES.items() for seed in seeds],
         mutate=headed_mutator(stream_mutator(SEEDS), len(SETTINGS)),
         hear=hear_engine,
-        reasons=frozenset({*REFUSALS, TRUNCATED, LIMITED, DRAINED}) | (REFUSED.reasons - OF_OTHER_CLIENTS),
+        reasons=frozenset({*REFUSALS, TRUNCATED, LIMITED, DRAINED, TOO_MANY_BODIES})
+        | (REFUSED.reasons - OF_OTHER_CLIENTS),
     ),
 )

@@ -11,6 +11,7 @@ from time import monotonic
 
 from packetwire.core.calloptions import CallPlan
 from packetwire.core.engine import ConnectionEngine
+from packetwire.core.packet import payload_size
 from packetwire.core.statuses import StatusCode
 from packetwire.core.varint import MAX_UINT, BytesLike
 from packetwire.errors import ConnectionEnded, LimitExceeded
@@ -80,10 +81,10 @@ class Calls:
             return self._call_from_inside(me, rq_type, flags, payload, channel, waiter, deadline)
         if (
             len(engine.waiters) >= engine.max_outstanding
-            or engine.unsent_octets > self._max_unsent
+            or (engine.unsent_octets > self._max_unsent and self._is_full(payload))
             or engine.send_failure is not None
         ):
-            self._waiting.wait_for_room(deadline)
+            self._waiting.wait_for_room(deadline, payload_size(payload))
         tag = -1
         try:
             marks[me] = waiter
@@ -180,10 +181,10 @@ class Calls:
             under_way = len(engine.waiters)
             if (
                 under_way >= engine.max_outstanding
-                or engine.unsent_octets > self._max_unsent
+                or (engine.unsent_octets > self._max_unsent and self._is_full(payload))
                 or engine.send_failure is not None
             ):
-                self._waiting.wait_for_room(deadline)
+                self._waiting.wait_for_room(deadline, payload_size(payload))
             try:
                 if plan is None:
                     tag = engine.ask(rq_type, flags, payload, channel, waiter)
@@ -204,6 +205,9 @@ class Calls:
         if self._trace:
             self._tell_of(channel, tag, rq_type, payload)
         return tag
+
+    def _is_full(self, payload: BytesLike) -> bool:
+        return self._engine.is_full(self._max_unsent, payload_size(payload))
 
     def _tell_of(self, channel: int, tag: int, rq_type: int, payload: BytesLike) -> None:
         if self._trace:

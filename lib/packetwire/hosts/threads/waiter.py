@@ -13,7 +13,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from packetwire.core.responses import DecodeResponse, Response, ending_of
-from packetwire.errors import ConnectionEnded
+from packetwire.errors import ConnectionEnded, LimitExceeded
 from packetwire.hosts.threads.signals import MAX_WAIT, main_thread, sleep_limit
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Waiter:
     given_up: bool
     """True if waiting shall stop: nobody needs the response any more."""
     response: Response | None
-    ended: ConnectionEnded | None
+    ended: ConnectionEnded | LimitExceeded | None
     locks: list[Lock] | None
     _callbacks: list[Any] | None
     """Called by `_run_callbacks` once it is done; None if there are none."""
@@ -45,7 +45,7 @@ class Waiter:
         if self._callbacks is not None:
             self._run_callbacks()
 
-    def fail(self, cause: ConnectionEnded) -> None:
+    def fail(self, cause: ConnectionEnded | LimitExceeded) -> None:
         """There will be no response."""
         if not self.done:
             self.ended = cause

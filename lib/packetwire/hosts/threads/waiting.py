@@ -133,8 +133,8 @@ class Waiting:
         finally:
             reader.sleepers.pop()
 
-    def wait_for_room(self, deadline: float | None) -> None:
-        """Wait until a request fits, or cannot be made any more."""
+    def wait_for_room(self, deadline: float | None, size: int = 0) -> None:
+        """Wait until a request with a payload of `size` bytes fits, or cannot be made any more."""
         engine = self._engine
         me = get_ident()
         self.check_not_inside(me)
@@ -145,15 +145,15 @@ class Waiting:
             if engine.send_failure is not None:
                 # the stream's end says more about it
                 self._bell.wait_for(lambda: engine.ended is not None, engine.deadline)
-            elif not self._bell.wait_for(self._has_room, deadline):
+            elif not self._bell.wait_for(lambda: self._has_room(size), deadline):
                 raise RequestTimeout(
                     f"{self._name}: no room for one more request in time: {engine.outstanding} of "
                     f"{engine.max_outstanding} unanswered, {engine.unsent_octets} bytes unsent"
                 )
 
-    def _has_room(self) -> bool:
+    def _has_room(self, size: int) -> bool:
         engine = self._engine
-        return not engine.may_request or (engine.has_room and engine.unsent_octets <= self._max_unsent)
+        return not engine.may_request or (engine.has_room and not engine.is_full(self._max_unsent, size))
 
     def check_not_inside(self, me: int) -> None:
         """Raises `LocalProtocolError` in a thread that would wait for itself."""
