@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import packetwire
+from packetwire import LocalProtocolError
 from packetwire.ship.command import STUB
 from packetwire.ship.modules import NOT_SENT, UserModules, own_modules
 from packetwire.ship.shipment import FAR_END, LOADER, Ship
@@ -171,11 +173,28 @@ def test_what_a_user_has_written_is_found(modules: Path) -> None:
     assert not {"own", "other", "other_too"} & set(sys.modules)  # nothing of it was run
 
 
-def test_a_module_of_an_installed_package_is_sent_if_it_is_named() -> None:
-    assert "pytest/__init__.py" not in UserModules(["tests.sources"]).files
+def test_a_module_of_an_installed_package_is_sent_if_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imports_pytest.py").write_text("import pytest")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert list(UserModules(["imports_pytest"]).files) == ["imports_pytest.py"]
     assert "iniconfig/__init__.py" in UserModules(["iniconfig"]).files
 
 
 def test_a_service_of_ours_can_be_sent() -> None:
     ship = Ship("packetwire.cli.benchmarks:REQUESTS")
     assert ship.find().own == ["packetwire.cli.benchmarks"]
+
+
+@pytest.mark.parametrize("is_imported", [False, True])
+def test_a_directory_without_init_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_imported: bool
+) -> None:
+    (tmp_path / "bare_directory").mkdir()
+    (tmp_path / "bare_directory" / "part.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if is_imported:
+        monkeypatch.setitem(sys.modules, "bare_directory", importlib.import_module("bare_directory"))
+    with pytest.raises(LocalProtocolError, match="it is a directory without __init__.py"):
+        UserModules(["bare_directory.part"])

@@ -100,7 +100,7 @@ class Dedup:
         return entry.outcome()
 
     def _returned(self, key: Key, result: HandlerResult) -> HandlerResult:
-        """What a handler returned, kept; or kept when it is there."""
+        """Keep what a handler returned, now or when it is there."""
         responder = Responder()
         if subscribe(result, partial(self._arrived, key, responder)):
             responder.on_cancel(partial(cancel_deferred, result))

@@ -164,7 +164,7 @@ def test_our_client(ask: Any, capabilities: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_reference() -> None:
     sys.path.insert(0, str(REFERENCE_PEER.parent))
     try:
@@ -176,14 +176,14 @@ def test_the_reference() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_packetwire_of_the_first_version() -> None:
     command = f"exec:env PYTHONPATH={WHEEL} {sys.executable} {OLD_PEER} serve"
     assert failures(Connecting(connect_to(command)), timeout=5.0).keys() == OLD_FAILS.keys()
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @needs_node
 def test_the_shop_in_node() -> None:
     assert failures(Connecting(connect_to(f"exec:{NODE} {SHOP}"))) == {}
@@ -206,7 +206,7 @@ while ways:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @needs_node
 def test_the_shop_in_node_as_a_client(tmp_path: Path) -> None:
     """It starts a command and asks that: here one that leads to us."""

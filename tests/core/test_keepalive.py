@@ -135,6 +135,14 @@ def test_an_end_that_was_paused_after_it_asked(unsent: int) -> None:
     assert list(watched.verdicts(15)) == []
 
 
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 2.0, 4.0])
+def test_a_pause_of_both_periods_is_noticed_however_short_they_are(seconds: float) -> None:
+    watched = Watched(seconds=seconds)
+    assert next(watched.verdicts(100))[1] is PING
+    watched.now += seconds
+    assert watched.look() is PING, "it was asked, but nothing says that its answer would have been heard"
+
+
 def test_a_look_that_is_a_little_late_counts() -> None:
     watched = Watched()
     watched.look()

@@ -296,7 +296,7 @@ def engine_of(features: Feature, description: bytes | None = None) -> Connection
     return ConnectionEngine(capabilities=Capabilities(Mode.AUTO, Hello(features=features), description))
 
 
-SERVED = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN | Feature.DESCRIBE
+SERVED = Feature.CANCEL | Feature.META | Feature.PROGRESS | Feature.DRAIN | Feature.DESCRIBE | Feature.REQUEST_IDS
 
 
 def test_the_features_of_connections() -> None:

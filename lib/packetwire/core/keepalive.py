@@ -18,7 +18,7 @@ IDLE_KEEPALIVE = 120.0
 STALL_SECONDS = 60.0
 """Seconds for which a peer may take nothing of what is sent to it."""
 LATE = 5.0
-"""Seconds by which a look is late if this end was paused."""
+"""Seconds by which a look is late if this end was paused; half the time after which it asks, if that is less."""
 MOST_LOOKS = 8
 """Looks in the time after which a peer is asked."""
 
@@ -45,6 +45,7 @@ class Keepalive:
     def __init__(self, seconds: float, idle: float | None, now: float) -> None:
         self.interval = min(max(seconds / MOST_LOOKS, 0.01), LATE)
         """Seconds between two looks."""
+        self._late = max(min(LATE, seconds / 2), self.interval)
         self._seconds = seconds
         self._idle = idle
         self._stall = max(STALL_SECONDS, 2 * seconds) if seconds >= 1 else 4 * seconds
@@ -54,7 +55,7 @@ class Keepalive:
 
     def look(self, now: float, *, received: int, sent: int, unsent: int, awaits: bool) -> Verdict:
         """It is `now`: what follows from all bytes received and sent so far, those unsent, and what is awaited."""
-        was_paused = now - self._looked_at > self.interval + max(LATE, self.interval)
+        was_paused = now - self._looked_at > self.interval + self._late
         self._looked_at = now
         if received != self._received:
             self._received, self._heard_at, self._asked_at = received, now, None

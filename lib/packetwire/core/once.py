@@ -22,7 +22,7 @@ MAX_UNDER_WAY = 65_536
 """Requests that were begun and have no outcome yet, at most."""
 
 CALL_BYTES = 200
-"""What an entry counts besides its payload."""
+"""The bytes that an entry counts besides its payload."""
 
 
 class Entry:

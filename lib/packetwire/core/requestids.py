@@ -28,4 +28,4 @@ class RequestIds:
 
 
 class Repeated(RequestError):
-    """What a request is refused by whose result is gone."""
+    """The error by which a request is refused whose result is gone."""

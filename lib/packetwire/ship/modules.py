@@ -203,7 +203,9 @@ def _spec(name: str) -> ModuleSpec | None:
 
 
 def _source(spec: ModuleSpec | None, name: str) -> str | None:
-    get_source = getattr(spec.loader if spec is not None else None, "get_source", None)
+    if spec is None or spec.origin is None:  # a directory: one that was imported has a loader, too
+        return None
+    get_source = getattr(spec.loader, "get_source", None)
     try:
         source: str | None = None if get_source is None else get_source(name)
     except (ImportError, OSError):
