@@ -16,7 +16,7 @@ from packetwire import (
     RequestReceived,
 )
 from packetwire.core.capabilities import Capabilities, Mode
-from packetwire.core.engine import DRAINING, NOT_BEGUN, ConnectionEngine
+from packetwire.core.engine import DRAINING, NOT_BEGUN, ConnectionEngine, limit_passed
 from packetwire.core.events import ControlAnswered, Event, PeerDrains, ResponseReceived, StreamEnded
 from packetwire.core.frames import Meta
 from packetwire.core.hello import DRAIN, HELLO, MAX_REASON, PING, Feature, Hello, decode_drain
@@ -659,3 +659,7 @@ def test_a_reason_that_came_before_the_end_of_the_stream() -> None:
     assert str(ended.cause) == (  # type: ignore[union-attr]
         "the peer closed the stream without saying EOF: tired of it"
     )
+
+
+def test_the_reason_of_an_end_that_took_too_long() -> None:
+    assert limit_passed(0.5) == "its time limit for closing passed, which is 0.5 s"

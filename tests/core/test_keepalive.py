@@ -181,6 +181,7 @@ def test_the_reasons() -> None:
     keepalive = Keepalive(15.0, None, 0.0)
     assert keepalive.text(STALLED) == "it has taken none of the bytes that wait for it for 60 s"
     assert keepalive.text(SILENT) == "it was asked for a sign of life, and sent nothing for 15 s"
+    assert keepalive.told(SILENT) == f"this end was unresponsive: {keepalive.text(SILENT)}"
 
 
 def test_a_look_at_an_engine() -> None:
