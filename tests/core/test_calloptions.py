@@ -20,6 +20,7 @@ from packetwire.core.calloptions import (
 from packetwire.core.frames import Meta, encode_meta
 from packetwire.core.hello import NO_FEATURES, Feature
 from packetwire.core.requestcontext import RequestContext
+from packetwire.core.requestids import RequestId, RequestIds
 
 NOW = 100.0
 
@@ -182,3 +183,15 @@ def test_a_trace_that_cannot_be_sent(
 ) -> None:
     with pytest.raises(error):
         with_trace(plan_of({}, None, 0.0), metadata, trace_context, trace_state)
+
+
+def test_a_request_that_is_to_be_done_once() -> None:
+    ids = RequestIds(b"client")
+    plans = [plan_of({"once": once}, None, NOW, ids) for once in (True, True, RequestId(9, 3), False)]
+    assert [plan.request_id for plan in plans] == [RequestId(1), RequestId(2), RequestId(9, 3), None]
+    assert plans[0].needs == Feature.META | Feature.REQUEST_IDS
+    assert plans[2].meta(NOW) == Meta(request_id=(b"\0\0\0\0\0\0\0\x09", 3))
+    assert plans[3].needs == NO_FEATURES
+    assert plan_of({"once": True}, None, NOW).request_id is None
+    with pytest.raises(TypeError, match="once must be True or False, got int: 1"):
+        plan_of({"once": 1}, None, NOW, ids)

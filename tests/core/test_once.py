@@ -8,10 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packetwire import RequestError
+from packetwire import CapabilityMissing, RequestError
 from packetwire.core import once
+from packetwire.core.capabilities import Capabilities, Mode
+from packetwire.core.engine import ConnectionEngine
+from packetwire.core.hello import Feature, Hello
 from packetwire.core.once import CALL_BYTES, ResultTable
 from packetwire.core.requestids import Repeated, RequestId, RequestIds
+
+from .agreed import agreed_pair, known
 
 A, B = b"client a", b"client b"
 
@@ -33,6 +38,26 @@ def do(done: ResultTable, client: bytes, number: int, now: float = 0.0, size: in
 def test_ids_go_up() -> None:
     ids = RequestIds(A)
     assert [ids.next() for _ in range(2)] == [RequestId(1, 1), RequestId(2, 1)]
+
+
+def test_an_engine_has_those_of_its_end() -> None:
+    ids = RequestIds(A)
+    own = Hello(features=Feature.REQUEST_IDS)
+    assert ConnectionEngine(capabilities=Capabilities(Mode.AUTO, own, None, ids)).request_ids is ids
+    assert ConnectionEngine().request_ids is None
+
+
+def test_a_peer_that_remembers_nothing() -> None:
+    a, b = agreed_pair(Feature.META | Feature.REQUEST_IDS)
+    assert known(a).features == known(b).features == Feature.META
+    with pytest.raises(CapabilityMissing, match="a call: the peer's service has no Dedup, which would remember"):
+        known(a).check(Feature.META | Feature.REQUEST_IDS, "a call")
+
+
+def test_a_peer_that_remembers() -> None:
+    features = Feature.META | Feature.REQUEST_IDS
+    a, b = agreed_pair(own_a=Hello(features=features), own_b=Hello(features=features, epoch=b"12345678"))
+    assert (known(a).features, known(b).features) == (features, Feature.META)
 
 
 def test_a_request_that_comes_again_is_answered_as_before() -> None:

@@ -18,6 +18,7 @@ from packetwire.core.frames import Meta
 from packetwire.core.owed import OwedRequests, channel_and_tag
 from packetwire.core.packetcodec import Fields, Key
 from packetwire.core.requestcontext import RequestContext
+from packetwire.core.requestids import Repeated
 from packetwire.core.statuses import Status, StatusCode, status_of
 
 from .agreed import agreed_pair, packets_of, sent
@@ -412,3 +413,11 @@ def _take(server: Server, answers: dict[int, int]) -> None:
         tag, flags = event[1], event[3]
         assert tag not in answers
         answers[tag] = flags
+
+
+def test_a_request_that_was_done_before(server: Server) -> None:
+    key = server.ask()
+    assert server.owed.answer_over(key, Repeated("was done"), 0.0)
+    (packet,) = packets_of(server.b)
+    assert status_of(packet.flags >> 1) == Status(StatusCode.REPEATED, True)
+    assert packet.payload == b"was done"

@@ -166,6 +166,7 @@ def test_a_long_value_is_quoted_in_part(value: Any) -> None:
         ("keepalive", [15], TypeError, "must be a number of seconds, got list: [15]"),
         ("protocol", b"shop", TypeError, "must be a string, got bytes: b'shop'"),
         ("protocol_version", 1.4, TypeError, "must be a string, got float: 1.4"),
+        ("description", "a shop", TypeError, "must be bytes, got str"),
         ("protocol", "é" * 128, LocalProtocolError, f"may have 255 bytes, got {'é' * 128!r:.100}"),
     ],
 )
