@@ -560,6 +560,11 @@ class ConnectionEngine:
     # bodies
 
     @property
+    def max_payload(self) -> int:
+        """Bytes of a payload that fit into a packet, whatever its other fields are."""
+        return self._roomy
+
+    @property
     def first_credit(self) -> int:
         """The credit that a response body has at its start."""
         assert self.control is not None
@@ -1307,6 +1312,8 @@ class ConnectionEngine:
         Such a peer gets EOF, too, in place of what it is owed, so that it knows that no more comes.
         """
         if self.tell_why(text):
+            if self.bodies is not None:
+                self.bodies.drop_all(ConnectionEnded(text))
             self._drop_owed()
         self.end()
 
