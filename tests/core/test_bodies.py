@@ -900,3 +900,12 @@ def test_an_exception_while_a_request_with_bodies_is_made() -> None:
     assert bodies.request.ended is not None
     assert a.waiters == {}
     _ = b, Event
+
+
+def test_breaking_off_ends_the_bodies_of_what_is_owed() -> None:
+    call = begun()
+    body, response_body = call.body, call.response_body
+    call.b.break_off("tired of it")
+    assert isinstance(body.failure, ConnectionEnded)
+    assert isinstance(response_body.ended, ConnectionEnded)
+    assert str(response_body.ended) == "tired of it"

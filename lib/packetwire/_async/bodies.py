@@ -53,6 +53,8 @@ class AsyncBodyReader(BodyFile):
     256 KiB at first and grows to 1 MiB while the reader keeps up.
     """
 
+    __module__ = "packetwire"  # where it is public
+
     def __init__(self, body: ReceivingBody, exchange: Exchange) -> None:
         self._body = body
         self._exchange = exchange
@@ -190,6 +192,8 @@ class AsyncStreamCall:
     on at the same time. Leaving the block by an exception gives the request up. Leaving it otherwise finishes the
     request's body, and drops what was not read of the response's; `result` can still be had then.
     """
+
+    __module__ = "packetwire"  # where it is public
 
     def __init__(self, begin: Beginning) -> None:
         self._begin = begin

@@ -54,6 +54,8 @@ class BodyReader(BodyFile):
     256 KiB at first and grows to 1 MiB while the reader keeps up.
     """
 
+    __module__ = "packetwire"  # where it is public
+
     def __init__(self, body: ReceivingBody, exchange: Exchange) -> None:
         self._body = body
         self._exchange = exchange
@@ -191,6 +193,8 @@ class StreamCall:
     on at the same time. Leaving the block by an exception gives the request up. Leaving it otherwise finishes the
     request's body, and drops what was not read of the response's; `result` can still be had then.
     """
+
+    __module__ = "packetwire"  # where it is public
 
     def __init__(self, begin: Beginning) -> None:
         self._begin = begin
