@@ -525,7 +525,7 @@ class PacketConnection(ConnectionFace[Driver]):
         takes_body: bool,
     ) -> StreamCall:
         from packetwire._sync.bodies import StreamCall  # only who has bodies needs it
-        from packetwire.hosts.threads.bodies import begin
+        from packetwire.bodycalls import begin
 
         limit = time_limit(timeout)
         still = self.body_timeout if isinstance(body_timeout, EllipsisType) else time_limit(body_timeout)

@@ -22,7 +22,7 @@ class Signal:
         self._future: asyncio.Future[bool] | None = None
 
     def prepare(self) -> None:
-        """What changes from now on counts."""
+        """Begin to notice changes: `wait` returns for those from now on."""
         self._told = False
 
     def tell(self) -> None:
@@ -65,7 +65,7 @@ class BodyFile:
 async def chunks_of(source: Any) -> AsyncGenerator[bytes]:
     """The bytes of a bytes-like object, a binary file or an iterable, which may be asynchronous.
 
-    A file is read in a thread, as that may wait. What a generator returns is not known here.
+    A file is read in a thread, as that may wait. The value that a generator returns gets lost.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         yield bytes(source)

@@ -50,8 +50,8 @@ class Exchange(Protocol):
 class BodyReader(BodyFile):
     """A body that comes: that of a response, or of the request that a handler serves.
 
-    One task or thread reads it. What is not read is not sent: the far end may be ahead by a window, which is
-    256 KiB at first and grows to 1 MiB while the reader keeps up.
+    One task or thread reads it. The far end may be ahead of it by a window, which is 256 KiB at first and grows to
+    1 MiB while the reader keeps up.
     """
 
     __module__ = "packetwire"  # where it is public
@@ -302,7 +302,7 @@ def answer_with(source: Any, body: SendingBody | None, exchange: Exchange, most:
 
 
 def _trailer_of(end: Exception) -> Any:
-    """What a generator has returned."""
+    """The value that a generator has returned."""
     return getattr(end, "value", None)
 
 

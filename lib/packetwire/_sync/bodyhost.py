@@ -6,14 +6,10 @@ import io
 import time
 from collections.abc import Generator, Iterable
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from packetwire.errors import RequestCancelled
 from packetwire.hosts.threads.waiter import Waiter
-
-if TYPE_CHECKING:
-    from packetwire._sync.bodies import BodyReader
-    from packetwire.hosts.threads.driver import Driver
 
 READ_SIZE = 128 << 10
 """Bytes that are read from a file at a time."""
@@ -22,13 +18,13 @@ READ_SIZE = 128 << 10
 class Signal:
     """Wakes the thread that waits for a change of a body, and reads meanwhile if nobody else does."""
 
-    def __init__(self, driver: Driver | None) -> None:
-        self._driver: Any = driver
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
         self._waiter = Waiter()
         self._sleeper = 0
 
     def prepare(self) -> None:
-        """What changes from now on counts."""
+        """Begin to notice changes: `wait` returns for those from now on."""
         if self._waiter.done:
             self._waiter = Waiter()
 
@@ -60,7 +56,7 @@ class Signal:
 
 
 class BodyFile:
-    """What only a reader in a thread has."""
+    """The part of a reader that only threads have."""
 
     def file(self) -> io.RawIOBase:
         """The body as a binary file to read, for code that wants one; `io.BufferedReader` makes it buffered."""
@@ -69,14 +65,14 @@ class BodyFile:
 
 class _File(io.RawIOBase):
     def __init__(self, reader: Any) -> None:
-        self._reader: BodyReader = reader
+        self._reader = reader
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        data = self._reader.read(len(view))
+        data: bytes = self._reader.read(len(view))
         view[: len(data)] = data
         return len(data)
 

@@ -411,7 +411,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         takes_body: bool,
     ) -> AsyncStreamCall:
         from packetwire._async.bodies import AsyncStreamCall  # only who has bodies needs it
-        from packetwire.aio.bodies import begin
+        from packetwire.aio.bodycalls import begin
 
         limit = time_limit(timeout)
         still = self.body_timeout if isinstance(body_timeout, EllipsisType) else time_limit(body_timeout)

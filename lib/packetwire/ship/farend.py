@@ -9,7 +9,6 @@ from typing import Any
 
 from packetwire._sync.service import HasPacketConnection
 from packetwire.connection import PacketConnection
-from packetwire.hosts.threads import bodies as bodies  # which a connection imports only when it needs it
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.stdio import say_line, stdio
 
