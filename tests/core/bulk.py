@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from packetwire import ConnectionEnded, LimitExceeded, LocalProtocolError, PacketwireError
+from packetwire.core import engine
 from packetwire.core.bodies import CallBodies, ReceivingBody, SendingBody
 from packetwire.core.engine import BODY_LOST
 from packetwire.core.events import CancelReceived, Event, RequestReceived, ResponseReceived, StreamEnded
@@ -22,6 +23,8 @@ from packetwire.core.statuses import StatusCode
 
 from .agreed import engine_of, known
 
+PIECES_ABOVE = 128 << 10
+"""Less than usual, so that the payloads need not be that large."""
 PATTERN = bytes(range(251)) * 2000
 """Bytes by whose place in a payload or body one sees that they are the right ones; each begins elsewhere."""
 
@@ -336,6 +339,7 @@ def run(seed: int, steps: int = 250) -> tuple[Side, Side]:
 
 def main() -> int:
     """Try seeds."""
+    engine.PIECES_ABOVE = PIECES_ABOVE
     count, first = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
     failed = 0
     for seed in range(first, first + count):

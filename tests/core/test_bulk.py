@@ -21,9 +21,14 @@ from packetwire.core.hello import ALL_FEATURES, Hello
 from packetwire.core.receivingbody import MAX_WINDOW
 
 from .agreed import Waiter, agreed_pair, sent
-from .bulk import run
+from .bulk import PIECES_ABOVE, run
 
 RUNS, SEEDS_OF_RUN = 10, 6
+
+
+@pytest.fixture(autouse=True)
+def _pieces_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("packetwire.core.engine.PIECES_ABOVE", PIECES_ABOVE)
 
 
 @pytest.mark.parametrize("first", range(0, RUNS * SEEDS_OF_RUN, SEEDS_OF_RUN))

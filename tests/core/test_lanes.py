@@ -22,7 +22,7 @@ from packetwire.core.engine import NO_HANDLER, ConnectionEngine
 from packetwire.core.events import CancelReceived, Event
 from packetwire.core.frames import FRAME_CHANNEL, FrameType, Meta, decode_frame, encode_frame
 from packetwire.core.hello import ALL_FEATURES, CONTROL_CHANNEL, Feature, Hello
-from packetwire.core.lanes import MAX_ANNOUNCED, MAX_IN_PIECES, PIECES_ABOVE, QUEUED_BELOW, SHORT_PIECE, Lane
+from packetwire.core.lanes import MAX_ANNOUNCED, MAX_IN_PIECES, QUEUED_BELOW, SHORT_PIECE, Lane
 from packetwire.core.packet import payload_size
 from packetwire.core.packetcodec import Fields
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
@@ -30,10 +30,17 @@ from packetwire.core.statuses import StatusCode
 
 from .agreed import Waiter, agreed_pair, engine_of, exchange, known
 
+PIECES_ABOVE = 128 << 10
+"""Less than usual, so that the tests need not have so much."""
 LARGE = bytes(range(256)) * (1 << 12)
 """1 MiB"""
 PIECE = Hello().max_piece
 NOT_COMPILED = pytest.mark.skipif(packetwire.compiled is True, reason="what is compiled cannot be replaced")
+
+
+@pytest.fixture(autouse=True)
+def _pieces_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("packetwire.core.engine.PIECES_ABOVE", PIECES_ABOVE)
 
 
 def named(packet: Packet) -> str:
