@@ -59,6 +59,7 @@ PHRASES = {
     "packetwire.aio.request": "packetwire.result",
     "packetwire.aio.": "packetwire.",
     "an `AsyncAnswer`": "an `Answer`",
+    "an `AsyncStreamCall`": "a `StreamCall`",
     "as an `AsyncClient` does": "as a `Client` does",
     "an object with a connection in an event loop": "an object with a connection",
     "an asyncio future": "a result",

@@ -9,6 +9,7 @@ import pytest
 from packetwire import (
     BodyEnded,
     CapabilityMissing,
+    ChildExited,
     ConnectionEnded,
     LimitExceeded,
     LocalProtocolError,
@@ -909,3 +910,11 @@ def test_breaking_off_ends_the_bodies_of_what_is_owed() -> None:
     assert isinstance(body.failure, ConnectionEnded)
     assert isinstance(response_body.ended, ConnectionEnded)
     assert str(response_body.ended) == "tired of it"
+
+
+def test_a_body_that_ends_with_a_child() -> None:
+    call = Call(*agreed_pair())
+    call.request.end(ChildExited("gone", argv=["child"], returncode=1, stderr=b"why"))
+    with pytest.raises(ChildExited) as caught:
+        call.request.write(b"more")
+    assert caught.value.returncode == 1

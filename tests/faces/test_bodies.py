@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
+import signal
+import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -12,9 +16,11 @@ from typing import Any
 import pytest
 
 from packetwire import (
+    BaseRequest,
     BodyEnded,
     CapabilityMissing,
     ConnectionEnded,
+    HasPacketConnection,
     LimitExceeded,
     PacketConnection,
     RequestCancelled,
@@ -474,3 +480,160 @@ def test_a_file_of_a_response() -> None:
         file = io.BufferedReader(call.body.file())
         assert file.read(100) == PIECE[:100]
         assert file.read() == (PIECE * 20)[100:]
+
+
+# ends, transports, sizes
+
+
+class Interrupted(BaseException):
+    """Raised by a signal handler."""
+
+
+def test_an_interruption_of_a_read_leaves_the_connection_usable() -> None:
+    service = Service()
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    def later() -> None:
+        assert service.stalled.wait(WATCHDOG)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=later)
+    try:
+        with connection_pair(b={"request_handler": service}, capabilities="auto") as (asker, _):
+            thread.start()
+            with pytest.raises(Interrupted), asker.stream(STALL) as call:
+                call.read()
+            service.release.set()
+            assert asker(SMALL, b"after", timeout=WATCHDOG) == (True, 0, b"after")
+    finally:
+        thread.join(WATCHDOG)
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("over", ["socketpair", "pipes"])
+def test_64_mib_each_way(over: str) -> None:
+    served = {"request_handler": Service()}
+    with connection_pair(b=served, over=over, capabilities="auto") as (asker, _):
+        block = PIECE * 16
+        whole = hashlib.sha256(block * 64).digest()
+        assert asker(DIGEST, body=[block] * 64) == (True, 0, whole)
+        digest, size = hashlib.sha256(), 0
+        with asker.stream(COUNT, b"1024") as call:
+            for chunk in call:
+                digest.update(chunk)
+                size += len(chunk)
+        assert (size, digest.digest()) == (64 << 20, whole)
+
+
+CHILD = """
+import sys
+sys.path[:0] = {path!r}
+from packetwire import stdio, PacketConnection
+from tests.faces.test_bodies import Service
+with PacketConnection(stdio(), request_handler=Service()) as conn:
+    conn.join_recv()
+"""
+
+
+def child() -> PacketConnection:
+    """A connection over pipes to a process with a service."""
+    return PacketConnection.spawn([sys.executable, "-c", CHILD.format(path=sys.path)], forward_stderr=True)
+
+
+def test_a_peer_that_is_killed_in_the_middle() -> None:
+    with child() as asker, pytest.raises(ConnectionEnded), asker.stream(COUNT, b"1000000") as call:
+        assert call.read(10) == PIECE[:10]
+        assert asker.process is not None
+        asker.process.kill()
+        while call.read(1 << 20):
+            pass
+
+
+def memory_of(pid: int | str) -> int:
+    """The most bytes that a process ever had."""
+    with open(f"/proc/{pid}/status") as status:
+        (line,) = (line for line in status if line.startswith("VmHWM:"))
+    return int(line.split()[1]) << 10
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")
+@pytest.mark.timeout(300)
+def test_a_gib_each_way_within_a_few_mib() -> None:
+    with child() as asker:
+        assert asker.process is not None
+        pid = asker.process.pid
+        with asker.stream(COUNT, b"16") as call:  # so that all is there that is needed once
+            call.read()
+        before = memory_of("self"), memory_of(pid)
+        digest, size = hashlib.sha256(), 0
+        with asker.stream(COUNT, b"16384") as call:
+            for chunk in call:
+                digest.update(chunk)
+                size += len(chunk)
+        assert size == 1 << 30
+        block = PIECE * 16
+        assert asker(DIGEST, body=(block for _ in range(1024))) == (True, 0, digest.digest())
+        after = memory_of("self"), memory_of(pid)
+    assert all(most - least < 24 << 20 for most, least in zip(after, before, strict=True)), (before, after)
+
+
+class Count(BaseRequest[bytes]):
+    """Answered by a generator."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @classmethod
+    def from_bytes(cls, bs: bytes) -> Count:
+        return cls(int(bs))
+
+    def __bytes__(self) -> bytes:
+        return b"%d" % self.number
+
+    def fulfil(self, context: Any) -> Iterator[bytes]:
+        for i in range(self.number):
+            yield b"%d," % i
+
+    def decode_response_payload(self, flags: int, payload: bytes) -> bytes:
+        return payload
+
+
+def test_request_classes_that_are_answered_by_generators() -> None:
+    ours, theirs = socket.socketpair()
+    kinds = {COUNT: Count}
+    with (
+        ours,
+        theirs,
+        HasPacketConnection(theirs, rq_type_map=kinds),
+        HasPacketConnection(ours, rq_type_map=kinds) as asker,
+    ):
+        assert asker.conn_do_remote(Count(3)) == b"0,1,2,"
+        with asker.conn_stream(Count(3)) as call:
+            assert call.read() == b"0,1,2,"
+            assert call.result(WATCHDOG) == (True, 0, b"")
+
+
+def test_a_handler_that_waits_for_a_body_is_not_counted() -> None:
+    service = Service()
+    with connection_pair(b={"request_handler": service, "handlers": 1}, capabilities="auto") as (asker, _):
+        service.release.set()
+        with asker.stream(STALL) as call:
+            assert service.stalled.wait(WATCHDOG)
+            assert asker(SMALL, b"beside", timeout=WATCHDOG) == (True, 0, b"beside")
+            call.write(b"abc")
+            call.finish()
+            assert call.result(WATCHDOG) == (True, 0, b"a2")
+
+
+def test_an_inline_handler_cannot_wait_for_a_body() -> None:
+    served = {"request_handler": Service(), "handlers": "inline"}
+    with connection_pair(b=served, capabilities="auto") as (asker, _):
+        with asker.stream(EARLY) as call:
+            ok, _, payload = call.result(WATCHDOG)
+        assert not ok
+        assert b"would wait for itself" in payload

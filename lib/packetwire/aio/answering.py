@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from inspect import isawaitable, iscoroutinefunction
+from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction
 from time import monotonic
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any
@@ -493,7 +493,8 @@ def _key_of(event: RequestReceived) -> Key:
 
 
 def _is_async(handler: RequestHandler | None) -> bool:
-    """True if calling it makes a coroutine."""
+    """True if calling it makes a coroutine, or an asynchronous generator."""
     while isinstance(handler, partial | WeakHandler):
         handler = handler.func
-    return iscoroutinefunction(handler) or iscoroutinefunction(type(handler).__call__)
+    call = type(handler).__call__
+    return any(iscoroutinefunction(each) or isasyncgenfunction(each) for each in (handler, call))
