@@ -105,7 +105,7 @@ class Coroutines(Service):
                 digest.update(chunk)
             return digest.digest()
         if rq_type == COUNT:
-            return self.counted(int(payload))
+            return self.counted_later(int(payload))
         if rq_type == ECHO:
             return self.echo(body)
         if rq_type == STALL:
@@ -117,6 +117,13 @@ class Coroutines(Service):
         if rq_type == FILE:
             return io.BytesIO(payload * 3)
         return payload
+
+    async def counted_later(self, number: int) -> AsyncIterator[bytes]:
+        try:
+            for _ in range(number):
+                yield PIECE
+        finally:
+            self.closed.set()
 
     async def echo(self, body: Any) -> AsyncIterator[bytes]:
         while data := await body.read(1000):
@@ -616,6 +623,31 @@ def test_request_classes_that_are_answered_by_generators() -> None:
         with asker.conn_stream(Count(3)) as call:
             assert call.read() == b"0,1,2,"
             assert call.result(WATCHDOG) == (True, 0, b"")
+
+
+def echo_all(rq_type: int, flags: int, payload: bytes) -> Iterator[bytes]:
+    yield payload
+    yield from current_request().body
+
+
+async def echo_all_later(rq_type: int, flags: int, payload: bytes) -> AsyncIterator[bytes]:
+    yield payload
+    async for chunk in current_request().body:
+        yield chunk
+
+
+@pytest.mark.parametrize("handler", [echo_all, echo_all_later])
+def test_handlers_that_are_generators(ends: Ends, handler: Any) -> None:
+    if handler is echo_all_later and not isinstance(ends.face, Looped):
+        with pytest.raises(TypeError, match="async def"):
+            ends.make(request_handler=handler)
+        return
+    ends.open(request_handler=handler)
+    asker = ends.asker()
+    with asker.stream(0, b"head") as call:
+        call.write(b"body")
+        call.finish()
+        assert call.read() == b"headbody"
 
 
 def test_a_handler_that_waits_for_a_body_is_not_counted() -> None:

@@ -115,7 +115,7 @@ class Single:
 
 
 class InOrder:
-    """What is sent on one channel that is not 0: it stays in its order, as conversations depend on that."""
+    """The bulk of one channel that is not 0: it stays in its order, as conversations depend on that."""
 
     is_counted = True
 
@@ -186,7 +186,7 @@ class Lane:
         self.waiting += len(payload.payload)
 
     def is_behind(self, channel: int) -> bool:
-        """What is sent on this channel, which is not 0, has to stay behind others that are here."""
+        """True if a payload of this channel, which is not 0, has to stay behind others that are here."""
         chain = self.chains.get(channel)
         return chain is not None and chain.is_ready
 
@@ -234,7 +234,7 @@ class Lane:
         self.waiting = self.replies = self.more = self._counted = 0
 
     def take(self, queued: int, most: int) -> list[Part]:
-        """What leaves with `queued` other bytes: a piece of each in turn, of at most `most` bytes of payload.
+        """The packets that leave with `queued` other bytes: a piece of each in turn, of at most `most` bytes of payload.
 
         Behind a batch that had no room for any it is one piece at least, so that nothing waits for ever.
         """

@@ -10,7 +10,7 @@ from packetwire.core.packetcodec import Key
 
 
 class Collected:
-    """What has come of one payload."""
+    """The parts of one payload that have come."""
 
     __slots__ = ("pieces", "problem", "size")
 

@@ -40,7 +40,7 @@ class RequestContext:
         self.body: ReceivingBody | None = None
         """Its body, if it has one."""
         self.reader: Any = None
-        """What its handler reads the body by, once it has asked for that."""
+        """The reader of the body, once its handler has asked for that."""
         self.response_body: SendingBody | None = None
         """The body of its response, if the caller takes one."""
 
