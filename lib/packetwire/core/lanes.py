@@ -1,6 +1,6 @@
 """The order in which what is to be sent leaves: everything small at once, large payloads one piece each in turn.
 
-Strategy: what is small stands in the engine's list. What is large stands here, and is taken by whoever writes,
+Strategy: what is small stands in the engine's list. Bulk stands here, and is taken by whoever writes,
 while little is queued: so a small packet waits for one or two pieces, never for a payload. Any thread may add to
 the lane, one takes from it. A request that is given up is claimed by taking it out of a dict, in one step.
 """
@@ -234,7 +234,7 @@ class Lane:
         self.waiting = self.replies = self.more = self._counted = 0
 
     def take(self, queued: int, most: int) -> list[Part]:
-        """The packets that leave with `queued` other bytes: a piece of each in turn, of at most `most` bytes of payload.
+        """The packets that leave with `queued` other bytes: a piece of each in turn, of `most` bytes or less.
 
         Behind a batch that had no room for any it is one piece at least, so that nothing waits for ever.
         """

@@ -1,6 +1,6 @@
 """Payloads that arrive in pieces, before the packet with their rest.
 
-Strategy: pieces are kept as they came, and joined once. Only whoever receives adds and takes. What is too much is
+Strategy: pieces are kept as they came, and joined once. Only whoever receives adds and takes. Too many are
 dropped at once, and said of the request, or response, when its packet comes.
 """
 
