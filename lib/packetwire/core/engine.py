@@ -264,9 +264,9 @@ class ConnectionEngine:
         self.contexts: dict[Key, RequestContext] = {} if self.control is None else self.control.contexts
         """The peer's requests without a reply of which it has said more than the request."""
         self.lane: Lane | None = None
-        """The bulk, which is sent in pieces; None as long as nothing was."""
+        """The lane of what is sent in pieces; None as long as nothing was."""
         self.pieces = Pieces()
-        """The parts that have come of payloads that are not whole yet."""
+        """The pieces of payloads that are not whole yet."""
         self.bodies: Bodies | None = None
         """The bodies of requests and responses; None as long as there were none."""
         self._unfinished, self._collected = self.pieces.requests, self.pieces.responses

@@ -1,7 +1,7 @@
 """The order in which what is to be sent leaves: everything small at once, large payloads one piece each in turn.
 
-Strategy: what is small stands in the engine's list. Bulk stands here, and is taken by whoever writes,
-while little is queued: so a small packet waits for one or two pieces, never for a payload. Any thread may add to
+Strategy: small packets stand in the engine's list. Large ones stand here, and are taken by whoever writes, while
+little is queued: so a small packet waits for one or two pieces, never for a payload. Any thread may add to
 the lane, one takes from it. A request that is given up is claimed by taking it out of a dict, in one step.
 """
 
@@ -115,7 +115,7 @@ class Single:
 
 
 class InOrder:
-    """The bulk of one channel that is not 0: it stays in its order, as conversations depend on that."""
+    """The packets sent on one channel that is not 0, in their order, as conversations depend on that."""
 
     is_counted = True
 
@@ -186,7 +186,7 @@ class Lane:
         self.waiting += len(payload.payload)
 
     def is_behind(self, channel: int) -> bool:
-        """True if a payload of this channel, which is not 0, has to stay behind others that are here."""
+        """True if packets on this channel, which is not 0, have to stay behind others that are here."""
         chain = self.chains.get(channel)
         return chain is not None and chain.is_ready
 
@@ -234,7 +234,7 @@ class Lane:
         self.waiting = self.replies = self.more = self._counted = 0
 
     def take(self, queued: int, most: int) -> list[Part]:
-        """The packets that leave with `queued` other bytes: a piece of each in turn, of `most` bytes or less.
+        """Take the parts that leave with `queued` other bytes: a piece of each in turn, of `most` bytes at most.
 
         Behind a batch that had no room for any it is one piece at least, so that nothing waits for ever.
         """

@@ -1,7 +1,7 @@
 """Payloads that arrive in pieces, before the packet with their rest.
 
-Strategy: pieces are kept as they came, and joined once. Only whoever receives adds and takes. Too many are
-dropped at once, and said of the request, or response, when its packet comes.
+Strategy: pieces are kept as they came, and joined once. Only whoever receives adds and takes. Bytes beyond a bound
+are dropped at once, and that is said of the request, or response, when its packet comes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from packetwire.core.packetcodec import Key
 
 
 class Collected:
-    """The parts of one payload that have come."""
+    """The pieces of one payload that have come."""
 
     __slots__ = ("pieces", "problem", "size")
 
