@@ -172,7 +172,7 @@ def test_the_conversation_with_capabilities_of_the_specification(tmp_path: Path)
     assert ["marked" in each for each in found[:2]] == [True, True]
     assert one(found[1], "control") == one(found[3], "control") == "HELLO"
     assert found[1]["field.name"] == ["version", "features"]
-    assert byte_strings(found[1]["field.value"]) == [b"\x01", bytes.fromhex(rows[1][1])[-1:]]
+    assert byte_strings(found[1]["field.value"]) == [b"\x01", bytes.fromhex(rows[1][1])[-2:]]
     assert found[4]["field.name"] == ["milliseconds_left", "progress_interval"]
     assert one(found[7], "frame.code") == "1"
     assert (one(found[8], "status"), int(one(found[8], "begun"))) == ("CANCELLED", 1)
