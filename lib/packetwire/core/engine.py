@@ -1312,9 +1312,9 @@ class ConnectionEngine:
         Such a peer gets EOF, too, in place of what it is owed, so that it knows that no more comes.
         """
         if self.tell_why(text):
-            if self.bodies is not None:
-                self.bodies.drop_all(ConnectionEnded(text))
             self._drop_owed()
+            if self.bodies is not None:  # behind that: a handler that this wakes is not to answer
+                self.bodies.drop_all(ConnectionEnded(text))
         self.end()
 
     def _drop_owed(self) -> None:
