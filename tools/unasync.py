@@ -23,36 +23,43 @@ ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [("lib/packetwire/_async", "lib/packetwire/_sync")]
 """Directories of sources, and those of what is made from them."""
 
-HAND_WRITTEN = {"__init__.py", "accepting.py", "host.py", "keeping.py", "sessions.py"}
+HAND_WRITTEN = {"__init__.py", "accepting.py", "bodyhost.py", "host.py", "keeping.py", "sessions.py"}
 """Modules that stand in both, as they have nothing in common but the names in them."""
 
 WORDS = {
     "_async": "_sync",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
+    "__aiter__": "__iter__",
+    "__anext__": "__next__",
     "aclose": "close",
     "anext": "next",
     "push_async_callback": "callback",
     "AsyncAnswer": "Answer",
+    "AsyncBodyReader": "BodyReader",
     "AsyncBridge": "Bridge",
     "AsyncClient": "Client",
     "AsyncExitStack": "ExitStack",
     "AsyncGenerator": "Iterator",
+    "AsyncIterator": "Iterator",
     "AsyncHasPacketConnection": "HasPacketConnection",
     "AsyncPacketConnection": "PacketConnection",
     "AsyncServiceSession": "ServiceSession",
+    "AsyncStreamCall": "StreamCall",
     "AsyncTypedConnection": "TypedConnection",
     "AsyncPool": "Pool",
     "AsyncReconnecting": "Reconnecting",
     "AsyncRecvSend": "PacketConnectionRecvSend",
     "AsyncSupervised": "Supervised",
     "RequestFuture": "RequestResult",
+    "StopAsyncIteration": "StopIteration",
 }
 PHRASES = {
     "packetwire.aio.opening": "packetwire.streams.open",
     "packetwire.aio.request": "packetwire.result",
     "packetwire.aio.": "packetwire.",
     "an `AsyncAnswer`": "an `Answer`",
+    "an `AsyncStreamCall`": "a `StreamCall`",
     "as an `AsyncClient` does": "as a `Client` does",
     "an object with a connection in an event loop": "an object with a connection",
     "an asyncio future": "a result",

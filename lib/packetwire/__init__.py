@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from packetwire._async.bodies import AsyncBodyReader, AsyncStreamCall
+    from packetwire._sync.bodies import BodyReader, StreamCall
     from packetwire.addresses import connect_to
     from packetwire.aio.connection import AsyncPacketConnection
     from packetwire.aio.pool import AsyncPool, AsyncReconnecting, AsyncSupervised
@@ -74,13 +76,16 @@ else:
 
 __all__ = [
     "DEFAULT_PACKET_GRACE",
+    "AsyncBodyReader",
     "AsyncHasPacketConnection",
     "AsyncPacketConnection",
     "AsyncPool",
     "AsyncReconnecting",
+    "AsyncStreamCall",
     "AsyncSupervised",
     "BaseRequest",
     "BodyEnded",
+    "BodyReader",
     "ByteStream",
     "CapabilityMissing",
     "ChildExited",
@@ -124,6 +129,7 @@ __all__ = [
     "SendableFile",
     "ServedRequest",
     "Ship",
+    "StreamCall",
     "StreamEnded",
     "StreamTruncated",
     "Supervised",
@@ -136,6 +142,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "packetwire._async.bodies": ("AsyncBodyReader", "AsyncStreamCall"),
+    "packetwire._sync.bodies": ("BodyReader", "StreamCall"),
     "packetwire.addresses": ("connect_to",),
     "packetwire.aio.connection": ("AsyncPacketConnection",),
     "packetwire.aio.pool": ("AsyncPool", "AsyncReconnecting", "AsyncSupervised"),

@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from threading import get_ident
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from packetwire._sync.mapping import pipelined
 from packetwire.connectionbase import (
@@ -29,10 +29,11 @@ from packetwire.core.calloptions import CallOptions
 from packetwire.core.channels import RequestHandler
 from packetwire.core.engine import FIRST_TAG
 from packetwire.core.events import Event
-from packetwire.core.hello import NO_FEATURES
+from packetwire.core.hello import NO_FEATURES, Feature
 from packetwire.core.packet import EOF_PACKET, ERQ_PACKET
 from packetwire.core.responses import DecodeResponse, Response
 from packetwire.core.settings import (
+    DEFAULT_BODY_TIMEOUT,
     DEFAULT_CLOSE_TIMEOUT,
     DEFAULT_HANDLERS,
     DEFAULT_MAX_OUTSTANDING,
@@ -43,7 +44,13 @@ from packetwire.core.settings import (
 )
 from packetwire.core.timelimits import milliseconds_of, seconds_of, time_limit
 from packetwire.core.varint import BytesLike
-from packetwire.errors import ConnectionEnded, RequestCancelled, RequestTimeout
+from packetwire.errors import (
+    CapabilityMissing,
+    ConnectionEnded,
+    LocalProtocolError,
+    RequestCancelled,
+    RequestTimeout,
+)
 from packetwire.hosts.threads.driver import Driver
 from packetwire.hosts.threads.slots import inheriting
 from packetwire.hosts.threads.waiter import Waiter, outcome_of
@@ -55,6 +62,7 @@ from packetwire.streams.open import PacketConnectionRecvSend, open_stream
 if TYPE_CHECKING:
     from subprocess import Popen
 
+    from packetwire._sync.bodies import StreamCall
     from packetwire.capture import CaptureWriter
     from packetwire.dedup import Dedup
     from packetwire.hooks import Hooks
@@ -62,6 +70,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PACKET_GRACE = settings.DEFAULT_PACKET_GRACE
 """Seconds that a packet waits for company before it leaves: none, what is queued together leaves together."""
+BODIES = Feature.META | Feature.BODIES
 _names = itertools.count(1)
 
 
@@ -112,6 +121,8 @@ class PacketConnection(ConnectionFace[Driver]):
     - `protocol` and `protocol_version` name what is spoken over the connection: if the peer names another protocol,
       calls raise `ProtocolMismatch`.
     - `description`: what is told of this end's service to a peer that asks by `describe`, mostly JSON.
+    - `body_timeout`: seconds after which a request ends whose body stands still, as the other end neither sends nor
+      takes any of it; None for never.
     - `hooks`: an object whose `client(call)` and `server(request)` return context managers: around each call, until
       its response is there, and around each handler, until its result is. An exception of theirs changes nothing.
     - `dedup`: a `Dedup`, which all connections of a service share: what was called with `once=True` is done once.
@@ -157,6 +168,7 @@ class PacketConnection(ConnectionFace[Driver]):
         keepalive: float | str | None = "auto",
         hooks: Hooks | None = None,
         dedup: Dedup | None = None,
+        body_timeout: float | None = DEFAULT_BODY_TIMEOUT,
     ) -> None:
         super().__init__(
             recv_send,
@@ -177,6 +189,7 @@ class PacketConnection(ConnectionFace[Driver]):
                 protocol_version=protocol_version,
                 description=description,
                 keepalive=keepalive,
+                body_timeout=body_timeout,
             ),
             request_handler=request_handler,
             trace_log=trace_log,
@@ -252,6 +265,7 @@ class PacketConnection(ConnectionFace[Driver]):
                 channels=self._channels,
                 keepalive=self._make_keepalive(stream.is_remote),
                 open_spans=None if self._hooks is None else self._hooks.open_spans,
+                body_timeout=self._settings.body_timeout,
             )
         except BaseException:
             stream.close()
@@ -384,6 +398,8 @@ class PacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         label: str | None = None,
         timeout: float | None = None,
+        body: Any = None,
+        fallback: str | None = None,
         **options: Unpack[CallOptions],
     ) -> Response:
         """Ask and wait for the response: `(ok, flags, payload)`.
@@ -401,7 +417,16 @@ class PacketConnection(ConnectionFace[Driver]):
         - `idle_timeout`: seconds in which neither the response nor a report may come.
 
         Such a peer is also told when a request is given up, for whatever reason.
+
+        `body` is sent behind the request: bytes, an iterable of bytes or a binary file, of any length. The handler
+        reads it by `current_request().body`, and may answer before it is whole; what is left is not sent then. The
+        `timeout` begins behind it. To a peer without bodies this raises `CapabilityMissing`; with `fallback="join"`
+        such a peer gets one packet instead: the payload, and the bytes of the body directly behind it, if that
+        does not pass the bound of a packet. Nothing says where the one ends and the other begins.
         """
+        if body is not None:
+            request = rq_type, flags, payload, channel
+            return self._call_with_body(request, body, fallback, label, timeout, options, decode_response)
         driver = self._driver
         if driver is None or not self._opens:
             driver = self._open_driver()
@@ -433,6 +458,82 @@ class PacketConnection(ConnectionFace[Driver]):
         if response is not None and decode_response is None:
             return response
         return outcome_of(waiter, decode_response)
+
+    def _call_with_body(
+        self,
+        request: tuple[int, int, BytesLike, int],
+        body: Any,
+        fallback: str | None,
+        label: str | None,
+        timeout: float | None,
+        options: Mapping[str, Any],
+        decode_response: DecodeResponse | None,
+    ) -> Response:
+        from packetwire._sync.bodies import call_with_body, joined_body
+
+        rq_type, flags, payload, channel = request
+        if fallback not in (None, "join"):
+            raise LocalProtocolError(f"fallback must be 'join' or None, got {fallback!r:.100}")
+        driver = self._open_driver()
+        try:
+            driver.control.require(BODIES, "a request with a body", deadline_of(timeout))
+        except CapabilityMissing:
+            if fallback is None:
+                raise
+            joined = joined_body(payload, body, driver.engine.max_payload)
+            return self(
+                rq_type, joined, flags, decode_response=decode_response, channel=channel, label=label,
+                timeout=timeout, **options
+            )  # fmt: skip
+        call = self._stream(request, label, timeout, ..., options, takes_body=False)
+        response = call_with_body(call, body, timeout)
+        if decode_response is None or not response[0]:
+            return response
+        return True, response[1], decode_response(response[1], response[2])
+
+    def stream(
+        self,
+        rq_type: int,
+        payload: BytesLike = b"",
+        flags: int = 0,
+        *,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+        body_timeout: float | EllipsisType | None = ...,
+        **options: Unpack[CallOptions],
+    ) -> StreamCall:
+        """A request with a body, whose response may have one, too: a `StreamCall`, to be used by `with`.
+
+        The request leaves at the begin of the block, with its `payload`. `timeout` are the seconds for finding room
+        within the bounds, `body_timeout` those for which a body may stand still; by default, that of the
+        connection. Takes the options of the call. The block raises as `submit`; `CapabilityMissing` to a peer
+        without bodies; `LimitExceeded` while as many bodies are open as this end takes, which are 64.
+        """
+        return self._stream(
+            (rq_type, flags, payload, channel), label, timeout, body_timeout, options, takes_body=True
+        )
+
+    def _stream(
+        self,
+        request: tuple[int, int, BytesLike, int],
+        label: str | None,
+        timeout: float | None,
+        body_timeout: float | EllipsisType | None,
+        options: Mapping[str, Any],
+        *,
+        takes_body: bool,
+    ) -> StreamCall:
+        from packetwire._sync.bodies import StreamCall  # only who has bodies needs it
+        from packetwire.bodycalls import begin
+
+        limit = time_limit(timeout)
+        still = self.body_timeout if isinstance(body_timeout, EllipsisType) else time_limit(body_timeout)
+        return StreamCall(
+            lambda: begin(
+                self._open_driver(), request, options, limit, label, self._hooks, still, takes_body=takes_body
+            )
+        )
 
     def submit(
         self,

@@ -57,6 +57,7 @@ ABANDON_TIMEOUT = 1.0
 FEATURES = (
     Feature.CANCEL
     | Feature.META
+    | Feature.BODIES
     | Feature.PIECES
     | Feature.PROGRESS
     | Feature.DRAIN
@@ -162,6 +163,7 @@ class ConnectionBase(Generic[DriverT]):
     close_timeout = Setting[float]()
     half_close = Setting[bool]()
     capabilities = Setting[str]()
+    body_timeout = Setting[float | None]()
     protocol = Setting[str | None]()
     protocol_version = Setting[str | None]()
     description = Setting[bytes | None]()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import get_ident
 from time import monotonic
+from typing import Any
 
 from packetwire.core.hello import Hello
 from packetwire.core.packetcodec import Key
@@ -61,6 +62,17 @@ class CurrentRequest:
         """The id of a call with `once=True`, among those of its client; None without one."""
         said = self._context.meta.request_id
         return None if said is None else RequestId(int.from_bytes(said[0]), said[1])
+
+    @property
+    def body(self) -> Any:
+        """The body of the request, to be read; None if it has none.
+
+        A `BodyReader` in a thread, an `AsyncBodyReader` in an event loop.
+        """
+        context = self._context
+        if context.body is not None and context.reader is None:
+            context.reader = self._server.bodies().reader(context)
+        return context.reader
 
     @property
     def cancelled(self) -> bool:

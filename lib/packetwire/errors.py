@@ -268,6 +268,8 @@ def never_sent(error: EndedT) -> EndedT:
 
 def copy_of(error: PacketwireError) -> PacketwireError:
     """A copy to raise in one thread, chained to the cause of the original."""
+    if isinstance(error, ConnectionEnded):  # some have more to them than a text
+        return error.for_waiter()
     copy = type(error)(*error.args)
     copy.__cause__ = error.__cause__
     return copy

@@ -154,6 +154,11 @@ class LightResult(ResultWaiter):
         if plan.on_progress is not None:
             self._reports = Reports(plan.on_progress)
 
+    @property
+    def deadline(self) -> float | None:
+        """The time after which nobody needs the response."""
+        return None if self._plan is None else self._plan.deadline
+
     def take_report(self, payload: bytes) -> Callable[[], object] | None:
         """A report of progress came."""
         self._heard = time.monotonic()

@@ -6,13 +6,14 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from packetwire.core.calloptions import CallPlan, plan_of
+from packetwire.core.calloptions import CallPlan, plan_of, with_bodies
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.responses import DecodeResponse
 from packetwire.core.varint import BytesLike
 from packetwire.lightresult import LightResult
 
 if TYPE_CHECKING:
+    from packetwire.core.bodies import CallBodies
     from packetwire.hooks import ConnectionHooks, Span
     from packetwire.hosts.threads.driver import Driver
 
@@ -28,13 +29,18 @@ def submit_planned(
     hooks: ConnectionHooks | None,
     *,
     is_called: bool = False,
+    bodies: CallBodies | None = None,
+    takes_body: bool = False,
 ) -> LightResult:
     """Submit a request, (rq_type, flags, payload, channel), with options, or in a handler of the request `outer`.
 
     `limit` are seconds for finding room. `is_called`: the result is collected at once, and tells the hooks then, in
-    this thread. Raises as `submit`, and `CapabilityMissing`.
+    this thread. `bodies` are those of a request that has one, and maybe `takes_body`. Raises as `submit`, and
+    `CapabilityMissing`.
     """
     plan = plan_of(options, outer, time.monotonic(), driver.engine.request_ids)
+    if bodies is not None:
+        plan = with_bodies(plan, bodies, takes_body=takes_body)
     if hooks is None:
         return _submit(driver, request, options, plan, limit, label, decode_response, None)
     plan, span = hooks.begin_call(plan, request[0], request[3], label)
@@ -63,7 +69,10 @@ def _submit(
     ends = [each for each in (None if limit is None else now + limit, plan.deadline) if each is not None]
     deadline = min(ends, default=None)
     if plan.needs:
-        driver.control.require(plan.needs, f"a request with {', '.join(options)}", deadline)
+        what = ["a body"] if plan.bodies is not None else []
+        driver.control.require(plan.needs, f"a request with {', '.join([*what, *options])}", deadline)
+    if plan.response_credit is not None:
+        plan = plan._replace(response_credit=driver.engine.first_credit)
     is_said = bool(plan.needs or (plan.wants and driver.control.have(plan.wants)))
     result = LightResult(driver, label, channel, decode_response)
     result.follow(plan, span)

@@ -9,6 +9,7 @@ import pytest
 from packetwire import (
     BodyEnded,
     CapabilityMissing,
+    ChildExited,
     ConnectionEnded,
     LimitExceeded,
     LocalProtocolError,
@@ -900,3 +901,20 @@ def test_an_exception_while_a_request_with_bodies_is_made() -> None:
     assert bodies.request.ended is not None
     assert a.waiters == {}
     _ = b, Event
+
+
+def test_breaking_off_ends_the_bodies_of_what_is_owed() -> None:
+    call = begun()
+    body, response_body = call.body, call.response_body
+    call.b.break_off("tired of it")
+    assert isinstance(body.failure, ConnectionEnded)
+    assert isinstance(response_body.ended, ConnectionEnded)
+    assert str(response_body.ended) == "tired of it"
+
+
+def test_a_body_that_ends_with_a_child() -> None:
+    call = Call(*agreed_pair())
+    call.request.end(ChildExited("gone", argv=["child"], returncode=1, stderr=b"why"))
+    with pytest.raises(ChildExited) as caught:
+        call.request.write(b"more")
+    assert caught.value.returncode == 1

@@ -44,7 +44,7 @@ def test_the_options_are_those_of_the_type() -> None:
 
 def test_nothing_is_needed_for_nothing() -> None:
     plan = plan_of({}, None, NOW)
-    assert plan == (None, {}, None, None, NO_FEATURES, NO_FEATURES, None, None, None, None)
+    assert plan == (None, {}, None, None, NO_FEATURES, NO_FEATURES, None, None, None, None, None, False, None)
     assert plan.meta(NOW) == Meta()
     assert plan.time_left(NOW) is None
 

@@ -303,6 +303,7 @@ def engine_of(features: Feature, description: bytes | None = None) -> Connection
 SERVED = (
     Feature.CANCEL
     | Feature.META
+    | Feature.BODIES
     | Feature.PIECES
     | Feature.PROGRESS
     | Feature.DRAIN

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from packetwire._sync.host import Answer, is_for_connection, runs_inline
@@ -18,6 +18,7 @@ from packetwire.core.timelimits import time_limit
 from packetwire.streams.open import PacketConnectionRecvSend
 
 if TYPE_CHECKING:
+    from packetwire._sync.bodies import StreamCall
     from packetwire.result import RequestResult
 
 ResponseT = TypeVar("ResponseT")
@@ -124,6 +125,35 @@ class HasPacketConnection(HasRequestMap):
         if not ok:
             raise rq.decode_failed_response(conn.failure(flags, payload, type(rq).__name__))
         return rq.decode_response_payload(flags, payload)
+
+    def conn_stream(
+        self,
+        rq: BaseRequest[Any],
+        *,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+        body_timeout: float | EllipsisType | None = ...,
+        **options: Unpack[CallOptions],
+    ) -> StreamCall:
+        """A request with a body, whose response may have one, too: a `StreamCall`.
+
+        As `stream` of the connection. The `fulfil` of the class may be a generator, and finds the request's body by
+        `current_request`.
+        """
+        rq_type = self._rq_type_of(rq)
+        if label is None:
+            label = type(rq).__name__
+        return self.conn.stream(
+            rq_type,
+            bytes(rq),
+            rq.flags,
+            channel=channel,
+            label=label,
+            timeout=timeout,
+            body_timeout=body_timeout,
+            **options,
+        )
 
     @overload
     def conn_map(

@@ -14,7 +14,7 @@ cdef class Answering:
     cdef object _name, _handler, _function, _channels, _inline, _error_detail, _faults, _trace
     cdef Py_ssize_t _max_unsent, _write_at
     cdef object _answered, _settled, _loop, _thread, _taken, _inline_channels
-    cdef public object owed
+    cdef public object owed, bodies
     cdef dict _contexts, _cancelled
     cdef bint _is_serving, _is_stopping, _runs_inline, _can_step
     @cython.locals(workers=Workers)

@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from inspect import isawaitable, iscoroutinefunction
+from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction
 from time import monotonic
-from types import CoroutineType
+from types import AsyncGeneratorType, CoroutineType
 from typing import Any
 
 from packetwire.aio.coroutines import CoroutineHandlers, awaited
@@ -39,7 +39,7 @@ from packetwire.core.hello import Hello
 from packetwire.core.owed import Interrupt, OwedRequests, channel_and_tag
 from packetwire.core.packetcodec import Fields, Key
 from packetwire.core.requestcontext import RequestContext
-from packetwire.core.requests import Outcome, Responder, subscribe
+from packetwire.core.requests import Outcome, Responder, is_body, subscribe
 from packetwire.core.settings import Settings
 from packetwire.error_text import error_text
 from packetwire.errors import PacketwireError, RequestError
@@ -101,6 +101,8 @@ class Answering:
         self._thread = threading.get_ident()
         self._coroutines = CoroutineHandlers(self._loop, self._finish, self)
         self.owed = OwedRequests(engine, self._call)
+        self.bodies: Any = None
+        """Returns what reads and writes bodies; set by whoever drives the connection."""
         self._contexts, self._cancelled = self.owed.contexts, self.owed.cancelled
         self._taken: set[tuple[int, int]] = set()
         self._is_serving = False
@@ -310,7 +312,10 @@ class Answering:
         handler = (self._function() or self._handler) if type(key) is int else self._handler_of(key)
         if handler is None:
             raise RequestError(self._engine.not_served(channel_and_tag(key)[0]).decode())
-        return handler(wire_rq_type - 1, flags, payload)
+        result = handler(wire_rq_type - 1, flags, payload)
+        if type(result) not in _VALUES and is_body(result) and not isinstance(result, AsyncGeneratorType):
+            return self.bodies().answer_in_worker(key, result)
+        return result
 
     def _run_receiver(self, event: Event, receiver: Receiver) -> None:
         """Call what is attached to a channel, and answer if `event` is a request."""
@@ -403,6 +408,10 @@ class Answering:
                 if isawaitable(result):
                     self._coroutines.begin(key, rq_type, awaited(result), self._coroutines.can_step)
                     return
+                if is_body(result):
+                    sent = self.bodies().answer(key, result)
+                    self._coroutines.begin(key, rq_type, sent, self._coroutines.can_step)
+                    return
             flags, payload = self._response_parts(key, rq_type, result)
         except BaseException as error:
             self._answer_error(key, rq_type, error)
@@ -484,7 +493,8 @@ def _key_of(event: RequestReceived) -> Key:
 
 
 def _is_async(handler: RequestHandler | None) -> bool:
-    """True if calling it makes a coroutine."""
+    """True if calling it makes a coroutine, or an asynchronous generator."""
     while isinstance(handler, partial | WeakHandler):
         handler = handler.func
-    return iscoroutinefunction(handler) or iscoroutinefunction(type(handler).__call__)
+    call = type(handler).__call__
+    return any(iscoroutinefunction(each) or isasyncgenfunction(each) for each in (handler, call))

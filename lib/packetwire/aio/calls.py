@@ -103,6 +103,16 @@ class Calls:
         else:
             self._keep(request, rq_type, flags, check_payload(payload), bounded)
 
+    def begin_now(self, request: RequestFuture, rq_type: int, flags: int, payload: BytesLike) -> bool:
+        """Send a request with bodies; false if there is no room for it now."""
+        if self.refuses_requests:
+            raise self._engine.why_not()
+        assert request.said is not None
+        tag = self._ask_as_planned(request.said, request, rq_type, flags, payload)
+        if tag >= 0:
+            request.tag = tag
+        return tag >= 0
+
     def _ask_as_planned(
         self, plan: CallPlan, request: RequestFuture, rq_type: int, flags: int, payload: BytesLike
     ) -> int:
@@ -113,7 +123,7 @@ class Calls:
         if self.ends_requests or self._engine.send_failure is not None:
             return -1
         meta = plan.meta(self.loop.time())
-        tag = self._engine.ask_with(meta, rq_type, flags, payload, request.channel, request)
+        tag = self._engine.ask_with(meta, rq_type, flags, payload, request.channel, request, plan.bodies)
         self._writing.added(self._engine.outstanding)
         return tag
 
@@ -219,7 +229,9 @@ class Calls:
                     request.tag = engine.ask(rq_type, flags, payload, request.channel, request)
                 else:
                     meta = request.said.meta(self.loop.time())
-                    request.tag = engine.ask_with(meta, rq_type, flags, payload, request.channel, request)
+                    request.tag = engine.ask_with(
+                        meta, rq_type, flags, payload, request.channel, request, request.said.bodies
+                    )
             except Exception as error:
                 request.fail(error)
         if not self.waiting:

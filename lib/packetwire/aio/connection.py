@@ -11,8 +11,8 @@ import itertools
 from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mapping
 from functools import partial
 from threading import get_ident
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from packetwire._async.mapping import pipelined
 from packetwire.aio.capturing import CapturedTransport
@@ -26,9 +26,10 @@ from packetwire.connectionbase import ABANDON_TIMEOUT, ConnectionFace, deadline_
 from packetwire.core.calloptions import CallOptions
 from packetwire.core.channels import RequestHandler
 from packetwire.core.events import Event
-from packetwire.core.hello import NO_FEATURES
+from packetwire.core.hello import NO_FEATURES, Feature
 from packetwire.core.responses import DecodeResponse, Response
 from packetwire.core.settings import (
+    DEFAULT_BODY_TIMEOUT,
     DEFAULT_CLOSE_TIMEOUT,
     DEFAULT_HANDLERS,
     DEFAULT_MAX_OUTSTANDING,
@@ -38,15 +39,17 @@ from packetwire.core.settings import (
 )
 from packetwire.core.timelimits import milliseconds_of, seconds_of, time_limit
 from packetwire.core.varint import BytesLike
-from packetwire.errors import ConnectionEnded, LocalProtocolError
+from packetwire.errors import CapabilityMissing, ConnectionEnded, LocalProtocolError
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
+    from packetwire._async.bodies import AsyncStreamCall
     from packetwire.capture import CaptureWriter
     from packetwire.dedup import Dedup
     from packetwire.hooks import Hooks, Span
 
+BODIES = Feature.META | Feature.BODIES
 _names = itertools.count(1)
 
 
@@ -99,6 +102,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         keepalive: float | str | None = "auto",
         hooks: Hooks | None = None,
         dedup: Dedup | None = None,
+        body_timeout: float | None = DEFAULT_BODY_TIMEOUT,
     ) -> None:
         super().__init__(
             recv_send,
@@ -117,6 +121,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
                 protocol_version=protocol_version,
                 description=description,
                 keepalive=keepalive,
+                body_timeout=body_timeout,
             ),
             request_handler=request_handler,
             trace_log=trace_log,
@@ -291,13 +296,19 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         label: str | None = None,
         timeout: float | None = None,
+        body: Any = None,
+        fallback: str | None = None,
         **options: Unpack[CallOptions],
     ) -> Response:
         """Ask and wait for the response: `(ok, flags, payload)`.
 
         Waits for room too. If the task is cancelled, or `timeout` seconds are over, a late response is
-        dropped. Takes the options of the call of a `PacketConnection`, and raises as that does.
+        dropped. Takes the options and the `body` of the call of a `PacketConnection`, and raises as that does.
+        A body may be an asynchronous iterable, too; a file is read in a thread.
         """
+        if body is not None:
+            asked = rq_type, flags, payload, channel
+            return await self._call_with_body(asked, body, fallback, label, timeout, options, decode_response)
         driver = self._driver
         if driver is None or not self._opens or get_ident() != driver.thread or not driver.is_running():
             driver = self._open_driver()
@@ -331,6 +342,84 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         if decode_response is None or not response[0]:
             return response
         return True, response[1], decode_response(response[1], response[2])
+
+    async def _call_with_body(
+        self,
+        request: tuple[int, int, BytesLike, int],
+        body: Any,
+        fallback: str | None,
+        label: str | None,
+        timeout: float | None,
+        options: Mapping[str, Any],
+        decode_response: DecodeResponse | None,
+    ) -> Response:
+        from packetwire._async.bodies import call_with_body, joined_body
+
+        rq_type, flags, payload, channel = request
+        if fallback not in (None, "join"):
+            raise LocalProtocolError(f"fallback must be 'join' or None, got {fallback!r:.100}")
+        driver = self._open_driver()
+        try:
+            await driver.control.require(
+                Feature.META | Feature.BODIES, "a request with a body", deadline_of(timeout)
+            )
+        except CapabilityMissing:
+            if fallback is None:
+                raise
+            joined = await joined_body(payload, body, driver.engine.max_payload)
+            return await self(
+                rq_type, joined, flags, decode_response=decode_response, channel=channel, label=label,
+                timeout=timeout, **options
+            )  # fmt: skip
+        call = self._stream(request, label, timeout, ..., options, takes_body=False)
+        response = await call_with_body(call, body, timeout)
+        if decode_response is None or not response[0]:
+            return response
+        return True, response[1], decode_response(response[1], response[2])
+
+    def stream(
+        self,
+        rq_type: int,
+        payload: BytesLike = b"",
+        flags: int = 0,
+        *,
+        channel: int = 0,
+        label: str | None = None,
+        timeout: float | None = None,
+        body_timeout: float | EllipsisType | None = ...,
+        **options: Unpack[CallOptions],
+    ) -> AsyncStreamCall:
+        """A request with a body, whose response may have one, too: an `AsyncStreamCall`, for `async with`.
+
+        The request leaves at the begin of the block, with its `payload`. `timeout` are the seconds for finding room
+        within the bounds, `body_timeout` those for which a body may stand still; by default, that of the
+        connection. Takes the options of the call. The block raises as `submit`; `CapabilityMissing` to a peer
+        without bodies; `LimitExceeded` while as many bodies are open as this end takes, which are 64.
+        """
+        return self._stream(
+            (rq_type, flags, payload, channel), label, timeout, body_timeout, options, takes_body=True
+        )
+
+    def _stream(
+        self,
+        request: tuple[int, int, BytesLike, int],
+        label: str | None,
+        timeout: float | None,
+        body_timeout: float | EllipsisType | None,
+        options: Mapping[str, Any],
+        *,
+        takes_body: bool,
+    ) -> AsyncStreamCall:
+        from packetwire._async.bodies import AsyncStreamCall  # only who has bodies needs it
+        from packetwire.aio.bodycalls import begin
+
+        limit = time_limit(timeout)
+        still = self.body_timeout if isinstance(body_timeout, EllipsisType) else time_limit(body_timeout)
+        return AsyncStreamCall(
+            lambda: begin(
+                self._open_driver(), request, options, limit, label, self._hooks, still, takes_body=takes_body
+            )
+        )
 
     def submit(
         self,

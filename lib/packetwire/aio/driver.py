@@ -36,6 +36,7 @@ from packetwire.streams import forking
 from packetwire.streams.finalizing import leave_to_thread
 
 if TYPE_CHECKING:
+    from packetwire.aio.bodies import ServedBodies
     from packetwire.hooks import OpenSpans
 
 logger = logging.getLogger("packetwire")
@@ -98,6 +99,9 @@ class Driver:
             settled=self._settled,
             channels=channels,
         )
+        self._answering.bodies, self._body_timeout = self._served_bodies, settings.body_timeout
+        self.flush = self._writing.flush
+        """Writes what the engine wants sent."""
         self._writing.workers = self._answering.workers
         self._delivery = Delivery(
             engine,
@@ -470,6 +474,11 @@ class Driver:
         self._changed()
 
     # answering
+
+    def _served_bodies(self) -> ServedBodies:
+        from packetwire.aio.bodies import ServedBodies  # only who has bodies needs it
+
+        return ServedBodies(self, self._body_timeout)
 
     def take(self, event: RequestReceived, responder: Responder) -> None:
         """In on_event: the request is answered by `answer`, the handler is not called for it."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
+from packetwire.core.bodies import CallBodies
 from packetwire.core.fields import metadata_fields
 from packetwire.core.frames import REQUEST_NUMBER_SIZE, TRACE_CONTEXT_SIZE, Meta
 from packetwire.core.hello import NO_FEATURES, Feature
@@ -61,12 +62,19 @@ class CallPlan(NamedTuple):
     trace_context: bytes | None = None
     trace_state: bytes | None = None
     request_id: RequestId | None = None
+    bodies: CallBodies | None = None
+    """Those of the request, if it has any; filled when it is sent."""
+    has_body: bool = False
+    response_credit: int | None = None
+    """The first credit of the response body, once the peer is known; None if none is taken."""
 
     def meta(self, now: float) -> Meta:
         """The metadata to be sent before the request."""
         left = None if self.deadline is None else max(0, math.ceil((self.deadline - now) * 1000))
         return Meta(
             milliseconds_left=left,
+            has_body=self.has_body,
+            response_credit=self.response_credit,
             progress_interval=self._interval,
             trace_context=self.trace_context,
             trace_state=self.trace_state,
@@ -131,6 +139,17 @@ def _request_id(once: Any, ids: RequestIds | None) -> RequestId | None:
     if once is not True:
         raise TypeError(f"once must be True or False, got {type(once).__name__}: {once!r:.100}")
     return None if ids is None else ids.next()
+
+
+def with_bodies(plan: CallPlan, bodies: CallBodies, *, takes_body: bool) -> CallPlan:
+    """The plan of a request with a body, and maybe with one in its response.
+
+    Raises `LocalProtocolError` for one that is to be done once: nothing keeps its body for a second attempt.
+    """
+    if plan.needs & Feature.REQUEST_IDS:
+        raise LocalProtocolError("once=True is for calls without a body")
+    needs = plan.needs | Feature.META | Feature.BODIES
+    return plan._replace(bodies=bodies, has_body=True, response_credit=1 if takes_body else None, needs=needs)
 
 
 def with_trace(

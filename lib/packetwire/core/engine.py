@@ -560,6 +560,11 @@ class ConnectionEngine:
     # bodies
 
     @property
+    def max_payload(self) -> int:
+        """Bytes of a payload that fit into a packet, whatever its other fields are."""
+        return self._roomy
+
+    @property
     def first_credit(self) -> int:
         """The credit that a response body has at its start."""
         assert self.control is not None
@@ -1308,6 +1313,8 @@ class ConnectionEngine:
         """
         if self.tell_why(text):
             self._drop_owed()
+            if self.bodies is not None:  # behind that: a handler that this wakes is not to answer
+                self.bodies.drop_all(ConnectionEnded(text))
         self.end()
 
     def _drop_owed(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any
 
 from packetwire.core.engine import MAX_RQ_TYPE
@@ -31,9 +31,7 @@ def check_handler(handler: Any, *, runs_coroutines: bool) -> None:
     if isinstance(handler, type) and not issubclass(handler, _MAY_BE_MADE):
         raise TypeError(f"request_handler is the class {handler.__name__}: give it an object, or a method of one")
     function = _function_of(handler)
-    if isgeneratorfunction(function) or isasyncgenfunction(function):
-        raise TypeError(f"request_handler {_name_of(function)} is a generator function: a response is one payload")
-    if not runs_coroutines and iscoroutinefunction(function):
+    if not runs_coroutines and (iscoroutinefunction(function) or isasyncgenfunction(function)):
         raise TypeError(
             f"request_handler {_name_of(function)} is an async def, which threads do not run: "
             "use AsyncPacketConnection"
@@ -80,9 +78,6 @@ def _check_class(number: int, cls: Any, base: type) -> None:
             f"rq_type_map: {cls.__name__} has neither from_bytes nor __bytes__, for its payload: it can be neither "
             "served nor asked for"
         )
-    function = cls.fulfil  # type: ignore[attr-defined]
-    if isgeneratorfunction(function) or isasyncgenfunction(function):
-        raise TypeError(f"rq_type_map: {cls.__name__}.fulfil is a generator function: a response is one payload")
 
 
 def _function_of(handler: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from packetwire.core.bodies import ReceivingBody, SendingBody
 from packetwire.core.frames import Meta
@@ -20,7 +21,8 @@ class RequestContext:
     """
 
     __slots__ = (
-        "body", "cancelled", "deadline", "is_detached", "meta", "next_progress", "on_cancel", "response_body"
+        "body", "cancelled", "deadline", "is_detached", "meta", "next_progress", "on_cancel", "reader",
+        "response_body",
     )  # fmt: skip
 
     def __init__(self, meta: Meta = _NO_META, now: float = 0.0) -> None:
@@ -37,6 +39,8 @@ class RequestContext:
         """The time before which the caller wants no further report."""
         self.body: ReceivingBody | None = None
         """Its body, if it has one."""
+        self.reader: Any = None
+        """The reader of the body, once its handler has asked for that."""
         self.response_body: SendingBody | None = None
         """The body of its response, if the caller takes one."""
 

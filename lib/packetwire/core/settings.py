@@ -21,6 +21,8 @@ DEFAULT_MAX_PACKET_SIZE = 64 << 20
 DEFAULT_MAX_OUTSTANDING = 1024
 DEFAULT_MAX_UNSENT = 1 << 20
 DEFAULT_CLOSE_TIMEOUT = 5.0
+DEFAULT_BODY_TIMEOUT = 60.0
+"""Seconds for which a body may stand still."""
 DEFAULT_SPIN = 0.0
 """Seconds: threads do not look again and again before they sleep, which costs processor time."""
 DEFAULT_PACKET_GRACE = 0.0
@@ -59,6 +61,7 @@ class Settings:
       what suits the stream.
     - `protocol`: the name of what is spoken over the connection, if it has one.
     - `protocol_version`: the version of that.
+    - `body_timeout`: seconds for which a body may stand still; None for ever.
     - `description`: what this end tells of its service to whoever asks, mostly JSON; None for nothing.
     """
 
@@ -77,6 +80,7 @@ class Settings:
     protocol_version: str | None = None
     description: bytes | None = None
     keepalive: float | str | None = "auto"
+    body_timeout: float | None = DEFAULT_BODY_TIMEOUT
 
     def __post_init__(self) -> None:
         check_handlers(self.handlers)
@@ -92,6 +96,7 @@ class Settings:
         self._keep("packet_grace", seconds_of(grace, "packet_grace"))
         check_capabilities(self.capabilities)
         check_keepalive(self.keepalive)
+        check_body_timeout(self.body_timeout)
         for name in ("protocol", "protocol_version"):
             check_text(name, getattr(self, name))
         if self.description is not None and not isinstance(self.description, bytes):
@@ -154,6 +159,12 @@ def check_keepalive(keepalive: Any) -> None:
         raise LocalProtocolError(f"keepalive must be a number of seconds, 'auto' or None, got {keepalive!r:.100}")
     if seconds_of(keepalive, "keepalive") <= 0:
         raise LocalProtocolError(f"keepalive must be more than 0 seconds, got {keepalive!r}")
+
+
+def check_body_timeout(body_timeout: Any) -> None:
+    """Raises TypeError or `LocalProtocolError` unless it is None or more than 0 seconds."""
+    if body_timeout is not None and seconds_of(body_timeout, "body_timeout") <= 0:
+        raise LocalProtocolError(f"body_timeout must be more than 0 seconds, got {body_timeout!r}")
 
 
 def check_capabilities(capabilities: Any) -> None:

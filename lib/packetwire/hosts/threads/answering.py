@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from packetwire.core.channels import (
     Channels,
@@ -21,7 +21,7 @@ from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import Event, RequestReceived
 from packetwire.core.owed import Interrupt, OwedRequests, channel_and_tag
 from packetwire.core.packetcodec import Fields, Key
-from packetwire.core.requests import HandlerResult, Outcome, subscribe
+from packetwire.core.requests import HandlerResult, Outcome, is_body, subscribe
 from packetwire.error_text import error_text
 from packetwire.errors import PacketwireError
 from packetwire.faults import FaultLog
@@ -74,6 +74,8 @@ class Answering:
         self._faults = FaultLog(name)
         self._trace = trace_log
         self._answered = answered
+        self.bodies: Any = None
+        """Returns what reads and writes bodies; set by whoever drives the connection."""
 
     def run_handler(self, request: Fields, me: int) -> None:
         """As `me`, a thread of ours: call the handler of a request, and answer it, unless its result is deferred.
@@ -100,6 +102,8 @@ class Answering:
             if type(result) is bytes and self._trace is None and type(key) is int:
                 self._engine.respond(0, key, True, 0, result)
                 return
+            if type(result) not in _VALUES and is_body(result):
+                result = as_users(self.bodies().answer, key, result)  # with its code, which may wait
             self._answer_result(key, wire_rq_type - 1, handler, result)
         except BaseException as error:
             marks[me] = OURS

@@ -189,8 +189,11 @@ class Calls:
                 if plan is None:
                     tag = engine.ask(rq_type, flags, payload, channel, waiter)
                 else:
-                    tag = engine.ask_with(plan.meta(monotonic()), rq_type, flags, payload, channel, waiter)
+                    meta = plan.meta(monotonic())
+                    tag = engine.ask_with(meta, rq_type, flags, payload, channel, waiter, plan.bodies)
             except LimitExceeded:  # another thread came first
+                if plan is not None and plan.bodies is not None and engine.bodies_now().is_full:
+                    raise
                 continue
             except ConnectionEnded:
                 if engine.send_failure is None:

@@ -55,6 +55,7 @@ from packetwire.streams.bytestream import ByteStream
 
 if TYPE_CHECKING:
     from packetwire.hooks import OpenSpans
+    from packetwire.hosts.threads.bodies import ServedBodies
 
 
 class Driver:
@@ -77,6 +78,7 @@ class Driver:
         channels: Channels,
         keepalive: Keepalive | None = None,
         open_spans: OpenSpans | None = None,
+        body_timeout: float | None = None,
     ) -> None:
         self.name = name
         self.engine = engine
@@ -100,6 +102,7 @@ class Driver:
             engine, name, handler=handler, error_detail=error_detail, trace_log=trace_log,
             answered=self._has_answered, channels=channels
         )  # fmt: skip
+        answering.bodies, self._body_timeout = self._served_bodies, body_timeout
         self._workers = workers = Workers(
             engine, name, jobs=jobs, slow_jobs=slow_jobs, limit=handlers if isinstance(handlers, int) else 1,
             max_unsent=max_unsent, held=held, answering=answering, writing=writing, clock=clock,
@@ -326,6 +329,11 @@ class Driver:
             self._bell.ring()
 
     # answering
+
+    def _served_bodies(self) -> ServedBodies:
+        from packetwire.hosts.threads.bodies import ServedBodies  # only who has bodies needs it
+
+        return ServedBodies(self, self._body_timeout)
 
     def take(self, event: RequestReceived, responder: Responder) -> None:
         """In on_event: the request is answered by `answer`, the handler is not called for it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from packetwire.core.hello import Hello
 from packetwire.core.owed import OwedRequests
@@ -67,6 +67,8 @@ class Answering(Protocol):
     """Answers the requests of one connection."""
 
     owed: OwedRequests
+    bodies: Callable[[], Any]
+    """Those of the requests."""
 
     def context_of(self, key: Key) -> RequestContext:
         """The context of a request; made now if there is none."""

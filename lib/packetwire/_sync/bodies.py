@@ -1,0 +1,330 @@
+# Made from _async/bodies.py by tools/unasync.py: change that one, and run it.
+"""Bodies of requests and responses, as programs read and write them.
+
+Strategy: the engine has two objects, one for what is sent and one for what comes, which say when something about
+them has changed. Here that becomes reading and writing that waits. How it is waited, and what a request is, stands
+in `bodyhost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from packetwire._sync.bodyhost import BodyFile, Signal, chunks_of, close_source
+from packetwire.core.bodies import MOST_UNSENT, CallBodies, ReceivingBody, SendingBody
+from packetwire.core.responses import Response
+from packetwire.core.varint import BytesLike
+from packetwire.errors import BodyEnded, ConnectionEnded, LimitExceeded, PacketwireError
+
+PIECE = 256 << 10
+"""Bytes that are written at a time: of a longer object only so much is unsent."""
+
+
+class Exchange(Protocol):
+    """A request with bodies, of ours or of the peer."""
+
+    def signal(self) -> Signal:
+        """A new one."""
+        ...
+
+    def flush(self) -> None:
+        """Write what the engine wants sent."""
+        ...
+
+    def seconds(self) -> float | None:
+        """The time for which a body may stand still from now on."""
+        ...
+
+    def timed_out(self, text: str) -> PacketwireError:
+        """End the request, as a body stood still; returns why."""
+        ...
+
+    def why(self, error: PacketwireError) -> PacketwireError:
+        """The exception to raise for the end of a body."""
+        ...
+
+
+class BodyReader(BodyFile):
+    """A body that comes: that of a response, or of the request that a handler serves.
+
+    One task or thread reads it. The far end may be ahead of it by a window, which is 256 KiB at first and grows to
+    1 MiB while the reader keeps up.
+    """
+
+    __module__ = "packetwire"  # where it is public
+
+    def __init__(self, body: ReceivingBody, exchange: Exchange) -> None:
+        self._body = body
+        self._exchange = exchange
+        self._signal = exchange.signal()
+        body.on_change = self._signal.tell
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of all of it, if the far end has said how many."""
+        return self._body.size
+
+    @property
+    def at_end(self) -> bool:
+        """True if all of it was read."""
+        return self._body.at_end
+
+    def read(self, n: int = -1) -> bytes:
+        """Up to `n` bytes, waiting until there is at least one; all that is left without `n`. b"" at the end.
+
+        Raises `BodyEnded` if it is not whole, as the request failed or was given up; `ConnectionEnded`; or
+        `RequestTimeout` if nothing came for the connection's `body_timeout`.
+        """
+        if n == 0:
+            return b""
+        if n > 0:
+            return self._next(n)
+        chunks = []
+        while chunk := self._next(None):
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = self._next(None)
+        if not chunk:
+            raise StopIteration
+        return chunk
+
+    def stop(self) -> None:
+        """No more of it is wanted: the far end is told, and what is here is dropped. The request goes on."""
+        self._body.stop()
+        self._exchange.flush()
+
+    def _next(self, most: int | None) -> bytes:
+        body, exchange = self._body, self._exchange
+        while True:
+            self._signal.prepare()
+            data = body.take(most)
+            if data:
+                exchange.flush()  # what was taken may be granted anew
+                return data
+            if body.at_end:
+                return b""
+            if body.failure is not None:
+                if body.available:  # it came just before that
+                    continue
+                raise exchange.why(body.failure)
+            body.wait()
+            exchange.flush()
+            seconds = exchange.seconds()
+            if not self._signal.wait(seconds):
+                error = exchange.timed_out("the peer has sent nothing")
+                body.end(error, keep=True)
+                raise error
+
+
+class BodyWriter:
+    """A body that is sent."""
+
+    def __init__(self, body: SendingBody, exchange: Exchange) -> None:
+        self._body = body
+        self._exchange = exchange
+        self._signal = exchange.signal()
+        body.on_change = self._signal.tell
+
+    def write(self, data: BytesLike) -> None:
+        """Send bytes; returns when no more than 256 KiB are unsent."""
+        view = memoryview(data).cast("B") if len(data) > PIECE else data
+        for begin in range(0, len(data), PIECE):
+            self._write(bytes(view[begin : begin + PIECE]))
+
+    def _write(self, data: bytes) -> None:
+        body, exchange = self._body, self._exchange
+        self._signal.prepare()
+        try:
+            body.write(data)
+        except PacketwireError as ended:
+            raise exchange.why(ended) from None
+        exchange.flush()
+        while body.unsent > MOST_UNSENT:
+            seconds = exchange.seconds()
+            if not self._signal.wait(seconds):
+                text = "the peer has granted nothing" if body.waits_for_credit else "the peer has taken nothing"
+                error = exchange.timed_out(text)
+                body.end(error)
+                raise error
+            if body.ended is not None:
+                raise exchange.why(body.ended)
+            self._signal.prepare()
+
+    def finish(self) -> None:
+        """It is whole."""
+        self._body.finish()
+        self._exchange.flush()
+
+
+class CallExchange(Exchange, Protocol):
+    """A request of ours."""
+
+    bodies: CallBodies
+
+    def response(self, timeout: float | None) -> Response:
+        """Wait for the response."""
+        ...
+
+    def give_up(self, text: str) -> None:
+        """Nobody wants the response any more."""
+        ...
+
+
+class Beginning(Protocol):
+    """Sends a request."""
+
+    def __call__(self) -> CallExchange:
+        """Send it, having waited for room."""
+        ...
+
+
+class StreamCall:
+    """A request with a body each way: `stream` of a connection returns it, to be used by `with`.
+
+    In the block `write` and `finish` send the request's body, and reading gives that of the response; both can go
+    on at the same time. Leaving the block by an exception gives the request up. Leaving it otherwise finishes the
+    request's body, and drops what was not read of the response's; `result` can still be had then.
+    """
+
+    __module__ = "packetwire"  # where it is public
+
+    def __init__(self, begin: Beginning) -> None:
+        self._begin = begin
+        self._begun: CallExchange | None = None
+
+    def __enter__(self) -> Self:
+        self._begun = exchange = self._begin()
+        bodies = exchange.bodies
+        assert bodies.request is not None
+        self._writer = BodyWriter(bodies.request, exchange)
+        self._reader = None if bodies.response is None else BodyReader(bodies.response, exchange)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        exchange = self._exchange
+        if exc_type is not None:
+            exchange.give_up("")
+            return
+        self.finish()
+        if self._reader is not None:
+            self._reader.stop()
+
+    @property
+    def _exchange(self) -> CallExchange:
+        if self._begun is None:
+            raise TypeError("a stream has begun only in its `with` block")
+        return self._begun
+
+    @property
+    def body(self) -> BodyReader:
+        """The body of the response."""
+        assert self._exchange is not None
+        if self._reader is None:
+            raise TypeError("this request takes no response body")
+        return self._reader
+
+    def write(self, data: BytesLike) -> None:
+        """Send bytes of the request's body; returns when no more than 256 KiB of it are unsent.
+
+        Raises `BodyEnded` if the far end wants no more, or has answered; `ConnectionEnded`; or `RequestTimeout` if
+        it has taken nothing for the `body_timeout`, which ends the request.
+        """
+        assert self._exchange is not None
+        self._writer.write(data)
+
+    def send(self, source: Any) -> None:
+        """Write all that a bytes object, an iterable of bytes or a binary file gives."""
+        for chunk in chunks_of(source):
+            self.write(chunk)
+
+    def finish(self) -> None:
+        """The request's body is whole."""
+        assert self._exchange is not None
+        self._writer.finish()
+
+    def read(self, n: int = -1) -> bytes:
+        """Bytes of the response's body: as `body.read`."""
+        return self.body.read(n)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.body
+
+    def result(self, timeout: float | None = None) -> Response:
+        """Wait for the response, which comes behind its body: `(ok, flags, payload)`.
+
+        As long as more of the response's body is to come than the window it must be read first. Raises
+        `RequestTimeout` after `timeout` seconds, and can be called again then.
+        """
+        return self._exchange.response(timeout)
+
+
+def call_with_body(call: StreamCall, source: Any, timeout: float | None) -> Response:
+    """Send a request with a body, return its response; the `timeout` begins behind the body."""
+    with call:
+        with suppress(BodyEnded):  # the response says why
+            call.send(source)
+        call.finish()
+        return call.result(timeout)
+
+
+def answer_with(source: Any, body: SendingBody | None, exchange: Exchange, most: int) -> tuple[int, bytes] | Any:
+    """Answer by what `source` gives: as the body, or joined to a payload of up to `most` bytes if that is None.
+
+    Returns what a handler may return, for the response.
+    """
+    chunks = chunks_of(source)
+    try:
+        if body is None:
+            return _joined(chunks, most)
+        writer = BodyWriter(body, exchange)
+        while True:
+            try:
+                chunk = next(chunks)
+            except StopIteration as end:
+                return _trailer_of(end)
+            try:
+                writer.write(chunk)
+            except (BodyEnded, ConnectionEnded):
+                return None  # nobody wants more of it
+    finally:
+        chunks.close()
+        close_source(source)
+
+
+def _trailer_of(end: Exception) -> Any:
+    """The value that a generator has returned."""
+    return getattr(end, "value", None)
+
+
+def _joined(chunks: Any, most: int) -> tuple[int, bytes] | Any:
+    joined = bytearray()
+    while True:
+        try:
+            chunk = next(chunks)
+        except StopIteration as end:
+            trailer = _trailer_of(end)
+            flags, payload = (0, trailer or b"") if not isinstance(trailer, tuple) else trailer
+            return flags, bytes(joined) + payload
+        joined += chunk
+        if len(joined) > most:
+            raise LimitExceeded(f"the caller takes no body, and this is more than a packet of {most} bytes")
+
+
+def joined_body(payload: BytesLike, source: Any, most: int) -> bytes:
+    """A payload and a body behind it, for a peer without bodies. Raises `LimitExceeded` if it is too long."""
+    joined = bytearray(payload)
+    for chunk in chunks_of(source):
+        joined += chunk
+        if len(joined) > most:
+            raise LimitExceeded(f"the peer takes no bodies, and this one does not fit into {most} bytes")
+    return bytes(joined)

@@ -1,0 +1,69 @@
+"""Requests of ours with bodies, from threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from packetwire.bodylimits import BodyLimits
+from packetwire.core.bodies import CallBodies
+from packetwire.errors import PacketwireError, copy_of
+from packetwire.hosts.threads.bodies import ThreadExchange
+from packetwire.hosts.threads.slots import inheriting
+from packetwire.plannedcalls import submit_planned
+
+if TYPE_CHECKING:
+    from packetwire.core.responses import Response
+    from packetwire.core.varint import BytesLike
+    from packetwire.hooks import ConnectionHooks
+    from packetwire.lightresult import LightResult
+
+
+class CalledExchange(ThreadExchange):
+    """A request of ours."""
+
+    def __init__(self, driver: Any, result: LightResult, bodies: CallBodies, timeout: float | None) -> None:
+        super().__init__(driver, BodyLimits(result.name, time.monotonic, timeout, result.deadline))
+        self.bodies = bodies
+        self._result = result
+
+    def timed_out(self, text: str) -> PacketwireError:
+        """End it; returns why."""
+        error = self._limits.error(text)
+        self._result.cancel(str(error))
+        return error
+
+    def why(self, error: PacketwireError) -> PacketwireError:
+        """The exception to raise for the end of a body."""
+        return copy_of(error)
+
+    def response(self, timeout: float | None) -> Response:
+        """Wait for the response."""
+        response: Response = self._result(timeout=timeout)
+        return response
+
+    def give_up(self, text: str) -> None:
+        """Nobody wants the response any more."""
+        self._result.cancel(text or None)
+
+
+def begin(
+    driver: Any,
+    request: tuple[int, int, BytesLike, int],
+    options: Mapping[str, Any],
+    limit: float | None,
+    label: str | None,
+    hooks: ConnectionHooks | None,
+    timeout: float | None,
+    *,
+    takes_body: bool,
+) -> CalledExchange:
+    """Send a request with a body, (rq_type, flags, payload, channel); `limit` are seconds for finding room."""
+    bodies = CallBodies()
+    outer = inheriting.get(get_ident())
+    result = submit_planned(
+        driver, request, options, outer, limit, label, None, hooks, bodies=bodies, takes_body=takes_body
+    )
+    return CalledExchange(driver, result, bodies, timeout)

@@ -1,0 +1,671 @@
+"""Bodies of requests and responses, whichever face sends and receives them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from packetwire import (
+    BaseRequest,
+    BodyEnded,
+    CapabilityMissing,
+    ConnectionEnded,
+    HasPacketConnection,
+    LimitExceeded,
+    PacketConnection,
+    RequestCancelled,
+    RequestTimeout,
+    current_request,
+)
+from packetwire.testing import connection_pair
+
+from .conftest import WATCHDOG, Ends, Looped
+
+WINDOW = 256 << 10
+DIGEST, COUNT, ECHO, STALL, FAIL, EARLY, FILE, SMALL = range(8)
+PIECE = bytes(range(256)) * 256  # 64 KiB
+
+
+class Service:
+    """What handlers do with bodies: as plain functions, which run in threads."""
+
+    def __init__(self) -> None:
+        self.stalled, self.closed = threading.Event(), threading.Event()
+        self.release = threading.Event()
+        self.errors: list[BaseException] = []
+        self.failed = threading.Event()
+
+    def __call__(self, rq_type: int, flags: int, payload: bytes) -> Any:
+        if rq_type == DIGEST:
+            digest = hashlib.sha256(payload)
+            for chunk in current_request().body:
+                digest.update(chunk)
+            return digest.digest()
+        if rq_type == COUNT:
+            return self.counted(int(payload))
+        if rq_type == ECHO:
+            return self.echoed()
+        if rq_type == STALL:
+            return self.stall()
+        if rq_type == FAIL:
+            return self.failing()
+        if rq_type == EARLY:
+            return current_request().body.read(5)
+        if rq_type == FILE:
+            return io.BytesIO(payload * 3)
+        return payload
+
+    def counted(self, number: int) -> Iterator[bytes]:
+        try:
+            for _ in range(number):
+                yield PIECE
+        finally:
+            self.closed.set()
+
+    def echoed(self) -> Iterator[bytes]:
+        body = current_request().body
+        while data := body.read(1000):
+            yield data
+
+    def stall(self) -> bytes:
+        self.stalled.set()
+        try:
+            body = current_request().body
+            first = body.read(1)
+            assert self.release.wait(WATCHDOG)
+            return first + b"%d" % len(body.read())
+        except BaseException as error:
+            self.errors.append(error)
+            self.failed.set()
+            raise
+
+    def failing(self) -> Iterator[bytes]:
+        yield b"first"
+        raise ValueError("on purpose")
+
+
+class Coroutines(Service):
+    """The same as coroutines and asynchronous generators."""
+
+    async def answer(self, rq_type: int, flags: int, payload: bytes) -> Any:
+        body = current_request().body
+        if rq_type == DIGEST:
+            digest = hashlib.sha256(payload)
+            async for chunk in body:
+                digest.update(chunk)
+            return digest.digest()
+        if rq_type == COUNT:
+            return self.counted_later(int(payload))
+        if rq_type == ECHO:
+            return self.echo(body)
+        if rq_type == STALL:
+            return await self.stall_here(body)
+        if rq_type == FAIL:
+            return self.failing()
+        if rq_type == EARLY:
+            return await body.read(5)
+        if rq_type == FILE:
+            return io.BytesIO(payload * 3)
+        return payload
+
+    async def counted_later(self, number: int) -> AsyncIterator[bytes]:
+        try:
+            for _ in range(number):
+                yield PIECE
+        finally:
+            self.closed.set()
+
+    async def echo(self, body: Any) -> AsyncIterator[bytes]:
+        while data := await body.read(1000):
+            yield data
+
+    async def stall_here(self, body: Any) -> bytes:
+        self.stalled.set()
+        try:
+            first = await body.read(1)
+            while not self.release.is_set():
+                await asyncio.sleep(0.005)
+            return first + b"%d" % len(await body.read())
+        except BaseException as error:
+            self.errors.append(error)
+            self.failed.set()
+            raise
+
+
+@pytest.fixture(params=["plain", "coroutine"])
+def service(request: pytest.FixtureRequest, face: Any) -> tuple[Service, Callable[..., Any]]:
+    if request.param == "plain":
+        made = Service()
+        return made, made
+    if not isinstance(face, Looped):
+        pytest.skip("coroutines need a loop")
+    coroutines = Coroutines()
+    return coroutines, coroutines.answer
+
+
+@pytest.fixture
+def served(ends: Ends, service: tuple[Service, Any]) -> tuple[Service, PacketConnection]:
+    """A service behind the face, and a connection with threads to it."""
+    ends.open(request_handler=service[1])
+    return service[0], ends.asker()
+
+
+# handlers
+
+
+def test_a_request_with_a_body(served: tuple[Service, Any]) -> None:
+    _, asker = served
+    whole = PIECE * 40
+    assert asker(DIGEST, b"head", body=whole) == (True, 0, hashlib.sha256(b"head" + whole).digest())
+    assert asker(DIGEST, body=iter([PIECE] * 40)) == (True, 0, hashlib.sha256(whole).digest())
+    assert asker(DIGEST, body=io.BytesIO(whole)) == (True, 0, hashlib.sha256(whole).digest())
+    assert asker(DIGEST, body=b"") == (True, 0, hashlib.sha256().digest())
+
+
+def test_a_response_with_a_body(served: tuple[Service, Any]) -> None:
+    service, asker = served
+    with asker.stream(COUNT, b"40") as call:
+        call.finish()
+        assert b"".join(call) == PIECE * 40
+        assert call.result(WATCHDOG) == (True, 0, b"")
+    with asker.stream(COUNT, b"3") as call:
+        assert call.read() == PIECE * 3
+        assert call.read() == b""
+    with asker.stream(FILE, b"abc") as call:
+        assert call.read() == b"abcabcabc"
+    assert service.closed.wait(WATCHDOG)
+
+
+def test_both_at_the_same_time(served: tuple[Service, Any]) -> None:
+    _, asker = served
+    with asker.stream(ECHO) as call:
+        for i in range(50):
+            word = b"%d" % i
+            call.write(word)
+            got = b""
+            while len(got) < len(word):
+                got += call.read(len(word) - len(got))
+            assert got == word
+        call.finish()
+        assert call.read() == b""
+        assert call.result(WATCHDOG) == (True, 0, b"")
+
+
+def test_a_large_body_each_way_by_two_threads(served: tuple[Service, Any]) -> None:
+    _, asker = served
+    with asker.stream(ECHO) as call:
+
+        def write() -> None:
+            for _ in range(64):
+                call.write(PIECE)
+            call.finish()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        digest = hashlib.sha256()
+        for chunk in call:
+            digest.update(chunk)
+        writer.join(WATCHDOG)
+        assert call.result(WATCHDOG)[0]
+    assert digest.digest() == hashlib.sha256(PIECE * 64).digest()
+
+
+def test_a_reader_that_stops_holds_one_window(served: tuple[Service, Any]) -> None:
+    service, asker = served
+    written = []
+    with asker.stream(STALL) as call:
+
+        def write() -> None:
+            for _ in range(40):
+                call.write(PIECE)
+                written.append(None)
+            call.finish()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert service.stalled.wait(WATCHDOG)
+        for i in range(50):  # the others go on
+            assert asker(SMALL, b"%d" % i) == (True, 0, b"%d" % i)
+        assert len(written) <= 2 * WINDOW // len(PIECE) + 1
+        service.release.set()
+        writer.join(WATCHDOG)
+        assert call.result(WATCHDOG) == (True, 0, PIECE[:1] + b"%d" % (40 * len(PIECE) - 1))
+
+
+def test_a_generator_that_is_stopped(served: tuple[Service, Any]) -> None:
+    service, asker = served
+    with asker.stream(COUNT, b"1000000") as call:
+        assert call.read(10) == PIECE[:10]
+    assert service.closed.wait(WATCHDOG)
+    assert call.result(WATCHDOG) == (True, 0, b"")
+    assert asker(SMALL, b"after") == (True, 0, b"after")
+
+
+def test_a_request_that_is_given_up(served: tuple[Service, Any]) -> None:
+    service, asker = served
+    with pytest.raises(ZeroDivisionError), asker.stream(STALL) as call:
+        call.write(b"x")
+        assert service.stalled.wait(WATCHDOG)
+        raise ZeroDivisionError
+    service.release.set()
+    assert service.failed.wait(WATCHDOG)
+    assert isinstance(service.errors[0], RequestCancelled | asyncio.CancelledError)
+    assert asker(SMALL, b"after") == (True, 0, b"after")
+
+
+def test_a_generator_that_raises(served: tuple[Service, Any]) -> None:
+    _, asker = served
+    with asker.stream(FAIL) as call:
+        assert call.read(5) == b"first"
+        with pytest.raises(BodyEnded):
+            call.read()
+        ok, _, payload = call.result(WATCHDOG)
+    assert (ok, payload) == (False, b"ValueError: on purpose")
+
+
+def test_a_handler_that_answers_early(served: tuple[Service, Any]) -> None:
+    _, asker = served
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield PIECE
+
+    assert asker(EARLY, body=endless()) == (True, 0, PIECE[:5])
+
+
+def test_a_caller_without_bodies(served: tuple[Service, Any]) -> None:
+    _, asker = served
+    assert asker(COUNT, b"3") == (True, 0, PIECE * 3)
+    assert asker(FILE, b"abc") == (True, 0, b"abcabcabc")
+    ok, _, payload = asker(COUNT, b"1000000")
+    assert not ok
+    assert b"takes no body" in payload
+
+
+def test_the_end_of_the_connection_wakes_a_handler(ends: Ends, service: tuple[Service, Any]) -> None:
+    told, function = service
+    ends.open(request_handler=function)
+    told.release.set()
+    with pytest.raises(ConnectionEnded), ends.asker() as asker, asker.stream(STALL) as call:
+        call.write(b"x")
+        assert told.stalled.wait(WATCHDOG)
+        asker._abort(ConnectionEnded("on purpose"))
+        call.result(WATCHDOG)
+    assert told.failed.wait(WATCHDOG)
+
+
+@pytest.mark.parametrize("kind", ["reads", "writes"])
+def test_a_body_that_stands_still_ends_a_handler(ends: Ends, service: tuple[Service, Any], kind: str) -> None:
+    told, function = service
+    ends.open(request_handler=function, body_timeout=0.05)
+    asker = ends.asker()
+    told.release.set()
+    with asker.stream(STALL if kind == "reads" else COUNT, b"1000000") as call:
+        ok, _, payload = call.result(WATCHDOG)
+        assert not ok
+        assert (b"sent nothing for 0.05 s" if kind == "reads" else b"granted nothing for 0.05 s") in payload
+    assert asker(SMALL, b"after") == (True, 0, b"after")
+
+
+# callers
+
+
+class Caller:
+    """Uses the face's connection, by `async with` or `with`."""
+
+    def __init__(self, ends: Ends) -> None:
+        self.ends = ends
+
+    def run(self, plain: Callable[[Any], Any], looped: Callable[[Any], Any]) -> Any:
+        if isinstance(self.ends.face, Looped):
+            return self.ends.do(lambda: looped(self.ends.conn))
+        return plain(self.ends.conn)
+
+
+@pytest.fixture
+def caller(ends: Ends) -> Caller:
+    return Caller(ends)
+
+
+def test_a_stream_of_either_face(ends: Ends, caller: Caller) -> None:
+    ends.open()
+    ends.asker(request_handler=Service())
+
+    def plain(conn: Any) -> Any:
+        with conn.stream(ECHO) as call:
+            call.write(b"one")
+            assert call.read(3) == b"one"
+            call.write(b"two")
+            call.finish()
+            assert b"".join(call) == b"two"
+            return call.result(WATCHDOG)
+
+    async def looped(conn: Any) -> Any:
+        async with conn.stream(ECHO) as call:
+            await call.write(b"one")
+            assert await call.read(3) == b"one"
+            await call.write(b"two")
+            await call.finish()
+            assert b"".join([chunk async for chunk in call]) == b"two"
+            return await call.result(WATCHDOG)
+
+    assert caller.run(plain, looped) == (True, 0, b"")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "iterable", "file"])
+def test_calls_with_a_body_of_either_face(ends: Ends, kind: str) -> None:
+    ends.open()
+    ends.asker(request_handler=Service())
+    whole = PIECE * 40
+    body: Any = {"bytes": whole, "iterable": [PIECE] * 40, "file": io.BytesIO(whole)}[kind]
+    assert ends.call(DIGEST, body=body) == (True, 0, hashlib.sha256(whole).digest())
+
+
+def test_an_asynchronous_body(ends: Ends) -> None:
+    if not isinstance(ends.face, Looped):
+        pytest.skip("it needs a loop")
+    ends.open()
+    ends.asker(request_handler=Service())
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            await asyncio.sleep(0)
+            yield PIECE
+
+    assert ends.call(DIGEST, body=chunks()) == (True, 0, hashlib.sha256(PIECE * 40).digest())
+
+
+def test_what_is_no_body(ends: Ends) -> None:
+    ends.open()
+    ends.asker(request_handler=Service())
+    for wrong in 5, "text", ["text"], [5]:
+        with pytest.raises(TypeError, match="bod"):
+            ends.call(DIGEST, body=wrong)
+    assert ends.call(SMALL, b"after") == (True, 0, b"after")
+
+
+def test_a_caller_whose_body_stands_still(ends: Ends, caller: Caller) -> None:
+    ends.open()
+    service = Service()
+    ends.asker(request_handler=service)
+
+    def plain(conn: Any) -> None:
+        with conn.stream(STALL, body_timeout=0.05) as call:
+            while True:
+                call.write(PIECE)
+
+    async def looped(conn: Any) -> None:
+        async with conn.stream(STALL, body_timeout=0.05) as call:
+            while True:
+                await call.write(PIECE)
+
+    with pytest.raises(RequestTimeout, match=r"granted nothing for 0\.05 s"):
+        caller.run(plain, looped)
+    service.release.set()
+    assert service.failed.wait(WATCHDOG)
+    assert "granted nothing" in str(service.errors[0])
+    assert ends.call(SMALL, b"after") == (True, 0, b"after")
+
+
+def test_a_response_that_stands_still(ends: Ends, caller: Caller) -> None:
+    ends.open()
+    service = Service()
+    ends.asker(request_handler=service)
+
+    def plain(conn: Any) -> None:
+        with conn.stream(STALL, body_timeout=0.05) as call:
+            call.read()
+
+    async def looped(conn: Any) -> None:
+        async with conn.stream(STALL, body_timeout=0.05) as call:
+            await call.read()
+
+    with pytest.raises(RequestTimeout, match=r"sent nothing for 0\.05 s"):
+        caller.run(plain, looped)
+    service.release.set()
+    assert ends.call(SMALL, b"after") == (True, 0, b"after")
+
+
+def test_the_end_of_the_connection_wakes_a_caller(ends: Ends, caller: Caller) -> None:
+    ends.open()
+    service = Service()
+    asker = ends.asker(request_handler=service)
+
+    def plain(conn: Any) -> None:
+        with conn.stream(STALL) as call:
+            assert service.stalled.wait(WATCHDOG)
+            asker._abort(ConnectionEnded("on purpose"))
+            call.read()
+
+    async def looped(conn: Any) -> None:
+        async with conn.stream(STALL) as call:
+            while not service.stalled.is_set():
+                await asyncio.sleep(0.005)
+            asker._abort(ConnectionEnded("on purpose"))
+            await call.read()
+
+    with pytest.raises(ConnectionEnded):
+        caller.run(plain, looped)
+    service.release.set()
+
+
+def test_a_peer_without_bodies(ends: Ends, caller: Caller) -> None:
+    ends.open(max_packet_size=1 << 20)
+    ends.asker(request_handler=Service(), capabilities="off")
+
+    def plain(conn: Any) -> None:
+        with conn.stream(SMALL):
+            pass
+
+    async def looped(conn: Any) -> None:
+        async with conn.stream(SMALL):
+            pass
+
+    with pytest.raises(CapabilityMissing):
+        caller.run(plain, looped)
+    with pytest.raises(CapabilityMissing):
+        ends.call(SMALL, body=b"x")
+    assert ends.call(SMALL, b"a", body=[b"b", b"c"], fallback="join") == (True, 0, b"abc")
+    with pytest.raises(LimitExceeded):
+        ends.call(SMALL, body=[PIECE] * 20, fallback="join")
+    assert ends.call(SMALL, b"after") == (True, 0, b"after")
+
+
+def test_a_file_of_a_response() -> None:
+    served = {"request_handler": Service()}
+    with connection_pair(b=served, capabilities="auto") as (asker, _), asker.stream(COUNT, b"20") as call:
+        file = io.BufferedReader(call.body.file())
+        assert file.read(100) == PIECE[:100]
+        assert file.read() == (PIECE * 20)[100:]
+
+
+# ends, transports, sizes
+
+
+class Interrupted(BaseException):
+    """Raised by a signal handler."""
+
+
+def test_an_interruption_of_a_read_leaves_the_connection_usable() -> None:
+    service = Service()
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    def later() -> None:
+        assert service.stalled.wait(WATCHDOG)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=later)
+    try:
+        with connection_pair(b={"request_handler": service}, capabilities="auto") as (asker, _):
+            thread.start()
+            with pytest.raises(Interrupted), asker.stream(STALL) as call:
+                call.read()
+            service.release.set()
+            assert asker(SMALL, b"after", timeout=WATCHDOG) == (True, 0, b"after")
+    finally:
+        thread.join(WATCHDOG)
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("over", ["socketpair", "pipes"])
+def test_64_mib_each_way(over: str) -> None:
+    served = {"request_handler": Service()}
+    with connection_pair(b=served, over=over, capabilities="auto") as (asker, _):
+        block = PIECE * 16
+        whole = hashlib.sha256(block * 64).digest()
+        assert asker(DIGEST, body=[block] * 64) == (True, 0, whole)
+        digest, size = hashlib.sha256(), 0
+        with asker.stream(COUNT, b"1024") as call:
+            for chunk in call:
+                digest.update(chunk)
+                size += len(chunk)
+        assert (size, digest.digest()) == (64 << 20, whole)
+
+
+CHILD = """
+import sys
+sys.path[:0] = {path!r}
+from packetwire import stdio, PacketConnection
+from tests.faces.test_bodies import Service
+with PacketConnection(stdio(), request_handler=Service()) as conn:
+    conn.join_recv()
+"""
+
+
+def child() -> PacketConnection:
+    """A connection over pipes to a process with a service."""
+    return PacketConnection.spawn([sys.executable, "-c", CHILD.format(path=sys.path)], forward_stderr=True)
+
+
+def test_a_peer_that_is_killed_in_the_middle() -> None:
+    with child() as asker, pytest.raises(ConnectionEnded), asker.stream(COUNT, b"1000000") as call:
+        assert call.read(10) == PIECE[:10]
+        assert asker.process is not None
+        asker.process.kill()
+        while call.read(1 << 20):
+            pass
+
+
+def memory_of(pid: int | str) -> int:
+    """The most bytes that a process ever had."""
+    with open(f"/proc/{pid}/status") as status:
+        (line,) = (line for line in status if line.startswith("VmHWM:"))
+    return int(line.split()[1]) << 10
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")
+@pytest.mark.timeout(300)
+def test_a_gib_each_way_within_a_few_mib() -> None:
+    with child() as asker:
+        assert asker.process is not None
+        pid = asker.process.pid
+        with asker.stream(COUNT, b"16") as call:  # so that all is there that is needed once
+            call.read()
+        before = memory_of("self"), memory_of(pid)
+        digest, size = hashlib.sha256(), 0
+        with asker.stream(COUNT, b"16384") as call:
+            for chunk in call:
+                digest.update(chunk)
+                size += len(chunk)
+        assert size == 1 << 30
+        block = PIECE * 16
+        assert asker(DIGEST, body=(block for _ in range(1024))) == (True, 0, digest.digest())
+        after = memory_of("self"), memory_of(pid)
+    assert all(most - least < 24 << 20 for most, least in zip(after, before, strict=True)), (before, after)
+
+
+class Count(BaseRequest[bytes]):
+    """Answered by a generator."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @classmethod
+    def from_bytes(cls, bs: bytes) -> Count:
+        return cls(int(bs))
+
+    def __bytes__(self) -> bytes:
+        return b"%d" % self.number
+
+    def fulfil(self, context: Any) -> Iterator[bytes]:
+        for i in range(self.number):
+            yield b"%d," % i
+
+    def decode_response_payload(self, flags: int, payload: bytes) -> bytes:
+        return payload
+
+
+def test_request_classes_that_are_answered_by_generators() -> None:
+    ours, theirs = socket.socketpair()
+    kinds = {COUNT: Count}
+    with (
+        ours,
+        theirs,
+        HasPacketConnection(theirs, rq_type_map=kinds),
+        HasPacketConnection(ours, rq_type_map=kinds) as asker,
+    ):
+        assert asker.conn_do_remote(Count(3)) == b"0,1,2,"
+        with asker.conn_stream(Count(3)) as call:
+            assert call.read() == b"0,1,2,"
+            assert call.result(WATCHDOG) == (True, 0, b"")
+
+
+def echo_all(rq_type: int, flags: int, payload: bytes) -> Iterator[bytes]:
+    yield payload
+    yield from current_request().body
+
+
+async def echo_all_later(rq_type: int, flags: int, payload: bytes) -> AsyncIterator[bytes]:
+    yield payload
+    async for chunk in current_request().body:
+        yield chunk
+
+
+@pytest.mark.parametrize("handler", [echo_all, echo_all_later])
+def test_handlers_that_are_generators(ends: Ends, handler: Any) -> None:
+    if handler is echo_all_later and not isinstance(ends.face, Looped):
+        with pytest.raises(TypeError, match="async def"):
+            ends.make(request_handler=handler)
+        return
+    ends.open(request_handler=handler)
+    asker = ends.asker()
+    with asker.stream(0, b"head") as call:
+        call.write(b"body")
+        call.finish()
+        assert call.read() == b"headbody"
+
+
+def test_a_handler_that_waits_for_a_body_is_not_counted() -> None:
+    service = Service()
+    with connection_pair(b={"request_handler": service, "handlers": 1}, capabilities="auto") as (asker, _):
+        service.release.set()
+        with asker.stream(STALL) as call:
+            assert service.stalled.wait(WATCHDOG)
+            assert asker(SMALL, b"beside", timeout=WATCHDOG) == (True, 0, b"beside")
+            call.write(b"abc")
+            call.finish()
+            assert call.result(WATCHDOG) == (True, 0, b"a2")
+
+
+def test_an_inline_handler_cannot_wait_for_a_body() -> None:
+    served = {"request_handler": Service(), "handlers": "inline"}
+    with connection_pair(b=served, capabilities="auto") as (asker, _):
+        with asker.stream(EARLY) as call:
+            ok, _, payload = call.result(WATCHDOG)
+        assert not ok
+        assert b"would wait for itself" in payload
