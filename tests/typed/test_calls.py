@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import queue
 import socket
 import sys
 import textwrap
@@ -108,10 +109,10 @@ ANSWERED = (True, {"user": b"emma"}, True)
 
 def test_calls_take_the_options_of_a_connection() -> None:
     near, far = socket.socketpair()
-    seen: list[bytes] = []
+    seen: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     with near, far, Asked().serve(far), Client(near) as client:
-        assert client.do(Asked.options(), **OPTIONS, on_progress=seen.append) == ANSWERED
-        assert seen == [b"half"]
+        assert client.do(Asked.options(), **OPTIONS, on_progress=seen.put) == ANSWERED
+        assert seen.get(timeout=30) == b"half"
         assert client.submit(Asked.options(), **OPTIONS, idle_timeout=30)() == ANSWERED
         assert list(client.map([Asked.options()], **OPTIONS, idle_timeout=30)) == [ANSWERED]
         ((_, found),) = client.map_unordered([Asked.options()], **OPTIONS, idle_timeout=30)
