@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from packetwire.core.frames import FrameType, Meta, encode_frame, encode_meta
 from packetwire.core.hello import ALL_FEATURES, Feature, Hello
 from packetwire.core.lanes import SHORT_PIECE
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
-from packetwire.core.receivingbody import MAX_WINDOW, POOL
+from packetwire.core.receivingbody import MANY, MAX_WINDOW, POOL, SMALL
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.sendingbody import LEAST_CREDIT
 from packetwire.core.statuses import StatusCode
@@ -918,3 +919,42 @@ def test_a_body_that_ends_with_a_child() -> None:
     with pytest.raises(ChildExited) as caught:
         call.request.write(b"more")
     assert caught.value.returncode == 1
+
+
+def test_many_small_ones_take_little_more_than_their_size() -> None:
+    """A peer may send a body in crumbs, each of which would take many times its size."""
+    call = begun()
+    sent_all = bytes(range(250)) * 40
+    for begin in range(0, len(sent_all), 2):
+        call.b.receive(data(call.tag, sent_all[begin : begin + 2]))
+    assert len(call.body._chunks) < MANY + len(sent_all) // SMALL + 3
+    call.b.receive(data(call.tag, bytes(SMALL)))
+    assert call.body.available == len(sent_all) + SMALL
+    assert read_all(call.body) == sent_all + bytes(SMALL)
+
+
+def test_the_consumer_is_through_with_small_ones_just_as_another_comes() -> None:
+    class Emptied(deque[bytes]):
+        def pop(self) -> bytes:
+            self.clear()
+            return super().pop()
+
+    call = begun()
+    for _ in range(MANY + 1):
+        call.b.receive(data(call.tag, b"ab"))
+    call.body._chunks = Emptied(call.body._chunks)
+    call.b.receive(data(call.tag, b"later"))
+    assert read_all(call.body) == b"later"
+
+
+@pytest.mark.parametrize("most", [1, 7, 400])
+def test_it_is_taken_in_small_parts(most: int) -> None:
+    call = begun()
+    whole = bytes(range(250)) * 4
+    call.b.receive(data(call.tag, whole))
+    parts = []
+    while part := call.body.take(most):
+        assert type(part) is bytes
+        parts.append(part)
+    assert {len(part) for part in parts[:-1]} == {most}
+    assert b"".join(parts) == whole

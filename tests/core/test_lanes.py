@@ -26,6 +26,7 @@ from packetwire.core.lanes import MAX_ANNOUNCED, MAX_IN_PIECES, QUEUED_BELOW, SH
 from packetwire.core.packet import payload_size
 from packetwire.core.packetcodec import Fields
 from packetwire.core.packets import EOF_PACKET, ERQ_PACKET
+from packetwire.core.pieces import SMALL
 from packetwire.core.statuses import StatusCode
 
 from .agreed import Waiter, agreed_pair, engine_of, exchange, known
@@ -581,6 +582,20 @@ def test_pieces_beyond_the_bound_of_all_are_dropped_and_the_request_is_refused()
     assert (answer.tag, answer.flags) == (3, StatusCode.BUSY + 16 << 1)
     assert answer.payload == b"too much at once: payloads of 1200 bytes are arriving"
     assert b.pieces.held == 0
+
+
+def test_crumbs_take_little_more_than_their_size() -> None:
+    """Each piece by itself would take many times its size; those without any would never be too many."""
+    _, b = agreed_pair()
+    whole = bytes(range(250)) * 40
+    crumbs = [piece(2, whole[begin : begin + 2]) + piece(2, b"") for begin in range(0, len(whole), 2)]
+    assert b.receive(b"".join(crumbs)) == []
+    collected = b.pieces.requests[2]
+    assert len(collected.pieces) <= len(whole) // SMALL + 1
+    assert b.pieces.held == collected.size == len(whole)
+    (event,) = b.receive(piece(2, bytes(SMALL)) + request(2, b"!"))
+    assert isinstance(event, RequestReceived)
+    assert event.payload == whole + bytes(SMALL) + b"!"
 
 
 @pytest.mark.parametrize("compiled_path", [False, True])

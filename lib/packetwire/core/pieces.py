@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from packetwire.core.packetcodec import Key
 
+SMALL = 1024
+"""Bytes of a piece below which it is joined to the one before: by itself it would take many times its size."""
+
 
 class Collected:
     """The pieces of one payload that have come."""
@@ -36,9 +39,14 @@ class Pieces:
     def add(self, collected: Collected, piece: bytes) -> None:
         """Keep a piece, or only count it."""
         collected.size += len(piece)
-        if not collected.problem:
-            collected.pieces.append(piece)
-            self.held += len(piece)
+        if collected.problem or not piece:
+            return
+        self.held += len(piece)
+        kept = collected.pieces
+        if kept and len(piece) < SMALL and len(kept[-1]) < SMALL:
+            kept[-1] += piece
+        else:
+            kept.append(piece)
 
     def drop(self, collected: Collected, problem: bytes) -> None:
         """Keep nothing of it any more."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from packetwire.core.frames import FrameType, encode_frame, encode_reason
 from packetwire.core.hello import MAX_REASON
@@ -20,6 +21,8 @@ from packetwire.errors import BodyEnded, PacketwireError
 
 MAX_WINDOW = 1 << 20
 """Bytes to which the window of a body grows while its consumer keeps up."""
+SMALL, MANY = 1024, 256
+"""Bytes below which what comes is joined to what came before, once there are so many of them."""
 POOL = 16 << 20
 """Bytes by which the windows of all bodies of a connection grow, at most."""
 
@@ -47,7 +50,7 @@ class ReceivingBody:
         self._granted = window
         self._windows = bodies
         self._channel, self._tag, self._of_receiver = channel, tag, of_receiver
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | memoryview] = deque()
 
     @property
     def available(self) -> int:
@@ -70,8 +73,9 @@ class ReceivingBody:
         except IndexError:
             return b""
         if most is not None and len(chunk) > most:
-            self._chunks.appendleft(chunk[most:])
-            chunk = chunk[:most]
+            view = memoryview(chunk)
+            self._chunks.appendleft(view[most:])  # not copied, as it may be taken in many small parts
+            chunk = view[:most]
         self.consumed += len(chunk)
         if self._is_over:
             self._leave()
@@ -79,7 +83,7 @@ class ReceivingBody:
             if not self._chunks:  # its consumer keeps up
                 self.window = self._windows.grown(self)
             self._grant()
-        return chunk
+        return bytes(chunk)
 
     def wait(self) -> None:
         """Its consumer waits for more: grant all that was taken."""
@@ -131,10 +135,23 @@ class ReceivingBody:
         if self.size is not None and self.received + len(data) > self.size:
             raise self._bad(f"more than the {self.size} bytes that were announced")
         self.received += len(data)
-        self._chunks.append(data)
+        self._keep(data)
         if self.failure is not None:
             self._chunks.clear()  # its consumer has stopped it just now
         self.on_change()
+
+    def _keep(self, data: bytes) -> None:
+        chunks = self._chunks
+        if len(data) < SMALL and len(chunks) > MANY:
+            # of many small ones each would take many times its size. The consumer takes from the other end: if it is
+            # through with them just now it finds nothing, and is told behind this
+            with suppress(IndexError):
+                last = chunks.pop()
+                if len(last) < SMALL:
+                    data = bytes(last) + data
+                else:
+                    chunks.append(last)
+        chunks.append(data)
 
     def _bad(self, problem: str) -> Exception:
         return refuse("bad-frame", problem=problem, tag=self._tag)
