@@ -57,6 +57,28 @@ def test_requests_and_responses_at_both_ends() -> None:
     assert stats(b).requests_sent == stats(a).requests_received == 0, "control requests are none"
 
 
+def test_what_is_large_counts_as_well() -> None:
+    """It leaves in pieces, by a way of its own; and so does all that is sent meanwhile and behind it."""
+    a, b = agreed_pair()
+    for number in range(6):
+        request = request_from(a, b, waiter=Waiter())
+        b.respond(0, request.tag, True, 0, bytes((2 << 20) + 1) if number % 2 else b"small")
+        assert stats(b).responses_sent == number + 1
+        exchange(a, b)
+        found = stats(b)
+        assert (found.requests_received, found.owed, found.responses_sent) == (number + 1, 0, number + 1)
+        assert stats(a).responses_received == number + 1
+    assert b.lane is not None
+
+
+def test_large_requests_that_are_taken_back_or_never_leave() -> None:
+    a, _ = agreed_pair()
+    for _ in range(2):
+        a.request(1, payload=bytes((1 << 20) + 1), waiter=Waiter())
+    assert a.cancel(0, 2)
+    assert (stats(a).given_up, stats(a).outstanding, stats(a).responses_received) == (1, 1, 0)
+
+
 def test_part_of_a_packet_counts_as_received() -> None:
     a = ConnectionEngine()
     a.receive(bytes(EOF_PACKET)[:1])

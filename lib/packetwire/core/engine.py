@@ -935,6 +935,8 @@ class ConnectionEngine:
         replies, refusals = max(0, self._unsent_replies - lane.replies), self._unsent_refusals
         self._batch_replies += replies
         self._batch_refusals += refusals
+        self.replies_taken += replies
+        self.refusals_taken += refusals
         self._unsent_replies -= replies
         self._unsent_refusals -= refusals
         if self._needs_mark and batch:
@@ -965,6 +967,7 @@ class ConnectionEngine:
         for key in list(self.lane.requests):
             waiter = self.waiters.pop(key, None)
             if self._leave_lane(key) and waiter is not None:
+                self.lost += 1
                 waiter.fail(self.why_not())
 
     def take_back(self, key: Key) -> bool:
@@ -973,6 +976,7 @@ class ConnectionEngine:
             return False
         waiter = self.waiters.pop(key, None)
         if waiter is not None:
+            self.given_up += 1
             self.deliver(waiter, False, status_flags(StatusCode.CANCELLED, begun=False), b"cancelled")
         return True
 
