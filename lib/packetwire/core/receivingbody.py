@@ -143,8 +143,8 @@ class ReceivingBody:
     def _keep(self, data: bytes) -> None:
         chunks = self._chunks
         if len(data) < SMALL and len(chunks) > MANY:
-            # of many small ones each would take many times its size. The consumer takes from the other end: if it is
-            # through with them just now it finds nothing, and is told behind this
+            # of many small ones each would take many times its size. The consumer takes from the other end: if it
+            # is through with them just now it finds nothing, and is told behind this
             with suppress(IndexError):
                 last = chunks.pop()
                 if len(last) < SMALL:
