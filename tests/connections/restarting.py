@@ -26,8 +26,11 @@ PROGRAM = """
 import asyncio, os, signal, socket, sys
 
 from packetwire import AsyncPacketConnection, PacketConnection, aserve, serve
+from packetwire import serving
 from packetwire.givensockets import inherited_sockets
 from packetwire.streams.tls import server_context
+
+serving.FIRST_WORD_SECONDS = 20.0  # on a machine with much else to do a client may take its time to say something
 
 way, face, address, log, cert, key = sys.argv[1:]
 while os.open(os.devnull, os.O_RDONLY) < 3:
