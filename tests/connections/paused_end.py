@@ -2,8 +2,8 @@
 
     python -m tests.connections.paused_end FACE serve|connect|stdio KEEPALIVE [ADDRESS [CERTFILE KEYFILE]]
 
-It says where it serves, `up` when it has had a response, and what ended each connection: a line of JSON each, on
-standard error, as standard output may carry packets.
+It says where it serves, `up` when both ends have said what they understand, and what ended each connection: a line
+of JSON each, on standard error, as standard output may carry packets.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ async def run_looped(how: str, settings: dict[str, Any], address: str, tls: dict
     async with AsyncPacketConnection(connect_to(address, **tls) if address else stdio(), **settings) as conn:
         if how == "connect":
             await conn(ECHO)
+            await conn.ping()  # from then on both know that the other understands it
             report(up=True)
             report(answered=(await conn(WAIT))[0])
             report(answered=(await conn(ECHO))[0])
@@ -64,6 +65,7 @@ def run_threaded(how: str, settings: dict[str, Any], address: str, tls: dict[str
     with PacketConnection(connect_to(address, **tls) if address else stdio(), **settings) as conn:
         if how == "connect":
             conn(ECHO)
+            conn.ping()  # from then on both know that the other understands it
             report(up=True)
             report(answered=conn(WAIT)[0])
             report(answered=conn(ECHO)[0])

@@ -36,7 +36,7 @@ from .paused_end import ECHO, PID, WAIT
 from .serving import FACES, serving
 from .sshd import Sshd
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.leaves_threads]
 
 LIMIT = 60.0
 KEEPALIVE = 0.3
@@ -377,8 +377,8 @@ def test_through_ssh(face: str, stopped: str, sshd: Sshd, tmp_path: Path) -> Non
         stop(pids[0])
 
     def found() -> None:
-        while stopped == "ssh" and "PeerUnresponsive" not in said.read_text():
-            assert "ended" not in said.read_text()
+        while stopped == "ssh" and "PeerUnresponsive" not in (text := said.read_text()):
+            assert "ended" not in text
             time.sleep(0.001)
 
     try:
