@@ -503,10 +503,11 @@ def test_a_plugin_that_misbehaves_does_not_hinder_another(tried: Tried, what: st
 # the rest
 
 
-def test_closing_ends_what_waits(tried: Tried, servers: list[Served]) -> None:
+def test_closing_ends_what_waits(tried: Tried, servers: list[Served], monkeypatch: pytest.MonkeyPatch) -> None:
     made = tried.open(tried.reconnecting, servers[0].address)
-    tried.until(MemberWaits)
-    closer = threading.Thread(target=lambda: (tried.until(MemberWaits), tried.do(made.close)))
+    waits, check = threading.Event(), made._check
+    monkeypatch.setattr(made, "_check", lambda *args: (waits.set(), check(*args)))  # asked before each wait
+    closer = threading.Thread(target=lambda: waits.wait(LIMIT) and tried.do(made.close))
     closer.start()
     with pytest.raises(ConnectionEnded, match="is closed"):
         tried.do(lambda: made(0, timeout=LIMIT))
