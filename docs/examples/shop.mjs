@@ -61,7 +61,8 @@ const refused = (text) => [0, Buffer.from(text)];
 
 function connect(input, output, handle, answered = () => false) {
   let rest = Buffer.alloc(0), asks = true, over = false;
-  const stop = () => ((over = true), output.end(END)); // at EOF, and at an error: nothing more is understood
+  const stop = () => ((over = true), output.writableEnded || output.end(END)); // at EOF, and at an error
+  output.on("error", () => {}); // the other end has left: the end of the input tells
   const integerAt = (at, end) => { // [the integer, where it ends]; undefined if it does not end there
     for (let n = 0n, size = 0; at + size < end && size < 9; ) {
       n = n * 128n + BigInt(rest[at + size] & 127);
@@ -130,7 +131,7 @@ else {
   const asks = [[1, { title: "Emma", tags: ["novel"] }], [2, { prefix: "E" }], [2, { prefix: "E", least: 3 }]];
   let tag = 1;
   const ask = () => {
-    if (asks.length === 0) return child.stdin.write(END);
+    if (asks.length === 0) return child.stdin.end(END);
     const [type, fields] = asks.shift();
     child.stdin.write(packet(++tag, (1 << 2) | 2, pack(fields), type + 1));
   };
