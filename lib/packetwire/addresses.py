@@ -18,6 +18,7 @@ Each kind is one class and one line of `KINDS`.
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import shlex
@@ -26,8 +27,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, cast
 
+from packetwire.addresshints import about_unix_path, meant, without_slashes
 from packetwire.core.preamble import check_sync
 from packetwire.core.timelimits import seconds_of
 from packetwire.errors import LocalProtocolError
@@ -186,13 +188,16 @@ class TcpAddress:
     @classmethod
     def parse(cls, rest: str) -> Self:
         """The address of HOST:PORT. Raises ValueError."""
+        if (address := without_slashes(cls.scheme, rest)) is not None:
+            raise ValueError(f"this is no URL: write {address}")
         host, colon, port = rest.rpartition(":")
         if not colon or not re.fullmatch("[0-9]+", port):
             raise ValueError(f"invalid port {port!r}")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
-            raise ValueError(f"an IPv6 address goes in brackets: {cls.scheme}:[{host}]:{port}")
+            bare = host.strip("[]")
+            raise ValueError(f"an IPv6 address goes in brackets: {cls.scheme}:[{bare}]:{port}")
         return cls(host, int(port))
 
     def __str__(self) -> str:
@@ -423,10 +428,13 @@ def forms(kinds: Sequence[type[Address]]) -> str:
 
 def parse_address(text: str) -> Address:
     """The address in `text`. Raises `LocalProtocolError`, which says what was expected."""
+    _check_text(text)
     scheme, colon, rest = text.partition(":")
     kind = KINDS.get(scheme) if colon else None
     if kind is None:
-        raise LocalProtocolError(f"invalid address {text!r}: expected {forms(list(KINDS.values()))}")
+        hint = meant(text, KINDS)
+        asked = "" if hint is None else f"; did you mean {hint!r}?"
+        raise LocalProtocolError(f"invalid address {text!r}: expected {forms(list(KINDS.values()))}{asked}")
     try:
         if "\0" in text:
             raise ValueError("there is a null byte in it")
@@ -434,6 +442,13 @@ def parse_address(text: str) -> Address:
     except ValueError as error:
         reason = str(error)
         raise LocalProtocolError(f"invalid address {text!r}: expected {kind.form}; {reason}") from error
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise TypeError(
+            f"an address is a string such as 'tcp:localhost:5000', got {type(text).__name__}: {text!r:.100}"
+        )
 
 
 def connect_to(
@@ -491,7 +506,8 @@ def connect_to(
 
 
 def _parsed(address: str | Address) -> Address:
-    return parse_address(address) if isinstance(address, str) else address
+    is_parsed = not isinstance(address, str) and hasattr(address, "open")
+    return cast("Address", address) if is_parsed else parse_address(cast("str", address))
 
 
 def _to_ship(address: str | Address, ship: str | Ship) -> Address:
@@ -539,6 +555,8 @@ def naming(address: Address, error: OSError) -> OSError:
     reason = error.strerror or str(error)
     if error.filename is not None:
         reason += f": {error.filename!r}"
+    if isinstance(address, UnixAddress) and error.errno in (None, errno.ENOENT):
+        reason += about_unix_path(address.path)
     named = type(error)(f"{address}: {reason}")
     named.errno = error.errno
     return named

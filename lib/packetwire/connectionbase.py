@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, Self, TypeVar, overload
 
 from packetwire.core.budget import Budget
 from packetwire.core.capabilities import Capabilities, Mode
@@ -223,6 +223,9 @@ class ConnectionBase(Generic[DriverT]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}[{self.name}]{id(self)}"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} can be neither copied nor pickled: it is bound to this process")
 
     def __del__(
         self,

@@ -9,6 +9,10 @@ from packetwire.errors import RequestError
 ERROR_TEXT_LIMIT = 16384
 """Characters of the text, at most."""
 
+ERRORS_OF_A_GROUP = 10
+"""How many of an exception group are told."""
+GROUPS_WITHIN_EACH_OTHER = 3
+
 
 class RequestRefused(RequestError):
     """A `RequestError` whose payload was made already, for a peer that understands it."""
@@ -29,8 +33,17 @@ def error_text(error: BaseException, detail: str) -> bytes:
     elif detail == "traceback":
         text = "".join(traceback.format_exception(error))
     else:
-        text = "".join(traceback.format_exception_only(error)).rstrip()
+        text = _message(error)
     return text[:ERROR_TEXT_LIMIT].encode("utf-8", errors="replace")
+
+
+def _message(error: BaseException, depth: int = 0) -> str:
+    """The type and text of an exception; of a group, such as a `TaskGroup` raises, those inside it too."""
+    text = "".join(traceback.format_exception_only(error)).rstrip()
+    if isinstance(error, BaseExceptionGroup) and depth < GROUPS_WITHIN_EACH_OTHER:
+        inner = [_message(each, depth + 1) for each in error.exceptions[:ERRORS_OF_A_GROUP]]
+        text += ": " + "; ".join(inner) + ("; …" if len(error.exceptions) > len(inner) else "")
+    return text
 
 
 def _told(error: RequestError) -> str:

@@ -94,6 +94,10 @@ class LightResult(ResultWaiter):
         """The connection, the tag of the request, and its label if it has one."""
         return f"{self._driver.name}:{self.tag}" + (f":{self._label}" if self._label else "")
 
+    def _where(self) -> str:
+        label = f" ({self._label})" if self._label else ""
+        return f"PacketConnection[{self._driver.name}]: request {self.tag}{label}"
+
     # completion, by the connection's reader
 
     def deliver(self, response: ResponseReceived) -> None:
@@ -225,12 +229,12 @@ class LightResult(ResultWaiter):
             if self.given_up:
                 return
             if plan.deadline is not None and now >= plan.deadline:
-                late = DeadlineExceeded(f"{self.name}: no response before the deadline")
+                late = DeadlineExceeded(f"{self._where()}: no response before the deadline")
                 raise self._give_up(late, StatusCode.DEADLINE)
             if end is not None and now >= end:
-                raise RequestTimeout(f"{self.name}: no response within {timeout} s")
+                raise RequestTimeout(f"{self._where()}: no response within {timeout} s")
             if plan.idle_timeout is not None and now >= self._heard + plan.idle_timeout:
-                text = f"{self.name}: neither response nor progress within {plan.idle_timeout} s"
+                text = f"{self._where()}: neither response nor progress within {plan.idle_timeout} s"
                 raise self._give_up(RequestTimeout(text), StatusCode.CANCELLED)
 
     # collection
@@ -303,7 +307,7 @@ class LightResult(ResultWaiter):
             self.cancel()
             raise RequestCancelled(f"{self.name}: the request whose handler made it was given up")
         if not done:
-            raise RequestTimeout(f"{self.name}: no response within {timeout} s")
+            raise RequestTimeout(f"{self._where()}: no response within {timeout} s")
 
     @property
     def result(self) -> Any:

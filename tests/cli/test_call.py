@@ -335,7 +335,10 @@ def test_nobody_reads_the_output(peer: Peer) -> None:
             "exec:sh -c 'echo one >&2; echo two >&2; kill -9 $$'",
             r"child sh -c .* \(pid \d+\) was killed by signal 9 \(SIGKILL\); its standard error ends: two",
         ),
-        ("exec:echo hello", r"the peer broke the protocol: a response to tag .* the bytes there: b'hello\\n'"),
+        (
+            "exec:echo hello",
+            r"the peer broke the protocol: a response to tag .* bytes there: b'hello.*' \(this looks like .*",
+        ),
     ],
 )
 def test_a_connection_that_fails_gets_one_line(call: Call, address: str, expected: str) -> None:

@@ -40,9 +40,13 @@ def test_ctrl_c_while_it_starts(tmp_path: Path, module: str) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--nonsense"], "packetwire: the following arguments are required: COMMAND (see packetwire --help)"),
+        (["--nonsense"], "packetwire: unrecognized arguments: --nonsense (see packetwire --help)"),
+        ([], "packetwire: the following arguments are required: COMMAND (see packetwire --help)"),
         (["serv"], "packetwire: argument COMMAND: invalid choice: 'serv'"),
-        (["demo", "--sede", "1"], "packetwire demo: unrecognized arguments: --sede 1 (see packetwire demo --help)"),
+        (
+            ["demo", "--sede", "1"],
+            "packetwire demo: unrecognized arguments: --sede 1; did you mean '--seed'?",
+        ),
     ],
 )
 def test_a_mistake_gets_one_line_with_the_help_to_look_at(args: list[str], message: str) -> None:

@@ -174,8 +174,8 @@ def test_the_table_holds_every_code_and_no_other() -> None:
 
 
 def test_a_refusal_quotes_octets_within_bounds() -> None:
-    long = refuse("packet-too-large", b"x" * 10_000, size=1, limit=0, offset=5)
-    assert str(long).endswith(repr(b"x" * QUOTED_BYTES) + "…")
+    long = refuse("packet-too-large", b"\1" * 10_000, size=1, limit=0, offset=5)
+    assert str(long).endswith(repr(b"\1" * QUOTED_BYTES) + "…")
     assert str(refuse("packet-too-large", b"x", size=1, limit=0, offset=5)).endswith("bytes there: b'x'")
 
 

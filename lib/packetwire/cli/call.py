@@ -22,7 +22,7 @@ from packetwire.cli.named import described, find_service, look_in_current_direct
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
 from packetwire.core.calloptions import CallOptions
-from packetwire.core.engine import MAX_REQUEST_FLAGS, MAX_RQ_TYPE, check_channel
+from packetwire.core.engine import MAX_REQUEST_FLAGS, MAX_RQ_TYPE, NO_HANDLER, check_channel
 from packetwire.core.requests import BaseRequest
 from packetwire.core.varint import MAX_UINT
 from packetwire.errors import DeadlineExceeded, LocalProtocolError, RequestFailed, RequestTimeout
@@ -209,6 +209,8 @@ def _ask(
         **options,
     )
     if not ok:
+        if payload == NO_HANDLER and conn.stats().refused:
+            raise CommandFailed(f"{conn.name} returns what is sent to it: it is no packetwire service", EXIT_FAILED)
         failure = conn.failure(flags, payload, question.name or "the request")
         raise failure if question.fail is None else question.fail(failure)
     return flags, payload

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 import packetwire
-from packetwire.cli.failure import EXIT_FAILED, CommandFailed
-from packetwire.errors import PacketwireError
+from packetwire.cli.failure import EXIT_FAILED, CommandFailed, did_you_mean
+from packetwire.errors import PacketwireError, StreamTruncated
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -37,8 +38,25 @@ def commands(words: Sequence[str] = ()) -> list[ModuleType]:
 class OneLineParser(argparse.ArgumentParser):
     """Says in one line what is wrong with the arguments, naming the help of the command concerned."""
 
+    _words: Sequence[str] = ()
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        if message.endswith(" are required: COMMAND") and (options := self._unknown_options(self._words)):
+            message = f"unrecognized arguments: {options[0]}"
+        self.exit(2, f"{self.prog}: {message}{self._meant(message)} (see {self.prog} --help)\n")
+
+    def _unknown_options(self, words: Sequence[str]) -> list[str]:
+        return [word for word in words if word.startswith("-") and word not in self._option_string_actions]
+
+    def _meant(self, message: str) -> str:
+        """Asks for the name that was probably meant."""
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            names = re.findall(r"[\w-]+", choice[2])
+            return did_you_mean(choice[1], names)
+        if message.startswith("unrecognized arguments: "):
+            option = message.split()[2].partition("=")[0]
+            return did_you_mean(option, self._option_string_actions) if option.startswith("--") else ""
+        return ""
 
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]  # which has overloads
         self, args: Any = None, namespace: Any = None
@@ -47,6 +65,7 @@ class OneLineParser(argparse.ArgumentParser):
 
         The default of `late_words` names the argument that gets them here.
         """
+        self._words = sys.argv[1:] if args is None else args
         parsed, rest = super().parse_known_args(args, namespace)
         late_words = self.get_default("late_words")
         options_end = rest.index("--") if "--" in rest else len(rest)
@@ -93,7 +112,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(_one_line(str(failure)), failure.status)
     except (PacketwireError, OSError) as error:
         number = f"[Errno {getattr(error, 'errno', None)}] "  # which adds nothing to the text
-        return _failed(_one_line(str(error).removeprefix(number)), EXIT_FAILED)
+        text = _one_line(str(error).removeprefix(number))
+        if isinstance(error.__cause__, StreamTruncated):
+            text += f"; {error.__cause__}"  # what came before the end
+        return _failed(text, EXIT_FAILED)
 
 
 def _fill_in_standard_streams() -> None:

@@ -6,7 +6,6 @@ request map, `{number: class}`. Modules are looked for in the current directory 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
@@ -18,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import packetwire
-from packetwire.cli.failure import EXIT_USAGE, CommandFailed
+from packetwire.cli.failure import EXIT_USAGE, CommandFailed, did_you_mean
 from packetwire.core.requests import BaseRequest
 from packetwire.service import HasPacketConnection
 from packetwire.streams.open import PacketConnectionRecvSend
@@ -48,6 +47,9 @@ def find_service(name: str, **map_options: Any) -> MakeService:
             "is neither a HasPacketConnection class, nor a callable that makes one, nor a request map "
             f"{{number: class}}, but {found!r:.100}",
         )
+    fields = getattr(found, "__dataclass_fields__", None)
+    if fields is not None and "conn" not in fields and not hasattr(found, "conn"):
+        raise _wrong(name, "is a dataclass with no connection; a service is a HasPacketConnection class")
     try:
         inspect.signature(found).bind(None)
     except TypeError as error:
@@ -109,8 +111,7 @@ def find_thing(name: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError:
-            close = difflib.get_close_matches(part, dir(found), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(part, dir(found))
             raise CommandFailed(f"{name}: there is no {part!r} in {_origin(found)}{hint}", EXIT_USAGE) from None
     return found
 

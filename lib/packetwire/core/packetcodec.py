@@ -13,7 +13,7 @@ from typing import Any
 
 from packetwire.core.packet import FLAG_CHANNEL, FLAG_REQUEST, MAX_HEAD_BYTES, check_payload
 from packetwire.core.payloads import Payload
-from packetwire.core.refusals import QUOTED_BYTES, refuse
+from packetwire.core.refusals import QUOTED_BYTES, explained, refuse
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.core.varint import MAX_UINT, BytesLike, decode_varint
 from packetwire.errors import RemoteProtocolError, StreamTruncated
@@ -195,9 +195,10 @@ class PacketReader:
             raise self.fault
         if self._partial and not self.ended:
             announced = f" of {self.needed}" if self.needed else ""
+            quoted = self.partial[:QUOTED_BYTES]
             raise StreamTruncated(
                 f"the stream ended inside a packet, after {len(self.partial)}{announced} bytes of it: "
-                f"{self.partial[:QUOTED_BYTES]!r}"
+                f"{explained(quoted, repr(quoted))}"
             )
 
     def _complete_partial(self, data: bytes, packets: list[Fields]) -> bytes:

@@ -6,6 +6,8 @@ refusal reached.
 
 from __future__ import annotations
 
+import re
+
 from packetwire.errors import RemoteProtocolError
 
 REFUSALS = {
@@ -23,10 +25,36 @@ REFUSALS = {
 QUOTED_BYTES = 200
 
 
+FOREIGN = {
+    rb"HTTP/[12]|[A-Z]{3,7} [!-~]+ HTTP/": "this looks like HTTP, not packets",
+    rb"[\x14-\x17]\x03[\x00-\x04]": "this looks like TLS: both ends need a tls: address",
+    rb"SSH-[12]": "this looks like an SSH server: an ssh: address runs a command there",
+    rb"\xff.{8}\x7f": "this looks like a ZMQ socket: both ends need a zmq+ address",
+    rb"Content-Length:|\{\s*\"": "this looks like JSON-RPC, not packets",
+}
+"""How other protocols begin, as regular expressions -> what is said about it."""
+PRINTED = (
+    "this looks like printed text: a service on standard output calls stdio() before anything prints, "
+    "or prints to standard error"
+)
+LEAST_TEXT = 4
+"""Bytes; fewer may be text by chance."""
+
+
+def explained(quoted: bytes, shown: str) -> str:
+    """The bytes as `shown`, and what they are if they are another protocol's or printed text."""
+    for beginning, what in FOREIGN.items():
+        if re.match(beginning, quoted, re.DOTALL):
+            return f"{shown} ({what})"
+    text = quoted.decode("latin-1").translate({9: " ", 10: " ", 13: " ", 27: " "})
+    printed = len(text) >= LEAST_TEXT and text.isascii() and text.isprintable() and not text.isspace()
+    return f"{shown} ({PRINTED})" if printed else shown
+
+
 def refuse(code: str, quoted: bytes = b"", **values: object) -> RemoteProtocolError:
     """The exception for one broken rule; `quoted` are the bytes to show, as far as they are known."""
     text = REFUSALS[code].format(**values)
     if quoted:
         shown = quoted[:QUOTED_BYTES]
-        text += f"; the bytes there: {shown!r}" + ("…" if len(quoted) > len(shown) else "")
+        text += "; the bytes there: " + explained(quoted, f"{shown!r}" + ("…" if len(quoted) > len(shown) else ""))
     return RemoteProtocolError(code, text)

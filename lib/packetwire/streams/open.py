@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
@@ -78,7 +79,8 @@ def _open(recv_send: object) -> ByteStream:
         return _open_popen(cast("Popen[bytes]", recv_send))
     if callable(recv_send):
         return _open_made(recv_send())
-    raise TypeError(f"{FORMS}; got {type(recv_send).__name__}: {recv_send!r:.100}")
+    hint = "; for an address there is connect_to(…)" if isinstance(recv_send, str) else ""
+    raise TypeError(f"{FORMS}; got {type(recv_send).__name__}: {recv_send!r:.100}{hint}")
 
 
 def _open_made(made: object) -> ByteStream:
@@ -165,7 +167,25 @@ def _stream_socket_fd(sock: socket.socket, what: str) -> int:
         raise LocalProtocolError(f"{what} is a closed socket: {sock!r}")
     if sock.type != socket.SOCK_STREAM:
         raise LocalProtocolError(f"{what} must be a stream socket, got {sock!r}")
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise LocalProtocolError(
+            f"{what} is a socket that listens, not a connection: give it what its accept() returns, or use serve()"
+        )
+    if _was_never_connected(sock):
+        raise LocalProtocolError(f"{what} is a socket that is not connected: {sock!r}; call its connect() first")
     return fd
+
+
+def _was_never_connected(sock: socket.socket) -> bool:
+    """True if it is sure; a connection that was reset has no peer either, but an address of its own."""
+    try:
+        sock.getpeername()
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            return False
+        own = sock.getsockname()
+        return not own or (isinstance(own, tuple) and len(own) > 1 and own[1] == 0)
+    return False
 
 
 def _is_readable(recv: object) -> TypeGuard[ReadableFile]:

@@ -32,6 +32,7 @@ RAISED = RaisedIn(
             "_for_client",
             "_ShippedExec.parse",
             "_to_ship",
+            "_check_text",
         ),  # what is no part of the text
     ],
 )
@@ -50,6 +51,7 @@ WRITTEN = (
     "unix:/run/store.sock",
     "unix:",
     "tcp:localhost:4000",
+    "tcp://localhost:4000",
     "tcp:[::1]:4000",
     "tcp:::1:4000",
     "tcp:[x:5",
