@@ -490,6 +490,13 @@ def connect_to(
     return connect
 
 
+def takes_ship(address: object) -> bool:
+    """True for an address of a Python to which a service can be sent."""
+    if isinstance(address, str):
+        return address.startswith(("exec:", "ssh:"))
+    return isinstance(address, ExecAddress | SshAddress)
+
+
 def _parsed(address: str | Address) -> Address:
     return parse_address(address) if isinstance(address, str) else address
 

@@ -8,11 +8,11 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from packetwire._async.keeping import Change
 from packetwire._async.member import Member
-from packetwire.addresses import CONNECT_TIMEOUT, connect_to
+from packetwire.addresses import CONNECT_TIMEOUT, connect_to, takes_ship
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.connectionbase import ABANDON_TIMEOUT
 from packetwire.core.bounds import bound_of
@@ -26,6 +26,9 @@ from packetwire.core.settings import DEFAULT_CLOSE_TIMEOUT
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.core.varint import BytesLike
 from packetwire.errors import ConnectionEnded, PacketwireError, RequestFailed, RequestTimeout, ended_by
+
+if TYPE_CHECKING:
+    from packetwire.ship.shipment import Ship
 
 ResponseT = TypeVar("ResponseT")
 
@@ -53,6 +56,7 @@ class AsyncPool(HasRequestMap):
     - `on_connect(conn)` is called with each new connection before it is used, for instance to log in. If it raises,
       the connection is closed, and made again later.
     - `ready(conn)` is asked again and again, until it is true, at most `ready_timeout` seconds.
+    - `ship` is a service that is sent to the addresses `exec:PYTHON` and `ssh:HOST`, as by `connect_to`.
     - `rq_type_map` are request classes, for `conn_do_remote`.
     - `on_event(event)` is told what happens: `MemberReady`, `MemberEnded`, `MemberWaits`, `MemberGivenUp`.
     """
@@ -68,6 +72,7 @@ class AsyncPool(HasRequestMap):
         backoff: Backoff | None = None,
         attempts: int = DEFAULT_ATTEMPTS,
         connect_timeout: float = CONNECT_TIMEOUT,
+        ship: str | Ship | None = None,
         on_connect: Callable[[AsyncPacketConnection], Any] | None = None,
         ready: Callable[[AsyncPacketConnection], Any] | None = None,
         ready_timeout: float = DEFAULT_READY_TIMEOUT,
@@ -91,7 +96,8 @@ class AsyncPool(HasRequestMap):
         rules = self._rules(Backoff() if backoff is None else backoff)
         seconds = seconds_of(ready_timeout, "ready_timeout")
         for target in targets:
-            recv_send = connect_to(target, timeout=connect_timeout) if _is_address(target) else target
+            shipped = ship if takes_ship(target) else None
+            recv_send = connect_to(target, timeout=connect_timeout, ship=shipped) if _is_address(target) else target
             for number in range(size):
                 member = Member(
                     recv_send,
@@ -255,10 +261,15 @@ class AsyncPool(HasRequestMap):
             found = [(each, conn) for each in self.members if (conn := each.conn) and conn.ended is None]
             found = [(each, conn) for each, conn in found if each is not avoided] or found
             if found:
-                loads = [conn.outstanding for _, conn in found]
-                return found[choose(loads, random.random(), random.random())]
+                return self._choose(found)
             self._check(until, DEFAULT_WAIT if timeout is None else timeout)
             await self._changed.wait(seen, until - monotonic())
+
+    def _choose(
+        self, found: Sequence[tuple[Member, AsyncPacketConnection]]
+    ) -> tuple[Member, AsyncPacketConnection]:
+        loads = [conn.outstanding for _, conn in found]
+        return found[choose(loads, random.random(), random.random())]
 
     def _check(self, until: float, timeout: float) -> None:
         """Raise if there is no use in waiting for a connection."""

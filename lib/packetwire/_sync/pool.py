@@ -9,11 +9,11 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from packetwire._sync.keeping import Change
 from packetwire._sync.member import Member
-from packetwire.addresses import CONNECT_TIMEOUT, connect_to
+from packetwire.addresses import CONNECT_TIMEOUT, connect_to, takes_ship
 from packetwire.connection import PacketConnection
 from packetwire.connectionbase import ABANDON_TIMEOUT
 from packetwire.core.bounds import bound_of
@@ -27,6 +27,9 @@ from packetwire.core.settings import DEFAULT_CLOSE_TIMEOUT
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.core.varint import BytesLike
 from packetwire.errors import ConnectionEnded, PacketwireError, RequestFailed, RequestTimeout, ended_by
+
+if TYPE_CHECKING:
+    from packetwire.ship.shipment import Ship
 
 ResponseT = TypeVar("ResponseT")
 
@@ -54,6 +57,7 @@ class Pool(HasRequestMap):
     - `on_connect(conn)` is called with each new connection before it is used, for instance to log in. If it raises,
       the connection is closed, and made again later.
     - `ready(conn)` is asked again and again, until it is true, at most `ready_timeout` seconds.
+    - `ship` is a service that is sent to the addresses `exec:PYTHON` and `ssh:HOST`, as by `connect_to`.
     - `rq_type_map` are request classes, for `conn_do_remote`.
     - `on_event(event)` is told what happens: `MemberReady`, `MemberEnded`, `MemberWaits`, `MemberGivenUp`.
     """
@@ -69,6 +73,7 @@ class Pool(HasRequestMap):
         backoff: Backoff | None = None,
         attempts: int = DEFAULT_ATTEMPTS,
         connect_timeout: float = CONNECT_TIMEOUT,
+        ship: str | Ship | None = None,
         on_connect: Callable[[PacketConnection], Any] | None = None,
         ready: Callable[[PacketConnection], Any] | None = None,
         ready_timeout: float = DEFAULT_READY_TIMEOUT,
@@ -92,7 +97,8 @@ class Pool(HasRequestMap):
         rules = self._rules(Backoff() if backoff is None else backoff)
         seconds = seconds_of(ready_timeout, "ready_timeout")
         for target in targets:
-            recv_send = connect_to(target, timeout=connect_timeout) if _is_address(target) else target
+            shipped = ship if takes_ship(target) else None
+            recv_send = connect_to(target, timeout=connect_timeout, ship=shipped) if _is_address(target) else target
             for number in range(size):
                 member = Member(
                     recv_send,
@@ -256,10 +262,13 @@ class Pool(HasRequestMap):
             found = [(each, conn) for each in self.members if (conn := each.conn) and conn.ended is None]
             found = [(each, conn) for each, conn in found if each is not avoided] or found
             if found:
-                loads = [conn.outstanding for _, conn in found]
-                return found[choose(loads, random.random(), random.random())]
+                return self._choose(found)
             self._check(until, DEFAULT_WAIT if timeout is None else timeout)
             self._changed.wait(seen, until - monotonic())
+
+    def _choose(self, found: Sequence[tuple[Member, PacketConnection]]) -> tuple[Member, PacketConnection]:
+        loads = [conn.outstanding for _, conn in found]
+        return found[choose(loads, random.random(), random.random())]
 
     def _check(self, until: float, timeout: float) -> None:
         """Raise if there is no use in waiting for a connection."""
