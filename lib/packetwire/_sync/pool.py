@@ -19,7 +19,7 @@ from packetwire.connectionbase import ABANDON_TIMEOUT
 from packetwire.core.bounds import bound_of
 from packetwire.core.calloptions import CallOptions
 from packetwire.core.hello import CLIENT_ID_SIZE
-from packetwire.core.keeping import Backoff, MemberEvent, Repeats, Rules, choose, lost
+from packetwire.core.keeping import DEFAULT_RESTART_LIMIT, Backoff, MemberEvent, Repeats, Rules, choose, lost
 from packetwire.core.requestids import RequestIds
 from packetwire.core.requests import BaseRequest, HasRequestMap
 from packetwire.core.responses import DecodeResponse, Response
@@ -39,7 +39,6 @@ DEFAULT_WAIT = 30.0
 """Seconds that a call without a time limit waits for a connection."""
 DEFAULT_ATTEMPTS = 3
 DEFAULT_READY_TIMEOUT = 30.0
-DEFAULT_RESTART_LIMIT = (5, 60.0)
 
 
 class Pool(HasRequestMap):

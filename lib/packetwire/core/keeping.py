@@ -25,6 +25,8 @@ RESTARTS = ("always", "on-failure", "never")
 """The rules for making a connection that has ended again."""
 STEADY_SECONDS = 1.0
 """Seconds that a connection must last for the next one not to wait longer than the first."""
+DEFAULT_RESTART_LIMIT = (5, 60.0)
+"""The restarts of a child, and the seconds for so many, after which it is given up."""
 REPEATS_KEPT = 10.0
 """Repeats that may be made at once after many calls that succeeded."""
 REPEATS_PER_CALL = 0.1
