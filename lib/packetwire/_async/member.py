@@ -1,4 +1,4 @@
-"""What is made again when it has ended, for as long as its rules say: above all a connection."""
+"""Making something again when it has ended, for as long as its rules say: above all a connection."""
 
 from __future__ import annotations
 

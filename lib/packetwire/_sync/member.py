@@ -1,5 +1,5 @@
 # Made from _async/member.py by tools/unasync.py: change that one, and run it.
-"""What is made again when it has ended, for as long as its rules say: above all a connection."""
+"""Making something again when it has ended, for as long as its rules say: above all a connection."""
 
 from __future__ import annotations
 
