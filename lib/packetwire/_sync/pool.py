@@ -182,7 +182,7 @@ class Pool(HasRequestMap):
         failure: PacketwireError | None = None
         epoch: bytes | None = None  # of the service that may have begun with it
         while True:
-            member, conn = self._take(deadline, timeout, avoided)
+            member, conn = self._take(deadline, timeout, avoided, epoch)
             left = None if deadline is None else max(0.0, deadline - monotonic())
             made += 1
             if once is not None:
@@ -205,11 +205,13 @@ class Pool(HasRequestMap):
                     raise
                 member.leave(conn)
                 begun: bool | None = getattr(error, "begun", None)
-                if made >= self._attempts or not self._repeats.may_repeat(begun, idempotent or once is not None):
+                # a refusal costs no attempt, as long as there may be another member
+                attempts = self._attempts if begun is None else self._attempts + len(self.members)
+                if made >= attempts or not self._repeats.may_repeat(begun, idempotent or once is not None):
                     raise
                 avoided = member
                 if begun is None and once is not None:
-                    failure, epoch = error, None if conn.peer is None else conn.peer.epoch
+                    failure, epoch = error, _epoch_of(conn)
             else:
                 self._repeats.succeeded()
                 return response
@@ -250,16 +252,20 @@ class Pool(HasRequestMap):
         return (self._take(deadline, timeout, None))[1]
 
     def _take(
-        self, deadline: float | None, timeout: float | None, avoided: Member | None
+        self, deadline: float | None, timeout: float | None, avoided: Member | None, epoch: bytes | None = None
     ) -> tuple[Member, PacketConnection]:
-        """A member with its connection; the one to be `avoided` only if there is no other."""
+        """A member with its connection: to the service with this `epoch`, not the one to be `avoided`, else any."""
         if not self._open:
             raise ConnectionEnded(f"{self} is not open; use it inside its `with` block")
         until = monotonic() + DEFAULT_WAIT if deadline is None else deadline
         while True:
             seen = self._changed.count
             found = [(each, conn) for each in self.members if (conn := each.conn) and conn.ended is None]
-            found = [(each, conn) for each, conn in found if each is not avoided] or found
+            found = (
+                [(each, conn) for each, conn in found if epoch is not None and _epoch_of(conn) == epoch]
+                or [(each, conn) for each, conn in found if each is not avoided]
+                or found
+            )
             if found:
                 return self._choose(found)
             self._check(until, DEFAULT_WAIT if timeout is None else timeout)
@@ -337,7 +343,12 @@ def _is_of(epoch: bytes | None, conn: PacketConnection, timeout: float | None) -
         conn.ping(timeout)  # from then on it is known who that is
     except PacketwireError:
         return False
-    return epoch is not None and conn.peer is not None and conn.peer.epoch == epoch
+    return epoch is not None and _epoch_of(conn) == epoch
+
+
+def _epoch_of(conn: PacketConnection) -> bytes | None:
+    """The epoch of the service there, once it is known."""
+    return None if conn.peer is None else conn.peer.epoch
 
 
 def _targets(addresses: Any) -> Sequence[Any]:
