@@ -50,7 +50,9 @@ WORDS = {
     "AsyncPool": "Pool",
     "AsyncReconnecting": "Reconnecting",
     "AsyncRecvSend": "PacketConnectionRecvSend",
+    "AsyncStartedComponent": "StartedComponent",
     "AsyncSupervised": "Supervised",
+    "AsyncSupervisedComponent": "SupervisedComponent",
     "RequestFuture": "RequestResult",
     "StopAsyncIteration": "StopIteration",
 }

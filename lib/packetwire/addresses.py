@@ -505,6 +505,13 @@ def connect_to(
     return connect
 
 
+def takes_ship(address: object) -> bool:
+    """True for an address of a Python to which a service can be sent."""
+    if isinstance(address, str):
+        return address.startswith(("exec:", "ssh:"))
+    return isinstance(address, ExecAddress | SshAddress)
+
+
 def _parsed(address: str | Address) -> Address:
     is_parsed = not isinstance(address, str) and hasattr(address, "open")
     return cast("Address", address) if is_parsed else parse_address(cast("str", address))

@@ -12,6 +12,7 @@ from packetwire.core.keeping import REPEATS_KEPT, Attempts, Backoff, Repeats, Ru
 from packetwire.errors import (
     ChildExited,
     ConnectionEnded,
+    Drained,
     LocalProtocolError,
     PacketwireError,
     PeerClosed,
@@ -90,6 +91,20 @@ def test_only_what_lasted_begins_anew() -> None:
     attempts.ready(30)
     assert attempts.ended(FAILED, 30.5, 0) == pytest.approx(0.2)  # shorter than a second
     assert attempts.ended(FAILED, 100, 0) == pytest.approx(0.4)  # it was not ready
+
+
+def test_a_server_that_has_ended_the_connection_in_order_is_asked_again_at_once() -> None:
+    attempts = Attempts(Rules(Backoff(spread=0)))
+    drained = Drained("the server stops")
+    assert attempts.ended(drained, 0, 0) == pytest.approx(0.1)  # it was not ready: there is nothing to come back to
+    assert attempts.ended(FAILED, 0, 0) == pytest.approx(0.2)
+    attempts.ready(10)
+    assert attempts.ended(drained, 10.1, 0) == 0  # and it was no failure
+    assert attempts.ended(FAILED, 10.1, 0) == pytest.approx(0.1)  # the next server is not there yet
+    attempts.ready(10.5)
+    assert attempts.ended(drained, 10.6, 0) == pytest.approx(0.2)  # but not again and again
+    attempts.ready(20)
+    assert attempts.ended(drained, 20.1, 0) == 0
 
 
 def test_the_limit_of_attempts_within_a_time() -> None:

@@ -29,6 +29,7 @@ RUN_BY = {
     ("docs/typed.md", "sh"): "typed/test_page.py",
     ("docs/fbsp.md", "python"): "fbsp/test_page.py",
     ("docs/fbsp.md", "sh"): "fbsp/test_page.py",
+    ("docs/scaling.md", "python"): "docs/test_scaling.py",
     ("docs/iccp.md", "python"): "iccp/test_page.py",
     ("docs/iccp.md", "sh"): "iccp/test_page.py",
     ("docs/riaps.md", "python"): "riaps/test_page.py",
@@ -49,6 +50,7 @@ NOT_RUN = {
 """What no test runs, and why."""
 
 RUN_WHOLE = {
+    "docs/test_scaling.py",
     "docs/test_readme.py",
     "docs/test_guide.py",
     "docs/test_porting.py",

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -424,6 +425,49 @@ def test_workers_that_do_not_answer_in_time(tmp_path: Path) -> None:
     status, _, stderr = run(tmp_path, "zmq_workers.py", "--timeout", "0.001")  # in which no worker can start
     assert status == 1
     assert re.fullmatch(r"zmq_workers: ipc://.*: no response in time to request \d+\n", stderr)
+
+
+# behind_balancer.py
+
+
+@pytest.fixture
+def needs_haproxy() -> None:
+    for name in "haproxy", "openssl":
+        if shutil.which(name) is None:
+            pytest.skip(f"there is no {name}")
+
+
+@pytest.mark.long
+def test_servers_behind_a_balancer_come_and_go(tmp_path: Path, needs_haproxy: None) -> None:
+    status, stdout, stderr = run(tmp_path, "behind_balancer.py", "--seconds", 12)
+    assert status == 0, stdout + stderr
+    assert all("a client was not let in" in line for line in stderr.splitlines()), stderr  # a check of the balancer
+    table, _, judged = stdout.partition("\n\n")
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["four servers", "one is killed", "one is added", "one is drained"]
+    not_known = [int(row[2]) for row in rows]
+    assert [not_known[0], *not_known[2:]] == [0, 0, 0]
+    assert not_known[1] <= 8  # one for each caller
+    assert "done twice: 0; answered and not done: 0" in judged
+    assert "'five': 0" not in judged
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_the_servers_and_the_balancer(tmp_path: Path, needs_haproxy: None) -> None:
+    with running(tmp_path, "behind_balancer.py", env=os.environ | {"PYTHONWARNINGS": "ignore"}) as example:
+        assert example.process.stdout.readline().startswith("| | answered |")
+        children = example.children()
+        example.interrupt()
+        status, _, stderr = example.end()
+    assert (status, stderr) == (130, "")
+    assert len(children) == 5
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_there_is_no_balancer(tmp_path: Path) -> None:
+    status, stdout, stderr = run(tmp_path, "behind_balancer.py", env=os.environ | {"PATH": ""})
+    assert (status, stdout) == (1, "")
+    assert re.fullmatch(r"behind_balancer: .*No such file or directory: '(openssl|haproxy)'\n", stderr)
 
 
 # riaps_members.py

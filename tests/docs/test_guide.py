@@ -239,6 +239,7 @@ def test_the_exceptions_exist() -> None:
         "StreamEnded",
         "MemberEnded",
         "ModuleNotFoundError",
+        "FunctionFailed",  # of packetwire.executor
     }
     assert named - others == set(errors.__all__) - {"ProtocolError"}
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 from packetwire.iccp import (
     AsyncController,
     AsyncStartedComponent,
+    AsyncSupervisedComponent,
     Control,
     Controller,
     arun_component,
@@ -41,7 +42,8 @@ class InLoop:
     def _seen(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._seen(each) for each in value]
-        return InLoop(self._runner, value) if isinstance(value, AsyncStartedComponent) else value
+        belongs_to_loop = isinstance(value, AsyncStartedComponent | AsyncSupervisedComponent)
+        return InLoop(self._runner, value) if belongs_to_loop else value
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, InLoop) and self.inner is other.inner

@@ -35,7 +35,7 @@ def test_each_rule_has_tests() -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", ["control.py", pytest.param("acontrol.py", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["control.py", "keep.py", pytest.param("acontrol.py", marks=pytest.mark.long)])
 def test_the_programs_run(name: str, tmp_path: Path) -> None:
     write_programs(PAGE, tmp_path)
     done = run_program(tmp_path, name)

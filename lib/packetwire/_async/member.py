@@ -1,4 +1,4 @@
-"""One connection that is made again when it has ended, for as long as its rules say."""
+"""Making something again when it has ended, for as long as its rules say: above all a connection."""
 
 from __future__ import annotations
 
@@ -28,67 +28,37 @@ READY_INTERVAL = 0.05
 """Seconds between two questions if a far end is ready."""
 
 
-class Member:
-    """Keeps one connection, from `start` to `stop`. `conn` is it while it can be used."""
+class Keeper:
+    """Makes something again and again, in the background, from `start` to `halt`. Subclasses say what."""
 
-    def __init__(
-        self,
-        recv_send: Any,
-        name: str,
-        rules: Rules,
-        *,
-        on_connect: Callable[[AsyncPacketConnection], Any] | None,
-        ready: Callable[[AsyncPacketConnection], Any] | None,
-        ready_timeout: float,
-        tell: Callable[[MemberEvent], None],
-        changed: Change,
-        request_ids: RequestIds,
-        options: dict[str, Any],
-    ) -> None:
+    def __init__(self, name: str, rules: Rules, *, tell: Callable[[MemberEvent], None], changed: Change) -> None:
         self.name = name
-        self.conn: AsyncPacketConnection | None = None
         self.cause: BaseException | None = None
-        """Why there is no connection, if that is known."""
+        """Why there is none, if that is known."""
         self.given_up = False
-        self._recv_send = recv_send
         self._attempts = Attempts(rules)
-        self._on_connect = on_connect
-        self._ready = ready
-        self._ready_timeout = ready_timeout
         self._tell = tell
         self._changed = changed
-        self._request_ids = request_ids
-        self._options = options
-        self._made: AsyncPacketConnection | None = None
         self._stopping = False
         self._stop = Change()
         self._work = Background()
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Begin."""
         self._work.start(self._keep, f"{self.name}-keeper")
 
-    def leave(self, conn: AsyncPacketConnection) -> None:
-        """Have nobody use this connection any more: it has ended, or is about to."""
-        if self.conn is conn:
-            self.conn = None
-
     def halt(self) -> None:
-        """Make no further connection."""
+        """Make none any more."""
         self._stopping = True
         self._stop.tell()
 
-    async def stop(self, seconds: float) -> None:
-        """After `halt`: close the connection; that takes about so many seconds at most."""
-        deadline = monotonic() + seconds
-        made = self._made
-        if made is not None:
-            await made.close(seconds)
-        await self._work.stop(deadline - monotonic())
+    async def _one(self) -> BaseException | None:
+        """Make one and wait for its end; returns the reason."""
+        raise NotImplementedError
 
     async def _keep(self) -> None:
         while not self._stopping:
-            cause = await self._one_connection()
+            cause = await self._one()
             if self._stopping:
                 break
             self.cause = cause
@@ -109,8 +79,48 @@ class Member:
         if not self._stopping:
             await self._stop.wait(seen, seconds)
 
-    async def _one_connection(self) -> BaseException | None:
-        """Make a connection and wait for its end; returns the reason."""
+
+class Member(Keeper):
+    """Keeps one connection, from `start` to `stop`. `conn` is it while it can be used."""
+
+    def __init__(
+        self,
+        recv_send: Any,
+        name: str,
+        rules: Rules,
+        *,
+        on_connect: Callable[[AsyncPacketConnection], Any] | None,
+        ready: Callable[[AsyncPacketConnection], Any] | None,
+        ready_timeout: float,
+        tell: Callable[[MemberEvent], None],
+        changed: Change,
+        request_ids: RequestIds,
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__(name, rules, tell=tell, changed=changed)
+        self.conn: AsyncPacketConnection | None = None
+        self._recv_send = recv_send
+        self._on_connect = on_connect
+        self._ready = ready
+        self._ready_timeout = ready_timeout
+        self._request_ids = request_ids
+        self._options = options
+        self._made: AsyncPacketConnection | None = None
+
+    def leave(self, conn: AsyncPacketConnection) -> None:
+        """Have nobody use this connection any more: it has ended, or is about to."""
+        if self.conn is conn:
+            self.conn = None
+
+    async def stop(self, seconds: float) -> None:
+        """After `halt`: close the connection; that takes about so many seconds at most."""
+        deadline = monotonic() + seconds
+        made = self._made
+        if made is not None:
+            await made.close(seconds)
+        await self._work.stop(deadline - monotonic())
+
+    async def _one(self) -> BaseException | None:
         conn = AsyncPacketConnection(self._recv_send, self.name, **self._options)
         conn._request_ids = self._request_ids  # so that a service knows the client again
         self._made = conn

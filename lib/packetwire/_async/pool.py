@@ -8,17 +8,17 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from packetwire._async.keeping import Change
 from packetwire._async.member import Member
-from packetwire.addresses import CONNECT_TIMEOUT, connect_to
+from packetwire.addresses import CONNECT_TIMEOUT, connect_to, takes_ship
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.connectionbase import ABANDON_TIMEOUT
 from packetwire.core.bounds import bound_of
 from packetwire.core.calloptions import CallOptions
 from packetwire.core.hello import CLIENT_ID_SIZE
-from packetwire.core.keeping import Backoff, MemberEvent, Repeats, Rules, choose, lost
+from packetwire.core.keeping import DEFAULT_RESTART_LIMIT, Backoff, MemberEvent, Repeats, Rules, choose, lost
 from packetwire.core.requestids import RequestIds
 from packetwire.core.requests import BaseRequest, HasRequestMap
 from packetwire.core.responses import DecodeResponse, Response
@@ -26,6 +26,9 @@ from packetwire.core.settings import DEFAULT_CLOSE_TIMEOUT
 from packetwire.core.timelimits import seconds_of, time_limit
 from packetwire.core.varint import BytesLike
 from packetwire.errors import ConnectionEnded, PacketwireError, RequestFailed, RequestTimeout, ended_by
+
+if TYPE_CHECKING:
+    from packetwire.ship.shipment import Ship
 
 ResponseT = TypeVar("ResponseT")
 
@@ -35,7 +38,6 @@ DEFAULT_WAIT = 30.0
 """Seconds that a call without a time limit waits for a connection."""
 DEFAULT_ATTEMPTS = 3
 DEFAULT_READY_TIMEOUT = 30.0
-DEFAULT_RESTART_LIMIT = (5, 60.0)
 
 
 class AsyncPool(HasRequestMap):
@@ -53,6 +55,7 @@ class AsyncPool(HasRequestMap):
     - `on_connect(conn)` is called with each new connection before it is used, for instance to log in. If it raises,
       the connection is closed, and made again later.
     - `ready(conn)` is asked again and again, until it is true, at most `ready_timeout` seconds.
+    - `ship` is a service that is sent to the addresses `exec:PYTHON` and `ssh:HOST`, as by `connect_to`.
     - `rq_type_map` are request classes, for `conn_do_remote`.
     - `on_event(event)` is told what happens: `MemberReady`, `MemberEnded`, `MemberWaits`, `MemberGivenUp`.
     """
@@ -68,6 +71,7 @@ class AsyncPool(HasRequestMap):
         backoff: Backoff | None = None,
         attempts: int = DEFAULT_ATTEMPTS,
         connect_timeout: float = CONNECT_TIMEOUT,
+        ship: str | Ship | None = None,
         on_connect: Callable[[AsyncPacketConnection], Any] | None = None,
         ready: Callable[[AsyncPacketConnection], Any] | None = None,
         ready_timeout: float = DEFAULT_READY_TIMEOUT,
@@ -91,7 +95,8 @@ class AsyncPool(HasRequestMap):
         rules = self._rules(Backoff() if backoff is None else backoff)
         seconds = seconds_of(ready_timeout, "ready_timeout")
         for target in targets:
-            recv_send = connect_to(target, timeout=connect_timeout) if _is_address(target) else target
+            shipped = ship if takes_ship(target) else None
+            recv_send = connect_to(target, timeout=connect_timeout, ship=shipped) if _is_address(target) else target
             for number in range(size):
                 member = Member(
                     recv_send,
@@ -176,7 +181,7 @@ class AsyncPool(HasRequestMap):
         failure: PacketwireError | None = None
         epoch: bytes | None = None  # of the service that may have begun with it
         while True:
-            member, conn = await self._take(deadline, timeout, avoided)
+            member, conn = await self._take(deadline, timeout, avoided, epoch)
             left = None if deadline is None else max(0.0, deadline - monotonic())
             made += 1
             if once is not None:
@@ -199,11 +204,13 @@ class AsyncPool(HasRequestMap):
                     raise
                 member.leave(conn)
                 begun: bool | None = getattr(error, "begun", None)
-                if made >= self._attempts or not self._repeats.may_repeat(begun, idempotent or once is not None):
+                # a refusal costs no attempt, as long as there may be another member
+                attempts = self._attempts if begun is None else self._attempts + len(self.members)
+                if made >= attempts or not self._repeats.may_repeat(begun, idempotent or once is not None):
                     raise
                 avoided = member
                 if begun is None and once is not None:
-                    failure, epoch = error, None if conn.peer is None else conn.peer.epoch
+                    failure, epoch = error, _epoch_of(conn)
             else:
                 self._repeats.succeeded()
                 return response
@@ -244,21 +251,30 @@ class AsyncPool(HasRequestMap):
         return (await self._take(deadline, timeout, None))[1]
 
     async def _take(
-        self, deadline: float | None, timeout: float | None, avoided: Member | None
+        self, deadline: float | None, timeout: float | None, avoided: Member | None, epoch: bytes | None = None
     ) -> tuple[Member, AsyncPacketConnection]:
-        """A member with its connection; the one to be `avoided` only if there is no other."""
+        """A member with its connection: to the service with this `epoch`, not the one to be `avoided`, else any."""
         if not self._open:
             raise ConnectionEnded(f"{self} is not open; use it inside its `with` block")
         until = monotonic() + DEFAULT_WAIT if deadline is None else deadline
         while True:
             seen = self._changed.count
             found = [(each, conn) for each in self.members if (conn := each.conn) and conn.ended is None]
-            found = [(each, conn) for each, conn in found if each is not avoided] or found
+            found = (
+                [(each, conn) for each, conn in found if epoch is not None and _epoch_of(conn) == epoch]
+                or [(each, conn) for each, conn in found if each is not avoided]
+                or found
+            )
             if found:
-                loads = [conn.outstanding for _, conn in found]
-                return found[choose(loads, random.random(), random.random())]
+                return self._choose(found)
             self._check(until, DEFAULT_WAIT if timeout is None else timeout)
             await self._changed.wait(seen, until - monotonic())
+
+    def _choose(
+        self, found: Sequence[tuple[Member, AsyncPacketConnection]]
+    ) -> tuple[Member, AsyncPacketConnection]:
+        loads = [conn.outstanding for _, conn in found]
+        return found[choose(loads, random.random(), random.random())]
 
     def _check(self, until: float, timeout: float) -> None:
         """Raise if there is no use in waiting for a connection."""
@@ -328,7 +344,12 @@ async def _is_of(epoch: bytes | None, conn: AsyncPacketConnection, timeout: floa
         await conn.ping(timeout)  # from then on it is known who that is
     except PacketwireError:
         return False
-    return epoch is not None and conn.peer is not None and conn.peer.epoch == epoch
+    return epoch is not None and _epoch_of(conn) == epoch
+
+
+def _epoch_of(conn: AsyncPacketConnection) -> bytes | None:
+    """The epoch of the service there, once it is known."""
+    return None if conn.peer is None else conn.peer.epoch
 
 
 def _targets(addresses: Any) -> Sequence[Any]:

@@ -1,5 +1,5 @@
 # Made from _async/member.py by tools/unasync.py: change that one, and run it.
-"""One connection that is made again when it has ended, for as long as its rules say."""
+"""Making something again when it has ended, for as long as its rules say: above all a connection."""
 
 from __future__ import annotations
 
@@ -29,67 +29,37 @@ READY_INTERVAL = 0.05
 """Seconds between two questions if a far end is ready."""
 
 
-class Member:
-    """Keeps one connection, from `start` to `stop`. `conn` is it while it can be used."""
+class Keeper:
+    """Makes something again and again, in the background, from `start` to `halt`. Subclasses say what."""
 
-    def __init__(
-        self,
-        recv_send: Any,
-        name: str,
-        rules: Rules,
-        *,
-        on_connect: Callable[[PacketConnection], Any] | None,
-        ready: Callable[[PacketConnection], Any] | None,
-        ready_timeout: float,
-        tell: Callable[[MemberEvent], None],
-        changed: Change,
-        request_ids: RequestIds,
-        options: dict[str, Any],
-    ) -> None:
+    def __init__(self, name: str, rules: Rules, *, tell: Callable[[MemberEvent], None], changed: Change) -> None:
         self.name = name
-        self.conn: PacketConnection | None = None
         self.cause: BaseException | None = None
-        """Why there is no connection, if that is known."""
+        """Why there is none, if that is known."""
         self.given_up = False
-        self._recv_send = recv_send
         self._attempts = Attempts(rules)
-        self._on_connect = on_connect
-        self._ready = ready
-        self._ready_timeout = ready_timeout
         self._tell = tell
         self._changed = changed
-        self._request_ids = request_ids
-        self._options = options
-        self._made: PacketConnection | None = None
         self._stopping = False
         self._stop = Change()
         self._work = Background()
 
     def start(self) -> None:
-        """Begin to connect."""
+        """Begin."""
         self._work.start(self._keep, f"{self.name}-keeper")
 
-    def leave(self, conn: PacketConnection) -> None:
-        """Have nobody use this connection any more: it has ended, or is about to."""
-        if self.conn is conn:
-            self.conn = None
-
     def halt(self) -> None:
-        """Make no further connection."""
+        """Make none any more."""
         self._stopping = True
         self._stop.tell()
 
-    def stop(self, seconds: float) -> None:
-        """After `halt`: close the connection; that takes about so many seconds at most."""
-        deadline = monotonic() + seconds
-        made = self._made
-        if made is not None:
-            made.close(seconds)
-        self._work.stop(deadline - monotonic())
+    def _one(self) -> BaseException | None:
+        """Make one and wait for its end; returns the reason."""
+        raise NotImplementedError
 
     def _keep(self) -> None:
         while not self._stopping:
-            cause = self._one_connection()
+            cause = self._one()
             if self._stopping:
                 break
             self.cause = cause
@@ -110,8 +80,48 @@ class Member:
         if not self._stopping:
             self._stop.wait(seen, seconds)
 
-    def _one_connection(self) -> BaseException | None:
-        """Make a connection and wait for its end; returns the reason."""
+
+class Member(Keeper):
+    """Keeps one connection, from `start` to `stop`. `conn` is it while it can be used."""
+
+    def __init__(
+        self,
+        recv_send: Any,
+        name: str,
+        rules: Rules,
+        *,
+        on_connect: Callable[[PacketConnection], Any] | None,
+        ready: Callable[[PacketConnection], Any] | None,
+        ready_timeout: float,
+        tell: Callable[[MemberEvent], None],
+        changed: Change,
+        request_ids: RequestIds,
+        options: dict[str, Any],
+    ) -> None:
+        super().__init__(name, rules, tell=tell, changed=changed)
+        self.conn: PacketConnection | None = None
+        self._recv_send = recv_send
+        self._on_connect = on_connect
+        self._ready = ready
+        self._ready_timeout = ready_timeout
+        self._request_ids = request_ids
+        self._options = options
+        self._made: PacketConnection | None = None
+
+    def leave(self, conn: PacketConnection) -> None:
+        """Have nobody use this connection any more: it has ended, or is about to."""
+        if self.conn is conn:
+            self.conn = None
+
+    def stop(self, seconds: float) -> None:
+        """After `halt`: close the connection; that takes about so many seconds at most."""
+        deadline = monotonic() + seconds
+        made = self._made
+        if made is not None:
+            made.close(seconds)
+        self._work.stop(deadline - monotonic())
+
+    def _one(self) -> BaseException | None:
         conn = PacketConnection(self._recv_send, self.name, **self._options)
         conn._request_ids = self._request_ids  # so that a service knows the client again
         self._made = conn

@@ -14,6 +14,7 @@ from packetwire.core.timelimits import seconds_of
 from packetwire.errors import (
     ChildExited,
     ConnectionEnded,
+    Drained,
     LocalProtocolError,
     PacketwireError,
     PeerClosed,
@@ -25,6 +26,8 @@ RESTARTS = ("always", "on-failure", "never")
 """The rules for making a connection that has ended again."""
 STEADY_SECONDS = 1.0
 """Seconds that a connection must last for the next one not to wait longer than the first."""
+DEFAULT_RESTART_LIMIT = (5, 60.0)
+"""The restarts of a child, and the seconds for so many, after which it is given up."""
 REPEATS_KEPT = 10.0
 """Repeats that may be made at once after many calls that succeeded."""
 REPEATS_PER_CALL = 0.1
@@ -90,6 +93,7 @@ class Attempts:
         self._failures = 0
         self._delay = 0.0
         self._ready_at: float | None = None
+        self._at_once_at: float | None = None  # when the last one was made again at once
         self._made: deque[float] = deque()
 
     def ready(self, now: float) -> None:
@@ -102,10 +106,13 @@ class Attempts:
         self._ready_at = None
         if rules.restart == "never" or (rules.restart == "on-failure" and is_in_order(cause)):
             return None
-        if ready_at is not None and now - ready_at >= max(STEADY_SECONDS, self._delay):
-            self._failures = 0
-        self._failures += 1
-        self._delay = rules.backoff.delay(self._failures, random)
+        if ready_at is not None and isinstance(cause, Drained) and self._may_be_at_once(now):
+            self._failures, self._delay, self._at_once_at = 0, 0.0, now
+        else:
+            if ready_at is not None and now - ready_at >= max(STEADY_SECONDS, self._delay):
+                self._failures = 0
+            self._failures += 1
+            self._delay = rules.backoff.delay(self._failures, random)
         if rules.limit is None:
             return self._delay
         number, seconds = rules.limit
@@ -115,6 +122,10 @@ class Attempts:
             return None
         self._made.append(now)
         return self._delay
+
+    def _may_be_at_once(self, now: float) -> bool:
+        """True unless that was done just now: a server that ends each connection in order is not to be flooded."""
+        return self._at_once_at is None or now - self._at_once_at >= STEADY_SECONDS
 
 
 def is_in_order(cause: BaseException | None) -> bool:

@@ -18,6 +18,8 @@ from packetwire.messaging.protobuf import CLASSES
 from packetwire.messaging.sentinels import ANY, INVALID, TIMEOUT
 
 if TYPE_CHECKING:
+    from packetwire._async.components import AsyncSupervisedComponent
+    from packetwire._sync.components import SupervisedComponent
     from packetwire.iccp.aio.controlling import AsyncController, AsyncStartedComponent
     from packetwire.iccp.aio.running import arun_component
     from packetwire.iccp.control import Control, Terminated
@@ -37,6 +39,7 @@ __all__ = [
     "TIMEOUT",
     "AsyncController",
     "AsyncStartedComponent",
+    "AsyncSupervisedComponent",
     "ComponentError",
     "Config",
     "ConfigProto",
@@ -56,6 +59,7 @@ __all__ = [
     "StartedComponent",
     "State",
     "StopError",
+    "SupervisedComponent",
     "Terminated",
     "TimeLimits",
     "Typed",
@@ -66,12 +70,14 @@ __all__ = [
 _HOME_OF = {
     "AsyncController": "aio.controlling",
     "AsyncStartedComponent": "aio.controlling",
+    "AsyncSupervisedComponent": "_async.components",
     "Control": "control",
     "Controller": "controlling",
     "Finished": "lifeevents",
     "ICCPPacketChannel": "requests",
     "StartedComponent": "controlling",
     "State": "lifeevents",
+    "SupervisedComponent": "_sync.components",
     "Terminated": "control",
     "TimeLimits": "lifecore",
     "arun_component": "aio.running",
@@ -83,8 +89,12 @@ _HOME_OF = {
 def __getattr__(name: str) -> object:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    value = globals()[name] = getattr(import_module(_home(_HOME_OF[name])), name)
     return value
+
+
+def _home(module: str) -> str:
+    return f"packetwire.{module}" if module.startswith("_") else f"{__name__}.{module}"
 
 
 def __dir__() -> list[str]:

@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 from packetwire.connection import PacketConnection
+from packetwire.core.keeping import DEFAULT_RESTART_LIMIT, Backoff, MemberEvent
 from packetwire.core.timelimits import LONGEST, time_limit
 from packetwire.errors import ConnectionEnded
 from packetwire.iccp.config import Configuration
@@ -35,6 +36,9 @@ from packetwire.iccp.lifecore import TimeLimits
 from packetwire.iccp.lifeevents import Finished, Leaving, State
 from packetwire.iccp.packets import CHANNEL
 from packetwire.streams import forking
+
+if TYPE_CHECKING:
+    from packetwire._sync.components import SupervisedComponent
 
 logger = logging.getLogger("packetwire")
 
@@ -236,6 +240,7 @@ class Controller:
         self.max_components = max_components
         self._lives: Roster[ThreadLife] = Roster(max_components)
         self._components: list[StartedComponent] = []
+        self._supervised: list[SupervisedComponent[StartedComponent]] = []
         self._overseer = Overseer()
         self._lock = threading.Lock()
         self._forked = False
@@ -305,6 +310,39 @@ class Controller:
             self._components = [*self.components, component]
         return component
 
+    def supervise(
+        self,
+        argv: Sequence[str],
+        *,
+        config: Configuration = None,
+        restart: str = "on-failure",
+        limit: tuple[int, float] | None = DEFAULT_RESTART_LIMIT,
+        backoff: Backoff | None = None,
+        on_event: Callable[[MemberEvent], object] | None = None,
+        **options: Unpack[LaunchOptions],
+    ) -> SupervisedComponent[StartedComponent]:
+        """Start a component, and another one when it has ended, by the rules of `Supervised`; does not wait.
+
+        `restart` is "on-failure", that is unless its outcome is OK and its exit status 0; "always"; or "never".
+        After more than `limit` restarts, (number, seconds), it is given up. Each is given the `config`. `on_event`
+        is told as that of a pool. The end of this controller stops it, too.
+        """
+        from packetwire._sync.components import SupervisedComponent
+
+        name = options.get("name") or os.path.basename(os.fspath(argv[0]))
+        supervised = SupervisedComponent(
+            name,
+            partial(self.launch, argv, **options),
+            config,
+            on_event,
+            restart=restart,
+            limit=limit,
+            backoff=backoff,
+        )
+        self._supervised.append(supervised)
+        supervised.start()
+        return supervised
+
     def begin(self, argv: Sequence[str], **options: Unpack[LaunchOptions]) -> ThreadLife:
         """Begin a component's life."""
         with self._lock:
@@ -319,6 +357,8 @@ class Controller:
         """Start no more, and have those that live end, all at a time; returns these."""
         if self._forked:
             return []
+        for each in self._supervised:
+            each.halt()
         with self._lock:
             lives = self._lives.close()
         for life in lives:
@@ -331,6 +371,8 @@ class Controller:
             concurrent.futures.wait((life.ended,))
             life.join()
         if not self._forked:
+            for each in self._supervised:
+                each.stop()
             self._overseer.join()
 
 

@@ -14,9 +14,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Generic, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, Unpack
 
 from packetwire.aio.connection import AsyncPacketConnection
+from packetwire.core.keeping import DEFAULT_RESTART_LIMIT, Backoff, MemberEvent
 from packetwire.core.timelimits import time_limit
 from packetwire.errors import ConnectionEnded, LocalProtocolError
 from packetwire.iccp.config import Configuration
@@ -33,6 +34,9 @@ from packetwire.iccp.lifecore import TimeLimits
 from packetwire.iccp.lifeevents import Finished, Leaving, Signal, State
 from packetwire.iccp.packets import CHANNEL
 from packetwire.streams import forking
+
+if TYPE_CHECKING:
+    from packetwire._async.components import AsyncSupervisedComponent
 
 T = TypeVar("T")
 
@@ -223,6 +227,7 @@ class AsyncController:
         self.max_components = max_components
         self._lives: Roster[LoopLife] = Roster(max_components)
         self._components: list[AsyncStartedComponent] = []
+        self._supervised: list[AsyncSupervisedComponent[AsyncStartedComponent]] = []
         self._of_parent: ConnectionEnded | None = None
         forking.register(self)
 
@@ -283,10 +288,45 @@ class AsyncController:
         self._components = [*self.components, component]
         return component
 
+    def supervise(
+        self,
+        argv: Sequence[str],
+        *,
+        config: Configuration = None,
+        restart: str = "on-failure",
+        limit: tuple[int, float] | None = DEFAULT_RESTART_LIMIT,
+        backoff: Backoff | None = None,
+        on_event: Callable[[MemberEvent], object] | None = None,
+        **options: Unpack[LaunchOptions],
+    ) -> AsyncSupervisedComponent[AsyncStartedComponent]:
+        """Start a component, and another one when it has ended, by the rules of `AsyncSupervised`; does not wait.
+
+        `restart` is "on-failure", that is unless its outcome is OK and its exit status 0; "always"; or "never".
+        After more than `limit` restarts, (number, seconds), it is given up. Each is given the `config`. `on_event`
+        is told as that of a pool. The end of this controller stops it, too.
+        """
+        from packetwire._async.components import AsyncSupervisedComponent
+
+        name = options.get("name") or os.path.basename(os.fspath(argv[0]))
+        supervised = AsyncSupervisedComponent(
+            name,
+            partial(self.launch, argv, **options),
+            config,
+            on_event,
+            restart=restart,
+            limit=limit,
+            backoff=backoff,
+        )
+        self._supervised.append(supervised)
+        supervised.start()
+        return supervised
+
     async def close(self) -> None:
         """Stop all components, and wait until they are gone."""
         if self._of_parent is not None:
             return
+        for each in self._supervised:
+            each.halt()
         lives = self._lives.close()
         for life in lives:
             life.end_without_loop()
@@ -296,3 +336,5 @@ class AsyncController:
                 await Awaited(life.ended).result()
             except Exception:
                 pass  # how each ended is its own `wait`'s to say
+        for each in self._supervised:
+            await each.stop()

@@ -1,0 +1,30 @@
+"""A pool of children and servers: each second one is killed, drained, stopped or cut; some calls are slow."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from .__main__ import parsed
+from .load import FACES, Tally
+from .places import Places
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.long
+@pytest.mark.parametrize("face", FACES)
+def test_no_call_is_lost_silently_and_none_is_done_twice_unasked(face: str, tmp_path: Path) -> None:
+    tally = Tally()
+    with ExitStack() as stack:
+        places = Places(tmp_path, stack)
+        FACES[face](places, tally, seconds=15.0, interval=0.5, seed=1)
+        print(tally.report(places.executed(), places.happened))
+        tally.check(places.executed())
+        assert set(places.happened) == {"killed", "cut", "drained", "stopped"}
+
+
+def test_what_the_command_takes() -> None:
+    assert parsed(["--seconds", "300", "--faces", "threads"]).faces == ["threads"]
+    assert parsed([]).faces == list(FACES)
