@@ -147,7 +147,8 @@ class _Conversation:
         methods |= {name: {"number": rq_type} for rq_type, name in BODY_METHODS.items()}
         schema = json.dumps({"packetwire": 1, "name": "shop", "methods": methods}).encode()
         self._at(now, Kind.FORTH, request(hello, HELLO, ASK + encode_hello(ours), channel=CONTROL_CHANNEL))
-        self._at(now + 90 * MICROSECOND, Kind.BACK, response(hello, ANSWER + encode_hello(theirs), channel=CONTROL_CHANNEL))
+        answer = response(hello, ANSWER + encode_hello(theirs), channel=CONTROL_CHANNEL)
+        self._at(now + 90 * MICROSECOND, Kind.BACK, answer)
         self._at(now + 100 * MICROSECOND, Kind.FORTH, request(describe, DESCRIBE, channel=CONTROL_CHANNEL))
         self._at(now + 210 * MICROSECOND, Kind.BACK, response(describe, schema, channel=CONTROL_CHANNEL))
 

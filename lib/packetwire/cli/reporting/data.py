@@ -16,7 +16,7 @@ from packetwire.core.hello import CONTROL_CHANNEL
 
 PREVIEW_BUDGET = 1_200_000
 """Bytes of payloads, at most: beyond that less of each is shown."""
-PREVIEWS = (256, 128, 64, 32, 16, 0)
+PREVIEWS = (128, 64, 32, 16)
 EXACT = 1 << 53
 """Integers from this on are strings, as scripts know them only roughly."""
 OUTCOMES = tuple(Outcome)
@@ -100,11 +100,10 @@ def _values(report: Report, exchanges: list[Exchange], payload_limit: int) -> _J
 
 def _preview_limit(exchanges: list[Exchange], payload_limit: int) -> int:
     """Bytes of each payload, so that all of them are within the budget."""
-    for limit in PREVIEWS:
-        if limit <= payload_limit or limit == PREVIEWS[-1]:
-            total = sum(min(len(each.request), limit) + min(len(each.response), limit) for each in exchanges)
-            if total <= PREVIEW_BUDGET:
-                return limit
+    for limit in (payload_limit, *(each for each in PREVIEWS if each < payload_limit)):
+        total = sum(min(len(each.request), limit) + min(len(each.response), limit) for each in exchanges)
+        if total <= PREVIEW_BUDGET:
+            return limit
     return 0
 
 

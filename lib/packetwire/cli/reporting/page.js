@@ -57,7 +57,7 @@ function decoded(base64) {
 }
 const ascii = (octets) => Array.from(octets, (octet) => (octet >= 32 && octet < 127 ? String.fromCharCode(octet) : ".")).join("");
 function hexDump(octets) {
-  const width = innerWidth < 480 ? 8 : 16;
+  const width = 8;
   const rows = [];
   for (let from = 0; from < octets.length; from += width) {
     const row = octets.subarray(from, from + width);
@@ -156,9 +156,12 @@ explorer.append(
 // what is shown: marks are packets, in the order of time, and the beginnings and ends of connections
 
 let chosen = null; // a request
+let cursor = null; // the mark that was chosen, or that the arrow keys have reached
 let shown = []; // requests
 let marks = []; // {time, at, what: "request" | "response" | "cancel" | "note", text}
 let depths = new Map(); // request -> column of its bar
+let bars = new Map(); // request -> the marks at which its bar begins and ends
+const over = new Map(data.connections.map((each) => [each.number, each.end]));
 
 function choose() {
   const test = predicateOf(search.value);
@@ -182,10 +185,15 @@ function choose() {
   }
   const rank = ({ what, isEnd }) => (what !== "note" ? 1 : isEnd ? 2 : 0);
   marks.sort((one, other) => one.time - other.time || rank(one) - rank(other));
-  marks.forEach((mark, number) => { mark.number = number; });
+  bars = new Map(shown.map((at) => [at, [null, null]]));
+  marks.forEach((mark, number) => {
+    mark.number = number;
+    if (mark.what === "request") bars.get(mark.at)[0] = mark;
+    if (mark.what === "response") bars.get(mark.at)[1] = mark;
+  });
   place();
-  const part = data.count > total ? " of the sample of " + total.toLocaleString("en") : "";
-  status.textContent = shown.length.toLocaleString("en") + (shown.length === 1 ? " request" : " requests") + part + (shown.length < total && !part ? " of " + total.toLocaleString("en") : "");
+  const part = data.count > total ? ", of " + total.toLocaleString("en") + " in the sample" : shown.length < total ? " of " + total.toLocaleString("en") : "";
+  status.textContent = shown.length.toLocaleString("en") + (shown.length === 1 ? " request" : " requests") + part;
   if (chosen !== null && !shown.includes(chosen)) select(null);
   page = 0;
   drawList();
@@ -197,7 +205,7 @@ function place() {
   const free = [[], []];
   for (const at of shown) {
     const columnsOfLane = free[columns.asker[at]];
-    const end = columns.end[at] === null ? Infinity : columns.end[at];
+    const end = columns.end[at] ?? over.get(columns.connection[at]) ?? Infinity;
     let depth = columnsOfLane.findIndex((until) => until <= columns.time[at]);
     if (depth < 0) depth = columnsOfLane.length < 5 ? columnsOfLane.length : columnsOfLane.indexOf(Math.min(...columnsOfLane));
     columnsOfLane[depth] = Math.max(end, columnsOfLane[depth] || 0);
@@ -237,7 +245,11 @@ function show(unit, y) { // scrolls so that the unit is at that height
   view.scrollTop = (unit - base) * scale + margin - y;
   redraw();
 }
-function zoom(factor, y = shownHeight() / 2) {
+function chosenHeight() { // that of the chosen packet, if it can be seen: else the middle
+  const y = cursor === null || marks[cursor.number] !== cursor ? -1 : yOf(unitOf(cursor));
+  return y >= 0 && y <= shownHeight() ? y : shownHeight() / 2;
+}
+function zoom(factor, y = chosenHeight()) {
   const unit = topUnit() + y / scale;
   const least = (shownHeight() - 2 * margin) / units();
   const most = byTime() ? 40 : 44; // 40 pixels a nanosecond
@@ -245,8 +257,15 @@ function zoom(factor, y = shownHeight() / 2) {
   show(unit, y);
 }
 function fit() {
-  scale = byTime() ? (shownHeight() - 2 * margin) / units() : ROW;
-  show(0, margin);
+  const first = marks.find((mark) => mark.at !== null);
+  if (!byTime() || !first) {
+    scale = byTime() ? (shownHeight() - 2 * margin) / units() : ROW;
+    show(0, margin);
+    return;
+  }
+  const last = marks.findLast((mark) => mark.at !== null);
+  scale = Math.min(40, (shownHeight() - 4 * margin) / Math.max(1, last.time - first.time));
+  show(first.time, 2 * margin);
 }
 function showTime(time) {
   show(unitOfTime(time), shownHeight() / 2);
@@ -308,9 +327,11 @@ function line(pen, fromX, fromY, toX, toY) {
 }
 function drawBars(pen, height) {
   for (const at of shown) {
-    const from = yOf(unitOfTime(columns.time[at]));
-    if (from > height && byTime()) break;
-    const to = columns.end[at] === null ? height + 9 : yOf(unitOfTime(columns.end[at]));
+    const [first, last] = bars.get(at);
+    const from = yOf(unitOf(first));
+    if (from > height) break;
+    const end = columns.end[at] ?? over.get(columns.connection[at]);
+    const to = last ? yOf(unitOf(last)) : end === null || end === undefined ? height + 9 : yOf(unitOfTime(end));
     if (to < 0 || from > height || (to - from < 2 && at !== chosen)) continue;
     const lane = 1 - columns.asker[at];
     const x = lanes[lane] + (lane ? 3 : -9) + (lane ? 7 : -7) * depths.get(at);
@@ -319,57 +340,75 @@ function drawBars(pen, height) {
     pen.fillRect(x, Math.max(from, -2), 6, Math.max(1, Math.min(to, height + 9) - Math.max(from, -2)));
     pen.globalAlpha = 1;
     const extra = extraOf(at);
-    if (extra.up) drawBody(pen, extra.up, columns.asker[at], height);
-    if (extra.down) drawBody(pen, extra.down, 1 - columns.asker[at], height);
+    if (extra.up) drawBody(pen, extra.up, columns.asker[at], depths.get(at), height);
+    if (extra.down) drawBody(pen, extra.down, 1 - columns.asker[at], depths.get(at), height);
   }
 }
-function drawBody(pen, body, sender, height) {
+function drawBody(pen, body, sender, depth, height) {
   if (body.first === null) return;
   const from = yOf(unitOfTime(body.first));
   const to = Math.max(yOf(unitOfTime(body.last)), from + 2);
   if (to < 0 || from > height) return;
   const [left, right] = lanes;
-  const middle = left + (right - left) * (sender ? 0.66 : 0.34);
+  const middle = left + (right - left) * (sender ? 0.66 : 0.34) + 14 * depth - 28;
   pen.fillStyle = sender ? styles.back : styles.forth;
   pen.globalAlpha = 0.28;
-  pen.fillRect(middle - 12, from, 24, to - from);
+  pen.fillRect(middle - 6, from, 12, to - from);
   pen.globalAlpha = 0.9;
   pen.fillStyle = styles.odd;
   for (const [since, until] of body.shown) {
     const start = yOf(unitOfTime(since));
-    pen.fillRect(middle - 12, start, 4, Math.max(1, yOf(unitOfTime(until)) - start));
+    pen.fillRect(middle - 6, start, 4, Math.max(1, yOf(unitOfTime(until)) - start));
   }
   pen.globalAlpha = 1;
 }
 function drawMarks(pen, first, width, height) {
   let labelled = -100;
+  let before = -100;
   const last = {};
+  const labels = [];
   for (let number = first; number < marks.length; number++) {
     const mark = marks[number];
     const y = yOf(unitOf(mark));
     if (y > height + 30) break;
     const isChosen = mark.at !== null && mark.at === chosen;
+    const after = number + 1 < marks.length ? yOf(unitOf(marks[number + 1])) : Infinity;
+    const isDense = Math.min(y - before, after - y) < 2;
+    before = y;
     const key = mark.what + (mark.at === null ? "" : columns.asker[mark.at] + kindOf(mark.at));
     if (!isChosen && last[key] !== undefined && y - last[key] < 1) continue; // it would be drawn over the last one
     last[key] = y;
-    const hasRoom = y - labelled >= LABELLED;
-    if (mark.what === "note") drawNote(pen, mark, y, hasRoom);
-    else drawArrow(pen, mark, y, hasRoom, isChosen);
-    if (hasRoom) labelled = y;
+    pen.globalAlpha = isDense && !isChosen ? 0.3 : 1;
+    const color = mark.what === "note" ? drawNote(pen, mark, y) : drawArrow(pen, mark, y, isChosen, isDense);
+    pen.globalAlpha = 1;
+    if (isChosen || (y - labelled >= LABELLED && !isDense)) {
+      labels.push([mark, y, color]);
+      labelled = y;
+    }
   }
+  for (const each of labels) drawLabel(pen, ...each);
 }
-function drawNote(pen, mark, y, hasRoom) {
+function drawLabel(pen, mark, y, color) {
+  if (mark.what === "note") {
+    label(pen, mark.text, (lanes[0] + lanes[1]) / 2, y, color, "center");
+    return;
+  }
+  const sender = senderOf(mark);
+  label(pen, markText(mark), sender ? lanes[1] - 14 : lanes[0] + 14, y, color, sender ? "right" : "left");
+}
+function drawNote(pen, mark, y) {
   pen.strokeStyle = styles.quiet;
   pen.lineWidth = 1;
   pen.setLineDash([2, 3]);
   line(pen, lanes[0] - 8, y, lanes[1] + 8, y);
   pen.setLineDash([]);
-  if (hasRoom) label(pen, mark.text, (lanes[0] + lanes[1]) / 2, y, styles.quiet, "center");
+  return styles.quiet;
 }
+const senderOf = ({ at, what }) => (what === "response" ? 1 - columns.asker[at] : columns.asker[at]);
 const COLORS = { ok: "text", bad: "bad", odd: "odd" };
-function drawArrow(pen, mark, y, hasRoom, isChosen) {
+function drawArrow(pen, mark, y, isChosen, isDense) {
   const { at, what } = mark;
-  const sender = what === "response" ? 1 - columns.asker[at] : columns.asker[at];
+  const sender = senderOf(mark);
   const kind = what === "request" && isAnswered(at) ? "ok" : kindOf(at);
   const color = isChosen ? styles.accent : kind === "ok" ? (sender ? styles.back : styles.forth) : styles[COLORS[kind]];
   const [from, to] = sender ? [lanes[1], lanes[0]] : lanes;
@@ -380,14 +419,14 @@ function drawArrow(pen, mark, y, hasRoom, isChosen) {
   if (what === "cancel") pen.setLineDash([2, 2]);
   line(pen, from, y, to + head / 2, y);
   pen.setLineDash([]);
-  if (scale > 3 || isChosen || byTime()) {
+  if (!isDense || isChosen) {
     pen.beginPath();
     pen.moveTo(to, y);
     pen.lineTo(to + head, y - 3.5);
     pen.lineTo(to + head, y + 3.5);
     pen.fill();
   }
-  if (hasRoom || isChosen) label(pen, markText(mark), sender ? lanes[1] - 14 : lanes[0] + 14, y, color, sender ? "right" : "left");
+  return color;
 }
 function markText({ at, what, text }) {
   if (what === "note") return text;
@@ -446,7 +485,7 @@ function select(at, scrollsTo = null) {
   }
   redraw();
 }
-let cursor = null; // the mark that the arrow keys have reached
+
 function step(by) {
   let number = cursor === null || marks[cursor.number] !== cursor ? firstMark(topUnit()) - (by > 0 ? 1 : 0) : cursor.number;
   do number += by;
@@ -455,9 +494,7 @@ function step(by) {
   cursor = marks[number];
   select(cursor.at, cursor);
 }
-function markOf(at) {
-  return marks.find((mark) => mark.at === at && mark.what === "request");
-}
+const markOf = (at) => bars.get(at)[0];
 function nearest(y) {
   const unit = topUnit() + y / scale;
   let best = null;
