@@ -66,7 +66,7 @@ def report_of(records: Iterable[Record], conversations: Conversations | None = N
 
 
 class _Connection:
-    """What is known of a connection."""
+    """A connection of the capture, with the requests on it that have not ended."""
 
     def __init__(self, figures: ConnectionFigures) -> None:
         self.figures = figures

@@ -697,6 +697,18 @@ new ResizeObserver(() => {
   const unit = topUnit();
   show(unit, 0);
 }).observe(view);
+function searchByAddress() { // page.html#search=type:7, to be passed on
+  if (!location.hash.startsWith("#search=")) return;
+  try {
+    search.value = decodeURIComponent(location.hash.slice("#search=".length));
+  } catch {
+    return;
+  }
+  choose();
+  if (shown.length) select(shown[0], markOf(shown[0]));
+}
+window.addEventListener("hashchange", searchByAddress);
 drawPanel();
 choose();
+searchByAddress();
 })();

@@ -105,7 +105,7 @@ def _overview(report: Report) -> Markup:
     ]
     for side in FORTH, BACK:
         packets = counted(report.packets[side], "packet")
-        tiles.append(_tile(f"from the {ENDS[side]}", size_text(report.sizes[side]), packets))
+        tiles.append(_tile(f"{ENDS[side]} sent", size_text(report.sizes[side]), packets))
     if report.fault_count:
         tiles.append(_tile("violations", report.fault_count, "of the protocol", "bad"))
     if report.strays:

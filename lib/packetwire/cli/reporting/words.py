@@ -12,7 +12,7 @@ CONTROL_NAMES = {HELLO: "HELLO", PING: "PING", DRAIN: "DRAIN", DESCRIBE: "DESCRI
 NOTHING = "-"
 """The place of a figure that there is none of."""
 ENOUGH = 100
-"""What is as large as this is shown without decimals."""
+"""The least figure that is shown without decimals."""
 
 
 def duration(nanoseconds: float | None) -> str:
