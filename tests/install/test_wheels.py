@@ -26,6 +26,7 @@ PACKAGE = ROOT / "lib" / "packetwire"
 DATA = {
     *("packetwire/py.typed", "packetwire/wireshark/packetwire.lua"),
     *("packetwire/messaging/butler.proto", "packetwire/messaging/butler.binpb"),
+    *("packetwire/cli/reporting/page.css", "packetwire/cli/reporting/page.html", "packetwire/cli/reporting/page.js"),
 }
 
 
