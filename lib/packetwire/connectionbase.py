@@ -299,11 +299,14 @@ class ConnectionBase(Generic[DriverT]):
 
     def _as_called(self, handler: PlainHandler, channel: int) -> PlainHandler:
         """A handler of ours as it is called."""
+        given = handler
         if self.dedup is not None:
             handler = self.dedup.guarding(handler, runs_coroutines=self._runs_coroutines)
         if self._hooks is None:
             return handler
-        return self._hooks.around(handler, channel, runs_coroutines=self._runs_coroutines)
+        from packetwire.hooks import label_of
+
+        return self._hooks.around(handler, channel, label_of(given), runs_coroutines=self._runs_coroutines)
 
     def _make_engine(self) -> ConnectionEngine:
         settings = self._settings
