@@ -79,6 +79,8 @@ class Telemetry:
             _name_of(call, method), kind=trace.SpanKind.CLIENT, attributes=_attributes(call, method)
         )
         context = span.get_span_context()
+        if not context.is_valid:  # nothing is set up here: the far end is below whoever called us
+            context = trace.get_current_span().get_span_context()
         if context.is_valid:
             call.trace_context = _encode(context)
             state = context.trace_state.to_header()
@@ -95,7 +97,8 @@ class Telemetry:
         span = self._tracer.start_span(
             _name_of(request, method), parent, kind=trace.SpanKind.SERVER, attributes=_attributes(request, method)
         )
-        return _ServerSpan(span, self._server, request, method, trace.set_span_in_context(span, parent))
+        here = trace.set_span_in_context(span, parent) if span.get_span_context().is_valid else parent
+        return _ServerSpan(span, self._server, request, method, here)
 
 
 class _Instruments:
