@@ -160,18 +160,34 @@ class Span:
                 self._log.failed("leaving a context manager", failure)
 
 
+class HandlerSpan(Protocol):
+    """The span around a handler, until its request is answered: a `Span`, or what a server notes of it."""
+
+    def suspend(self) -> None:
+        """The handler has returned, and there is no result yet."""
+        ...
+
+    def resume(self) -> None:
+        """It goes on, maybe in another task."""
+        ...
+
+    def leave(self, error: BaseException | None = None, size: int | None = None) -> None:
+        """It ended; only the first call counts."""
+        ...
+
+
 class OpenSpans:
     """Spans of requests whose handlers have returned, and whose results are not there yet."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._spans: dict[int, Span] = {}
+        self._spans: dict[int, HandlerSpan] = {}
 
-    def add(self, span: Span) -> None:
+    def add(self, span: HandlerSpan) -> None:
         """It is left when its result is there, or at the end of the connection."""
         self._spans[id(span)] = span
 
-    def leave(self, span: Span, error: BaseException | None, size: int | None) -> None:
+    def leave(self, span: HandlerSpan, error: BaseException | None, size: int | None) -> None:
         """Its result is there, or the exception that stands for it."""
         self._spans.pop(id(span), None)
         span.leave(error, size)
@@ -241,7 +257,7 @@ class ConnectionHooks:
         self, handler: PlainHandler, channel: int, label_of: LabelOf, *, runs_coroutines: bool
     ) -> PlainHandler:
         """A handler that does the same, with a span around it."""
-        kind = HookedCoroutineHandler if runs_coroutines and _is_async(handler) else HookedHandler
+        kind = HookedCoroutineHandler if runs_coroutines and is_async(handler) else HookedHandler
         begin = partial(self.begin_request, channel=channel, label_of=label_of)
         return kind(begin, handler, self.open_spans, runs_coroutines)
 
@@ -251,7 +267,7 @@ class HookedHandler:
 
     def __init__(
         self,
-        begin: Callable[[int, bytes], Span],
+        begin: Callable[[int, bytes], HandlerSpan],
         handler: PlainHandler,
         open_spans: OpenSpans,
         runs_coroutines: bool,
@@ -270,7 +286,7 @@ class HookedHandler:
             raise
         return self._covered(span, result)
 
-    def _covered(self, span: Span, result: HandlerResult) -> HandlerResult:
+    def _covered(self, span: HandlerSpan, result: HandlerResult) -> HandlerResult:
         """The result of a handler; the span ends when it is there."""
         if not isinstance(result, _VALUES):
             if isinstance(result, CoroutineType):
@@ -285,11 +301,11 @@ class HookedHandler:
         span.leave(None, _size_of_response(result))
         return result
 
-    def _awaited(self, span: Span, awaitable: Awaitable[HandlerResult]) -> Awaitable[HandlerResult]:
+    def _awaited(self, span: HandlerSpan, awaitable: Awaitable[HandlerResult]) -> Awaitable[HandlerResult]:
         span.suspend()
         return self._await(span, awaitable)
 
-    async def _await(self, span: Span, awaitable: Awaitable[HandlerResult]) -> HandlerResult:
+    async def _await(self, span: HandlerSpan, awaitable: Awaitable[HandlerResult]) -> HandlerResult:
         span.resume()
         try:
             result = await awaitable
@@ -315,7 +331,7 @@ class HookedCoroutineHandler(HookedHandler):
 class CoveredResult:
     """A deferred result whose span ends when it is there; a deferred result itself, like a future."""
 
-    def __init__(self, deferred: HandlerResult, span: Span, open_spans: OpenSpans) -> None:
+    def __init__(self, deferred: HandlerResult, span: HandlerSpan, open_spans: OpenSpans) -> None:
         self._deferred = deferred
         self._span = span
         self._open_spans = open_spans
@@ -347,7 +363,7 @@ class CoveredResult:
 
 def label_of(handler: Any) -> LabelOf:
     """A function that tells the name of a request by its type, for a handler of requests that are classes."""
-    while isinstance(handler, partial):
+    while isinstance(handler, partial | HookedHandler):
         handler = handler.func
     service = getattr(handler, "__self__", None)
     return partial(_class_name, service.conn_rq_class_by_type) if isinstance(service, HasRequestMap) else _no_label
@@ -381,7 +397,7 @@ def _comes_later(result: HandlerResult) -> bool:
     )
 
 
-def _is_async(handler: Any) -> bool:
+def is_async(handler: Any) -> bool:
     """True if calling it makes a coroutine."""
     while isinstance(handler, partial):
         handler = handler.func

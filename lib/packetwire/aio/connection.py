@@ -184,7 +184,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
                 trace_log=trace_log,
                 channels=self._channels,
                 keepalive=self._make_keepalive(transport.is_remote),
-                open_spans=None if self._hooks is None else self._hooks.open_spans,
+                open_spans=self._open_spans,
             )
         except BaseException:
             await transport.close(b"")
