@@ -7,6 +7,7 @@ steps, and at the end a few additions under a lock, under which no code of the u
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -45,7 +46,9 @@ class Handling:
 class ConnectionWatch:
     """The handlers of one connection."""
 
-    def __init__(self, watch: Watch, open_spans: OpenSpans) -> None:
+    def __init__(self, watch: Watch, open_spans: OpenSpans, number: int) -> None:
+        self.number = number
+        """It is the one with that number of its server."""
         self.under_way: dict[int, Handling] = {}
         self.rate = Rate()
         self._watch = watch
@@ -77,6 +80,7 @@ class Watch:
     def __init__(self) -> None:
         self.measures = Measures()
         self.began = time.monotonic()
+        self._numbers = itertools.count(1)
         self.after_fork()
         forking.register(self)
 
@@ -86,4 +90,4 @@ class Watch:
 
     def connection(self, open_spans: OpenSpans) -> ConnectionWatch:
         """For one more connection, which has these deferred results."""
-        return ConnectionWatch(self, open_spans)
+        return ConnectionWatch(self, open_spans, next(self._numbers))

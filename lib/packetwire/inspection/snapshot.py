@@ -31,6 +31,9 @@ SUMMED = (
 """The counters that are told for all clients together, of the past as well."""
 OF_A_CONNECTION = (*SUMMED, "outstanding", "owed", "bytes_unsent")
 
+NO_STATS = ConnectionStats()
+"""Of a client that has no connection yet."""
+
 Snapshot = dict[str, Any]
 
 
@@ -98,7 +101,7 @@ class Totals:
 def snapshot_of(server: ServerState, watch: Watch, totals: Totals) -> Snapshot:
     """The state of a server now."""
     now = time.monotonic()
-    present = [(client, stats) for client in server.clients if (stats := _stats_of(client)) is not None]
+    present = [(client, _stats_of(client)) for client in server.clients]
     with watch.lock:
         summed = totals.with_those(stats for _, stats in present)
         gone = totals.clients
@@ -134,11 +137,11 @@ def snapshot_of(server: ServerState, watch: Watch, totals: Totals) -> Snapshot:
     }
 
 
-def _stats_of(client: Client) -> ConnectionStats | None:
+def _stats_of(client: Client) -> ConnectionStats:
     try:
-        return client.stats()
+        return client.stats() or NO_STATS
     except RuntimeError:  # it changed while this was counted
-        return None
+        return NO_STATS
 
 
 def _handled(client: Client) -> dict[int, Handling]:
@@ -196,6 +199,7 @@ def _connection(client: Client, stats: ConnectionStats, rate: float, now: float)
     running = list(_handled(client).values())
     oldest = sorted(running, key=lambda handling: handling.began)[:MOST_UNDER_WAY]
     return {
+        "number": 0 if client.watch is None else client.watch.number,
         "name": _short(client.name),
         "state": client.state,
         "age": now - client.came,
