@@ -13,7 +13,17 @@ from tests.forkserver import ForkServer
 
 import packetwire
 
-HEAVY = ["asyncio", "cs.binary", "cs.buffer", "cs.result", "zmq", "google.protobuf", "subprocess", "rich"]
+HEAVY = [
+    "asyncio",
+    "cs.binary",
+    "cs.buffer",
+    "cs.result",
+    "zmq",
+    "google.protobuf",
+    "opentelemetry",
+    "subprocess",
+    "rich",
+]
 
 MODULES = sorted(
     module.name
@@ -88,7 +98,10 @@ def test_there_are_modules() -> None:
     assert {"packetwire.core.engine", "packetwire.streams.open", "packetwire.connection"} <= set(MODULES)
 
 
-OTHERS = "asyncio, cs.binary, cs.buffer, cs.result, google.protobuf, msgspec, rich, ssl, subprocess, zmq"
+OTHERS = (
+    "asyncio, cs.binary, cs.buffer, cs.result, google.protobuf, msgspec, opentelemetry.metrics, "
+    "opentelemetry.trace, rich, ssl, subprocess, zmq"
+)
 """What modules here import from elsewhere."""
 
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
     from packetwire.core.budget import Budget
     from packetwire.core.stats import ConnectionStats
+    from packetwire.inspection.endpoint import Inspection
     from packetwire.streams.bytestream import ByteStream
+    from packetwire.watching import ConnectionWatch, Watch
 
 logger = logging.getLogger("packetwire")
 
@@ -304,13 +306,20 @@ class Admission(Generic[GuestT]):
 class ServedConnection(Protocol):
     """The connection to a client, as far as it has to be known here."""
 
+    _budget: Budget | None
+
     @property
     def _last_packet(self) -> float | None: ...
 
     @property
     def _is_settled(self) -> bool: ...
 
+    @property
+    def _held_bytes(self) -> int: ...
+
     def _abort(self, cause: ConnectionEnded) -> bool: ...
+
+    def _be_watched(self, watch: Watch) -> ConnectionWatch: ...
 
     def stats(self) -> ConnectionStats: ...
 
@@ -327,6 +336,7 @@ class ServedClient(Generic[ConnectionT]):
         ssl_context: SSLContext | None,
         admission: Admission[Any],
         budget: Budget,
+        inspection: Inspection | None,
     ) -> None:
         self.failure: BaseException | None = None
         self.name = name_of(stream)
@@ -335,9 +345,12 @@ class ServedClient(Generic[ConnectionT]):
         self.asked_to_leave: float | None = None
         self._admission = admission
         self._budget = budget
+        self._inspection = inspection
         self._stream = stream
         self._ssl_context = ssl_context
         self._conn: ConnectionT | None = None
+        self.watch: ConnectionWatch | None = None
+        """Notes what its handlers do, if the server is inspected."""
         self._ending = False
         self._patient = False
         """True while a client that has said nothing yet is listened to before it is told of the end."""
@@ -347,6 +360,18 @@ class ServedClient(Generic[ConnectionT]):
     def last_packet(self) -> float | None:
         """The time at which its last packet was complete; None if it has never completed one."""
         return None if self._conn is None else self._conn._last_packet
+
+    @property
+    def state(self) -> str:
+        """In a word: "connecting", "open", "draining", or "leaving" if it gives its place to another."""
+        if self.asked_to_leave is not None:
+            return "leaving"
+        return "draining" if self._ending else "connecting" if self._conn is None else "open"
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that are held for it."""
+        return 0 if self._conn is None else self._conn._held_bytes
 
     def stats(self) -> ConnectionStats | None:
         """The counters of its connection; None while it has none."""
@@ -366,6 +391,13 @@ class ServedClient(Generic[ConnectionT]):
                 with suppress(OSError):  # it may be gone already
                     self._stream.send(THE_END, socket.MSG_DONTWAIT)
             self._shut_down()
+
+    def _takes(self, conn: ConnectionT) -> None:
+        """It has this connection, which is about to be opened."""
+        self._conn = conn
+        conn._budget = self._budget
+        if self._inspection is not None:
+            self.watch = conn._be_watched(self._inspection.watch)
 
     def _shut_down(self) -> None:
         if isinstance(self._stream, socket.socket):

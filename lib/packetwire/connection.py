@@ -264,7 +264,7 @@ class PacketConnection(ConnectionFace[Driver]):
                 spin=self._settings.spin,
                 channels=self._channels,
                 keepalive=self._make_keepalive(stream.is_remote),
-                open_spans=None if self._hooks is None else self._hooks.open_spans,
+                open_spans=self._open_spans,
                 body_timeout=self._settings.body_timeout,
             )
         except BaseException:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from packetwire.core.stats import ConnectionStats
     from packetwire.dedup import Dedup
     from packetwire.hooks import ConnectionHooks, Hooks
+    from packetwire.watching import ConnectionWatch, Watch
 
 ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
@@ -199,6 +200,9 @@ class ConnectionBase(Generic[DriverT]):
         """Remembers what was done, for calls with `once=True`."""
         # what drives the connection refers weakly to all that it calls: it is kept here
         self._hooks = None if hooks is None else _hooks_of(hooks, name)
+        self._open_spans = None if self._hooks is None else self._hooks.open_spans
+        self._watch: ConnectionWatch | None = None
+        """Notes what the handlers do, for a server that is inspected."""
         self._channel_handlers = {
             channel: self._as_called(each, channel) for channel, each in Channels(channels).handlers.items()
         }
@@ -302,11 +306,35 @@ class ConnectionBase(Generic[DriverT]):
 
     def _as_called(self, handler: PlainHandler, channel: int) -> PlainHandler:
         """A handler of ours as it is called."""
+        given = handler
         if self.dedup is not None:
             handler = self.dedup.guarding(handler, runs_coroutines=self._runs_coroutines)
-        if self._hooks is None:
+        if self._hooks is None and self._watch is None:
             return handler
-        return self._hooks.around(handler, channel, runs_coroutines=self._runs_coroutines)
+        from packetwire.hooks import label_of
+
+        for around in (self._hooks, self._watch):
+            if around is not None:
+                handler = around.around(handler, channel, label_of(given), runs_coroutines=self._runs_coroutines)
+        return handler
+
+    def _be_watched(self, watch: Watch) -> ConnectionWatch:
+        """For a server, before it opens this: have it noted what the handlers do."""
+        from packetwire.hooks import OpenSpans, label_of
+
+        if self._open_spans is None:
+            self._open_spans = OpenSpans(self.name)
+        self._watch = watched = watch.connection(self._open_spans)
+        for channel, handler in self._channel_handlers.items():
+            around = watched.around(handler, channel, label_of(handler), runs_coroutines=self._runs_coroutines)
+            self._channel_handlers[channel] = around
+            self._channels.handlers[channel] = WeakHandler(around)
+        return watched
+
+    @property
+    def _held_bytes(self) -> int:
+        """Bytes that are held for the peer."""
+        return 0 if self._driver is None else self._driver.engine.owed_bytes
 
     def _make_engine(self) -> ConnectionEngine:
         settings = self._settings

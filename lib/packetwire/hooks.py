@@ -18,11 +18,14 @@ from typing import Any, Protocol
 
 from packetwire.core.calloptions import CallPlan, with_trace
 from packetwire.core.channels import PlainHandler
-from packetwire.core.requests import HandlerResult, Outcome, Responder, cancel_deferred, subscribe
+from packetwire.core.requests import HandlerResult, HasRequestMap, Outcome, Responder, cancel_deferred, subscribe
 from packetwire.current import present_context
 from packetwire.errors import ConnectionEnded
 
 logger = logging.getLogger("packetwire")
+
+LabelOf = Callable[[int], str | None]
+"""Tells the name of a request by its type; None if it has none."""
 
 _VALUES = (bytes, int, str, tuple, bytearray, memoryview, type(None))
 
@@ -46,6 +49,8 @@ class ClientCall:
     """26 bytes: version, trace id (16 bytes), parent id (8 bytes), flags, as in W3C's `traceparent`."""
     trace_state: bytes | None = None
     """The bytes of W3C's `tracestate`."""
+    size: int = 0
+    """Bytes of the payload; those of a body do not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +66,21 @@ class ServedRequest:
     trace_context: bytes | None
     """As in `ClientCall`; None if the caller sent none."""
     trace_state: bytes | None
+    label: str | None = None
+    """The name of its class, for requests that are classes; None for others, and for types that nobody knows."""
+    size: int = 0
+    """Bytes of the payload; those of a body do not count."""
 
 
 class Hooks(Protocol):
-    """The object that a connection takes as `hooks`."""
+    """The object that a connection takes as `hooks`.
+
+    The context managers that its functions return may also have
+
+    - `suspend()`: the handler has returned, and its result comes later; called where it ran;
+    - `resume()`: a coroutine goes on with it now; called in the task of that;
+    - `responded(size)`: the response has that many bytes of payload; called before the context manager is left.
+    """
 
     def client(self, call: ClientCall) -> AbstractContextManager[Any] | None:
         """The context manager around a call of ours; None for none."""
@@ -105,8 +121,31 @@ class Span:
         except Exception as error:
             log.failed(what, error)
 
-    def leave(self, error: BaseException | None = None) -> None:
-        """It ended, by that exception if there is one; only the first call counts."""
+    def suspend(self) -> None:
+        """The handler has returned, and there is no result yet."""
+        self._tell("suspend")
+
+    def resume(self) -> None:
+        """It goes on, maybe in another task."""
+        self._tell("resume")
+
+    def _tell(self, what: str, *args: Any) -> None:
+        """Call this function of the context manager, if it has one."""
+        for manager in self._managers[:1]:
+            function = getattr(manager, what, None)
+            if function is not None:
+                try:
+                    function(*args)
+                except Exception as error:
+                    self._log.failed(f"{what} of a context manager", error)
+
+    def leave(self, error: BaseException | None = None, size: int | None = None) -> None:
+        """It ended, by that exception if there is one; only the first call counts.
+
+        `size` is that of the payload of the response, if there is one.
+        """
+        if size is not None:
+            self._tell("responded", size)
         try:
             manager = self._managers.pop()
         except IndexError:
@@ -121,21 +160,37 @@ class Span:
                 self._log.failed("leaving a context manager", failure)
 
 
+class HandlerSpan(Protocol):
+    """The span around a handler, until its request is answered: a `Span`, or what a server notes of it."""
+
+    def suspend(self) -> None:
+        """The handler has returned, and there is no result yet."""
+        ...
+
+    def resume(self) -> None:
+        """It goes on, maybe in another task."""
+        ...
+
+    def leave(self, error: BaseException | None = None, size: int | None = None) -> None:
+        """It ended; only the first call counts."""
+        ...
+
+
 class OpenSpans:
     """Spans of requests whose handlers have returned, and whose results are not there yet."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._spans: dict[int, Span] = {}
+        self._spans: dict[int, HandlerSpan] = {}
 
-    def add(self, span: Span) -> None:
+    def add(self, span: HandlerSpan) -> None:
         """It is left when its result is there, or at the end of the connection."""
         self._spans[id(span)] = span
 
-    def leave(self, span: Span, error: BaseException | None) -> None:
-        """Its result is there."""
+    def leave(self, span: HandlerSpan, error: BaseException | None, size: int | None) -> None:
+        """Its result is there, or the exception that stands for it."""
         self._spans.pop(id(span), None)
-        span.leave(error)
+        span.leave(error, size)
 
     def end(self) -> None:
         """The connection is closed: nobody gets these results any more."""
@@ -159,10 +214,21 @@ class ConnectionHooks:
         self._log = HookLog(name)
         self.open_spans = OpenSpans(name)
 
-    def begin_call(self, plan: CallPlan, rq_type: int, channel: int, label: str | None) -> tuple[CallPlan, Span]:
-        """The span of a call, which has begun, and the plan of that call with what the hook has added."""
+    def begin_call(
+        self, plan: CallPlan, request: tuple[int, int, Any, int], label: str | None
+    ) -> tuple[CallPlan, Span]:
+        """The span of a call, which has begun, and the plan of that call with what the hook has added.
+
+        The request is (rq_type, flags, payload, channel); nothing of it is checked yet.
+        """
+        rq_type, _, payload, channel = request
         call = ClientCall(
-            rq_type=rq_type, channel=channel, label=label, connection=self._name, meta=dict(plan.metadata)
+            rq_type=rq_type,
+            channel=channel,
+            label=label,
+            connection=self._name,
+            meta=dict(plan.metadata),
+            size=_size(payload),
         )
         span = Span(partial(self._hooks.client, call), self._log, "client(call)")
         try:
@@ -171,7 +237,7 @@ class ConnectionHooks:
             self._log.failed("what client(call) has added", error)
         return plan, span
 
-    def begin_request(self, rq_type: int, channel: int) -> Span:
+    def begin_request(self, rq_type: int, payload: bytes, channel: int, label_of: LabelOf) -> Span:
         """The span of the request that the present thread or task serves."""
         context = present_context()
         meta = None if context is None else context.meta
@@ -182,26 +248,37 @@ class ConnectionHooks:
             meta={} if context is None else context.metadata,
             trace_context=None if meta is None else meta.trace_context,
             trace_state=None if meta is None else meta.trace_state,
+            label=label_of(rq_type),
+            size=len(payload),
         )
         return Span(partial(self._hooks.server, request), self._log, "server(request)")
 
-    def around(self, handler: PlainHandler, channel: int, *, runs_coroutines: bool) -> PlainHandler:
+    def around(
+        self, handler: PlainHandler, channel: int, label_of: LabelOf, *, runs_coroutines: bool
+    ) -> PlainHandler:
         """A handler that does the same, with a span around it."""
-        kind = HookedCoroutineHandler if runs_coroutines and _is_async(handler) else HookedHandler
-        return kind(self, handler, channel, runs_coroutines)
+        kind = HookedCoroutineHandler if runs_coroutines and is_async(handler) else HookedHandler
+        begin = partial(self.begin_request, channel=channel, label_of=label_of)
+        return kind(begin, handler, self.open_spans, runs_coroutines)
 
 
 class HookedHandler:
     """A handler with a span around it; `func` is the handler itself."""
 
-    def __init__(self, hooks: ConnectionHooks, handler: PlainHandler, channel: int, runs_coroutines: bool) -> None:
+    def __init__(
+        self,
+        begin: Callable[[int, bytes], HandlerSpan],
+        handler: PlainHandler,
+        open_spans: OpenSpans,
+        runs_coroutines: bool,
+    ) -> None:
         self.func = handler
-        self._begin = partial(hooks.begin_request, channel=channel)
-        self._open_spans = hooks.open_spans
+        self._begin = begin
+        self._open_spans = open_spans
         self._runs_coroutines = runs_coroutines
 
     def __call__(self, rq_type: int, flags: int, payload: bytes) -> HandlerResult:
-        span = self._begin(rq_type)
+        span = self._begin(rq_type, payload)
         try:
             result = self.func(rq_type, flags, payload)
         except BaseException as error:
@@ -209,21 +286,27 @@ class HookedHandler:
             raise
         return self._covered(span, result)
 
-    def _covered(self, span: Span, result: HandlerResult) -> HandlerResult:
+    def _covered(self, span: HandlerSpan, result: HandlerResult) -> HandlerResult:
         """The result of a handler; the span ends when it is there."""
         if not isinstance(result, _VALUES):
             if isinstance(result, CoroutineType):
                 if self._runs_coroutines:
                     return self._awaited(span, result)
             elif isinstance(result, Responder) or _comes_later(result):
+                span.suspend()
                 self._open_spans.add(span)
                 return CoveredResult(result, span, self._open_spans)
             elif self._runs_coroutines and isawaitable(result):
                 return self._awaited(span, result)
-        span.leave()
+        span.leave(None, _size_of_response(result))
         return result
 
-    async def _awaited(self, span: Span, awaitable: Awaitable[HandlerResult]) -> HandlerResult:
+    def _awaited(self, span: HandlerSpan, awaitable: Awaitable[HandlerResult]) -> Awaitable[HandlerResult]:
+        span.suspend()
+        return self._await(span, awaitable)
+
+    async def _await(self, span: HandlerSpan, awaitable: Awaitable[HandlerResult]) -> HandlerResult:
+        span.resume()
         try:
             result = await awaitable
         except BaseException as error:
@@ -236,7 +319,7 @@ class HookedCoroutineHandler(HookedHandler):
     """The same of an `async def`: the span begins and ends in its task."""
 
     async def __call__(self, rq_type: int, flags: int, payload: bytes) -> HandlerResult:
-        span = self._begin(rq_type)
+        span = self._begin(rq_type, payload)
         try:
             result = await self.func(rq_type, flags, payload)
         except BaseException as error:
@@ -248,7 +331,7 @@ class HookedCoroutineHandler(HookedHandler):
 class CoveredResult:
     """A deferred result whose span ends when it is there; a deferred result itself, like a future."""
 
-    def __init__(self, deferred: HandlerResult, span: Span, open_spans: OpenSpans) -> None:
+    def __init__(self, deferred: HandlerResult, span: HandlerSpan, open_spans: OpenSpans) -> None:
         self._deferred = deferred
         self._span = span
         self._open_spans = open_spans
@@ -261,12 +344,13 @@ class CoveredResult:
 
     def _is_there(self, callback: Callable[[CoveredResult], object], outcome: Outcome) -> None:
         error: BaseException | None = None
+        size: int | None = None
         try:
-            outcome()
+            size = _size_of_response(outcome())
         except BaseException as raised:
             error = raised
         try:
-            self._open_spans.leave(self._span, error)
+            self._open_spans.leave(self._span, error, size)
         finally:
             error = None  # else its traceback and this frame refer to each other
             self.result = outcome
@@ -277,6 +361,35 @@ class CoveredResult:
         cancel_deferred(self._deferred)
 
 
+def label_of(handler: Any) -> LabelOf:
+    """A function that tells the name of a request by its type, for a handler of requests that are classes."""
+    while isinstance(handler, partial | HookedHandler):
+        handler = handler.func
+    service = getattr(handler, "__self__", None)
+    return partial(_class_name, service.conn_rq_class_by_type) if isinstance(service, HasRequestMap) else _no_label
+
+
+def _class_name(classes: Mapping[int, type], rq_type: int) -> str | None:
+    found = classes.get(rq_type)
+    return None if found is None else found.__name__
+
+
+def _no_label(rq_type: int) -> None:
+    return None
+
+
+def _size(payload: Any) -> int:
+    """Bytes of what may be a payload; 0 for what is none."""
+    if isinstance(payload, str):
+        return len(payload.encode(errors="replace"))
+    return payload.nbytes if isinstance(payload, memoryview) else len(payload) if hasattr(payload, "__len__") else 0
+
+
+def _size_of_response(result: Any) -> int:
+    """Bytes of the payload that a handler's result stands for."""
+    return _size(result[1]) if isinstance(result, tuple) and len(result) == 2 else _size(result)
+
+
 def _comes_later(result: HandlerResult) -> bool:
     """True for what `subscribe` takes."""
     return callable(getattr(result, "add_done_callback", None)) or (
@@ -284,7 +397,7 @@ def _comes_later(result: HandlerResult) -> bool:
     )
 
 
-def _is_async(handler: Any) -> bool:
+def is_async(handler: Any) -> bool:
     """True if calling it makes a coroutine."""
     while isinstance(handler, partial):
         handler = handler.func

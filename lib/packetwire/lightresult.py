@@ -209,7 +209,7 @@ class LightResult(ResultWaiter):
         elif response is not None and not response[0]:
             status = self._driver.engine.status_of(response[1])
             error = failure_of(status, response[1], response[2], self._label or "request")
-        self._span.leave(error)
+        self._span.leave(error, None if response is None else len(response[2]))
 
     def _give_up(self, error: Exception, code: StatusCode) -> Exception:
         """Nobody waits for it any more; returns why."""

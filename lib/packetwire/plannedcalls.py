@@ -43,7 +43,7 @@ def submit_planned(
         plan = with_bodies(plan, bodies, takes_body=takes_body)
     if hooks is None:
         return _submit(driver, request, options, plan, limit, label, decode_response, None)
-    plan, span = hooks.begin_call(plan, request[0], request[3], label)
+    plan, span = hooks.begin_call(plan, request, label)
     try:
         result = _submit(driver, request, options, plan, limit, label, decode_response, span)
         if not is_called:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import socket
 import sys
 import threading
@@ -75,6 +76,7 @@ def serve(
     listener: GivenSockets | None = None,
     reuse_port: bool = False,
     replace: bool = False,
+    inspect: str | os.PathLike[str] | None = None,
 ) -> Server:
     """Serve at `address`; returns as soon as clients can connect.
 
@@ -115,6 +117,9 @@ def serve(
     Instead of an address it can be a listener that `packetwire.listeners.listen` has made, and that is closed with
     the server: with `inherit=True` there, several processes that are forked later serve at one address.
 
+    `inspect` is the path of a Unix socket, which only its owner can connect to, at which the server tells what it
+    does: its clients, the requests under way, how long they take, what is held. See "Looking inside" in the guide.
+
     Raises `LocalProtocolError` for what is no such address, OSError if it can't be served on.
     """
     settings = ServerSettings(
@@ -123,7 +128,7 @@ def serve(
         max_memory=max_memory,
         drain_timeout=drain_timeout,
     )
-    prepared = Prepared(address, factory, settings, ssl_context, allow_uids, listener, reuse_port, replace)
+    prepared = Prepared(address, factory, settings, ssl_context, allow_uids, listener, reuse_port, replace, inspect)
     listening, client = prepared.listen()
     return Server(listening, factory, client, **prepared.options)
 
@@ -146,6 +151,7 @@ class Server(ServerBase[ServerSession]):
         max_per_address: int | None = None,
         allow_uids: frozenset[int] | None = None,
         max_memory: int | None = None,
+        inspected_at: Listener | None = None,
     ) -> None:
         """`client` is there from the beginning; without listening sockets it is the only one."""
         super().__init__(
@@ -157,6 +163,7 @@ class Server(ServerBase[ServerSession]):
             max_per_address=max_per_address,
             allow_uids=allow_uids,
             max_memory=max_memory,
+            inspected_at=inspected_at,
         )
         self._factory = factory
         self._is_over = False
@@ -171,8 +178,11 @@ class Server(ServerBase[ServerSession]):
         try:
             if client is not None:
                 self._start_session(client)
+            self._start_inspection()
             self._thread.start()
         except BaseException:
+            if self._inspection is not None:
+                self._inspection.close()
             listener.close()
             self._accepting.close()
             raise
@@ -248,6 +258,8 @@ class Server(ServerBase[ServerSession]):
             self._take_last(self._start_session)
             self._listener.close()
             self._drain()
+            if self._inspection is not None:
+                self._inspection.close()
             self._accepting.close()
             self._is_over = True  # first this: whose client ends from now on closes by itself
             self._close_left_behind()
@@ -286,6 +298,7 @@ class Server(ServerBase[ServerSession]):
             session = self._over.popleft()
             session.thread.join()  # it has nothing left to do
             self._sessions.discard(session)
+            self._has_left(session)
             self._closing.pop(session, None)
             over.append(session)
             if not self._listener.sockets and self._stop_deadline is None:
@@ -318,6 +331,7 @@ class Server(ServerBase[ServerSession]):
             self._ssl_context,
             self._admission,
             self._budget,
+            self._inspection,
         )
         self._sessions.add(session)
         try:

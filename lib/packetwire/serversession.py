@@ -21,6 +21,8 @@ from packetwire.streams.open import PacketConnectionRecvSend
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from packetwire.inspection.endpoint import Inspection
+
 Service = HasPacketConnection | PacketConnection
 ServiceFactory = Callable[[PacketConnectionRecvSend], Service]
 
@@ -38,8 +40,9 @@ class ServerSession(ServedClient[PacketConnection]):
         ssl_context: SSLContext | None,
         admission: Admission[ServerSession],
         budget: Budget,
+        inspection: Inspection | None,
     ) -> None:
-        super().__init__(stream, ssl_context, admission, budget)
+        super().__init__(stream, ssl_context, admission, budget, inspection)
         self._factory = factory
         self._address = address
         self._on_ended = on_ended
@@ -84,8 +87,8 @@ class ServerSession(ServedClient[PacketConnection]):
 
     def _open_service(self, stream: socket.socket | ByteStream) -> None:
         service = self._factory(stream)
-        self._conn = conn = connection_of(service)
-        conn._budget = self._budget
+        conn = connection_of(service)
+        self._takes(conn)
         service.__enter__()
         self._service = service
         if self._ending:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from packetwire.core.stats import ConnectionStats
+    from packetwire.inspection.endpoint import Inspection
+    from packetwire.inspection.snapshot import ServerState
+    from packetwire.watching import ConnectionWatch
 
 ABANDON_TIMEOUT = 1.0
 """The same when the block of a `with` was left by an exception."""
@@ -53,6 +56,18 @@ class Session(Guest, Protocol):
     """A client that was accepted, as far as it has to be known here."""
 
     name: str
+    came: float
+    watch: ConnectionWatch | None
+
+    @property
+    def state(self) -> str:
+        """In a word: "connecting", "open", "draining" or "leaving"."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that are held for it."""
+        ...
 
     def stats(self) -> ConnectionStats | None:
         """The counters of its connection, if that is open."""
@@ -79,6 +94,7 @@ class Prepared:
         listener: GivenSockets | None = None,
         reuse_port: bool = False,
         replace: bool = False,
+        inspect: str | os.PathLike[str] | None = None,
     ) -> None:
         """Raises `LocalProtocolError` or TypeError for what makes no sense."""
         self._given = address if isinstance(address, Listener) else None
@@ -100,6 +116,9 @@ class Prepared:
         self._sockets = listener
         self._ways = {"reuse_port": reuse_port, "replace": replace}
         self._uids = users_of(address, allow_uids)
+        self._inspect = None if inspect is None else UnixAddress(os.fsdecode(inspect))
+        """The place at which it is inspected. One that follows another server takes that over from it as well."""
+        self._follows = bool(replace or reuse_port or listener is not None)
         self.options: dict[str, Any] = {
             "ssl_context": ssl_context,
             "allow_uids": self._uids,
@@ -109,10 +128,29 @@ class Prepared:
     @property
     def may_wait(self) -> bool:
         """True if `listen` may have to wait for something."""
+        if self._inspect is not None:
+            return True
         return self._given is None and self._sockets is None and not isinstance(self.address, StdioAddress)
 
     def listen(self) -> tuple[Listener, ByteStream | None]:
         """Listen there; at `stdio:` there is only the one client, which is returned. Raises OSError."""
+        if self._inspect is not None:
+            inspected_at = listen(self._inspect, replace=self._follows)
+            self.options["inspected_at"] = inspected_at
+        try:
+            return self._listen()
+        except BaseException:
+            if self._inspect is not None:
+                inspected_at.close()
+            raise
+
+    def let_go(self, made: tuple[Listener, ByteStream | None]) -> None:
+        """Nobody wants what was made."""
+        made[0].close()
+        if "inspected_at" in self.options:
+            self.options["inspected_at"].close()
+
+    def _listen(self) -> tuple[Listener, ByteStream | None]:
         if self._given is not None:
             return self._given, None
         if self._sockets is not None:
@@ -137,6 +175,7 @@ class ServerBase(Generic[SessionT]):
         max_per_address: int | None,
         allow_uids: frozenset[int] | None,
         max_memory: int | None,
+        inspected_at: Listener | None,
     ) -> None:
         """`on_pressure` is called, from any thread, when the clients hold too much."""
         self.address = listener.address
@@ -145,6 +184,7 @@ class ServerBase(Generic[SessionT]):
         self._drain_timeout = drain_timeout
         self._ssl_context = ssl_context
         self._sessions: set[SessionT] = set()
+        self._max_connections = max_connections
         self._stop_deadline: float | None = None
         self._budget = Budget(
             default_max_memory() if max_memory is None else max_memory, max_connections, on_pressure
@@ -154,6 +194,36 @@ class ServerBase(Generic[SessionT]):
             self._sessions,
             Limits(max_connections, max_per_address, allow_uids),
             farewell=THE_END if ssl_context is None else b"",
+        )
+
+        self._inspection: Inspection | None = None
+        if inspected_at is not None:
+            from packetwire.inspection.endpoint import Inspection  # for who wants that
+
+            self._inspection = Inspection(inspected_at, self._state)
+
+    # inspection
+
+    def _start_inspection(self) -> None:
+        if self._inspection is not None:
+            self._inspection.start()
+
+    def _has_left(self, session: SessionT) -> None:
+        """A client is not one of the sessions any more."""
+        if self._inspection is not None:
+            self._inspection.has_left(session.stats())
+
+    def _state(self) -> ServerState:
+        """In the thread of the inspection."""
+        from packetwire.inspection.snapshot import ServerState
+
+        deadline = self._stop_deadline
+        return ServerState(
+            address=str(self.address),
+            clients=list(self._sessions),
+            max_connections=self._max_connections,
+            max_memory=self._budget.limit,
+            drain_left=None if deadline is None else max(0.0, deadline - time.monotonic()),
         )
 
     def stats(self) -> list[tuple[str, ConnectionStats]]:

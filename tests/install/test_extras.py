@@ -21,6 +21,7 @@ MISSING = [
     ("import packetwire; packetwire.connect_to('zmq+pair:ipc://nobody')()", "zmq", "zmq"),
     ("import packetwire; packetwire.connect_to('zmq+dealer:ipc://nobody')()", "zmq", "zmq"),
     ("import packetwire; packetwire.serve('zmq+router:ipc://somebody', print)", "zmq", "zmq"),
+    ("import packetwire.otel", "opentelemetry", "otel"),
     ("from packetwire.streams.curve import curve_keys; curve_keys()", "zmq", "zmq"),
 ]
 """What is done, without which module, and the extra that is for it."""

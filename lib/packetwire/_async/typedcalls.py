@@ -59,7 +59,7 @@ class AsyncTypedConnection(AsyncHasPacketConnection):
         open.
         """
         conn = self.conn
-        if not (conn.is_open() and isinstance(request, TypedRequest)):
+        if not (conn.is_open() and conn._hooks is None and isinstance(request, TypedRequest)):
             return await self.conn_do_remote(request, timeout=timeout, **options)
         # the same in fewer steps: it is not opened once more
         number = request.operation.number

@@ -58,7 +58,7 @@ class TypedConnection(HasPacketConnection):
         open.
         """
         conn = self.conn
-        if not (conn.is_open() and isinstance(request, TypedRequest)):
+        if not (conn.is_open() and conn._hooks is None and isinstance(request, TypedRequest)):
             return self.conn_do_remote(request, timeout=timeout, **options)
         # the same in fewer steps: it is not opened once more
         number = request.operation.number

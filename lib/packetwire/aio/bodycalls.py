@@ -75,7 +75,7 @@ async def begin(
     plan = with_bodies(plan_of(options, outer_request(), driver.loop.time()), CallBodies(), takes_body=takes_body)
     if hooks is None:
         return await _begin(driver, request, options, limit, plan, timeout)
-    plan, span = hooks.begin_call(plan, request[0], request[3], label)
+    plan, span = hooks.begin_call(plan, request, label)
     try:
         exchange = await _begin(driver, request, options, limit, plan, timeout)
     except BaseException as error:

@@ -19,7 +19,7 @@ from packetwire.aio.capturing import CapturedTransport
 from packetwire.aio.current import outer_request, plainly, serving
 from packetwire.aio.driver import Driver
 from packetwire.aio.opening import AsyncRecvSend, open_transport
-from packetwire.aio.planned import Request, failure_in, leave_when_done, submit_planned
+from packetwire.aio.planned import Request, leave_by, leave_when_done, submit_planned
 from packetwire.aio.polled import PolledTransport
 from packetwire.aio.request import CallWaiter, RequestFuture
 from packetwire.connectionbase import ABANDON_TIMEOUT, ConnectionFace, deadline_of, no_response, request_arguments
@@ -184,7 +184,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
                 trace_log=trace_log,
                 channels=self._channels,
                 keepalive=self._make_keepalive(transport.is_remote),
-                open_spans=None if self._hooks is None else self._hooks.open_spans,
+                open_spans=self._open_spans,
             )
         except BaseException:
             await transport.close(b"")
@@ -489,7 +489,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         except BaseException as error:
             span.leave(error)
             raise
-        span.leave(failure_in(driver, response, label))
+        leave_by(driver, span, response, label)
         return response
 
     async def ping(self, timeout: float | None = None) -> float:

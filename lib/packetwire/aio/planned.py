@@ -11,7 +11,6 @@ from packetwire.core.calloptions import CallPlan, plan_of
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.responses import DecodeResponse, Response, failure_of
 from packetwire.core.varint import BytesLike
-from packetwire.errors import RequestFailed
 
 if TYPE_CHECKING:
     from packetwire.aio.driver import Driver
@@ -38,7 +37,7 @@ def submit_planned(
     plan = plan_of(options, outer, driver.loop.time(), driver.engine.request_ids)
     if hooks is None:
         return _submit(driver, request, options, plan, decode_response), None
-    plan, span = hooks.begin_call(plan, request[0], request[3], label)
+    plan, span = hooks.begin_call(plan, request, label)
     try:
         return _submit(driver, request, options, plan, decode_response), span
     except BaseException as error:
@@ -69,10 +68,11 @@ def _submit(
     return future
 
 
-def failure_in(driver: Driver, response: Response, label: str | None) -> RequestFailed | None:
-    """The exception that a span is left by for a response: None if that is ok."""
+def leave_by(driver: Driver, span: Span, response: Response, label: str | None) -> None:
+    """Leave a span, as there is a response; one that is not ok counts as an exception."""
     ok, flags, payload = response
-    return None if ok else failure_of(driver.engine.status_of(flags), flags, payload, label or "request")
+    error = None if ok else failure_of(driver.engine.status_of(flags), flags, payload, label or "request")
+    span.leave(error, len(payload))
 
 
 def leave_when_done(driver: Driver, future: RequestFuture, span: Span, label: str | None) -> None:
@@ -81,8 +81,10 @@ def leave_when_done(driver: Driver, future: RequestFuture, span: Span, label: st
     def leave(done: asyncio.Future[Response]) -> None:
         if done.cancelled():
             span.leave(asyncio.CancelledError())
+        elif (error := done.exception()) is not None:
+            span.leave(error)
         else:
-            span.leave(done.exception() or failure_in(driver, done.result(), label))
+            leave_by(driver, span, done.result(), label)
 
     future.add_done_callback(leave)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -53,6 +54,8 @@ from packetwire.streams.open import PacketConnectionRecvSend
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from packetwire.inspection.endpoint import Inspection
+
 __all__ = ["AsyncServer", "aserve"]
 
 logger = logging.getLogger("packetwire")
@@ -74,6 +77,7 @@ async def aserve(
     listener: GivenSockets | None = None,
     reuse_port: bool = False,
     replace: bool = False,
+    inspect: str | os.PathLike[str] | None = None,
 ) -> AsyncServer:
     """Serve at `address`, in the running loop; returns as soon as clients can connect.
 
@@ -89,10 +93,10 @@ async def aserve(
         max_memory=max_memory,
         drain_timeout=drain_timeout,
     )
-    prepared = Prepared(address, factory, settings, ssl_context, allow_uids, listener, reuse_port, replace)
+    prepared = Prepared(address, factory, settings, ssl_context, allow_uids, listener, reuse_port, replace, inspect)
     if prepared.may_wait:
         name = f"packetwire-{prepared.address}-listen"
-        listening, client = await in_thread(prepared.listen, name, lambda made: made[0].close())
+        listening, client = await in_thread(prepared.listen, name, prepared.let_go)
     else:
         listening, client = prepared.listen()
     return AsyncServer(listening, factory, client, **prepared.options)
@@ -116,6 +120,7 @@ class AsyncServer(ServerBase["_Session"]):
         max_per_address: int | None = None,
         allow_uids: frozenset[int] | None = None,
         max_memory: int | None = None,
+        inspected_at: Listener | None = None,
     ) -> None:
         """`client` is there from the beginning; without listening sockets it is the only one."""
         super().__init__(
@@ -127,6 +132,7 @@ class AsyncServer(ServerBase["_Session"]):
             max_per_address=max_per_address,
             allow_uids=allow_uids,
             max_memory=max_memory,
+            inspected_at=inspected_at,
         )
         self._factory = factory
         self._loop = asyncio.get_running_loop()
@@ -138,6 +144,7 @@ class AsyncServer(ServerBase["_Session"]):
         if client is not None:
             self._start_session(client)
         self._forked = False
+        self._start_inspection()
         self._task = self._loop.create_task(self._run(), name=f"packetwire-{self.address}")
         forking.register(self)
         guard_loop(self._loop)
@@ -186,7 +193,15 @@ class AsyncServer(ServerBase["_Session"]):
     # sessions
 
     def _start_session(self, stream: socket.socket | ByteStream) -> None:
-        session = _Session(stream, self._factory, self.address, self._ssl_context, self._admission, self._budget)
+        session = _Session(
+            stream,
+            self._factory,
+            self.address,
+            self._ssl_context,
+            self._admission,
+            self._budget,
+            self._inspection,
+        )
         self._sessions.add(session)
         session.task.add_done_callback(lambda _: self._session_over(session))
 
@@ -196,6 +211,7 @@ class AsyncServer(ServerBase["_Session"]):
             return
         session.release()
         self._sessions.discard(session)
+        self._has_left(session)
         self._accepting.wake()
         self._admission.freed()
         if self._budget.was_used:
@@ -253,12 +269,20 @@ class AsyncServer(ServerBase["_Session"]):
             else:
                 self._listener.close()
         await self._drain()
+        await self._stop_inspection()
         if self._looking is not None:
             self._looking.cancel()
         if self._give_back_timer is not None:
             self._give_back_timer.cancel()
         if self._giving_back is not None:
             self._giving_back.join()  # that takes a moment at most
+
+    async def _stop_inspection(self) -> None:
+        if self._inspection is not None:
+            try:
+                await to_the_end_in_thread(self._inspection.close, f"packetwire-{self.address}-closer")
+            except NoThread:
+                self._inspection.close()
 
     async def _drain(self) -> None:
         """Let every session end within the deadline, then anyhow."""
@@ -297,8 +321,9 @@ class _Session(ServedClient[AsyncPacketConnection]):
         ssl_context: SSLContext | None,
         admission: Admission[_Session],
         budget: Budget,
+        inspection: Inspection | None,
     ) -> None:
-        super().__init__(stream, ssl_context, admission, budget)
+        super().__init__(stream, ssl_context, admission, budget, inspection)
         self._factory = factory
         self._address = address
         self.cutter: asyncio.Task[None] | None = None
@@ -347,8 +372,8 @@ class _Session(ServedClient[AsyncPacketConnection]):
 
     async def _serve_client(self, stream: socket.socket | ByteStream) -> None:
         service = self._factory(stream)
-        self._conn = conn = _connection_of(service)
-        conn._budget = self._budget
+        conn = _connection_of(service)
+        self._takes(conn)
         async with service:
             if self._ending:
                 _announce_end(conn, self._patient)

@@ -21,7 +21,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 COMMANDS = (
     *("demo", "serve", "call", "bench", "bridge", "dump", "report", "replay", "describe", "fbsp", "iccp"),
-    *("conformance", "wireshark"),
+    *("conformance", "top", "wireshark"),
 )
 
 

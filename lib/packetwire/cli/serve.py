@@ -92,6 +92,12 @@ def add_parser(commands: Commands) -> None:
         "addresses, where anybody may ask)",
     )
     parser.add_argument(
+        "--inspect",
+        metavar="PATH",
+        help="a Unix socket, for you only, at which the server tells what it does, to packetwire top, curl and "
+        "Prometheus",
+    )
+    parser.add_argument(
         "--quiet",
         action="store_true",
         help="standard error gets only what ends the server: no line when it is ready, no failures of handlers",
@@ -171,6 +177,7 @@ def run(args: argparse.Namespace) -> int:
         "allow_uids": args.allow_uid,
         "max_memory": args.max_memory,
         "drain_timeout": args.drain,
+        "inspect": args.inspect,
         **listening_options(args),
     }
     with (
