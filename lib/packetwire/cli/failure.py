@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 124
 """The same as that of `timeout` in coreutils."""
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 class CommandFailed(Exception):

@@ -13,10 +13,9 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 import packetwire
-from packetwire.cli.failure import EXIT_FAILED, CommandFailed
+from packetwire.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, CommandFailed
 from packetwire.errors import PacketwireError
 
-EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 COMMANDS = (
     *("demo", "serve", "call", "bench", "bridge", "dump", "replay", "describe", "fbsp", "iccp"),
