@@ -23,7 +23,7 @@ def answered(rq_type: int, latency: int, ok: bool = True) -> Seen:
 
 
 def shown(summary: Summary, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    summary.show(1)
+    summary.show(1, {Kind.FORTH: 0, Kind.BACK: 0})
     return capsys.readouterr().out.splitlines()
 
 

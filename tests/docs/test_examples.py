@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 import re
 import runpy
+import shlex
 import shutil
 import signal
 import socket
@@ -508,3 +510,153 @@ def test_the_plugins_count_words_and_tell_their_host(tmp_path: Path) -> None:
     assert lines[2].startswith("Plugin.count(path='missing.txt', options=Options(shortest=4, ignored={")
     assert lines[2].endswith(": missing.txt cannot be read: [Errno 2] No such file or directory: 'missing.txt'")
     assert sorted(err.splitlines()) == ["emma.txt …", "empty.txt …", "missing.txt …"]
+
+
+# sync_tree.py
+
+
+SIZE, FIRST = 300_000, 100_000
+DATA = bytes(range(256)) * (SIZE // 256 + 1)
+MTIME = 1_700_000_000_123_456_789
+
+STUCK = f"""
+import json
+from packetwire import PacketConnection, current_request, stdio
+
+def answer(rq_type, flags, payload):
+    return listed() if rq_type == 0 else some()
+
+def listed():
+    yield json.dumps(["below/file", {SIZE}, {MTIME}]).encode() + b"\\n"
+
+def some():
+    yield (bytes(range(256)) * 400)[:{FIRST}]
+    current_request().wait({LIMIT})
+
+with PacketConnection(stdio(), request_handler=answer) as conn:
+    conn.join_recv()
+"""
+
+
+def sync_address(*words: object) -> str:
+    return "exec:" + shlex.join([sys.executable, *map(str, words)])
+
+
+def synced(directory: Path) -> tuple[int, str, str]:
+    """Bring `near` up to date with `far`."""
+    return run(directory, "sync_tree.py", sync_address(EXAMPLES / "sync_tree.py", "--serve", "far"), "near")
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Path:
+    """The directory of the other end, which has one file."""
+    path = tmp_path / "far" / "below" / "file"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(DATA[:SIZE])
+    os.utime(path, ns=(MTIME, MTIME))
+    return tmp_path / "far"
+
+
+@contextmanager
+def in_the_middle(directory: Path) -> Iterator[Example]:
+    """Its other end has sent a part of the file, and sends no more."""
+    (directory / "stuck.py").write_text(STUCK)
+    part = directory / "near" / "below" / "file.part"
+    with running(directory, "sync_tree.py", sync_address("stuck.py"), "near") as example:
+        while not (part.exists() and part.stat().st_size == FIRST):
+            assert example.process.poll() is None
+        yield example
+    assert part.read_bytes() == DATA[:FIRST]
+
+
+def test_a_directory_is_brought_up_to_date(tmp_path: Path, far: Path) -> None:
+    (far / os.fsdecode(b"n\xe4me")).write_bytes(b"abc")
+    (far / "empty").touch()
+    (far / "link").symlink_to("below")
+    status, stdout, stderr = synced(tmp_path)
+    assert (status, stderr) == (0, "")
+    assert stdout.splitlines()[0] == f"'below/file': {SIZE} of {SIZE} bytes"
+    near = tmp_path / "near"
+    assert (near / "below" / "file").read_bytes() == DATA[:SIZE]
+    assert sorted(os.listdir(near)) == sorted(["below", "empty", os.fsdecode(b"n\xe4me")])
+    assert synced(tmp_path) == (0, "", "")
+
+    (far / "empty").write_bytes(b"no more")
+    (far / "below" / "file").unlink()
+    assert synced(tmp_path) == (0, "'empty': 7 of 7 bytes\n", "")
+    assert (near / "empty").read_bytes() == b"no more"
+    assert (near / "below" / "file").exists()  # nothing is deleted
+
+
+def test_ctrl_c_leaves_a_part_that_is_continued(tmp_path: Path, far: Path) -> None:
+    with in_the_middle(tmp_path) as example:
+        (child,) = example.children()
+        example.interrupt()
+        assert example.end() == (130, "", "")
+    assert not Path(f"/proc/{child}").exists()
+    assert synced(tmp_path) == (0, f"'below/file': {SIZE - FIRST} of {SIZE} bytes\n", "")
+    assert (tmp_path / "near" / "below" / "file").read_bytes() == DATA[:SIZE]
+    assert not list((tmp_path / "near").rglob("*.part"))
+
+
+@pytest.mark.long
+def test_a_remote_that_dies_is_told_and_the_part_continued(tmp_path: Path, far: Path) -> None:
+    with in_the_middle(tmp_path) as example:
+        example.kill_child()
+        status, stdout, stderr = example.end()
+    assert (status, stdout) == (1, "")
+    assert re.fullmatch(r"sync_tree: child .* was killed by signal 9 \(SIGKILL\)\n", stderr)
+    assert synced(tmp_path) == (0, f"'below/file': {SIZE - FIRST} of {SIZE} bytes\n", "")
+
+
+@pytest.mark.long
+def test_a_part_of_another_state_of_the_file_is_not_continued(tmp_path: Path, far: Path) -> None:
+    with in_the_middle(tmp_path) as example:
+        example.interrupt()
+        assert example.end() == (130, "", "")
+    (far / "below" / "file").write_bytes(DATA[1:SIZE])
+    assert synced(tmp_path) == (0, f"'below/file': {SIZE - 1} of {SIZE - 1} bytes\n", "")
+    assert (tmp_path / "near" / "below" / "file").read_bytes() == DATA[1:SIZE]
+
+
+@pytest.mark.long
+def test_what_cannot_be_synced(tmp_path: Path) -> None:
+    status, stdout, stderr = synced(tmp_path)
+    assert (status, stdout) == (1, "")
+    assert "No such file or directory" in stderr
+    assert "Traceback" not in stderr
+    (tmp_path / "evil.py").write_text(STUCK.replace("below/file", "../file"))
+    status, stdout, stderr = run(tmp_path, "sync_tree.py", sync_address("evil.py"), "near")
+    assert (status, stdout, stderr) == (1, "", "sync_tree: ../file is outside of the directory\n")
+    (tmp_path / "short.py").write_text(STUCK.replace("current_request().wait", "int"))
+    status, stdout, stderr = run(tmp_path, "sync_tree.py", sync_address("short.py"), "near")
+    assert (status, stdout, stderr) == (1, "", "sync_tree: below/file has changed meanwhile\n")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_file_of_2_gb_is_interrupted_killed_and_continued(tmp_path: Path) -> None:
+    size = 2 << 30
+    far, part = tmp_path / "far" / "big", tmp_path / "near" / "big.part"
+    far.parent.mkdir()
+    with far.open("wb") as file:
+        file.truncate(size)
+        for at in range(0, size, 256 << 20):  # so that no part can stand for another one
+            file.seek(at + at // 1000)
+            file.write(os.urandom(1000))
+    address = sync_address(EXAMPLES / "sync_tree.py", "--serve", "far")
+    come = 0
+    for end in Example.interrupt, Example.kill_child:
+        with running(tmp_path, "sync_tree.py", address, "near") as example:
+            while not (part.exists() and part.stat().st_size > come + 1_000_000):
+                assert example.process.poll() is None
+            end(example)
+            status, stdout, _ = example.end()
+        assert (status, stdout) == (130 if end is Example.interrupt else 1, "")
+        assert come < part.stat().st_size < size
+        come = part.stat().st_size
+    with running(tmp_path, "sync_tree.py", address, "near") as example:
+        stdout, stderr = example.process.communicate(timeout=500)
+    assert (example.process.returncode, stdout, stderr) == (0, f"'big': {size - come} of {size} bytes\n", "")
+    assert filecmp.cmp(far, tmp_path / "near" / "big", shallow=False)
+    (tmp_path / "near" / "big").unlink()  # pytest keeps its directories

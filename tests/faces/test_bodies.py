@@ -263,6 +263,24 @@ def test_a_request_that_is_given_up(served: tuple[Service, Any]) -> None:
     assert asker(SMALL, b"after") == (True, 0, b"after")
 
 
+def test_another_thread_gives_a_request_up(served: tuple[Service, Any]) -> None:
+    """Whoever waits for the body is told; whoever asks for the response, too."""
+    service, asker = served
+    with pytest.raises(RequestCancelled, match="no more"), asker.stream(STALL) as call:
+        call.write(b"x")
+        assert service.stalled.wait(WATCHDOG)
+        thread = threading.Thread(target=call.cancel, args=("no more",))
+        thread.start()
+        with pytest.raises(BodyEnded):
+            call.read()
+        thread.join(WATCHDOG)
+        service.release.set()
+        assert service.failed.wait(WATCHDOG)
+        call.cancel()  # again: nothing
+        call.result(WATCHDOG)
+    assert asker(SMALL, b"after") == (True, 0, b"after")
+
+
 def test_a_generator_that_raises(served: tuple[Service, Any]) -> None:
     _, asker = served
     with asker.stream(FAIL) as call:

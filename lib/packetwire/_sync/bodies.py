@@ -267,6 +267,13 @@ class StreamCall:
         """
         return self._exchange.response(timeout)
 
+    def cancel(self, reason: str = "") -> None:
+        """Give the request up, from wherever: whoever reads or writes its bodies meanwhile gets `BodyEnded`.
+
+        The far end is told, with `reason` as a text. Does nothing if the response has come.
+        """
+        self._exchange.give_up(reason)
+
 
 def call_with_body(call: StreamCall, source: Any, timeout: float | None) -> Response:
     """Send a request with a body, return its response; the `timeout` begins behind the body."""

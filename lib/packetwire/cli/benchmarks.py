@@ -2,24 +2,26 @@
 
     packetwire serve packetwire.cli.benchmarks:REQUESTS ADDRESS
 
-is the server that `packetwire bench ADDRESS` measures.
+is the server that `packetwire bench ADDRESS` measures. `Stream` and `Digest` are not measured: they show bodies.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from packetwire.core.requests import BaseRequest
+from packetwire.current import current_request
 
-REVERSE, SWALLOW, PRODUCE = range(3)
+REVERSE, SWALLOW, PRODUCE, STREAM, DIGEST = range(5)
 """The request types."""
 
 PAYLOAD = bytes(range(16))
@@ -84,7 +86,57 @@ class Produce(_Payload):
     rq_type = PRODUCE
 
 
-REQUESTS: dict[int, type[BaseRequest[Any]]] = {REVERSE: Reverse, SWALLOW: Swallow, PRODUCE: Produce}
+@dataclass(frozen=True)
+class Stream(BaseRequest[bytes]):
+    """Ask for a body of so many bytes."""
+
+    size: int
+
+    def __bytes__(self) -> bytes:
+        return b"%d" % self.size
+
+    @classmethod
+    def from_bytes(cls, bs: bytes) -> Self:
+        return cls(int(bs))
+
+    def fulfil(self, context: object) -> Iterator[bytes]:
+        left = self.size
+        while left > 0:
+            yield BULK[:left]
+            left -= len(BULK)
+
+    def decode_response_payload(self, flags: int, payload: bytes) -> bytes:
+        return payload
+
+
+@dataclass(frozen=True)
+class Digest(BaseRequest[str]):
+    """Send a body; the answer is its SHA-256, in hexadecimal."""
+
+    def __bytes__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def from_bytes(cls, bs: bytes) -> Self:
+        return cls()
+
+    def fulfil(self, context: object) -> bytes:
+        digest = hashlib.sha256()
+        for chunk in current_request().body or ():
+            digest.update(chunk)
+        return digest.hexdigest().encode()
+
+    def decode_response_payload(self, flags: int, payload: bytes) -> str:
+        return payload.decode()
+
+
+REQUESTS: dict[int, type[BaseRequest[Any]]] = {
+    REVERSE: Reverse,
+    SWALLOW: Swallow,
+    PRODUCE: Produce,
+    STREAM: Stream,
+    DIGEST: Digest,
+}
 
 
 class WrongAnswer(Exception):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from packetwire.addresses import CONNECT_TIMEOUT, ShipAddress, connect_to
 from packetwire.cli import curve
 from packetwire.cli.addressing import add_sync_option, address, check_connectable, seconds
 from packetwire.cli.arguments import Commands
-from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
+from packetwire.cli.callbodies import Bodies, body_source
+from packetwire.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
 from packetwire.cli.fields import field_values
 from packetwire.cli.named import described, find_service, look_in_current_directory
 from packetwire.cli.tls import add_client_options, client_ssl_context
@@ -39,6 +41,9 @@ of its own), unix:PATH, tcp:HOST:PORT, tls:HOST:PORT, or zmq+dealer:ENDPOINT and
 and PAIR, where ENDPOINT is tcp://HOST:PORT or ipc://PATH. ship:[OPTIONS] HOST:MODULE:NAME sends a service to
 HOST, which needs only Python 3.11 or newer, by ssh, and asks it. TYPE is the request's number. PAYLOAD is taken as
 text; - is standard input. Flags of the response are shown on standard error, if there are any.
+A last word @FILE is the body of the request: it is sent piece by piece, however long it is; @-, or - behind other
+words, is standard input as it comes. The body of the response is written to standard output as it comes; so it is
+without one of the request by --stream.
 TYPE may also be the name of a method of a packetwire.typed.Service that describes itself, and what follows are its
 arguments: FIELD=VALUE, FIELD:hex=HEX, or FIELD:file=FILE; a VALUE may be JSON. The decoded response is printed:
 bytes as they are, anything else as text. With --module the far end need not describe itself, and TYPE may be the
@@ -59,7 +64,7 @@ def add_parser(commands: Commands) -> None:
         metavar="PAYLOAD",
         nargs="*",
         default=(),
-        help="a text, - for standard input, or FIELD=VALUE …",
+        help="a text, - for standard input, or FIELD=VALUE …; and @FILE for a body",
     )
     payload = parser.add_mutually_exclusive_group()
     payload.add_argument("--hex", type=hex_bytes, metavar="HEX", dest="payload", help="it, in hexadecimal")
@@ -74,7 +79,10 @@ def add_parser(commands: Commands) -> None:
         "--channel", type=_channel, default=0, metavar="N", help="the channel, 0 or from 16 (default: 0)"
     )
     parser.add_argument(
-        "--timeout", type=seconds, metavar="SECONDS", help="for connecting and answering (default: no limit)"
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="for connecting and answering, or for a body to stand still (default: no limit)",
     )
     parser.add_argument(
         "--deadline", type=seconds, metavar="SECONDS", help="the same for the answer, which the far end is told"
@@ -88,6 +96,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--progress", action="store_true", help="show reports of progress on standard error")
     parser.add_argument(
         "--meta", type=_meta, metavar="KEY=VALUE", action="append", default=[], help="metadata; may be repeated"
+    )
+    parser.add_argument(
+        "--stream", action="store_true", help="write the body of the response as it comes, however long it is"
     )
     parser.add_argument("--hex-out", action="store_true", help="print bytes in hexadecimal, with a newline")
     parser.add_argument(
@@ -117,6 +128,29 @@ class Question:
 
 def run(args: argparse.Namespace) -> int:
     """Ask, print the answer, return the exit status."""
+    with body_source(_take_body(args)) as source:
+        bodies = None
+        if args.stream or source is not None:
+            bodies = Bodies(source, args.hex_out, args.timeout)
+        try:
+            return _run(args, bodies)
+        except KeyboardInterrupt:
+            if bodies is None or not bodies.begun:
+                raise
+            text = f"interrupted: the request was given up, {bodies.progress}"
+            raise CommandFailed(text, EXIT_INTERRUPTED) from None
+
+
+def _take_body(args: argparse.Namespace) -> str | None:
+    """Take the word for the body of the request out of the others, if there is one."""
+    words = list(args.words)
+    is_file = bool(words) and words[-1][:1] == "@" and words[-1] != "@"
+    is_given = is_file or (len(words) > 1 and words[-1] == STDIN)
+    args.words = words[:-1] if is_given else words
+    return words[-1] if is_given else None
+
+
+def _run(args: argparse.Namespace, bodies: Bodies | None) -> int:
     if args.ship is not None or isinstance(args.address, ShipAddress):
         look_in_current_directory()
     connect = connect_to(
@@ -142,12 +176,14 @@ def run(args: argparse.Namespace) -> int:
     try:
         with service:
             question = question or _described_question(args, conn, deadline)
-            flags, payload = _ask(conn, question, args.channel, deadline, _options(args))
-            _print_answer(question, flags, payload, args.hex_out)
+            flags, payload = _ask(conn, question, args.channel, deadline, _options(args), bodies)
+            _print_answer(
+                question, flags, payload, args.hex_out, is_behind=bodies is not None and bodies.received > 0
+            )
     except DeadlineExceeded as error:
         raise CommandFailed(str(error), EXIT_TIMEOUT) from error
     except RequestTimeout as error:
-        if args.timeout is None:
+        if args.timeout is None or bodies is not None:
             raise CommandFailed(str(error), EXIT_TIMEOUT) from error
         asked = "the request" if question is None or question.name is None else question.name
         raise CommandFailed(
@@ -196,17 +232,18 @@ def _meta(text: str) -> tuple[str, bytes]:
 
 
 def _ask(
-    conn: PacketConnection, question: Question, channel: int, deadline: float | None, options: CallOptions
+    conn: PacketConnection,
+    question: Question,
+    channel: int,
+    deadline: float | None,
+    options: CallOptions,
+    bodies: Bodies | None,
 ) -> tuple[int, bytes]:
     """The (flags, payload) of an "ok" response."""
-    ok, flags, payload = conn(
-        question.rq_type,
-        question.payload,
-        question.flags,
-        channel=channel,
-        label=question.name,
-        timeout=_time_left(deadline),
-        **options,
+    ask = conn if bodies is None else partial(bodies.ask, conn)
+    request = question.rq_type, question.payload, question.flags
+    ok, flags, payload = ask(
+        *request, channel=channel, label=question.name, timeout=_time_left(deadline), **options
     )
     if not ok:
         if payload == NO_HANDLER and conn.stats().refused:
@@ -220,7 +257,8 @@ def _time_left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _print_answer(question: Question, flags: int, payload: bytes, in_hex: bool) -> None:
+def _print_answer(question: Question, flags: int, payload: bytes, in_hex: bool, *, is_behind: bool) -> None:
+    """Print it; on standard error if it `is_behind` a body, which stays as it is then."""
     answer: object = payload
     if question.decode is not None:
         with _users_code(f"the response to {question.name} cannot be decoded", EXIT_FAILED):
@@ -228,6 +266,10 @@ def _print_answer(question: Question, flags: int, payload: bytes, in_hex: bool) 
     elif flags:
         print(f"flags: 0x{flags:x}", file=sys.stderr)
     if answer is None:
+        return
+    if is_behind:
+        if answer != b"":
+            print(f"response: {answer if isinstance(answer, str) else repr(answer)}", file=sys.stderr)
         return
     if isinstance(answer, bytes | bytearray | memoryview) and not in_hex:
         sys.stdout.buffer.write(answer)

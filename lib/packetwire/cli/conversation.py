@@ -59,6 +59,8 @@ class Seen(NamedTuple):
     direction: Kind
     packet: Packet
     request: Asked | None = None
+    pieces: int = 0
+    """How many came before it, with the beginning of its payload."""
 
     @property
     def is_special(self) -> bool:
@@ -141,6 +143,11 @@ class Conversations:
             yield Note(record.connection, record.time, "+", text)
         else:
             yield Note(record.connection, record.time, "-", "over" + (f": {text}" if text else ""))
+
+    @property
+    def last_time(self) -> int:
+        """That of the last record."""
+        return self._last_time
 
     def finish(self) -> Iterator[Note]:
         """The notes at the end of the file."""

@@ -22,6 +22,8 @@ QUARTERS = 4
 
 Advance = Callable[[int], None]
 """To be called with the number of further bytes that are done."""
+Transfer = Callable[[str, int, int | None], None]
+"""To be called with a label, the bytes that are done, and those of all, if they are known; from any thread."""
 
 
 class Display(Protocol):
@@ -56,6 +58,35 @@ def open_display() -> Display:
         except ImportError:
             pass  # rich comes with the extra "cli"; plain lines have the same content
     return PlainDisplay()
+
+
+@contextmanager
+def transfer_shown() -> Iterator[Transfer]:
+    """A progress bar for each label, on standard error; nothing if that is no terminal, or without rich."""
+    try:
+        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            raise ImportError
+        from rich import progress
+        from rich.console import Console
+    except ImportError:
+        yield lambda label, done, total: None
+        return
+    columns = (
+        progress.TextColumn("{task.description:8}"),
+        progress.BarColumn(bar_width=30),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    tasks: dict[str, progress.TaskID] = {}
+    with progress.Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bars:
+
+        def show(label: str, done: int, total: int | None) -> None:
+            if label not in tasks:
+                tasks[label] = bars.add_task(label, total=total)
+            bars.update(tasks[label], completed=done)
+
+        yield show
 
 
 def megabytes(count: float) -> str:

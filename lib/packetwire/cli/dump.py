@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
+from typing import BinaryIO
 
 from packetwire.capture import Kind
 from packetwire.cli.arguments import Commands, size, whole_number
 from packetwire.cli.conversation import OPPOSITE, STDIN, Conversations, Input, Note, Seen, open_input, shown
 from packetwire.cli.display import open_display
+from packetwire.cli.exchanges import CUT_OFF, STOPPED, WHOLE, Body, BodyBytes, BodyOver, Exchanges, Happening
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.fbspdump import as_fbsp
 from packetwire.cli.pcap import pcap_of
@@ -37,8 +39,9 @@ DESCRIPTION = """
 Shows what is in FILE, which "packetwire bridge --tap" or a program with a CaptureWriter has written, or which
 holds the bytes of a packet stream as they went over the wire in one direction; - is standard input. Each packet
 is a line: seconds since the first one, the connection, > for the first end's packets and < for the second
-end's, CHANNEL:TAG, and of a response what it answers and after how long. + and - are lines about the connection
-itself, and ! is what a peer must not do.
+end's, CHANNEL:TAG, and of a response what it answers and after how long. A payload that came in pieces is shown
+with its packet, and a body as one line where it ends: whole, by STOP, or cut off; --body writes it out by its
+number. + and - are lines about the connection itself, and ! is what a peer must not do.
 Exit status: 0 when the file is shown up to its last whole packet, 1 if packets in it are malformed or it is
 damaged, 2 for bad arguments, 130 after Ctrl-C.
 """
@@ -78,6 +81,15 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--follow", action="store_true", help="wait for more at the end of FILE, until Ctrl-C")
     parser.add_argument("--summary", action="store_true", help="figures for each request type, in place of packets")
     parser.add_argument(
+        "--frames", action="store_true", help="show all frames, in place of bodies and whole payloads"
+    )
+    parser.add_argument(
+        "--body", type=whole_number(1), metavar="N", help="write the bytes of this body, and nothing else"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="with --body: into this file (default: standard output)"
+    )
+    parser.add_argument(
         "--pcap", metavar="OUT", help="write a file for Wireshark in place of all this (see packetwire wireshark)"
     )
     parser.add_argument("--hex", action="store_true", help="all of each payload in hexadecimal, below its packet")
@@ -99,19 +111,23 @@ def run(args: argparse.Namespace) -> int:
         raise CommandFailed("--follow is for a file: standard input is read to its end anyway", EXIT_USAGE)
     if args.pcap is not None:
         return _write_pcap(args)
-    conversations = Conversations(args.max_packet)
+    if args.body is not None:
+        return _write_body(args)
+    if args.output is not None:
+        raise CommandFailed("--output is for --body", EXIT_USAGE)
+    conversations, exchanges = Conversations(args.max_packet), Exchanges()
     wanted = _Wanted(args.connection, args.channel, args.tag, args.type)
     with open_input(args.file, follow=args.follow) as source:
-        happenings = _happenings(source, conversations)
+        happenings = _happenings(source, conversations, exchanges, joined=not args.frames)
         if not wanted.all:
             happenings = filter(wanted, happenings)
         if args.summary:
             summary = Summary()
             for happening in happenings:
                 summary.add(happening)
-            summary.show(conversations.connections)
+            summary.show(conversations.connections, exchanges.frames)
         else:
-            lines = _Lines(source, args.hex, DECODERS.get(args.decode))
+            lines = _Lines(source, exchanges, args.hex, DECODERS.get(args.decode))
             for happening in happenings:
                 lines.show(happening)
         sys.stdout.flush()
@@ -134,13 +150,48 @@ def _write_pcap(args: argparse.Namespace) -> int:
     return 0
 
 
-def _happenings(source: Input, conversations: Conversations) -> Iterator[Seen | Note]:
-    brought = chain.from_iterable(map(conversations.add, source))
-    return chain(brought, _finish(conversations))
+def _write_body(args: argparse.Namespace) -> int:
+    """Write the bytes of one body."""
+    if args.follow or args.summary or args.pcap is not None:
+        raise CommandFailed("--body is written, and nothing else is shown", EXIT_USAGE)
+    conversations, exchanges = Conversations(args.max_packet), Exchanges()
+    with open_input(args.file) as source, _output(args.output) as out:
+        for happening in _happenings(source, conversations, exchanges):
+            if isinstance(happening, BodyBytes) and happening.body.number == args.body:
+                out.write(happening.data)
+            elif isinstance(happening, BodyOver) and happening.body.number == args.body:
+                out.flush()
+                if happening.body.end == WHOLE:
+                    return 0
+                raise CommandFailed(f"body {args.body} is not whole: {_ended(happening.body)}", EXIT_FAILED)
+    raise CommandFailed(f"there is no body {args.body} in FILE, which has {exchanges.bodies}", EXIT_FAILED)
 
 
-def _finish(conversations: Conversations) -> Iterator[Note]:
-    yield from conversations.finish()
+@contextmanager
+def _output(path: str | None) -> Iterator[BinaryIO]:
+    if path is None:
+        yield sys.stdout.buffer
+        return
+    try:
+        file = open(path, "wb")  # noqa: SIM115
+    except OSError as error:
+        raise CommandFailed(f"cannot write {path!r}: {error.strerror}", EXIT_FAILED) from None
+    with file:
+        yield file
+
+
+def _happenings(
+    source: Input, conversations: Conversations, exchanges: Exchanges, *, joined: bool = True
+) -> Iterator[Happening]:
+    """All of a file; `joined` says whether frames become whole payloads and bodies."""
+    for record in source:
+        for happening in conversations.add(record):
+            found = exchanges.add(happening)
+            yield from found if joined else (happening,)
+    for note in conversations.finish():
+        yield from exchanges.add(note)
+    if joined:
+        yield from exchanges.finish(conversations.last_time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +208,9 @@ class _Wanted:
         """True if everything is shown."""
         return self.connection is self.channel is self.tag is self.rq_type is None
 
-    def __call__(self, happening: Seen | Note) -> bool:
+    def __call__(self, happening: Happening) -> bool:
+        if isinstance(happening, BodyBytes | BodyOver):
+            return self._is_wanted(happening.body)
         if self.connection is not None and happening.connection != self.connection:
             return False
         if isinstance(happening, Note):
@@ -169,6 +222,14 @@ class _Wanted:
             and (self.rq_type is None or happening.rq_type == self.rq_type)
         )
 
+    def _is_wanted(self, body: Body) -> bool:
+        return (
+            self.connection in (None, body.connection)
+            and self.channel in (None, body.channel)
+            and self.tag in (None, body.tag)
+            and self.rq_type in (None, body.rq_type)
+        )
+
 
 # line by line
 
@@ -176,15 +237,21 @@ class _Wanted:
 class _Lines:
     """Prints packets and notes."""
 
-    def __init__(self, source: Input, in_hex: bool, decode: DecodePayload | None) -> None:
+    def __init__(self, source: Input, exchanges: Exchanges, in_hex: bool, decode: DecodePayload | None) -> None:
         self._source = source
-        self._has_agreed = False  # some end has said HELLO, so channel 2 has frames
+        self._exchanges = exchanges
         self._in_hex = in_hex
         self._decode = decode
         self._first: int | None = None
 
-    def show(self, happening: Seen | Note) -> None:
-        start = self._start(happening)
+    def show(self, happening: Happening) -> None:
+        if isinstance(happening, BodyBytes):
+            return
+        if isinstance(happening, BodyOver):
+            body = happening.body
+            print(f"{self._start(body.ended, body.connection)} {chr(body.direction)} {self._body(body)}")
+            return
+        start = self._start(happening.time, happening.connection)
         if isinstance(happening, Note):
             sign = "!" if happening.fault else happening.sign
             where = f"{happening.sign} " if happening.fault else ""
@@ -194,24 +261,28 @@ class _Lines:
         if self._in_hex:
             _print_hex(happening.packet.payload)
 
-    def _start(self, happening: Seen | Note) -> str:
+    def _start(self, time: int, connection: int) -> str:
         """The time and the connection, as far as they are known."""
         if not self._source.is_capture:
             return " "
         if self._first is None:
-            self._first = happening.time
-            began = datetime.fromtimestamp(happening.time // 10**9, UTC)
-            print(f"times are seconds since {began:%Y-%m-%d %H:%M:%S}.{happening.time % 10**9:09} UTC")
-        return f"{(happening.time - self._first) / 1e9:14.6f} {happening.connection:4}"
+            self._first = time
+            began = datetime.fromtimestamp(time // 10**9, UTC)
+            print(f"times are seconds since {began:%Y-%m-%d %H:%M:%S}.{time % 10**9:09} UTC")
+        return f"{(time - self._first) / 1e9:14.6f} {connection:4}"
+
+    def _body(self, body: Body) -> str:
+        rq_type = "" if body.rq_type is None else f" type={body.rq_type}"
+        what = f"body {body.number} of {'response' if body.of_response else 'request'} {body.channel}:{body.tag}"
+        took = f" in {_milliseconds(body.ended - body.began)}" if self._source.is_capture else ""
+        return f"{what}{rq_type} {body.size} byte{'s' * (body.size != 1)}{took}, {_ended(body)}"
 
     def _line(self, seen: Seen) -> str:
         packet = seen.packet
         if seen.is_special:
             return "EOF" if packet == EOF_PACKET else "ERQ"
         of_tag = f"{packet.channel}:{packet.tag}"
-        if packet.is_request and packet.channel == CONTROL_CHANNEL:
-            self._has_agreed = self._has_agreed or seen.rq_type == HELLO
-        if packet.is_request and self._has_agreed and seen.rq_type is not None:
+        if packet.is_request and self._exchanges.have_agreed(seen.connection) and seen.rq_type is not None:
             if packet.channel == CONTROL_CHANNEL and seen.rq_type in CONTROL_NAMES:
                 return f"{CONTROL_NAMES[seen.rq_type]} {of_tag} {self._payload(seen)}"
             if packet.channel == FRAME_CHANNEL:
@@ -228,6 +299,8 @@ class _Lines:
     def _payload(self, seen: Seen) -> str:
         payload = seen.packet.payload
         count = f"{len(payload)} byte" + "s" * (len(payload) != 1)
+        if seen.pieces:
+            count += f" in {seen.pieces + bool(payload)} pieces"
         text = _decoded(seen, self._decode)
         if text is not None:
             return f"{count} {shown(text)}"
@@ -270,6 +343,13 @@ def _said(frame: Frame) -> str:
     return f", {len(frame.payload)} bytes" if frame.payload else ""
 
 
+def _ended(body: Body) -> str:
+    """How a body has ended."""
+    if body.end == CUT_OFF:
+        return f"cut off: {body.reason}"
+    return f"STOP, {body.reason}" if body.end == STOPPED else body.end
+
+
 CONTROL_NAMES = {HELLO: "HELLO", PING: "PING", DRAIN: "DRAIN", DESCRIBE: "DESCRIBE"}
 
 
@@ -305,7 +385,7 @@ class _Group:
     answered: int = 0
     refused: int = 0
     size: int = 0
-    """Bytes of all payloads, in both directions."""
+    """Bytes of all payloads and bodies, in both directions."""
     samples: list[int] = field(default_factory=list)
     """A sample of the latencies."""
 
@@ -323,15 +403,22 @@ class Summary:
         self._groups: dict[tuple[Kind, int, int] | None, _Group] = {}
         self._packets = {Kind.FORTH: 0, Kind.BACK: 0}
         self._sizes = {Kind.FORTH: 0, Kind.BACK: 0}
+        self._bodies = {WHOLE: 0, STOPPED: 0, CUT_OFF: 0}
+        self._size_of_bodies = 0
         self._choose = random.Random(0)
 
-    def add(self, happening: Seen | Note) -> None:
-        """Count a packet; print a fault."""
+    def add(self, happening: Happening) -> None:
+        """Count a packet or a body; print a fault."""
+        if isinstance(happening, BodyBytes):
+            return
+        if isinstance(happening, BodyOver):
+            self._add_body(happening.body)
+            return
         if isinstance(happening, Note):
             if happening.fault:
                 print(f"  connection {happening.connection} ! {happening.sign} {happening.text}")
             return
-        _, when, direction, packet, asked = happening
+        _, when, direction, packet, asked, _ = happening
         _, channel, _, flags, wire_rq_type, payload = packet
         size = len(payload)
         self._packets[direction] += 1
@@ -348,6 +435,14 @@ class Summary:
             return
         group.size += size
 
+    def _add_body(self, body: Body) -> None:
+        self._bodies[body.end] += 1
+        self._size_of_bodies += body.size
+        self._sizes[body.direction] += body.size
+        if body.rq_type is not None:
+            asker = OPPOSITE[body.direction] if body.of_response else body.direction
+            self._group(asker, body.channel, body.rq_type).size += body.size
+
     def _group(self, asker: Kind, channel: int, rq_type: int) -> _Group:
         key = (asker, channel, rq_type)
         group = self._groups.get(key)
@@ -355,18 +450,28 @@ class Summary:
             return group
         return self._groups.setdefault(key if len(self._groups) < MAX_GROUPS else None, _Group())
 
-    def show(self, connections: int) -> None:
-        """Print all figures."""
+    def show(self, connections: int, frames: Mapping[Kind, int]) -> None:
+        """Print all figures; `frames` are those that bodies and payloads were made of."""
         display = open_display()
         display.fact("connections", str(connections))
         for kind in Kind.FORTH, Kind.BACK:
-            display.fact(chr(kind), f"{self._packets[kind]} packets, {self._sizes[kind]} bytes of payload")
+            display.fact(
+                chr(kind),
+                f"{self._packets[kind]} packets, {self._sizes[kind]} bytes of payload{_in_frames(frames[kind])}",
+            )
+        if count := sum(self._bodies.values()):
+            ends = ", ".join(f"{number} {end}" for end, number in self._bodies.items() if number)
+            display.fact("bodies", f"{count}, {self._size_of_bodies} bytes: {ends}")
         if self._groups:
             first_end_first = sorted(self._groups, key=lambda key: (key is None, key and (-key[0], *key[1:])))
             display.table(
                 ("requests", "number", "not ok", "no answer", "bytes", "median", "p99", "slowest"),
                 [_figures(key, self._groups[key]) for key in first_end_first],
             )
+
+
+def _in_frames(count: int) -> str:
+    return f" and bodies, {count} frames of these" if count else ""
 
 
 def _figures(key: tuple[Kind, int, int] | None, group: _Group) -> list[str]:

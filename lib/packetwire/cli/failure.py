@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_TIMEOUT = 124
 """The same as that of `timeout` in coreutils."""
+EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 class CommandFailed(Exception):

@@ -14,10 +14,9 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 import packetwire
-from packetwire.cli.failure import EXIT_FAILED, CommandFailed, did_you_mean
+from packetwire.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, CommandFailed, did_you_mean
 from packetwire.errors import PacketwireError, StreamTruncated
 
-EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 COMMANDS = (
     *("demo", "serve", "call", "bench", "bridge", "dump", "report", "replay", "describe", "fbsp", "iccp"),

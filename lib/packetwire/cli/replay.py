@@ -15,17 +15,19 @@ from packetwire.capture import Kind, Record
 from packetwire.cli import curve
 from packetwire.cli.addressing import add_sync_option, address, check_connectable, seconds
 from packetwire.cli.arguments import Commands, whole_number
-from packetwire.cli.conversation import RAW, Conversations, Note, Seen, open_input
+from packetwire.cli.conversation import OPPOSITE, RAW, Conversations, Note, Seen, open_input
+from packetwire.cli.exchanges import WHOLE, BodyBytes, BodyOver, Exchanges
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, CommandFailed
+from packetwire.cli.replayedbodies import Content, Replayed
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
 from packetwire.core.engine import FIRST_CHANNEL, MAX_REQUEST_FLAGS
-from packetwire.core.frames import FRAME_CHANNEL
+from packetwire.core.frames import FRAME_CHANNEL, FrameType
 from packetwire.core.hello import CONTROL_CHANNEL, HELLO
-from packetwire.errors import RequestTimeout
+from packetwire.errors import CapabilityMissing, RequestTimeout
 
 if TYPE_CHECKING:
-    from packetwire.lightresult import LightResult
+    from packetwire.core.responses import Response
 
 PREVIEW = 32
 """Bytes that are shown of each of two payloads that differ, at most."""
@@ -42,7 +44,8 @@ DESCRIPTION = """
 Sends the requests of FILE, a capture as "packetwire dump" shows it, to ADDRESS, on a connection for each one of
 the file. Their order is kept: a request is sent when the responses that came before it in FILE have come again;
 the pauses between them are left out. A response is the same if ok, flags and payload are. Requests that the
-other end made, such as call-backs, are not made again, and the server's are refused. A request whose response
+other end made, such as call-backs, are not made again, and the server's are refused. Bodies are sent again, as fast
+as the present other end takes them; those of responses are compared by their digests. A request whose response
 is not in FILE, as in a raw packet stream, is sent, and its response waited for but compared with nothing.
 Exit status: 0 if all responses are the same, 1 if some differ, the connection fails or FILE is damaged, 2 for
 bad arguments, 124 if the time is over, 130 after Ctrl-C.
@@ -123,7 +126,18 @@ class _Under:
     """Our connection that repeats one of the file; results are by channel and tag in the file."""
 
     conn: PacketConnection
-    results: dict[tuple[int, int], tuple[int, LightResult]]
+    results: dict[tuple[int, int], _Asked]
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request that we have repeated."""
+
+    rq_type: int
+    collect: Callable[..., Response]
+    """Returns its response, within `timeout`."""
+    streamed: Replayed | None = None
+    """Its bodies, if it has any."""
 
 
 class Replay:
@@ -137,27 +151,37 @@ class Replay:
         self._timeout = timeout
         self._quiet = quiet
         self._under_way: dict[int, _Under] = {}
-        self._agreed: set[int] = set()  # connections in which some end has said HELLO
+        self._exchanges = Exchanges()
 
     def take(self, record: Record, conversations: Conversations) -> None:
         """Process the packets that a record completes."""
         for happening in conversations.add(record):
-            if isinstance(happening, Note):
-                if happening.sign == "-":
-                    self._close(happening.connection)
-            elif happening.is_special or self._is_for_the_engine(happening):
-                continue
-            elif happening.packet.is_request and happening.direction is self._asker:
-                self._ask(happening)
-            elif not happening.packet.is_request and happening.direction is not self._asker:
-                self._compare(happening)
+            is_for_the_engine = isinstance(happening, Seen) and self._is_for_the_engine(happening)
+            for found in self._exchanges.add(happening):
+                if isinstance(found, Note):
+                    if found.sign == "-":
+                        self._close(found.connection)
+                elif isinstance(found, BodyBytes | BodyOver):
+                    self._stream(found)
+                elif not is_for_the_engine:
+                    self._take(found)
+                elif found.packet.channel == FRAME_CHANNEL and found.rq_type == FrameType.CANCEL:
+                    self._give_up(found)
+
+    def _take(self, seen: Seen) -> None:
+        packet = seen.packet
+        if seen.is_special:
+            return
+        if packet.is_request and seen.direction is self._asker:
+            self._ask(seen)
+        elif not packet.is_request and seen.direction is not self._asker:
+            self._compare(seen)
 
     def _is_for_the_engine(self, seen: Seen) -> bool:
         """A control request or a frame: what the recorded ends have agreed on is nothing to the present ones."""
-        packet = seen.packet
-        if packet.is_request and packet.channel == CONTROL_CHANNEL and seen.rq_type == HELLO:
-            self._agreed.add(seen.connection)
-        return packet.channel in (CONTROL_CHANNEL, FRAME_CHANNEL) and seen.connection in self._agreed
+        return seen.packet.channel in (CONTROL_CHANNEL, FRAME_CHANNEL) and (
+            self._exchanges.have_agreed(seen.connection) or is_hello(seen)
+        )
 
     def finish(self) -> None:
         """Close all connections, at the end of the file."""
@@ -175,13 +199,58 @@ class Replay:
             self._wait_uncompared(under, key)
         if len(under.results) >= MAX_UNDER_WAY:
             self._wait_uncompared(under, next(iter(under.results)))
-        result = under.conn.submit(
-            seen.rq_type, packet.flags, packet.payload, channel=packet.channel, timeout=self._timeout
-        )
+        limit, streamed = self._timeout, None
+        if self._exchanges.has_body(seen):
+            streamed = self._begin_stream(under.conn, seen, seen.rq_type)
+            collect: Callable[..., Response] = streamed.response
+        else:
+            collect = under.conn.submit(
+                seen.rq_type, packet.flags, packet.payload, channel=packet.channel, timeout=limit
+            )
         self.requests += 1
-        under.results[key] = seen.rq_type, result
-        if seen.connection == RAW:
+        under.results[key] = _Asked(seen.rq_type, collect, streamed)
+        if seen.connection == RAW and streamed is None:
             self._wait_uncompared(under, key)
+
+    def _begin_stream(self, conn: PacketConnection, seen: Seen, rq_type: int) -> Replayed:
+        packet = seen.packet
+        call = conn.stream(
+            rq_type, packet.payload, packet.flags, channel=packet.channel, timeout=self._timeout,
+            body_timeout=self._timeout,
+        )  # fmt: skip
+        try:
+            return Replayed(call)
+        except CapabilityMissing as error:
+            where = f"{packet.channel}:{packet.tag}"
+            raise CommandFailed(f"request {where} in FILE is one with bodies: {error}", EXIT_FAILED) from error
+
+    def _stream(self, found: BodyBytes | BodyOver) -> None:
+        """Send some of a body again, or end it as it was; note those of the other end, for comparing."""
+        body = found.body
+        asker = body.direction if not body.of_response else OPPOSITE[body.direction]
+        under = self._under_way.get(body.connection)
+        key = (body.channel, body.tag)
+        asked = under.results.get(key) if under is not None and asker is self._asker else None
+        if under is None or asked is None or asked.streamed is None:
+            return
+        if isinstance(found, BodyOver):
+            asked.streamed.end(body)
+            if body.connection == RAW and body.end == WHOLE:
+                self._wait_uncompared(under, key)
+        elif body.of_response:
+            asked.streamed.note(found.data)
+        else:
+            asked.streamed.repeat(found.data)
+
+    def _give_up(self, seen: Seen) -> None:
+        """A request with bodies was given up."""
+        under = self._under_way.get(seen.connection)
+        key = (seen.packet.flags >> 1, seen.packet.tag)
+        asked = under.results.get(key) if under is not None and seen.direction is self._asker else None
+        if under is not None and asked is not None and asked.streamed is not None:
+            asked.streamed.give_up()
+            del under.results[key]
+            self.uncompared += 1
 
     def _begin(self, connection: int) -> _Under:
         if len(self._under_way) >= MAX_CONNECTIONS:
@@ -193,23 +262,25 @@ class Replay:
     def _compare(self, seen: Seen) -> None:
         packet = seen.packet
         under = self._under_way.get(seen.connection)
-        rq_type, result = under.results.pop((packet.channel, packet.tag), (0, None)) if under else (0, None)
-        if result is None:
+        asked = under.results.pop((packet.channel, packet.tag), None) if under else None
+        if asked is None:
             return  # a response without its request
-        ok, flags, payload = self._response((packet.channel, packet.tag), result)
-        now = (ok, flags, payload)
-        before = (bool(packet.flags & 1), packet.flags >> 1, packet.payload)
+        response = self._response((packet.channel, packet.tag), asked)
+        recorded = bool(packet.flags & 1), packet.flags >> 1, packet.payload
+        before, now = Content(*recorded), Content(*response)
+        if asked.streamed is not None:
+            before, now = asked.streamed.compared(recorded, response)
         if now == before:
             self.same += 1
             return
         self.different += 1
         if not self._quiet:
             where = f"connection {seen.connection}, " * (seen.connection != RAW)
-            print(f"{where}request {packet.channel}:{packet.tag} type={rq_type}: {_differences(before, now)}")
+            print(f"{where}request {packet.channel}:{packet.tag} type={asked.rq_type}: {_differences(before, now)}")
 
-    def _response(self, key: tuple[int, int], result: LightResult) -> tuple[bool, int, bytes]:
+    def _response(self, key: tuple[int, int], asked: _Asked) -> Response:
         """Wait for a response. Raises `RequestTimeout`."""
-        collect: Callable[..., tuple[bool, int, bytes]] = result
+        collect = asked.collect
         if self._timeout <= PATIENCE:
             return collect(timeout=self._timeout)
         try:
@@ -225,8 +296,11 @@ class Replay:
             return collect(timeout=self._timeout - PATIENCE)
 
     def _wait_uncompared(self, under: _Under, key: tuple[int, int]) -> None:
-        _, result = under.results.pop(key)
-        self._response(key, result)
+        asked = under.results.pop(key)
+        if asked.streamed is not None and not asked.streamed.is_whole:
+            asked.streamed.give_up()  # the rest of its body is not in FILE
+        else:
+            self._response(key, asked)
         self.uncompared += 1
 
     def _close(self, connection: int) -> None:
@@ -237,15 +311,22 @@ class Replay:
             under.conn.close()
 
 
-def _differences(before: tuple[bool, int, bytes], now: tuple[bool, int, bytes]) -> str:
-    """The differences between two (ok, flags, payload), as a text."""
+def is_hello(seen: Seen) -> bool:
+    """The request after which all is agreed."""
+    return seen.packet.is_request and seen.packet.channel == CONTROL_CHANNEL and seen.rq_type == HELLO
+
+
+def _differences(before: Content, now: Content) -> str:
+    """The differences between two responses, as a text."""
     found = []
-    if now[0] != before[0]:
-        found.append("now ok" if now[0] else "now not ok")
-    if now[1] != before[1]:
-        found.append(f"flags 0x{before[1]:x}, now 0x{now[1]:x}")
-    if now[2] != before[2]:
-        found.append(f"payload {_quoted(before[2])}, now {_quoted(bytes(now[2]))}")
+    if now.ok != before.ok:
+        found.append("now ok" if now.ok else "now not ok")
+    if now.flags != before.flags:
+        found.append(f"flags 0x{before.flags:x}, now 0x{now.flags:x}")
+    if now.payload != before.payload:
+        found.append(f"payload {_quoted(before.payload)}, now {_quoted(bytes(now.payload))}")
+    if (now.size, now.digest) != (before.size, before.digest):
+        found.append(f"body of {before.size} bytes, now {now.size} bytes")
     return "; ".join(found)
 
 
