@@ -609,6 +609,8 @@ class ConnectionEngine:
             self.pieces.drop(collected, b"too many bodies are open")
         else:
             context.body, context.response_body = served.request, served.response
+            if self.send_failure is not None:
+                served.cannot_answer(self._cannot_send(self.send_failure))
 
     def cancel_bodies(self, key: Key) -> None:
         """The peer gave a request up."""
@@ -642,7 +644,7 @@ class ConnectionEngine:
         return self.bodies.respond(key, response, ok=ok)
 
     def _close_context(self, key: Key) -> None:
-        """A request of the peer that has not begun is refused, or dropped."""
+        """A request of the peer is refused or dropped, or can be answered no more."""
         self.contexts.pop(key, None)
         if self.bodies is not None:
             self.bodies.drop(key, BodyEnded("the request was refused"))
@@ -702,7 +704,7 @@ class ConnectionEngine:
             if held is not None:
                 self._inbound_bytes -= held
                 self.dropped += 1
-                self.contexts.pop(key, None)
+                self._close_context(key)
                 return False
         if not self._may_answer:
             return False
@@ -1358,7 +1360,7 @@ class ConnectionEngine:
             self.send_failure = cause
         self._drop_owed()
         if self.bodies is not None:
-            self.bodies.end_sending(ended_by(cause, f"nothing can be sent any more: {cause}"))
+            self.bodies.end_sending(self._cannot_send(cause))
         if self.control is not None:
             self.control.reports.clear()
         self.unsent.clear()
@@ -1371,12 +1373,15 @@ class ConnectionEngine:
         self._unsent_replies = self._unsent_refusals = 0
         self._batch_bytes = self._batch_replies = self._batch_refusals = 0
 
+    def _cannot_send(self, cause: BaseException) -> ConnectionEnded:
+        return ended_by(cause, f"nothing can be sent any more: {cause}")
+
     def why_not(self) -> PacketwireError:
         """The exception for a request that `may_request` forbids; it was never sent."""
         if self.ended is not None:
             return never_sent(self.ended.cause.for_waiter())
         if self.send_failure is not None:
-            return never_sent(ended_by(self.send_failure, f"nothing can be sent any more: {self.send_failure}"))
+            return never_sent(self._cannot_send(self.send_failure))
         if self.barred is not None and self.ours is _OPEN:
             return copy_of(self.barred)
         return never_sent(ConnectionEnded("this side has ended its requests (ERQ), it cannot ask any more"))
@@ -1622,6 +1627,8 @@ class ConnectionEngine:
         self.pieces.clear()
         if self.bodies is not None:
             self.bodies.end_all(cause, self._refusal)
+        for key in [key for key in list(self.contexts) if key not in self._inbound]:
+            self._close_context(key)  # its request never comes
         for key in [] if self.lane is None else list(self.lane.requests):
             self._leave_lane(key)
         if self.control is not None:
