@@ -852,6 +852,24 @@ def test_the_end_waits_for_a_response_behind_its_body() -> None:
     assert call.response.is_whole
 
 
+def test_what_waits_for_credit_is_nothing_that_could_be_written() -> None:
+    """Whoever writes until nothing is unsent would never come to an end."""
+    call = begun(body=False)
+    call.response_body.write(bytes(CREDIT + 20_000))
+    call.b.respond(0, call.tag, True, 0, b"fine")
+    call.b.end()
+    data = sent(call.b)  # which looks that nothing is unsent
+    assert not call.b.is_settled
+    call.a.receive(data)
+    read_all(call.response)
+    call.response.wait()
+    call.b.receive(sent(call.a))
+    assert call.b.unsent_octets == 0
+    call.a.receive(sent(call.b))
+    assert call.a.ended is not None
+    assert call.b.is_settled
+
+
 def test_our_end_gives_bodies_of_requests_up() -> None:
     call = begun()
     call.request.write(bytes(2 * CREDIT))

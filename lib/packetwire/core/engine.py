@@ -698,15 +698,14 @@ class ConnectionEngine:
 
     def _cannot_answer(self, channel: int, tag: int) -> bool:
         """False if nothing can be sent any more; raises `LocalProtocolError` if the request needs no answer."""
+        key = (channel, tag) if channel else tag
         if self.send_failure is not None:
-            key = (channel, tag) if channel else tag
             held = self._inbound.pop(key, None)
             if held is not None:
                 self._inbound_bytes -= held
                 self.dropped += 1
-                self._close_context(key)
-                return False
         if not self._may_answer:
+            self._close_context(key)
             return False
         raise LocalProtocolError(f"no request with tag {tag} on channel {channel} waits for an answer")
 
@@ -931,6 +930,7 @@ class ConnectionEngine:
                 batch += self._leave_behind(lane)
             if self._eof_waits and lane.is_drained:
                 self._eof_waits, self._eof_taken = False, True
+                self.unsent_octets += len(_EOF_BYTES)
                 batch.append(_EOF_BYTES)
         # whoever adds to the lane does that first, and counts it then
         self._batch_bytes = max(0, self.unsent_octets - lane.waiting)
@@ -1035,6 +1035,7 @@ class ConnectionEngine:
                     continue
                 if self.lane is not None and not self.lane.is_drained:
                     self._eof_waits = True
+                    self.unsent_octets -= size + body  # counted when it leaves, as nobody could write it now
                     continue
                 self._eof_taken = True
             ordered += packet
@@ -1324,10 +1325,14 @@ class ConnectionEngine:
         self.end()
 
     def _drop_owed(self) -> None:
-        """No request of the peer is answered any more."""
+        """No request of the peer is answered any more.
+
+        What is known of those that have come is kept until their handlers are through, as these may only begin.
+        """
+        for key, context in list(self.contexts.items()):
+            context.is_dropped = context.is_dropped or key in self._inbound
         self.dropped += len(self._inbound)
         self._inbound.clear()
-        self.contexts.clear()
         self._not_begun.clear()
         self._inbound_bytes = 0
 
@@ -1360,10 +1365,12 @@ class ConnectionEngine:
             self.send_failure = cause
         self._drop_owed()
         if self.bodies is not None:
-            self.bodies.end_sending(self._cannot_send(cause))
+            reason = cause if isinstance(cause, ConnectionEnded) else self._cannot_send(cause)
+            self.bodies.end_sending(reason)
         if self.control is not None:
             self.control.reports.clear()
         self.unsent.clear()
+        self._eof_waits = False
         if self.lane is not None:
             self.lane.clear()
         self.unsent_octets = 0
@@ -1627,8 +1634,9 @@ class ConnectionEngine:
         self.pieces.clear()
         if self.bodies is not None:
             self.bodies.end_all(cause, self._refusal)
-        for key in [key for key in list(self.contexts) if key not in self._inbound]:
-            self._close_context(key)  # its request never comes
+        for key, context in list(self.contexts.items()):
+            if not (key in self._inbound or context.is_dropped):
+                self._close_context(key)  # its request never comes
         for key in [] if self.lane is None else list(self.lane.requests):
             self._leave_lane(key)
         if self.control is not None:
