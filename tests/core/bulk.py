@@ -1,6 +1,8 @@
 """Two engines with large payloads and bodies both ways, whose owners do anything at any moment.
 
 `python -m tests.core.bulk 10000 [FIRST_SEED]` tries so many seeds; each that fails is printed, and the status is 1.
+Of each seed come sizes, credits, features and steps: requests, bodies that are written, read and stopped, cancels,
+ends of requests, and in half of all runs an end of the connection in the middle (`ENDINGS`).
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ import traceback
 from random import Random
 from typing import Any
 
-from packetwire import ConnectionEnded, LimitExceeded, LocalProtocolError, PacketwireError
+from packetwire import ConnectionEnded, Draining, LimitExceeded, PacketwireError
 from packetwire.core import engine
 from packetwire.core.bodies import CallBodies, ReceivingBody, SendingBody
-from packetwire.core.engine import BODY_LOST
+from packetwire.core.engine import BODY_LOST, NOT_BEGUN
 from packetwire.core.events import CancelReceived, Event, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.frames import Meta
 from packetwire.core.hello import ALL_FEATURES, Feature, Hello
@@ -29,9 +31,17 @@ PATTERN = bytes(range(251)) * 2000
 """Bytes by whose place in a payload or body one sees that they are the right ones; each begins elsewhere."""
 
 
+RESPONSE = 100
+"""The body of a response begins so much later in the pattern than that of its request."""
+
+
 def pattern(begin: int, size: int, offset: int = 0) -> bytes:
     start = (begin + offset) % 251
-    return (PATTERN[start:] + PATTERN)[:size] if size <= len(PATTERN) else b""
+    return (PATTERN[start : start + size] + PATTERN[:start])[:size] if size <= len(PATTERN) else b""
+
+
+REFUSALS = (b"no", b"too many bodies are open", BODY_LOST, b"requests no longer allowed", NOT_BEGUN)
+"""Why a request fails that nobody has given up."""
 
 
 class Writer:
@@ -81,27 +91,39 @@ class Side:
         self.writers: list[Writer] = []
         self.readers: list[Reader] = []
         self.ended: StreamEnded | None = None
+        self.is_cut = False
+        """Nothing it writes arrives any more."""
         self.peer: Side
 
     # what a user may do
 
     def request(self) -> None:
         random = self.random
-        number = len(self.calls)
         begin = random.randrange(251)
         channel = random.choice((0, 0, 0, 16))
-        payload = pattern(begin, random.choice((0, 10, 10, 1000, 140_000, 300_000)))
-        meta, bodies = None, None
+        payload_size = random.choice((0, 10, 10, 1000, 140_000, 300_000))
         if random.random() < 0.6 and self.has_bodies:
-            bodies = CallBodies()
             has_body, takes = random.choice(((True, False), (False, True), (True, True)))
             size = random.choice((0, 10, 3000, 200_000, 500_000))
-            meta = Meta(
-                has_body=has_body,
-                body_size=size if has_body and random.random() < 0.5 else None,
-                response_credit=self.engine.first_credit if takes else None,
-                metadata={"begin": bytes([begin])},
-            )
+            announced = random.random() < 0.5 if has_body else False
+            self.ask(begin, payload_size, channel, size if has_body else None, takes=takes, announced=announced)
+        else:
+            self.ask(begin, payload_size, channel)
+
+    def ask(
+        self,
+        begin: int,
+        payload_size: int,
+        channel: int = 0,
+        body_size: int | None = None,
+        *,
+        takes: bool = False,
+        announced: bool = False,
+    ) -> None:
+        """A request whose payload, and maybe body, begins so far in the pattern."""
+        payload = pattern(begin, payload_size)
+        bodies = None if body_size is None and not takes else CallBodies()
+        number = len(self.calls)
         call = self.calls[number] = {
             "told": [],
             "begin": begin,
@@ -111,18 +133,25 @@ class Side:
         }
         waiter = Told(call)
         try:
-            if meta is None:
+            if bodies is None:
                 call["tag"] = self.engine.request(begin, 0, payload, channel=channel, waiter=waiter)
             else:
+                meta = Meta(
+                    has_body=body_size is not None,
+                    body_size=body_size if announced else None,
+                    response_credit=self.engine.first_credit if takes else None,
+                    metadata={"begin": bytes([begin])},
+                )
                 call["tag"] = self.engine.ask_with(meta, begin, 0, payload, channel, waiter, bodies)
-        except (ConnectionEnded, LimitExceeded):
+        except (ConnectionEnded, LimitExceeded, Draining):
             del self.calls[number]
             return
         if bodies is not None:
             if bodies.request is not None:
-                self.writers.append(Writer(begin, bodies.request, size, is_request=True))
+                assert body_size is not None
+                self.writers.append(Writer(begin, bodies.request, body_size, is_request=True))
             if bodies.response is not None:
-                self.readers.append(Reader(begin, bodies.response))
+                self.readers.append(Reader(begin + RESPONSE, bodies.response))
 
     @property
     def has_bodies(self) -> bool:
@@ -155,35 +184,79 @@ class Side:
             self.random.choice(self.readers).body.stop(StatusCode.BUSY, "enough")
 
     def answer(self) -> None:
-        if not self.todo:
-            return
-        key = self.random.choice(list(self.todo))
+        if self.todo:
+            random = self.random
+            key = random.choice(list(self.todo))
+            sizes = random.choice((0, 5, 140_000)), random.choice((0, 10, 300_000))
+            self.respond(key, *sizes, ok=random.random() < 0.8)
+
+    def respond(self, key: tuple[int, int], payload_size: int, body_size: int, *, ok: bool = True) -> None:
+        """Answer a request; with a body, if its caller takes one."""
         context, begin = self.todo.pop(key)
-        payload = pattern(begin, self.random.choice((0, 5, 140_000)))
         if context is not None and context.response_body is not None:
-            writer = Writer(begin, context.response_body, self.random.choice((0, 10, 300_000)), is_request=False)
+            writer = Writer(begin + RESPONSE, context.response_body, body_size, is_request=False)
             while not writer.over:
                 writer.write(self.random)
-        if self.random.random() < 0.8:
-            self.engine.respond(*key, True, 0, payload)
-        else:
-            self.engine.respond(*key, False, 0, b"no")
+        self.engine.respond(*key, ok, 0, pattern(begin, payload_size) if ok else b"no")
 
     def end_requests(self) -> None:
         self.engine.end_requests()
 
+    # how it ends
+
+    def lose_stream(self, more: int) -> None:
+        """The stream to the peer ends behind so many bytes of what is on its way, and no byte comes from there."""
+        self.is_cut = self.peer.is_cut = True
+        self.stream.clear()
+        del self.peer.stream[more:]
+
+    def fail(self) -> None:
+        """Its owner gives the stream up; the peer finds that out."""
+        self.is_cut = self.peer.is_cut = True
+        self.hear_all(self.engine.fail(ConnectionEnded("given up")))
+
+    def lose_writing(self) -> None:
+        """Nothing can be written any more, though the peer is still heard."""
+        self.is_cut = True
+        self.engine.send_failed(BrokenPipeError())
+
+    def break_off(self) -> None:
+        """It ends its direction with a reason, which the peer hears."""
+        self.engine.break_off("tired of it")
+
+    def end(self) -> None:
+        """It closes, and waits for nothing but what it owes."""
+        self.engine.end()
+
+    def garble(self) -> None:
+        """The peer does not understand what comes."""
+        self.peer.stream += b"\xff" * 12
+        self.is_cut = True
+
+    def see_end(self) -> None:
+        """What the system says of a stream that was cut: writing fails, behind the last byte it is at its end."""
+        if self.is_cut and self.engine.send_failure is None:
+            self.engine.send_failed(BrokenPipeError())
+        if self.peer.is_cut and not self.stream and self.ended is None:
+            self.hear_all(self.engine.receive_eof())
+
     # what happens
 
+    def hear_all(self, events: list[Event]) -> None:
+        for event in events:
+            self.hear(event)
+
     def write(self) -> None:
-        self.peer.stream += b"".join(self.engine.data_to_send())
+        data = b"".join(self.engine.data_to_send())
+        if not self.is_cut:
+            self.peer.stream += data
         if self.random.random() < 0.9:
             self.engine.data_sent()
 
     def read(self, size: int) -> None:
         data = bytes(self.stream[:size])
         del self.stream[:size]
-        for event in self.engine.receive(data):
-            self.hear(event)
+        self.hear_all(self.engine.receive(data))
         self.check_bounds()
 
     def hear(self, event: Event) -> None:
@@ -197,7 +270,7 @@ class Side:
             case ResponseReceived(_, _, ok, _, payload, waiter):
                 call = waiter.call
                 assert not ok or payload == pattern(call["begin"], len(payload))
-                assert ok or payload in (b"no", b"too many bodies are open") or call["gave up"], payload
+                assert ok or payload in REFUSALS or call["gave up"], payload
                 call["told"].append(ok)
                 bodies = call["bodies"]
                 if bodies is not None and bodies.response is not None:
@@ -278,6 +351,7 @@ def settle(a: Side, b: Side) -> None:
             while side.engine.unsent:
                 side.write()
                 side.engine.data_sent()
+            side.see_end()
             moved = moved or bool(side.stream or side.peer.stream or side.todo or side.writers)
             side.read(1 << 20)
             side.write_body()
@@ -313,12 +387,27 @@ def check_that_nothing_is_left(a: Side, b: Side) -> None:
             assert engine.bodies.windows.open == {}
 
 
+ENDINGS = ("cut", "fail", "lose_writing", "break_off", "end", "garble")
+
+
+def end_somehow(random: Random, side: Side) -> None:
+    """One of `ENDINGS`."""
+    how = random.choice(ENDINGS)
+    if how == "cut":
+        side.lose_stream(random.choice((0, 1, 3, 100, random.randrange(100_000))))
+    else:
+        getattr(side, how)()
+
+
 def run(seed: int, steps: int = 250) -> tuple[Side, Side]:
     """One life of a connection."""
     random = Random(seed)
     a, b = sides = pair(random)
     ends_from = random.randrange(2 * steps)
+    ends_at = random.randrange(2 * steps)
     for number in range(steps):
+        if number == ends_at:
+            end_somehow(random, random.choice(sides))
         side = random.choice(sides)
         chance = random.random()
         if chance < 0.3:
@@ -353,5 +442,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    _ = BODY_LOST, LocalProtocolError
     sys.exit(main())

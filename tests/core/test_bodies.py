@@ -808,6 +808,36 @@ def test_a_response_behind_a_body_when_nothing_can_be_sent() -> None:
     assert call.b.bodies.trailing == {}
 
 
+def test_a_request_with_bodies_that_comes_when_nothing_can_be_sent() -> None:
+    a, b = agreed_pair()
+    b.send_failed(BrokenPipeError("gone"))
+    for takes in (True, False):
+        call = Call(a, b, takes=takes)
+        call.request.write(b"abc")
+        assert [type(event) for event in b.receive(sent(a))] == [RequestReceived]
+        if takes:
+            with pytest.raises(ConnectionEnded, match="nothing can be sent any more: gone"):
+                call.response_body.write(b"abc")
+        assert call.body.take() == b"abc", "what was asked before is not lost"
+        assert not b.respond(0, call.tag, True)
+    assert b.contexts == {}
+    assert b.bodies is not None
+    assert b.bodies.served == {}
+    assert b.bodies.windows.open == {}
+
+
+@pytest.mark.parametrize("end", ["EOF", "cut"])
+def test_of_a_request_that_never_comes_nothing_is_kept(end: str) -> None:
+    _, b = agreed_pair()
+    meta = encode_meta(Meta(has_body=True, response_credit=5))
+    b.receive(encode_frame(FrameType.META, 0, 2, meta) + data(2, b"abc"))
+    b.receive(bytes(ERQ_PACKET) + bytes(EOF_PACKET)) if end == "EOF" else b.receive_eof()
+    assert b.contexts == {}
+    assert b.bodies is not None
+    assert b.bodies.served == {}
+    assert b.bodies.held == 0
+
+
 def test_the_end_waits_for_a_response_behind_its_body() -> None:
     call = begun(body=False)
     call.response_body.write(bytes(CREDIT + 20_000))
@@ -820,6 +850,24 @@ def test_the_end_waits_for_a_response_behind_its_body() -> None:
         call.response.wait()
         exchange(call.a, call.b)
     assert call.response.is_whole
+
+
+def test_what_waits_for_credit_is_nothing_that_could_be_written() -> None:
+    """Whoever writes until nothing is unsent would never come to an end."""
+    call = begun(body=False)
+    call.response_body.write(bytes(CREDIT + 20_000))
+    call.b.respond(0, call.tag, True, 0, b"fine")
+    call.b.end()
+    data = sent(call.b)  # which looks that nothing is unsent
+    assert not call.b.is_settled
+    call.a.receive(data)
+    read_all(call.response)
+    call.response.wait()
+    call.b.receive(sent(call.a))
+    assert call.b.unsent_octets == 0
+    call.a.receive(sent(call.b))
+    assert call.a.ended is not None
+    assert call.b.is_settled
 
 
 def test_our_end_gives_bodies_of_requests_up() -> None:

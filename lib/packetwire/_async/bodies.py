@@ -144,7 +144,8 @@ class BodyWriter:
         try:
             body.write(data)
         except PacketwireError as ended:
-            raise exchange.why(ended) from None
+            error = exchange.why(ended)
+            raise error from error.__cause__
         exchange.flush()
         while body.unsent > MOST_UNSENT:
             seconds = exchange.seconds()

@@ -506,7 +506,7 @@ class Driver:
         while True:
             self._answering.begin()
             self.calls.admit()
-            if self._writing.is_waiting or not self.engine.unsent_octets:
+            if self._writing.is_waiting or not (self.engine.unsent_octets and self.engine.unsent):
                 break
             self._writing.flush()
         for condition, future in self._watchers:

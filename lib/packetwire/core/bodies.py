@@ -58,6 +58,10 @@ class ServedBodies:
         """Nobody reads or writes them any more."""
         if self.request is not None:
             self.request.end(reason, keep=False)
+        self.cannot_answer(reason)
+
+    def cannot_answer(self, reason: PacketwireError) -> None:
+        """Nothing can be sent."""
         if self.response is not None:
             self.response.end(reason)
 

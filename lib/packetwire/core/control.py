@@ -365,11 +365,16 @@ class Control:
         self._uncounted += 1
         if self._uncounted >= MAX_UNFINISHED:
             self._uncounted = 0  # only now and then, as it takes long
-            if sum(not engine.owes(*channel_and_tag(each)) for each in list(self.contexts)) >= MAX_UNFINISHED:
+            if self._unfinished(engine) >= MAX_UNFINISHED:
                 raise refuse("too-many-unfinished", kind="META", tag=frame.tag, limit=MAX_UNFINISHED)
         context = self.contexts[key] = RequestContext(meta, engine.now)
         if (meta.has_body or meta.response_credit is not None) and self.capabilities.have(Feature.BODIES):
             engine.announce_bodies(key, context)
+
+    def _unfinished(self, engine: Engine) -> int:
+        """Requests of which the peer has said something, and that have not come."""
+        contexts = list(self.contexts.items())
+        return sum(not (each.is_dropped or engine.owes(*channel_and_tag(key))) for key, each in contexts)
 
     def _receive_cancel(self, engine: Engine, key: Key, frame: Frame, events: list[Event]) -> None:
         code, text = decode_reason(frame)

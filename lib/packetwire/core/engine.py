@@ -609,6 +609,8 @@ class ConnectionEngine:
             self.pieces.drop(collected, b"too many bodies are open")
         else:
             context.body, context.response_body = served.request, served.response
+            if self.send_failure is not None:
+                served.cannot_answer(self._cannot_send(self.send_failure))
 
     def cancel_bodies(self, key: Key) -> None:
         """The peer gave a request up."""
@@ -642,7 +644,7 @@ class ConnectionEngine:
         return self.bodies.respond(key, response, ok=ok)
 
     def _close_context(self, key: Key) -> None:
-        """A request of the peer that has not begun is refused, or dropped."""
+        """A request of the peer is refused or dropped, or can be answered no more."""
         self.contexts.pop(key, None)
         if self.bodies is not None:
             self.bodies.drop(key, BodyEnded("the request was refused"))
@@ -696,15 +698,14 @@ class ConnectionEngine:
 
     def _cannot_answer(self, channel: int, tag: int) -> bool:
         """False if nothing can be sent any more; raises `LocalProtocolError` if the request needs no answer."""
+        key = (channel, tag) if channel else tag
         if self.send_failure is not None:
-            key = (channel, tag) if channel else tag
             held = self._inbound.pop(key, None)
             if held is not None:
                 self._inbound_bytes -= held
                 self.dropped += 1
-                self.contexts.pop(key, None)
-                return False
         if not self._may_answer:
+            self._close_context(key)
             return False
         raise LocalProtocolError(f"no request with tag {tag} on channel {channel} waits for an answer")
 
@@ -929,6 +930,7 @@ class ConnectionEngine:
                 batch += self._leave_behind(lane)
             if self._eof_waits and lane.is_drained:
                 self._eof_waits, self._eof_taken = False, True
+                self.unsent_octets += len(_EOF_BYTES)
                 batch.append(_EOF_BYTES)
         # whoever adds to the lane does that first, and counts it then
         self._batch_bytes = max(0, self.unsent_octets - lane.waiting)
@@ -1033,6 +1035,7 @@ class ConnectionEngine:
                     continue
                 if self.lane is not None and not self.lane.is_drained:
                     self._eof_waits = True
+                    self.unsent_octets -= size + body  # counted when it leaves, as nobody could write it now
                     continue
                 self._eof_taken = True
             ordered += packet
@@ -1322,10 +1325,14 @@ class ConnectionEngine:
         self.end()
 
     def _drop_owed(self) -> None:
-        """No request of the peer is answered any more."""
+        """No request of the peer is answered any more.
+
+        What is known of those that have come is kept until their handlers are through, as these may only begin.
+        """
+        for key, context in list(self.contexts.items()):
+            context.is_dropped = context.is_dropped or key in self._inbound
         self.dropped += len(self._inbound)
         self._inbound.clear()
-        self.contexts.clear()
         self._not_begun.clear()
         self._inbound_bytes = 0
 
@@ -1358,10 +1365,12 @@ class ConnectionEngine:
             self.send_failure = cause
         self._drop_owed()
         if self.bodies is not None:
-            self.bodies.end_sending(ended_by(cause, f"nothing can be sent any more: {cause}"))
+            reason = cause if isinstance(cause, ConnectionEnded) else self._cannot_send(cause)
+            self.bodies.end_sending(reason)
         if self.control is not None:
             self.control.reports.clear()
         self.unsent.clear()
+        self._eof_waits = False
         if self.lane is not None:
             self.lane.clear()
         self.unsent_octets = 0
@@ -1371,12 +1380,15 @@ class ConnectionEngine:
         self._unsent_replies = self._unsent_refusals = 0
         self._batch_bytes = self._batch_replies = self._batch_refusals = 0
 
+    def _cannot_send(self, cause: BaseException) -> ConnectionEnded:
+        return ended_by(cause, f"nothing can be sent any more: {cause}")
+
     def why_not(self) -> PacketwireError:
         """The exception for a request that `may_request` forbids; it was never sent."""
         if self.ended is not None:
             return never_sent(self.ended.cause.for_waiter())
         if self.send_failure is not None:
-            return never_sent(ended_by(self.send_failure, f"nothing can be sent any more: {self.send_failure}"))
+            return never_sent(self._cannot_send(self.send_failure))
         if self.barred is not None and self.ours is _OPEN:
             return copy_of(self.barred)
         return never_sent(ConnectionEnded("this side has ended its requests (ERQ), it cannot ask any more"))
@@ -1622,6 +1634,9 @@ class ConnectionEngine:
         self.pieces.clear()
         if self.bodies is not None:
             self.bodies.end_all(cause, self._refusal)
+        for key, context in list(self.contexts.items()):
+            if not (key in self._inbound or context.is_dropped):
+                self._close_context(key)  # its request never comes
         for key in [] if self.lane is None else list(self.lane.requests):
             self._leave_lane(key)
         if self.control is not None:

@@ -21,8 +21,8 @@ class RequestContext:
     """
 
     __slots__ = (
-        "body", "cancelled", "deadline", "is_detached", "meta", "next_progress", "on_cancel", "reader",
-        "response_body",
+        "body", "cancelled", "deadline", "is_detached", "is_dropped", "meta", "next_progress", "on_cancel",
+        "reader", "response_body",
     )  # fmt: skip
 
     def __init__(self, meta: Meta = _NO_META, now: float = 0.0) -> None:
@@ -35,6 +35,8 @@ class RequestContext:
         """To be called, once, when it is cancelled; popped by whoever calls it."""
         self.is_detached = False
         """Its handler goes on whatever becomes of the caller."""
+        self.is_dropped = False
+        """It has come, and cannot be answered any more."""
         self.next_progress = 0.0
         """The time before which the caller wants no further report."""
         self.body: ReceivingBody | None = None

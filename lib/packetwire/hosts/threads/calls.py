@@ -199,7 +199,8 @@ class Calls:
                 if engine.send_failure is None:
                     raise
                 self._waiting.wait_for_room(deadline)  # writing has just failed, and the stream's end says why
-                raise engine.why_not() from None
+                error = engine.why_not()
+                raise error from error.__cause__
             break
         if under_way <= self._postpone_above or engine.unsent_octets >= self._write_at:
             self._writing.flush()

@@ -62,7 +62,9 @@ class ControlRequests:
                 lambda: capabilities.is_known or not self._engine.may_request,
                 latest if deadline is None else min(latest, deadline),
             )
-        if not capabilities.has_agreed and self._engine.ended is not None:
+        if not capabilities.has_agreed and (
+            self._engine.ended is not None or not (capabilities.is_known or self._engine.may_request)
+        ):
             raise self._engine.why_not()
         capabilities.check(features, what)
 
