@@ -55,6 +55,10 @@ ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
 
 
+LEAST_PIECE, MOST_PIECE = 1024, 256 << 10
+"""Bytes of a payload in one frame of a body, or of a large payload, that this end takes."""
+AROUND_PAYLOAD = 36
+"""Bytes of a packet besides its payload, at most."""
 FEATURES = (
     Feature.CANCEL
     | Feature.META
@@ -361,6 +365,7 @@ class ConnectionBase(Generic[DriverT]):
             Hello(
                 features=FEATURES,
                 max_packet_size=min(settings.max_packet_size, MAX_UINT),
+                max_piece=max(LEAST_PIECE, min(MOST_PIECE, settings.max_packet_size - AROUND_PAYLOAD)),
                 protocol=settings.protocol,
                 protocol_version=settings.protocol_version,
                 software=f"packetwire {sys.modules['packetwire'].__version__}",

@@ -97,7 +97,9 @@ class Driver:
             wait_for_room=self._wait_for_room_to_write, written=self._has_written,
             failed=self._write_failed, interrupted=self._write_interrupted
         )  # fmt: skip
-        self._clock = clock = Clock(name, stream, writing, self._look, parking.wake, bell.ring, self._has_no_clock)
+        self._clock = clock = Clock(
+            name, stream, writing, self._look, self._want_clock, bell.ring, self._has_no_clock
+        )
         self._answering = answering = Answering(
             engine, name, handler=handler, error_detail=error_detail, trace_log=trace_log,
             answered=self._has_answered, channels=channels
@@ -296,6 +298,12 @@ class Driver:
 
     def _look(self) -> bool:
         return self._loops.look()
+
+    def _want_clock(self) -> None:
+        """Have a thread of ours start the clock: one that is parked, or else one that reads in its handler."""
+        self._workers.call_thread()
+        if not self._workers.parked:
+            self._reading.interrupt()
 
     def _is_closed(self) -> None:
         self._care.end()

@@ -132,6 +132,7 @@ class Reading:
             naps = 0 if found else naps + 1
             if found & WOKEN:
                 self._wakeup.clear()
+                self._workers.see_to_clock()
                 continue
             while self.read() and engine.ended is None:  # as in _read_on
                 if engine.octets_wanted < READ_SIZE and engine.deadline is None:

@@ -19,3 +19,4 @@ cdef class Workers:
     cpdef bint run_jobs(self, me) except -1
     cpdef need_thread(self)
     cpdef call_thread(self)
+    cpdef see_to_clock(self)

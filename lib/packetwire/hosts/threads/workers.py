@@ -166,6 +166,11 @@ class Workers:
         elif self._alive <= 2 * (self._limit + self.slots.nested) + 2:
             self._add()
 
+    def see_to_clock(self) -> None:
+        """As any thread that reads: start the clock if that is wanted, as nobody else may be there for it."""
+        if not self._clock.is_idle and self._clock.thread is None and get_ident() in self.busy:
+            self._clock.start()
+
     def may_leave(self) -> bool:
         """As a thread that was parked for long: leave if another one stays parked. It is not counted then."""
         self.parked -= 1
