@@ -12,7 +12,12 @@ from .diagrams import mark
 from .pages import ROOT, links
 from .pictures import DIRECTORY, PICTURES, WIDTH, source
 
-USED = {link for page in (ROOT / "docs").glob("*.md") for link in links(page) if link.startswith("pictures/")}
+USED = {
+    link
+    for page in (ROOT / "docs").glob("*.md")
+    for link in links(page)
+    if link.startswith("pictures/") and link.endswith(".svg")
+}
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -27,7 +32,7 @@ def test_a_picture_was_drawn_from_the_present_view(name: str) -> None:
 
 
 def test_each_picture_stands_in_a_page() -> None:
-    assert {path.name for path in DIRECTORY.iterdir()} == {f"{name}.svg" for name in PICTURES}
+    assert {path.name for path in DIRECTORY.glob("*.svg")} == {f"{name}.svg" for name in PICTURES}
     assert {f"pictures/{name}.svg" for name in PICTURES} == USED
 
 

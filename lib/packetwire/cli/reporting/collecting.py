@@ -119,7 +119,7 @@ class Collector:
     # packets
 
     def _add_packet(self, seen: Seen) -> None:
-        number, when, direction, packet, _ = seen
+        number, when, direction, packet, *_ = seen
         is_request, channel, tag, flags, wire_rq_type, payload = packet
         size = len(payload)
         side = FORTH if direction is Kind.FORTH else BACK
@@ -172,7 +172,7 @@ class Collector:
         return exchange
 
     def _add_response(self, conn: _Connection, seen: Seen, span: int) -> None:
-        _, when, direction, packet, _ = seen
+        _, when, direction, packet, *_ = seen
         _, channel, tag, flags, _, payload = packet
         key = (OPPOSITE[direction], channel, tag)
         exchange = conn.pending.get(key)
@@ -203,7 +203,7 @@ class Collector:
     # frames
 
     def _add_frame(self, conn: _Connection, seen: Seen) -> None:
-        _, when, direction, packet, _ = seen
+        _, when, direction, packet, *_ = seen
         try:
             frame = decode_frame(packet.tag, packet.flags, (packet.rq_type or 0) - 1, packet.payload)
             asker = OPPOSITE[direction] if frame.of_receiver else direction
