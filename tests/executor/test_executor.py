@@ -213,6 +213,12 @@ def test_servers_and_children_of_its_functions(tmp_path: Path) -> None:
         assert error.__cause__ is None  # a server tells no traceback, unless it is asked to
 
 
+def test_a_command_that_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TESTS)
+    with PoolExecutor("exec:" + shlex.join([sys.executable, "-c", SERVER]), work, ship=False) as executor:
+        assert executor.submit(work.count, "Emma").result(LIMIT) == 4
+
+
 def test_what_a_server_does_not_serve(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/work.sock"
     for served, text in (["packetwire.core.varint"], "no functions of the module"), ([work], "has no function"):

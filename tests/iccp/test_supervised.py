@@ -156,6 +156,12 @@ def test_a_mistake_is_raised_at_once(controller: Any) -> None:
         controller.supervise(OBEDIENT, restart="sometimes")
 
 
+def test_a_controller_that_was_closed(controller: Any) -> None:
+    controller.close()
+    with pytest.raises(LocalProtocolError, match="the controller was closed"):
+        controller.supervise(OBEDIENT)
+
+
 def test_on_event_that_fails(controller: Any, tmp_path: Path) -> None:
     def fail(event: object) -> Callable[[], None]:
         raise KeyError(event)

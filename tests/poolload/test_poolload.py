@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import pytest
 from .__main__ import parsed
 from .load import FACES, Tally
 from .places import Places
+
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+COMMANDS = re.findall(r"^python -m tests\.poolload.*$", PAGE.read_text(), re.MULTILINE)
 
 
 @pytest.mark.timeout(120)
@@ -25,6 +30,10 @@ def test_no_call_is_lost_silently_and_none_is_done_twice_unasked(face: str, tmp_
         assert set(places.happened) == {"killed", "cut", "drained", "stopped"}
 
 
-def test_what_the_command_takes() -> None:
-    assert parsed(["--seconds", "300", "--faces", "threads"]).faces == ["threads"]
-    assert parsed([]).faces == list(FACES)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_page_can_be_given(command: str) -> None:
+    assert parsed(shlex.split(command, comments=True)[3:]).seconds >= 60
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) == 2

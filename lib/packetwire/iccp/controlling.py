@@ -329,6 +329,8 @@ class Controller:
         """
         from packetwire._sync.components import SupervisedComponent
 
+        with self._lock:  # in a fork that says so
+            self._lives.check_open()
         name = options.get("name") or os.path.basename(os.fspath(argv[0]))
         supervised = SupervisedComponent(
             name,

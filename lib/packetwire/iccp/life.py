@@ -272,12 +272,16 @@ class Roster(Generic[LifeT]):
 
     def add(self, life: LifeT, is_over: Callable[[LifeT], bool]) -> None:
         """Take a component in, and forget those that are over."""
-        if self._closed:
-            raise LocalProtocolError("the controller was closed")
+        self.check_open()
         self._lives = [each for each in self._lives if not is_over(each)]
         if sum(not each.ended.done() for each in self._lives) >= self.max_components:
             raise LimitExceeded(f"{self.max_components} components live; that is max_components")
         self._lives.append(life)
+
+    def check_open(self) -> None:
+        """Raise if no more are taken in."""
+        if self._closed:
+            raise LocalProtocolError("the controller was closed")
 
     def close(self) -> list[LifeT]:
         """Take no more in; those that are left."""

@@ -307,6 +307,9 @@ class AsyncController:
         """
         from packetwire._async.components import AsyncSupervisedComponent
 
+        if self._of_parent is not None:
+            raise self._of_parent.for_waiter()
+        self._lives.check_open()
         name = options.get("name") or os.path.basename(os.fspath(argv[0]))
         supervised = AsyncSupervisedComponent(
             name,
