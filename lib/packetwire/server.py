@@ -176,15 +176,15 @@ class Server(ServerBase[ServerSession]):
         forking.register(self)
         self._thread = threading.Thread(target=self._run, name=f"packetwire-{self.address}", daemon=True)
         try:
+            self._start_inspection()
             if client is not None:
                 self._start_session(client)
-            self._start_inspection()
             self._thread.start()
         except BaseException:
-            if self._inspection is not None:
-                self._inspection.close()
             listener.close()
             self._accepting.close()
+            if self._inspection is not None:
+                self._inspection.close()
             raise
 
     def _wake(self) -> None:
@@ -213,6 +213,8 @@ class Server(ServerBase[ServerSession]):
         if sys.is_finalizing():  # Python ends, and the thread does not run any more
             forking.forget_threads()
             self._listener.close()
+            if self._inspection is not None:
+                self._inspection.forget()
             return True
         limit = time_limit(timeout)
         deadline = None if limit is None else time.monotonic() + limit

@@ -205,8 +205,13 @@ class ServerBase(Generic[SessionT]):
     # inspection
 
     def _start_inspection(self) -> None:
+        """Raises RuntimeError if the system has no more threads."""
         if self._inspection is not None:
-            self._inspection.start()
+            try:
+                self._inspection.start()
+            except BaseException:
+                self._inspection.close()
+                raise
 
     def _has_left(self, session: SessionT) -> None:
         """A client is not one of the sessions any more."""

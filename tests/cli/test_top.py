@@ -164,6 +164,25 @@ def test_json(inspected: str) -> None:
     assert json.loads(line)["server"]["under_way"] == 1
 
 
+def test_a_server_that_was_started_by_the_command(tmp_path: Path) -> None:
+    path = f"/tmp/packetwire-top-serve-{os.getpid()}"
+    with subprocess.Popen(
+        [*PACKETWIRE, "serve", "packetwire.cli.benchmarks:REQUESTS", "tcp:127.0.0.1:0", "--inspect", path],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("serving ")
+            done = packetwire_text("top", path, "--once")
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "packetwire top  serving")
+    assert "clients 0 of 128" in done.stdout
+    assert not os.path.exists(path)
+
+
 @pytest.mark.parametrize("options", [["--json"], []])
 def test_one_after_the_other_until_ctrl_c(inspected: str, options: list[str]) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child inherits that it is not ignored

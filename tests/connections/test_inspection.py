@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -26,6 +27,7 @@ from packetwire import (
     HasPacketConnection,
     PacketConnection,
     Responder,
+    aserve,
     connect_to,
     serve,
 )
@@ -305,6 +307,46 @@ def test_those_who_ask_and_do_nothing_are_in_nobodys_way(
             for _ in range(50):
                 assert conn(5, b"abc") == (True, 0, b"abc")
         assert told(path)["totals"]["requests_received"] == 50
+
+
+def test_a_server_whose_loop_ends_without_it(path: str) -> None:
+    """Its task is cancelled, and nothing is left."""
+
+    async def run() -> None:
+        await aserve("tcp:127.0.0.1:0", AsyncPacketConnection, inspect=path)
+        assert (await asyncio.to_thread(told, path))["server"]["state"] == "serving"
+
+    asyncio.run(run())
+    assert not os.path.exists(path)
+    assert not [thread for thread in threading.enumerate() if "inspect" in thread.name]
+
+
+def test_without_threads_there_is_no_server(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(endpoint.Inspection, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        serve("tcp:127.0.0.1:0", PacketConnection, inspect=path)
+
+    async def run() -> None:
+        with pytest.raises(RuntimeError, match="new thread"):
+            await aserve("tcp:127.0.0.1:0", AsyncPacketConnection, inspect=path)
+
+    asyncio.run(run())
+    assert not os.path.exists(path)
+
+
+def test_a_fork_does_not_answer(path: str) -> None:
+    with serving("threads", "tcp:127.0.0.1:0", Slow(), {"inspect": path}) as served:
+        child = os.fork()
+        if child == 0:
+            with suppress(BaseException):
+                served.server.stop(0)
+                os._exit(0 if served.server._inspection._listener.sockets == [] else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert told(path)["server"]["pid"] == os.getpid()
 
 
 def test_a_snapshot_is_used_for_a_while(path: str, monkeypatch: pytest.MonkeyPatch) -> None:

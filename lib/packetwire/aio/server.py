@@ -141,10 +141,14 @@ class AsyncServer(ServerBase["_Session"]):
         self._giving_back: threading.Thread | None = None
         self._give_back_timer: asyncio.TimerHandle | None = None
         self._accepting = AcceptLoop(listener, self._admission)
+        try:
+            self._start_inspection()
+        except BaseException:
+            listener.close()
+            raise
         if client is not None:
             self._start_session(client)
         self._forked = False
-        self._start_inspection()
         self._task = self._loop.create_task(self._run(), name=f"packetwire-{self.address}")
         forking.register(self)
         guard_loop(self._loop)
@@ -251,6 +255,12 @@ class AsyncServer(ServerBase["_Session"]):
 
     async def _run(self) -> None:
         try:
+            await self._serve()
+        finally:  # also if the loop ends first
+            await self._stop_inspection()
+
+    async def _serve(self) -> None:
+        try:
             while self._goes_on:
                 ready = await self._accepting.wait()
                 if self._stop_deadline is None:
@@ -269,7 +279,6 @@ class AsyncServer(ServerBase["_Session"]):
             else:
                 self._listener.close()
         await self._drain()
-        await self._stop_inspection()
         if self._looking is not None:
             self._looking.cancel()
         if self._give_back_timer is not None:

@@ -80,6 +80,10 @@ class Inspection:
         self._listener.close()
         self._wakeup.close()
 
+    def forget(self) -> None:
+        """Python ends, and the thread does not run any more: remove the file."""
+        self._listener.close()
+
     # in the thread
 
     def _run(self) -> None:
