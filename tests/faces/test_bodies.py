@@ -293,11 +293,6 @@ def test_a_generator_that_raises(served: tuple[Service, Any]) -> None:
 
 def test_a_handler_that_answers_early(served: tuple[Service, Any]) -> None:
     _, asker = served
-
-    def endless() -> Iterator[bytes]:
-        while True:
-            yield PIECE
-
     assert asker(EARLY, body=endless()) == (True, 0, PIECE[:5])
 
 
@@ -332,6 +327,38 @@ def test_a_body_that_stands_still_ends_a_handler(ends: Ends, service: tuple[Serv
         ok, _, payload = call.result(WATCHDOG)
         assert not ok
         assert (b"sent nothing for 0.05 s" if kind == "reads" else b"granted nothing for 0.05 s") in payload
+    assert asker(SMALL, b"after") == (True, 0, b"after")
+
+
+def test_both_handlers_write_and_neither_reads(ends: Ends, service: tuple[Service, Any]) -> None:
+    """Each waits for the other one, so both are ended; and small calls go on all the time."""
+    told, function = service
+    theirs = Service()
+    ends.open(request_handler=function, body_timeout=0.2)
+    asker = ends.asker(request_handler=theirs, body_timeout=0.2)
+
+    def plain() -> Any:
+        with ends.conn.stream(COUNT, b"1000000") as call:
+            return call.result(WATCHDOG)
+
+    async def looped() -> Any:
+        async with ends.conn.stream(COUNT, b"1000000") as call:
+            return await call.result(WATCHDOG)
+
+    answers: list[Any] = []
+    other = threading.Thread(target=lambda: answers.append(ends.do(looped if is_loop else plain)))
+    is_loop = isinstance(ends.face, Looped)
+    with asker.stream(COUNT, b"1000000") as call:
+        other.start()
+        assert asker(SMALL, b"beside", timeout=WATCHDOG) == (True, 0, b"beside")
+        answers.append(call.result(WATCHDOG))
+    other.join(WATCHDOG)
+    assert len(answers) == 2
+    for ok, _, payload in answers:
+        assert not ok
+        assert b"granted nothing for 0.2 s" in payload
+    assert told.closed.wait(WATCHDOG)
+    assert theirs.closed.wait(WATCHDOG)
     assert asker(SMALL, b"after") == (True, 0, b"after")
 
 
@@ -514,7 +541,9 @@ class Interrupted(BaseException):
     """Raised by a signal handler."""
 
 
-def test_an_interruption_of_a_read_leaves_the_connection_usable() -> None:
+@pytest.mark.parametrize("what", ["read", "write", "call"])
+def test_an_interruption_leaves_the_connection_usable_or_is_its_end(what: str) -> None:
+    """As by Ctrl-C: in the middle of reading a body, or of writing one that nobody takes."""
     service = Service()
 
     def interrupt(*_: object) -> None:
@@ -524,19 +553,45 @@ def test_an_interruption_of_a_read_leaves_the_connection_usable() -> None:
         assert service.stalled.wait(WATCHDOG)
         signal.pthread_kill(main, signal.SIGUSR1)
 
+    def be_interrupted(asker: PacketConnection) -> None:
+        if what == "call":
+            asker(STALL, body=endless())
+        with asker.stream(STALL) as call:
+            if what == "read":
+                call.read()
+            for chunk in endless():
+                call.write(chunk)
+
     main = threading.get_ident()
     before = signal.signal(signal.SIGUSR1, interrupt)
     thread = threading.Thread(target=later)
     try:
         with connection_pair(b={"request_handler": service}, capabilities="auto") as (asker, _):
             thread.start()
-            with pytest.raises(Interrupted), asker.stream(STALL) as call:
-                call.read()
+            with pytest.raises(Interrupted):
+                be_interrupted(asker)
             service.release.set()
-            assert asker(SMALL, b"after", timeout=WATCHDOG) == (True, 0, b"after")
+            ended: ConnectionEnded | None = None
+            try:
+                assert asker(SMALL, b"after", timeout=WATCHDOG) == (True, 0, b"after")
+            except ConnectionEnded as error:
+                ended = error
+            if ended is not None:  # it was in a system call: nobody knows how much has left
+                assert what != "read"
+                assert isinstance(ended.__cause__, Interrupted)
+                assert "interrupted while writing" in str(ended)
+            else:
+                assert service.failed.wait(WATCHDOG)
+                assert isinstance(service.errors[0], RequestCancelled), "its handler is told"
+                assert asker(DIGEST, body=PIECE * 20)[0], "and bodies go on"
     finally:
         thread.join(WATCHDOG)
         signal.signal(signal.SIGUSR1, before)
+
+
+def endless() -> Iterator[bytes]:
+    while True:
+        yield PIECE
 
 
 @pytest.mark.parametrize("over", ["socketpair", "pipes"])

@@ -63,15 +63,27 @@ class Handlers:
 
     def __init__(self) -> None:
         self.begun = self.ended = 0
+        self.changed = threading.Condition()
         self.errors: list[BaseException] = []
 
     def begin(self) -> None:
-        self.begun += 1
+        with self.changed:
+            self.begun += 1
 
     def end(self, error: BaseException | None) -> None:
-        self.ended += 1
-        if error is not None:
-            self.errors.append(error)
+        with self.changed:
+            self.ended += 1
+            if error is not None:
+                self.errors.append(error)
+            self.changed.notify_all()
+
+    def check(self) -> None:
+        """None hangs, and each was told why it ended."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.begun == self.ended, WATCHDOG), "a handler hangs"
+        for error in self.errors:
+            if not isinstance(error, GeneratorExit | asyncio.CancelledError):
+                check_reason(error)
 
     def __call__(self, rq_type: int, flags: int, payload: bytes) -> Any:
         if rq_type == LARGE_UP:
@@ -293,10 +305,10 @@ class ResetLink:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.thread.join(WATCHDOG)
-        assert not self.thread.is_alive(), "the ends leave their streams open"
         for sock in self.ends:
             sock.close()
+        self.thread.join(WATCHDOG)
+        assert not self.thread.is_alive()
 
     def relay(self) -> None:
         left = self.at
@@ -349,11 +361,7 @@ def trial(face: type[Threads], ending: str, who: int, at: int) -> tuple[Threads,
             made.run(link, close if ending == "close" else leave_alone)
     for outcome in made.outcomes:
         outcome.check()
-    handlers = made.handlers
-    assert handlers.begun == handlers.ended, "a handler hangs"
-    for error in handlers.errors:
-        if not isinstance(error, GeneratorExit | asyncio.CancelledError):
-            check_reason(error)
+    made.handlers.check()
     return made, link
 
 

@@ -96,6 +96,11 @@ class Bodies:
         """No more may be open towards this end."""
         return len(self.windows.open) >= self._max_open
 
+    def holds_back(self, limit: int) -> bool:
+        """Bodies whose responses wait behind them, but for credit, have more than so many bytes."""
+        bodies = list(self.trailing.values())
+        return len(bodies) * MOST_UNSENT > limit and sum(body.unsent for body in bodies) > limit
+
     @property
     def exchanges(self) -> int:
         """Requests with bodies that have no answer yet."""

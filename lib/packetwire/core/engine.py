@@ -1121,6 +1121,7 @@ class ConnectionEngine:
             and not self._winding_down
             and not unfinished
             and self.ours is not _ENDED
+            and (self.bodies is None or not self.bodies.trailing)
         )
         waiter: Any = None
         packets: Iterator[Fields] = iter(())
@@ -1486,6 +1487,8 @@ class ConnectionEngine:
             self._refuse(key, b"too many requests: %d wait for their reply" % self.max_inbound)
         elif self._inbound_bytes + size > self.max_inbound_octets and inbound:
             self._refuse(key, b"too much to do: %d bytes wait for their reply" % self._inbound_bytes)
+        elif self.bodies is not None and self.bodies.holds_back(self.max_inbound_octets):
+            self._refuse(key, b"too much to do: the bodies of responses wait for credit")
         elif self.budget is not None and self.budget.holds(self._inbound_bytes + size):
             self._refuse(key, TOO_MUCH_FOR_ALL)
         elif self.ours is not _ENDED:
