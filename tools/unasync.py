@@ -23,7 +23,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [("lib/packetwire/_async", "lib/packetwire/_sync")]
 """Directories of sources, and those of what is made from them."""
 
-HAND_WRITTEN = {"__init__.py", "accepting.py", "bodyhost.py", "host.py", "keeping.py", "sessions.py"}
+HAND_WRITTEN = {
+    "__init__.py",
+    "accepting.py",
+    "bodyhost.py",
+    "host.py",
+    "keeping.py",
+    "sessions.py",
+    "uploading.py",
+}
 """Modules that stand in both, as they have nothing in common but the names in them."""
 
 WORDS = {
@@ -41,6 +49,8 @@ WORDS = {
     "AsyncClient": "Client",
     "AsyncExitStack": "ExitStack",
     "AsyncGenerator": "Iterator",
+    "AsyncItemReader": "ItemReader",
+    "AsyncItemStream": "ItemStream",
     "AsyncIterator": "Iterator",
     "AsyncHasPacketConnection": "HasPacketConnection",
     "AsyncPacketConnection": "PacketConnection",
@@ -67,7 +77,10 @@ PHRASES = {
     "an asyncio future": "a result",
     "an asynchronous context manager": "a context manager",
     "an `AsyncPacketConnection`": "a `PacketConnection`",
+    "an `AsyncItemStream`": "an `ItemStream`",
     "an `AsyncPool`": "a `Pool`",
+    "an asynchronous iterator": "an iterator",
+    "async for item in await client": "for item in client",
     "`async with`": "`with`",
     "async with AsyncBridge": "with Bridge",
     "await bridge.run()": "bridge.run()",

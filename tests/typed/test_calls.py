@@ -194,7 +194,7 @@ def test_what_a_client_of_a_service_is_not() -> None:
     with served(Shop()) as stream, Shop.at(stream) as shop:
         with pytest.raises(AttributeError, match="this is a client of Shop, which has its methods only: 'items'"):
             shop.items  # noqa: B018
-        with pytest.raises(TypeError, match=r"Shop\.load is an async def, .* use do\(Shop\.load\(\.\.\.\)\)"):
+        with pytest.raises(TypeError, match=r"Shop\.load is asynchronous, .* use do\(Shop\.load\(\.\.\.\)\)"):
             shop.load("Emma")  # type: ignore[unused-coroutine]
     with pytest.raises(TypeError, match=r"this is the service Shop itself: its clients are made by \.at"):
         client_of(Shop())

@@ -263,7 +263,7 @@ def test_names_for_types_make_no_difference() -> None:
         (dict, "dict needs the types of its items, as in dict[str, int]"),
         (set[list[int]], "list[int] cannot be a key of a dict, or an item of a set"),
         (dict[Point, int], "Point cannot be a key of a dict, or an item of a set"),
-        (Iterator[int], "would be a body of items, which typed requests do not have yet: use list"),
+        (Iterator[int], "is a stream of items, which only a parameter or the result of a method can be: use list"),
         (int | bool | Literal[5], "int and Literal[5] cannot be told apart in one union: both are sent as int"),
         (
             Point | dict[str, int],

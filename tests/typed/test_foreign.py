@@ -17,9 +17,10 @@ from packetwire.typed.foreign import MAX_SCHEMA_SIZE, MAX_TYPES, checked_schema,
 from packetwire.typed.stub import stub_of
 
 from .shop import Shop
+from .streaming import Streams
 from .test_schema import Full
 
-SCHEMAS = [Shop.schema(), Full.schema()]
+SCHEMAS = [Shop.schema(), Full.schema(), Streams.schema()]
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
@@ -54,6 +55,7 @@ def nested(depth: int) -> Any:
     return kind
 
 
+STREAM = {"kind": {"stream": "int"}, "required": True}
 FIELD = {"kind": "int", "required": True}
 WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (("name",), None, r"\$.name: expected str, got None"),
@@ -83,6 +85,14 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (("methods", "put", "fields"), {"x": FIELD, "y=print()": FIELD}, r"'y=print\(\)' is no name"),
     (("methods", "put", "fields", "title", "required"), 1, "required: expected bool, got 1"),
     (("methods", "put", "fields", "title", "default"), {"bytes": "?"}, "default: it is not base64"),
+    (("methods", "put", "fields"), {"x": STREAM, "y": STREAM}, "fields: has 2 streams, more than one"),
+    (("methods", "put", "fields"), {"x()": STREAM}, r"'x\(\)' is no name"),
+    (("methods", "put", "fields"), {"x": {**STREAM, "required": False}}, "x: is a stream, which has no default"),
+    (("methods", "put", "fields"), {"x": {**STREAM, "default": "print()"}}, "x: is a stream, which has no default"),
+    (("methods", "put", "fields"), {"x": {"kind": {"stream": "print()"}}}, r"'print\(\)' is no kind"),
+    (("methods", "put", "result"), {"stream": {"stream": "int"}}, "'stream' is no kind"),
+    (("methods", "put", "result"), {"list": {"stream": "int"}}, "'stream' is no kind"),
+    (("types", "Item", "fields"), {"x": STREAM}, "'stream' is no kind"),
     (("methods", "put", "errors"), {"a\nb": {"fields": {}}}, "is not printable"),
 ]
 
@@ -116,7 +126,7 @@ JSON = st.recursive(
 )
 
 
-@given(st.sampled_from(sorted(set(places(SCHEMAS[0])))), JSON)
+@given(st.sampled_from(sorted(set(places(SCHEMAS[0])))), JSON | st.just({"x": STREAM}) | st.just({"stream": "int"}))
 def test_what_passes_can_be_used(path: tuple[str, ...], value: Any) -> None:
     """Whatever stands in a place: it is refused, or it can be shown, compared, and made source of that compiles."""
     schema = changed(path, value)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import collections.abc
 import copy
 import dataclasses
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -57,9 +57,13 @@ def test_an_heir_has_the_methods_of_its_bases_and_may_replace_them() -> None:
             put = 5  # type: ignore[assignment]
 
 
+STREAMS = ["Iterator", "Iterable", "Generator", "AsyncIterator", "AsyncIterable", "AsyncGenerator"]
+
+
 def made(parameters: str, result: str = " -> None", decorator: str = "@method", body: str = "...") -> type[Service]:
     source = f"class Made(Service):\n    {decorator}\n    def run({parameters}){result}: {body}\n"
-    names: dict[str, Any] = {"__name__": __name__, "Service": Service, "method": method, "Iterator": Iterator}
+    names: dict[str, Any] = {"__name__": __name__, "Service": Service, "method": method}
+    names |= {each: getattr(collections.abc, each) for each in STREAMS}
     names |= {"OutOfStock": OutOfStock, "Any": Any}
     exec(source, names)
     found: type[Service] = names["Made"]
@@ -76,14 +80,43 @@ def made(parameters: str, result: str = " -> None", decorator: str = "@method", 
         ("self, *args: int", " -> None", "Made.run: *args has no fixed names; make it a list or a dict"),
         ("self, **more: int", " -> None", "Made.run: **more has no fixed names; make it a list or a dict"),
         (
-            "self, body: Iterator[bytes]",
+            "self, a: Iterator[int], b: Iterable[int]",
             " -> None",
-            "Made.run, body: collections.abc.Iterator[bytes] would be",
+            "Made.run: a and b are streams of items",
+        ),
+        ("self, x: AsyncIterator[int]", " -> None", "Made.run, x: the method runs in a thread: write Iterator["),
+        (
+            "self, x: Iterator[int]",
+            " -> AsyncIterator[int]",
+            "Made.run, x: the method runs in an event loop: write",
+        ),
+        ("self, x: Iterator[int] = ()", " -> None", "Made.run, x: a stream of items has no default"),
+        (
+            "self, x: Generator[int]",
+            " -> None",
+            "Made.run, x: collections.abc.Generator[int] cannot be sent",
         ),
         (
             "self",
-            " -> Iterator[int]",
-            "the result of Made.run: collections.abc.Iterator[int] would be a body",
+            " -> Iterable[int]",
+            "the result of Made.run: collections.abc.Iterable[int] cannot be sent",
+        ),
+        (
+            "self",
+            " -> AsyncGenerator[int]",
+            "the result of Made.run: collections.abc.AsyncGenerator[int] cannot",
+        ),
+        ("self", " -> Iterator", "the result of Made.run: Iterator is a stream of items"),
+        (
+            "self",
+            " -> Iterator[Iterator[int]]",
+            "the result of Made.run, an item: collections.abc.Iterator[int] is",
+        ),
+        ("self", " -> Iterator[object]", "the result of Made.run, an item: object says nothing of the values"),
+        (
+            "self",
+            " -> list[Iterator[int]]",
+            "the result of Made.run, an item: collections.abc.Iterator[int] is",
         ),
         ("self, x: object", " -> None", "Made.run, x: object says nothing of the values"),
         ("self, x: list", " -> None", "Made.run, x: list needs the types of its items"),
@@ -96,8 +129,15 @@ def test_methods_that_cannot_be_called(parameters: str, result: str, text: str) 
 
 
 def test_other_mistakes_in_methods() -> None:
-    with pytest.raises(TypeError, match="yields a body of items, which typed requests do not have yet"):
+    with pytest.raises(TypeError, match=r"Made.run: yields items, so its result is an Iterator\[…\]"):
         made("self", " -> list[int]", body="yield 1")
+    with pytest.raises(TypeError, match="is an async def that yields nothing, so its result is no iterator"):
+        exec(
+            "class Made(Service):\n  @method\n  async def run(self) -> AsyncIterator[int]: ...",
+            {"Service": Service, "method": method, "AsyncIterator": collections.abc.AsyncIterator},
+        )
+    with pytest.raises(TypeError, match="Made.run: is inline, so it cannot wait for items"):
+        made("self", " -> Iterator[int]", "@method(inline=True)")
     with pytest.raises(TypeError, match=r"is no class that was made by @error"):
         made("self", decorator="@method(errors=[ValueError])")
     with pytest.raises(TypeError, match=r"is for functions in the body of a Service class, got <classmethod"):

@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 import textwrap
+from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -26,6 +27,7 @@ from packetwire.typed.stub import stub_of
 
 from .shop import Item, OutOfStock, Shop
 from .strategies import Colour, Leaf, Mixed, Node, Open, Point, Tree
+from .streaming import Streams
 
 NOBODY = UUID(int=5)
 ORIGIN = Point(0)
@@ -93,6 +95,25 @@ def test_a_schema() -> None:
     assert list(schema["types"]) == ["Item"]
 
 
+def test_streams_in_a_schema() -> None:
+    methods = Streams.schema()["methods"]
+    assert methods["titles_later"]["fields"] == {
+        "items": {"kind": {"stream": {"type": "Item"}}, "required": True},
+        "prefix": {"kind": "str", "required": False, "default": ""},
+    }
+    assert methods["titles"]["result"] == methods["titles_later"]["result"] == {"stream": "str"}
+    assert methods["total"]["result"] == {"row": ["str", "int"]}
+    assert list(methods["total"]["fields"]) == ["name", "items"]
+    assert methods["titles_later"]["async"]
+    source = stub_of(Streams.schema())
+    assert "def upper(self, data: Iterator[bytes]) -> Iterator[bytes]:" in source
+    assert (
+        "    def titles_later(self, items: AsyncIterator[Item], *, prefix: str = '') -> AsyncIterator[str]:"
+        in source
+    )
+    assert "    async def total_later(self, name: str, items: AsyncIterator[Item]) -> tuple[str, int]:" in source
+
+
 def test_the_hash_leaves_out_what_is_for_people() -> None:
     schema = Shop.schema()
     assert Shop.schema_hash() == hash_of(schema)
@@ -112,7 +133,7 @@ def test_the_hash_leaves_out_what_is_for_people() -> None:
     assert hash_of(schema) != Named.schema_hash(), "these are names, and not for people"
 
 
-@pytest.mark.parametrize("service", [Shop, Full])
+@pytest.mark.parametrize("service", [Shop, Full, Streams])
 def test_the_source_that_is_made_of_a_schema_has_the_same_schema(
     service: type[Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +163,7 @@ def test_two_types_of_one_name() -> None:
 # what changes break, tried with an old client at the new service
 
 HEAD = """
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -185,6 +207,8 @@ ADDS_PRICE = HEAD + "    price: int = 0\n"
 RENAMED = HEAD.replace("    title: str\n", "    name: str\n")
 ITEM = {"parameters": "self, x: Item", "call": "run(Item('Emma'))", "value": "5"}
 MADE = {"parameters": "self", "result": "Item", "call": "run()", "value": "Item('Emma')"}
+YIELDED = {"result": "Iterator[int]", "value": "iter([5])"}
+TAKEN = {"parameters": "self, x: Iterator[int]", "call": "run([5])", "value": "sum(x)"}
 
 CHANGES: dict[str, tuple[bool, dict[str, str], dict[str, str]]] = {
     "a new field with a default": (False, {}, {"parameters": "self, x: int = 1, y: str = ''"}),
@@ -244,6 +268,24 @@ CHANGES: dict[str, tuple[bool, dict[str, str], dict[str, str]]] = {
         *(True, {"parameters": "self, x: dict[str, int]", "call": "run({'a': 1})", "value": "5"}),
         {"parameters": "self, x: dict[str, str]", "value": "5"},
     ),
+    "a result becomes a stream": (True, {"result": "list[int]", "value": "[5]"}, {**YIELDED, "value": "iter([5])"}),
+    "a result is no stream any more": (True, YIELDED, {"result": "list[int]", "value": "[5]"}),
+    "a stream becomes one of bytes": (True, YIELDED, {"result": "Iterator[bytes]", "value": "iter([b'a'])"}),
+    "a stream has items that may be more": (
+        *(True, YIELDED),
+        {"result": "Iterator[int | str]", "value": "iter(['a'])"},
+    ),
+    "a stream has items that are less": (False, {**YIELDED, "result": "Iterator[int | str]"}, YIELDED),
+    "a parameter becomes a stream": (
+        *(True, {"parameters": "self, x: list[int]", "call": "run([5])", "value": "5"}),
+        {"parameters": "self, x: Iterator[int]", "value": "5"},
+    ),
+    "a parameter is no stream any more": (True, TAKEN, {"parameters": "self, x: list[int]", "value": "5"}),
+    "a stream takes more": (False, TAKEN, {**TAKEN, "parameters": "self, x: Iterable[int | str]"}),
+    "a stream takes less": (
+        *(True, {**TAKEN, "parameters": "self, x: Iterator[int | str]", "call": "run(['a'])"}),
+        TAKEN,
+    ),
     "a dataclass becomes one of several": (False, ITEM, {**ITEM, "parameters": "self, x: Item | int"}),
 }
 
@@ -266,7 +308,9 @@ def test_a_change_breaks_if_it_is_said_so(change: str) -> None:
     with near, far, after["Shop"]().serve(far), Client(near) as client:
         call = eval(f"Shop.{old.get('call', OLD['call'])}", before)
         try:
-            client.do(call, timeout=30)
+            result = client.do(call, timeout=30)
+            if isinstance(result, Iterator):
+                list(result)
         except PacketwireError:
             failed = True
         else:

@@ -147,7 +147,18 @@ class BodyWriter:
             error = exchange.why(ended)
             raise error from error.__cause__
         exchange.flush()
-        while body.unsent > MOST_UNSENT:
+        await self._wait(MOST_UNSENT)
+
+    async def drain(self) -> None:
+        """Wait until all that was written has left, or never will."""
+        self._signal.prepare()
+        with suppress(PacketwireError):
+            await self._wait(0)
+
+    async def _wait(self, most: int) -> None:
+        """Wait until no more than `most` bytes are unsent."""
+        body, exchange = self._body, self._exchange
+        while body.unsent > most:
             seconds = exchange.seconds()
             if not await self._signal.wait(seconds):
                 text = "the peer has granted nothing" if body.waits_for_credit else "the peer has taken nothing"
@@ -259,6 +270,10 @@ class AsyncStreamCall:
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self.body
 
+    def give_up(self) -> None:
+        """Nobody wants the response any more: the far end is told. Does nothing if it is there."""
+        self._exchange.give_up("")
+
     async def result(self, timeout: float | None = None) -> Response:
         """Wait for the response, which comes behind its body: `(ok, flags, payload)`.
 
@@ -301,6 +316,9 @@ async def answer_with(
                 chunk = await anext(chunks)
             except StopAsyncIteration as end:
                 return _trailer_of(end)
+            except Exception:
+                await writer.drain()  # what came before the error is told before it
+                raise
             try:
                 await writer.write(chunk)
             except (BodyEnded, ConnectionEnded):

@@ -90,7 +90,11 @@ def response_to(future: RequestFuture, timeout: float | None) -> RequestFuture:
 
 def runs_inline(rq_class: type[BaseRequest[Any]]) -> bool:
     """Tell if requests of this class are handled where the connection is read: in the loop."""
-    return getattr(rq_class, "inline", False) or iscoroutinefunction(rq_class.fulfil)
+    return (
+        getattr(rq_class, "inline", False)
+        or iscoroutinefunction(rq_class.fulfil)
+        or getattr(rq_class, "is_async", False)  # a method that yields there
+    )
 
 
 def answered(session: object, request: BaseRequest[Any], service: object) -> Any:

@@ -148,7 +148,18 @@ class BodyWriter:
             error = exchange.why(ended)
             raise error from error.__cause__
         exchange.flush()
-        while body.unsent > MOST_UNSENT:
+        self._wait(MOST_UNSENT)
+
+    def drain(self) -> None:
+        """Wait until all that was written has left, or never will."""
+        self._signal.prepare()
+        with suppress(PacketwireError):
+            self._wait(0)
+
+    def _wait(self, most: int) -> None:
+        """Wait until no more than `most` bytes are unsent."""
+        body, exchange = self._body, self._exchange
+        while body.unsent > most:
             seconds = exchange.seconds()
             if not self._signal.wait(seconds):
                 text = "the peer has granted nothing" if body.waits_for_credit else "the peer has taken nothing"
@@ -260,6 +271,10 @@ class StreamCall:
     def __iter__(self) -> Iterator[bytes]:
         return self.body
 
+    def give_up(self) -> None:
+        """Nobody wants the response any more: the far end is told. Does nothing if it is there."""
+        self._exchange.give_up("")
+
     def result(self, timeout: float | None = None) -> Response:
         """Wait for the response, which comes behind its body: `(ok, flags, payload)`.
 
@@ -300,6 +315,9 @@ def answer_with(source: Any, body: SendingBody | None, exchange: Exchange, most:
                 chunk = next(chunks)
             except StopIteration as end:
                 return _trailer_of(end)
+            except Exception:
+                writer.drain()  # what came before the error is told before it
+                raise
             try:
                 writer.write(chunk)
             except (BodyEnded, ConnectionEnded):

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Iterator
-from typing import Any, Literal, TypeVar, Unpack, overload
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from packetwire._sync.host import IS_ASYNC, Answer, answered
 from packetwire._sync.service import HasPacketConnection
@@ -12,9 +13,14 @@ from packetwire.addresses import Address
 from packetwire.core.calloptions import CallOptions
 from packetwire.core.requests import BaseRequest, HandlerResult
 from packetwire.streams.open import PacketConnectionRecvSend
+from packetwire.typed.call import Call
 from packetwire.typed.places import recv_send_of
-from packetwire.typed.request import HasRequests, TypedRequest
+from packetwire.typed.request import HasRequests, TypedRequest, Yielding, YieldingLater
 
+if TYPE_CHECKING:
+    from packetwire._sync.items import ItemStream
+
+ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 Later = Coroutine[Any, Any, ResultT]
 """The result of a method that is `async def`, as its annotations say it; a client gets what is awaited."""
@@ -41,23 +47,67 @@ class TypedConnection(HasPacketConnection):
 
     @overload
     def do(
-        self, request: BaseRequest[Later[ResultT]], *, timeout: float | None = None, **options: Unpack[CallOptions]
+        self,
+        request: BaseRequest[Later[ResultT]],
+        *,
+        timeout: float | None = None,
+        body_timeout: float | EllipsisType | None = ...,
+        **options: Unpack[CallOptions],
     ) -> ResultT: ...
 
     @overload
     def do(
-        self, request: BaseRequest[ResultT], *, timeout: float | None = None, **options: Unpack[CallOptions]
+        self,
+        request: BaseRequest[Yielding[ItemT]],
+        *,
+        timeout: float | None = None,
+        body_timeout: float | EllipsisType | None = ...,
+        **options: Unpack[CallOptions],
+    ) -> ItemStream[ItemT]: ...
+
+    @overload
+    def do(
+        self,
+        request: BaseRequest[YieldingLater[ItemT]],
+        *,
+        timeout: float | None = None,
+        body_timeout: float | EllipsisType | None = ...,
+        **options: Unpack[CallOptions],
+    ) -> ItemStream[ItemT]: ...
+
+    @overload
+    def do(
+        self,
+        request: BaseRequest[ResultT],
+        *,
+        timeout: float | None = None,
+        body_timeout: float | EllipsisType | None = ...,
+        **options: Unpack[CallOptions],
     ) -> ResultT: ...
 
-    def do(self, request: BaseRequest[Any], *, timeout: float | None = None, **options: Unpack[CallOptions]) -> Any:
+    def do(
+        self,
+        request: BaseRequest[Any],
+        *,
+        timeout: float | None = None,
+        body_timeout: float | EllipsisType | None = ...,
+        **options: Unpack[CallOptions],
+    ) -> Any:
         """Make a call, such as `Shop.put("Emma")`, and return its result.
 
         Takes the options of a call of the connection: `deadline`, `meta`, `on_progress`, `idle_timeout`.
         Raises the errors that its method lists, another `RequestFailed` if it failed, `BadValue` for an argument of
         the wrong kind, and as `PacketConnection.__call__` does. Opens the connection for the call if it is not
         open.
+
+        A method that yields gives an `ItemStream`, whose connection must be open already. For one that takes
+        or yields items `timeout` is for finding room and behind what was sent, and `body_timeout` are the seconds
+        for which these may stand still; by default, that of the connection. It raises `CapabilityMissing` to a
+        peer without bodies.
         """
         conn = self.conn
+        if isinstance(request, Call) and request.has_streams:
+            return self._do_streaming(request, timeout, body_timeout, options)
         if not (conn.is_open() and conn._hooks is None and isinstance(request, TypedRequest)):
             return self.conn_do_remote(request, timeout=timeout, **options)
         # the same in fewer steps: it is not opened once more
@@ -66,6 +116,37 @@ class TypedConnection(HasPacketConnection):
         if not ok:
             raise request.decode_failed_response(conn.failure(flags, payload, type(request).__name__))
         return request.decode_response_payload(flags, payload)
+
+    def _do_streaming(
+        self,
+        request: Call[Any],
+        timeout: float | None,
+        body_timeout: float | EllipsisType | None,
+        options: Mapping[str, Any],
+    ) -> Any:
+        from packetwire._sync.bodies import call_with_body
+        from packetwire._sync.items import ItemReader, ItemStream
+        from packetwire._sync.uploading import Upload, encoded
+        from packetwire.typed.items import ItemDecoder
+
+        conn, operation = self.conn, request.operation
+        items_in, items_out = operation.items_in, operation.items_out
+        what = operation.number, request.flags, bytes(request), 0
+        is_read = items_out is not None
+        call = conn._stream(what, operation.name, timeout, body_timeout, options, takes_body=is_read)
+        if items_out is None:
+            assert items_in is not None
+            with conn:
+                ok, flags, payload = call_with_body(call, encoded(items_in, request.items), timeout)
+            if not ok:
+                raise request.decode_failed_response(conn.failure(flags, payload, type(request).__name__))
+            return request.decode_response_payload(flags, payload)
+        call.__enter__()
+        if items_in is None:
+            call.finish()
+        upload = None if items_in is None else Upload(call, encoded(items_in, request.items))
+        items: ItemReader[Any] = ItemReader(call.body, ItemDecoder(items_out, conn.max_packet_size))
+        return ItemStream(conn, call, request, items, upload)
 
     @overload
     def submit(
@@ -156,6 +237,8 @@ class TypedConnection(HasPacketConnection):
         )
 
     def _rq_type_of(self, rq: BaseRequest[Any]) -> int:
+        if isinstance(rq, Call) and rq.has_streams:
+            raise TypeError(f"{rq.operation.name} has a stream of items, so it is called by do(...) only")
         if isinstance(rq, TypedRequest):
             return rq.operation.number
         return super()._rq_type_of(rq)

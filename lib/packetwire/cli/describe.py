@@ -137,8 +137,9 @@ def readable(schema: Schema) -> Iterator[str]:
     yield from _doc(schema)
     for name, method in sorted(schema["methods"].items(), key=lambda item: item[1]["number"]):
         yield ""
-        fields = list(_fields(method["fields"], method["keywords"]))
-        yield f"{name}({', '.join(fields)}) -> {kind_text(method['result'])}"
+        is_async = method["async"]
+        fields = list(_fields(method["fields"], method["keywords"], is_async))
+        yield f"{name}({', '.join(fields)}) -> {kind_text(method['result'], is_async=is_async)}"
         notes = [f"number {method['number']}"]
         notes += ["idempotent"] if method["idempotent"] else []
         notes += [f"raises {', '.join(method['errors'])}"] if method["errors"] else []
@@ -162,7 +163,7 @@ def _doc(described: dict[str, Any]) -> Iterator[str]:
         yield f"    {line}".rstrip()
 
 
-def _fields(fields: dict[str, Any], keywords: list[str] | None = None) -> Iterator[str]:
+def _fields(fields: dict[str, Any], keywords: list[str] | None = None, is_async: bool = False) -> Iterator[str]:
     star = False
     for name, field in fields.items():
         if keywords and name in keywords and not star:
@@ -171,4 +172,4 @@ def _fields(fields: dict[str, Any], keywords: list[str] | None = None) -> Iterat
         default = ""
         if not field["required"]:
             default = f" = {literal_text(field['default'])}" if "default" in field else " = …"
-        yield f"{name}: {kind_text(field['kind'])}{default}"
+        yield f"{name}: {kind_text(field['kind'], is_async=is_async)}{default}"

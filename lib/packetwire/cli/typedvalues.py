@@ -10,8 +10,8 @@ from packetwire.cli.failure import EXIT_USAGE, CommandFailed
 from packetwire.cli.fields import given_text, named_words
 from packetwire.core.requests import BaseRequest
 from packetwire.typed.badvalue import BadValue
+from packetwire.typed.call import Call
 from packetwire.typed.kinds import SCALARS, WIRE_OF_SCALARS, Record
-from packetwire.typed.methods import Call
 from packetwire.typed.msgpack import packed, unpacked
 from packetwire.typed.request import TypedRequest
 from packetwire.typed.schema import Schema, plain

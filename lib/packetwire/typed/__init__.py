@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from packetwire._async.host import AsyncAnswer
+    from packetwire._async.items import AsyncItemStream
     from packetwire._async.typedcalls import AsyncClient, AsyncServiceSession
     from packetwire._sync.host import Answer
+    from packetwire._sync.items import ItemStream
     from packetwire._sync.typedcalls import Client, ServiceSession
     from packetwire.typed.badvalue import BadValue
+    from packetwire.typed.call import Call
     from packetwire.typed.callers import async_caller, caller
     from packetwire.typed.codec import Codec
     from packetwire.typed.errors import UnknownError, error
-    from packetwire.typed.methods import Call, method
+    from packetwire.typed.methods import method
     from packetwire.typed.request import Request
     from packetwire.typed.service import Service, client_of
     from packetwire.typed.serving import AsyncServedStream, ServedStream
@@ -29,12 +32,14 @@ __all__ = [
     "Answer",
     "AsyncAnswer",
     "AsyncClient",
+    "AsyncItemStream",
     "AsyncServedStream",
     "AsyncServiceSession",
     "BadValue",
     "Call",
     "Client",
     "Codec",
+    "ItemStream",
     "Request",
     "ServedStream",
     "Service",
@@ -49,14 +54,17 @@ __all__ = [
 
 _HOMES = {
     "packetwire._async.host": ("AsyncAnswer",),
+    "packetwire._async.items": ("AsyncItemStream",),
     "packetwire._async.typedcalls": ("AsyncClient", "AsyncServiceSession"),
     "packetwire._sync.host": ("Answer",),
+    "packetwire._sync.items": ("ItemStream",),
     "packetwire._sync.typedcalls": ("Client", "ServiceSession"),
     "packetwire.typed.badvalue": ("BadValue",),
     "packetwire.typed.callers": ("async_caller", "caller"),
     "packetwire.typed.codec": ("Codec",),
     "packetwire.typed.errors": ("UnknownError", "error"),
-    "packetwire.typed.methods": ("Call", "method"),
+    "packetwire.typed.call": ("Call",),
+    "packetwire.typed.methods": ("method",),
     "packetwire.typed.request": ("Request",),
     "packetwire.typed.service": ("Service", "client_of"),
     "packetwire.typed.serving": ("AsyncServedStream", "ServedStream"),

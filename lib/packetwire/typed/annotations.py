@@ -11,6 +11,7 @@ import collections.abc
 import copy
 import dataclasses
 import inspect
+import re
 import sys
 import types
 import typing
@@ -31,18 +32,22 @@ from packetwire.typed.kinds import (
     Record,
     Row,
     Scalar,
+    Stream,
     parts_of,
 )
 
 _ITEMS: Mapping[Any, type] = {list: list, set: set, frozenset: frozenset}
-_BODIES = (
-    collections.abc.Iterator,
-    collections.abc.Iterable,
-    collections.abc.Generator,
-    collections.abc.AsyncIterator,
-    collections.abc.AsyncIterable,
-    collections.abc.AsyncGenerator,
-)
+_STREAMS = {
+    collections.abc.Iterator: False,
+    collections.abc.Iterable: False,
+    collections.abc.Generator: False,
+    collections.abc.AsyncIterator: True,
+    collections.abc.AsyncIterable: True,
+    collections.abc.AsyncGenerator: True,
+}
+"""The annotations of streams, and whether these are asynchronous."""
+_STREAM_NAME = re.compile(r"(?:\w+\.)*((?:Async)?(?:Iterator|Iterable|Generator))\[")
+_STREAM_NAMES = {each.__name__: is_async for each, is_async in _STREAMS.items()}
 _GENERIC = "is generic: give the fields their types in a class of its own"
 _NOT_A_KEY = "cannot be a key of a dict, or an item of a set: only scalars, Literal, Enum and tuples of these can"
 
@@ -96,6 +101,18 @@ class Reader:
             return self.record_of(annotation, where)
         raise TypeError(f"{where}: {_shown(annotation)} {_why_not(annotation, origin)}")
 
+    def stream_of(self, annotation: Any, where: str, *, is_result: bool) -> Stream:
+        """The stream that an evaluated annotation is, for which `is_async_stream` has said so. Raises TypeError."""
+        annotation = _unwrapped(annotation)
+        origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+        is_async = _STREAMS.get(origin)
+        better = "AsyncIterator" if is_async else "Iterator"
+        if is_async is None:
+            raise TypeError(f"{where}: {_shown(annotation)} is no Iterator of items")
+        if origin not in (_RESULTS if is_result else _PARAMETERS) or len(arguments) != 1:
+            raise TypeError(f"{where}: {_shown(annotation)} cannot be sent: write {better}[…] of the items")
+        return Stream(self.kind_of(arguments[0], f"{where}, an item"), arguments[0], is_async)
+
     def record_of(self, cls: type, where: str) -> Record:
         """The kind that a dataclass is."""
         if cls in self._records:
@@ -141,6 +158,19 @@ class Reader:
                     )
         _check_tags(union.records, where)
         return union
+
+
+_RESULTS = frozenset({collections.abc.Iterator, collections.abc.AsyncIterator})
+_PARAMETERS = _RESULTS | {collections.abc.Iterable, collections.abc.AsyncIterable}
+"""The annotations of streams: a client gets an iterator, but need not give one."""
+
+
+def is_async_stream(annotation: Any) -> bool | None:
+    """True or False for a stream, which is asynchronous or not, else None. It need not be evaluated yet."""
+    if isinstance(annotation, str):
+        found = _STREAM_NAME.match(annotation)
+        return None if found is None else _STREAM_NAMES[found[1]]
+    return _STREAMS.get(typing.get_origin(_unwrapped(annotation)))
 
 
 def field_of(each: dataclasses.Field[Any], kind: Kind) -> Field:
@@ -242,8 +272,8 @@ def _why_not(annotation: Any, origin: Any) -> str:
         return (
             f"needs the types of its items, as in {annotation.__name__}[str{', int' if annotation is dict else ''}]"
         )
-    if annotation in _BODIES or origin in _BODIES:
-        return "would be a body of items, which typed requests do not have yet: use list"
+    if annotation in _STREAMS or origin in _STREAMS:
+        return "is a stream of items, which only a parameter or the result of a method can be: use list"
     if origin is not None and isinstance(origin, type) and dataclasses.is_dataclass(origin):
         return _GENERIC
     if isinstance(annotation, type):

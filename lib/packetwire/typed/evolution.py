@@ -101,6 +101,8 @@ class _Comparison:
                 yield from self._type(where, old[how], new[how], back)
             elif how in ("union", "literal"):
                 yield from self._choices(where, old[how], new[how], back)
+            elif how == "stream" and "bytes" in (old[how], new[how]) and old != new:
+                yield Change(True, where, f"is {kind_text(new)}, was {kind_text(old)}: bytes are sent as they are")
             elif how in ("row", "dict"):
                 yield from self._parts(where, old[how], new[how], back)
             else:
@@ -163,6 +165,11 @@ class _Comparison:
 _NOT_READ = {READ_BY_NEW: "", READ_BY_OLD: ", which old clients do not take"}
 
 
+def is_stream(kind: Any) -> bool:
+    """True for a kind of a schema that is sent as a body."""
+    return isinstance(kind, dict) and "stream" in kind
+
+
 def _is_sequence(kind: Any) -> bool:
     return isinstance(kind, dict) and kind.keys() <= _SEQUENCES
 
@@ -184,11 +191,13 @@ def choice_text(choice: Any) -> str:
     return choice if isinstance(choice, str) and choice in _SCALAR_NAMES else literal_text(choice)
 
 
-def kind_text(kind: Any) -> str:
-    """A kind of a schema, as an annotation would say it."""
+def kind_text(kind: Any, *, is_async: bool = False) -> str:
+    """A kind of a schema, as an annotation would say it, of a method that may be asynchronous."""
     if isinstance(kind, str):
         return kind
     ((how, parts),) = kind.items()
+    if how == "stream":
+        return f"{'AsyncIterator' if is_async else 'Iterator'}[{kind_text(parts)}]"
     if how == "type":
         return str(parts)
     if how == "union":

@@ -110,14 +110,35 @@ class _Check:
         for name in ("async", "idempotent"):
             _a(bool, value.get(name), f"{where}.{name}")
         _words(value.get("doc", ""), f"{where}.doc", "\n")
-        self.fields(value.get("fields"), f"{where}.fields")
+        self._parameters(value.get("fields"), f"{where}.fields")
         for keyword in _a(list, value.get("keywords"), f"{where}.keywords"):
             if not isinstance(keyword, str) or keyword not in value["fields"]:
                 raise ValueError(f"{where}.keywords: {keyword!r:.100} is no field")
-        self.kind(value.get("result"), f"{where}.result")
+        if not self._stream(value.get("result"), f"{where}.result"):
+            self.kind(value.get("result"), f"{where}.result")
         for name, error in _a(dict, value.get("errors"), f"{where}.errors").items():
             _words(name, f"{where}.errors")
             self.fields(_a(dict, error, f"{where}.errors.{name}").get("fields"), f"{where}.errors.{name}.fields")
+
+    def _parameters(self, value: Any, where: str) -> None:
+        """Those of a method, of which one may be a stream."""
+        plain = dict(_a(dict, value, where))
+        for name, field in value.items():
+            if self._stream(_a(dict, field, f"{where}.{name}").get("kind"), f"{where}.{name}.kind"):
+                _name(name, where)
+                if field.get("required") is not True or "default" in field:
+                    raise ValueError(f"{where}.{name}: is a stream, which has no default")
+                del plain[name]
+        if len(plain) < len(value) - 1:
+            raise ValueError(f"{where}: has {len(value) - len(plain)} streams, more than one")
+        self.fields(plain, where)
+
+    def _stream(self, value: Any, where: str) -> bool:
+        """False for another kind."""
+        if not (isinstance(value, dict) and value.keys() == {"stream"}):
+            return False
+        self.kind(value["stream"], f"{where}.stream")
+        return True
 
     def fields(self, value: Any, where: str) -> None:
         """Fields by their names."""

@@ -185,6 +185,25 @@ class OneOf(Kind):
         return " | ".join(option.said() for option in self.options)
 
 
+@dataclass(eq=False)
+class Stream(Kind):
+    """Items that are sent one after the other in a body; the only parameter, or the result, of a method."""
+
+    item: Kind
+    annotation: Any
+    """That of an item."""
+    is_async: bool
+    wire = frozenset({"body"})
+
+    @property
+    def is_raw(self) -> bool:
+        """True for bytes, which are sent as they are: where one item ends gets lost."""
+        return isinstance(self.item, Scalar) and self.item.type is bytes
+
+    def said(self) -> str:
+        return f"{'AsyncIterator' if self.is_async else 'Iterator'}[{self.item.said()}]"
+
+
 TAG = "$"
 """The key of a map that tells which dataclass of a union, or which error, it is."""
 
@@ -201,4 +220,4 @@ def parts_of(kind: Kind) -> Sequence[Kind]:
         return kind.options
     if isinstance(kind, Record):
         return [each.kind for each in kind.fields]
-    return []
+    return [kind.item] if isinstance(kind, Stream) else []

@@ -1,4 +1,4 @@
-"""`method` and `Call`: a method of a service, which at the class makes calls and at an object runs.
+"""`method`: a method of a service, which at the class makes calls and at an object runs.
 
 Strategy. `method` keeps the function and its options. Each `Service` class has a `Call` class per method, made with
 it: the number depends on the name of the service, and an inherited method belongs to each of its heirs.
@@ -12,70 +12,30 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from types import MethodType
-from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
+from packetwire.core.requests import HandlerResult
 from packetwire.errors import RequestError
-from packetwire.typed.annotations import Reader, default_of, field_of, hints_of, namespace_of_caller
+from packetwire.typed.annotations import (
+    Reader,
+    default_of,
+    field_of,
+    hints_of,
+    is_async_stream,
+    namespace_of_caller,
+)
+from packetwire.typed.call import Call
 from packetwire.typed.kinds import Record
 from packetwire.typed.operation import Made, Operation
-from packetwire.typed.request import TypedRequest
 
 ServiceT = TypeVar("ServiceT")
 ParametersT = ParamSpec("ParametersT")
 ResultT = TypeVar("ResultT")
-ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 CLIENT = "_packetwire_client"
 """The attribute that the clients which `Service.at` returns have, and services do not."""
 CALLS = "_packetwire_calls"
 """The attribute of a service class with its `Call` classes by the names of methods."""
-
-
-class Call(TypedRequest[ResultT_co]):
-    """A call of a method that has not been made yet: `Shop.put("Emma")`. A `Client` makes it."""
-
-    method_name: ClassVar[str]
-    fields_class: ClassVar[type]
-    is_async: ClassVar[bool] = False
-    is_idempotent: ClassVar[bool] = False
-    has_doc: ClassVar[bool] = False
-    keywords: ClassVar[Sequence[str]] = ()
-    """The parameters that can be given by name only."""
-
-    def __init__(self, fields: Any) -> None:
-        # not through BaseRequest, whose first argument may be flags
-        self.fields = fields
-
-    @classmethod
-    def of(cls, *args: Any, **kwargs: Any) -> Self:
-        """The call with these arguments. Raises TypeError if they do not fit the parameters."""
-        return cls(cls.fields_class(*args, **kwargs))
-
-    def __bytes__(self) -> bytes:
-        """Its payload. Raises `BadValue` if an argument is not of its kind."""
-        return self.operation.request.encode(self.fields)
-
-    @classmethod
-    def from_bytes(cls, bs: bytes) -> Self:
-        """The call that a payload is; an empty one has no arguments. Raises `BadValue`."""
-        return cls(cls.operation.fields_from(bs))
-
-    @classmethod
-    def from_request_payload(cls, flags: int, payload: bytes) -> Self:
-        """The call that came in. Raises `BadValue`."""
-        self = cls(cls.operation.fields_from(payload))
-        if flags != self.flags:
-            self.flags = flags
-        return self
-
-    def __repr__(self) -> str:
-        names = [each.name for each in dataclasses.fields(self.fields)]
-        return f"{self.operation.name}({', '.join(f'{name}={getattr(self.fields, name)!r}' for name in names)})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and isinstance(other, Call) and self.fields == other.fields
-
-    __hash__ = None  # type: ignore[assignment]  # as a dataclass whose fields can change
 
 
 class Method(Generic[ServiceT, ParametersT, ResultT]):
@@ -121,9 +81,9 @@ class Method(Generic[ServiceT, ParametersT, ResultT]):
 
 
 def _ask(client: Any, call: type[Call[Any]], /, *args: Any, **kwargs: Any) -> Any:
-    if call.is_async:
+    if call.is_coroutine or (call.is_async and call.operation.items_out is not None):
         raise TypeError(
-            f"{call.operation.name} is an async def, which here would have to be awaited: "
+            f"{call.operation.name} is asynchronous, so here it would have to be awaited: "
             f"use do({call.operation.name}(...)) of a Client or an AsyncClient"
         )
     return client.do(call.of(*args, **kwargs))
@@ -188,18 +148,10 @@ def call_class(
     """The `Call` class of a method of a service. Raises TypeError for parameters or results that cannot be sent."""
     place = f"{service_name}.{name}"
     parameters = _parameters(found.function, place)
-    positional = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
     keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
-    is_async = inspect.iscoroutinefunction(found.function)
-
-    function, arguments_of = found.function, _getter(positional)
-
-    def run(self: Call[Any], context: Any) -> Any:
-        fields = self.fields
-        if keywords:
-            given = {each: getattr(fields, each) for each in keywords}
-            return function(context, *arguments_of(fields), **given)
-        return function(context, *arguments_of(fields))
+    is_coroutine = inspect.iscoroutinefunction(found.function)
+    streams = _streams_of(found, parameters, place)
+    run = _runner(found.function, parameters, streams.parameter)
 
     async def run_later(self: Call[Any], context: Any) -> Any:
         return await run(self, context)
@@ -209,14 +161,23 @@ def call_class(
         "__doc__": found.__doc__ or f"A call of {place}.",
         "method_name": name,
         "inline": found.inline,
-        "is_async": is_async,
+        "is_async": is_coroutine or streams.is_async,
+        "is_coroutine": is_coroutine,
+        "has_streams": streams.parameter is not None or streams.has_result,
+        "streamed": streams.parameter,
         "is_idempotent": found.idempotent,
         "has_doc": bool(found.__doc__),
         "keywords": keywords,
-        "fulfil": run_later if is_async else run,
+        "fulfil": run_later if is_coroutine else run,
     }
+    if streams.parameter is not None or streams.has_result:
+        body["_answer"] = _answer_with_streams
     made: type[Call[Any]] = type(place, (Call,), body)
-    made.fields_class = fields_class = _fields_class(place, service.__module__, parameters)
+    plain = [each for each in parameters if each.name != streams.parameter]
+    made.fields_class = fields_class = _fields_class(place, service.__module__, plain)
+    made.arguments_class = (
+        fields_class if streams.parameter is None else _fields_class(place, service.__module__, parameters)
+    )
 
     def make() -> Made:
         hints = hints_of(found.function, found.names)
@@ -226,12 +187,22 @@ def call_class(
             fields_class.__annotations__[each.name] = hints[each.name]  # for msgspec
             kind = reader.kind_of(hints[each.name], f"{place}, {each.name}")
             fields.append(field_of(each, kind))
-        result = hints["return"]
-        return fields_class, Record(fields_class, fields), result, reader.kind_of(result, f"the result of {place}")
+        result, of_result = hints["return"], f"the result of {place}"
+        read = partial(reader.stream_of, is_result=True) if streams.has_result else reader.kind_of
+        name, streamed = streams.parameter, None
+        if name is not None:
+            streamed = name, reader.stream_of(hints[name], f"{place}, {name}", is_result=False)
+        return Made(fields_class, Record(fields_class, fields), result, read(result, of_result), streamed)
 
     made.operation = Operation(place, found.number, [*found.errors, *errors], make)
     made.flags = made.operation.flags
     return made
+
+
+def _answer_with_streams(self: Call[Any], context: Any) -> HandlerResult:
+    from packetwire.typed.answering import answer  # only who has streams needs it
+
+    return answer(self, context)
 
 
 def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
@@ -240,6 +211,65 @@ def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
         return lambda fields: ()
     found: Callable[[Any], Any] = attrgetter(*names)
     return found if len(names) > 1 else lambda fields: (found(fields),)
+
+
+def _runner(
+    function: Callable[..., Any], parameters: Sequence[inspect.Parameter], streamed: str | None
+) -> Callable[[Call[Any], Any], Any]:
+    """Calls the function with the fields of a call, and its items."""
+    positional = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
+    keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+    arguments_of = _getter(positional)
+
+    def run(self: Call[Any], context: Any) -> Any:
+        fields = self.fields
+        if keywords:
+            given = {each: getattr(fields, each) for each in keywords}
+            return function(context, *arguments_of(fields), **given)
+        return function(context, *arguments_of(fields))
+
+    def run_with_items(self: Call[Any], context: Any) -> Any:
+        def value(name: str) -> Any:  # a default may be the class's
+            return self.items if name == streamed else getattr(self.fields, name)
+
+        return function(context, *map(value, positional), **{each: value(each) for each in keywords})
+
+    return run if streamed is None else run_with_items
+
+
+class _Streams(NamedTuple):
+    """The streams of a method: the name of the parameter, and whether the result is one."""
+
+    parameter: str | None
+    has_result: bool
+    is_async: bool
+
+
+def _streams_of(found: Method[Any, Any, Any], parameters: Sequence[inspect.Parameter], place: str) -> _Streams:
+    """Raises TypeError if a method cannot have these streams."""
+    function = found.function
+    streamed = [(each, is_async_stream(each.annotation)) for each in parameters]
+    names = [each.name for each, kind in streamed if kind is not None]
+    if len(names) > 1:
+        raise TypeError(f"{place}: {' and '.join(names)} are streams of items, of which a method can take one")
+    result = is_async_stream(inspect.signature(function).return_annotation)
+    if result is None and (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
+        raise TypeError(f"{place}: yields items, so its result is an Iterator[…] or AsyncIterator[…] of them")
+    is_coroutine = inspect.iscoroutinefunction(function)
+    if is_coroutine and result is not None:
+        raise TypeError(f"{place}: is an async def that yields nothing, so its result is no iterator")
+    is_async = is_coroutine or bool(result)
+    for each, kind in streamed:
+        if kind is None:
+            continue
+        if kind is not is_async:
+            better, where = ("AsyncIterator", "an event loop") if is_async else ("Iterator", "a thread")
+            raise TypeError(f"{place}, {each.name}: the method runs in {where}: write {better}[…]")
+        if each.default is not each.empty:
+            raise TypeError(f"{place}, {each.name}: a stream of items has no default")
+    if found.inline and (names or result is not None):
+        raise TypeError(f"{place}: is inline, so it cannot wait for items")
+    return _Streams(names[0] if names else None, result is not None, is_async)
 
 
 _MAY_BE_SELF = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -252,8 +282,6 @@ def _parameters(function: Callable[..., Any], place: str) -> list[inspect.Parame
     if not parameters or parameters[0].kind not in _MAY_BE_SELF:
         raise TypeError(f"{place}: has no self as its first parameter")
     del parameters[0]
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{place}: yields a body of items, which typed requests do not have yet: return a list")
     for each in parameters:
         if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
             stars = "*" if each.kind is each.VAR_POSITIONAL else "**"

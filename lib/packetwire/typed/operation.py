@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from packetwire.core.engine import MAX_RQ_TYPE
 from packetwire.error_text import ERROR_TEXT_LIMIT, RequestRefused
@@ -16,7 +16,8 @@ from packetwire.errors import RequestError, RequestFailed
 from packetwire.typed.badvalue import BadValue
 from packetwire.typed.codec import Codec
 from packetwire.typed.errors import encoded_error, error_from, is_typed_error
-from packetwire.typed.kinds import Record
+from packetwire.typed.items import ItemCodec
+from packetwire.typed.kinds import Kind, Record, Scalar, Stream
 
 MAX_NUMBER = (1 << 24) - 1
 """The largest number that can be given; those above are made of names."""
@@ -24,8 +25,15 @@ TYPED_ERRORS = 1
 """The flag of a request whose caller understands typed errors."""
 NO_FIELDS = b"\x80"
 
-Made = tuple[Any, Record, Any, Any]
-"""The annotation and kind of a request's fields, the annotation and kind of its result."""
+
+class Made(NamedTuple):
+    """The annotations and kinds of which a request is made; `streamed` is the parameter that is a stream."""
+
+    request: Any
+    request_kind: Record
+    result: Any
+    result_kind: Kind
+    streamed: tuple[str, Stream] | None = None
 
 
 def number_of(name: str, given: int | None) -> int:
@@ -43,7 +51,11 @@ class Operation:
     request: Codec[Any]
     """The codec of its fields."""
     result: Codec[Any]
-    """The codec of its result."""
+    """The codec of its result; of None, if that is a stream."""
+    items_in: ItemCodec | None
+    """The codec of the parameter that is a stream."""
+    items_out: ItemCodec | None
+    """The codec of the result, if that is a stream."""
 
     def __init__(
         self, name: str, number: int | None, errors: Sequence[type[RequestError]], make: Callable[[], Made]
@@ -60,7 +72,12 @@ class Operation:
 
     def prepare(self) -> None:
         """Make the codecs. Raises NameError if a name is not known, still."""
-        request, request_kind, result, result_kind = self._make()
+        request, request_kind, result, result_kind, streamed = self._make()
+        self.items_in = None if streamed is None else ItemCodec(*streamed)
+        self.items_out = None
+        if isinstance(result_kind, Stream):
+            self.items_out = ItemCodec("", result_kind)
+            result, result_kind = None, Scalar(type(None))
         self.result = Codec.of_kind(result, result_kind)
         self.request = Codec.of_kind(request, request_kind)
 
@@ -68,7 +85,7 @@ class Operation:
 
         def __getattr__(self, name: str) -> Any:
             """The codecs, where it was too early for them; they are attributes, as each request looks there."""
-            if name not in ("request", "result"):
+            if name not in ("request", "result", "items_in", "items_out"):
                 raise AttributeError(name)
             try:
                 self.prepare()
@@ -104,6 +121,14 @@ class Operation:
             return self.result.decode(payload)
         except BadValue as error:
             raise BadValue(error.path, f"{error.problem} (in the response to {self.name})") from error
+
+    def item_bytes(self, number: int, item: Any) -> bytes:
+        """The bytes of an item of the result. Raises TypeError for one of another kind."""
+        assert self.items_out is not None
+        try:
+            return self.items_out.encode(number, item)
+        except BadValue as error:
+            raise TypeError(f"the result of {self.name} is not what its annotation says: {error}") from error
 
     # errors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from types import CoroutineType
 from typing import Any, ClassVar, Protocol, Self, TypeVar, dataclass_transform
 
@@ -15,6 +15,11 @@ from packetwire.typed.annotations import Reader, default_of, hints_of, namespace
 from packetwire.typed.operation import Made, Operation
 
 ResultT_co = TypeVar("ResultT_co", covariant=True)
+ItemT = TypeVar("ItemT")
+Yielding = Iterator[ItemT]
+"""The result of a method that yields, as its annotations say it; a client gets a stream of these items."""
+YieldingLater = AsyncIterator[ItemT]
+"""The same of a method that runs in an event loop."""
 
 
 class TypedRequest(BaseRequest[ResultT_co]):
@@ -33,13 +38,17 @@ class TypedRequest(BaseRequest[ResultT_co]):
         return self.operation.failure_from(failure)
 
     def _answer(self, context: Any) -> HandlerResult:
-        try:
-            result = self.fulfil(context)
-        except RequestError as error:
-            raise self.operation.refusal(error, self.flags) from error
+        result = self.fulfilled(context)
         if type(result) is CoroutineType:
             return self._answer_later(result)
         return self.operation.result_bytes(result)
+
+    def fulfilled(self, context: Any) -> Any:
+        """The result of `fulfil`. Raises an error of the operation as it is sent."""
+        try:
+            return self.fulfil(context)
+        except RequestError as error:
+            raise self.operation.refusal(error, self.flags) from error
 
     async def _answer_later(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
         try:
@@ -103,7 +112,7 @@ class Request(TypedRequest[ResultT_co]):
                 if each.name in cls.__annotations__:
                     cls.__annotations__[each.name] = hints[each.name]  # for msgspec
             evaluated = _evaluated(result, cls, names)
-            return cls, kind, evaluated, reader.kind_of(evaluated, f"the result of {cls.__name__}")
+            return Made(cls, kind, evaluated, reader.kind_of(evaluated, f"the result of {cls.__name__}"))
 
         cls.operation = Operation(cls.__name__, number, errors, make)
         cls.number = cls.operation.number

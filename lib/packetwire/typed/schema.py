@@ -6,6 +6,7 @@ these; so it has no circles. The hash leaves out what is for people only.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from base64 import b64encode
@@ -13,10 +14,10 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from packetwire.typed.badvalue import BadValue
+from packetwire.typed.call import Call
 from packetwire.typed.codec import Codec
 from packetwire.typed.errors import is_typed_error
-from packetwire.typed.kinds import Choice, Entries, Field, Items, Kind, Named, OneOf, Record, Row, Scalar
-from packetwire.typed.methods import Call
+from packetwire.typed.kinds import Choice, Entries, Field, Items, Kind, Named, OneOf, Record, Row, Scalar, Stream
 from packetwire.typed.msgpack import unpacked
 
 Schema: TypeAlias = dict[str, Any]
@@ -62,12 +63,17 @@ def _without_words(value: Any, names: bool = False) -> Any:
 def _method(call: type[Call[Any]], describe: _Describer) -> dict[str, Any]:
     operation = call.operation
     fields: Any = operation.request.kind
+    items_in, items_out = operation.items_in, operation.items_out
+    described = describe.fields(fields.fields)
+    if items_in is not None:
+        described[items_in.name] = {"kind": describe(items_in.stream), "required": True}
+        described = {each.name: described[each.name] for each in dataclasses.fields(call.arguments_class)}
     return {
         "number": operation.number,
         **_documented(call.__doc__ if call.has_doc else None),
-        "fields": describe.fields(fields.fields),
+        "fields": described,
         "keywords": list(call.keywords),
-        "result": describe(operation.result.kind),
+        "result": describe(operation.result.kind if items_out is None else items_out.stream),
         "async": call.is_async,
         "idempotent": call.is_idempotent,
         "errors": {
@@ -102,6 +108,8 @@ class _Describer:
             return {"dict": [self(kind.key), self(kind.value)]}
         if isinstance(kind, Choice):
             return {"literal": [plain(value) for value in kind.values]}
+        if isinstance(kind, Stream):
+            return {"stream": self(kind.item)}
         if isinstance(kind, OneOf):
             return {"union": [self(option) for option in kind.options]}
         assert isinstance(kind, Named | Record)

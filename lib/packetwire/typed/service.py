@@ -11,7 +11,8 @@ from packetwire.core.requests import BaseRequest
 from packetwire.errors import RequestError
 from packetwire.listeners import Listener, is_for_strangers
 from packetwire.streams.open import PacketConnectionRecvSend
-from packetwire.typed.methods import CALLS, CLIENT, Call, Method, call_class
+from packetwire.typed.call import Call
+from packetwire.typed.methods import CALLS, CLIENT, Method, call_class
 
 if TYPE_CHECKING:
     from packetwire._async.typedcalls import AsyncServiceSession

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
-from packetwire.typed.evolution import kind_text, literal_text
+from packetwire.typed.evolution import is_stream, kind_text, literal_text
 from packetwire.typed.schema import Schema
 
 _IMPORTS = """
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -186,6 +187,7 @@ def _service(schema: Schema) -> Iterator[str]:
 
 
 def _method(name: str, described: dict[str, Any], types: dict[str, Any]) -> Iterator[str]:
+    is_async = described["async"]
     options = [str(described["number"])] if described["number"] < 1 << 24 else []
     if described["idempotent"]:
         options.append("idempotent=True")
@@ -198,9 +200,10 @@ def _method(name: str, described: dict[str, Any], types: dict[str, Any]) -> Iter
         if (field in described["keywords"] or default is None) and "*" not in parameters:
             parameters.append("*")
         shown = f" = {default}" if default else ""
-        parameters.append(f"{field}: {kind_text(each['kind'])}{shown}")
-    word = "async def" if described["async"] else "def"
-    yield f"    {word} {name}({', '.join(parameters)}) -> {kind_text(described['result'])}:"
+        parameters.append(f"{field}: {kind_text(each['kind'], is_async=is_async)}{shown}")
+    # what yields asynchronously is called without waiting, so that without a body it is a plain def
+    word = "async def" if is_async and not is_stream(described["result"]) else "def"
+    yield f"    {word} {name}({', '.join(parameters)}) -> {kind_text(described['result'], is_async=is_async)}:"
     if doc := described.get("doc"):
         yield f"        {doc!r}"
     yield "        raise NotImplementedError"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import assert_type
 
@@ -11,9 +11,11 @@ from packetwire.typed import (
     Answer,
     AsyncAnswer,
     AsyncClient,
+    AsyncItemStream,
     Call,
     Client,
     Codec,
+    ItemStream,
     Request,
     Service,
     async_caller,
@@ -64,6 +66,61 @@ class Shop(Service, version="1.4", errors=[OutOfStock]):
     @method(inline=True)
     def clear(self) -> None:
         assert_type(caller().do(Shop.put("Emma")), int)
+
+
+class Streams(Service):
+    @method
+    def each(self, prefix: str, *, limit: int = 10) -> Iterator[Item]:
+        yield Item(prefix)
+
+    @method
+    def load(self, name: str, items: Iterable[Item]) -> int:
+        return sum(item.left for item in items)
+
+    @method
+    def upper(self, data: Iterator[bytes]) -> Iterator[bytes]:
+        return (chunk.upper() for chunk in data)
+
+    @method
+    async def each_later(self) -> AsyncIterator[Item]:
+        yield Item("")
+
+    @method
+    async def load_later(self, items: AsyncIterable[Item]) -> int:
+        return sum([item.left async for item in items])
+
+
+def streams_with_threads() -> None:
+    assert_type(Streams.each("E", limit=5), Call[Iterator[Item]])
+    assert_type(Streams.each_later(), Call[AsyncIterator[Item]])
+    with Streams.at("unix:/run/shop.sock") as shop:
+        assert_type(shop.each("E"), Iterator[Item])
+        assert_type(shop.load("Emma", [Item("a")]), int)
+    with Client("unix:/run/shop.sock") as client:
+        assert_type(client.do(Streams.each("E"), body_timeout=5), ItemStream[Item])
+        assert_type(client.do(Streams.each_later()), ItemStream[Item])
+        assert_type(client.do(Streams.load("Emma", iter([Item("a")]))), int)
+        assert_type(client.do(Streams.upper(iter([b"a"]))), ItemStream[bytes])
+        for item in client.do(Streams.each("E")):
+            assert_type(item, Item)
+        with client.do(Streams.each_later()) as items:
+            assert_type(next(items), Item)
+        assert_type(client.do(Shop.all("E")), list[Item])
+
+
+async def streams_in_an_event_loop() -> None:
+    async with AsyncClient("unix:/run/shop.sock") as client:
+        assert_type(await client.do(Streams.each("E"), deadline=5), AsyncItemStream[Item])
+        async for item in await client.do(Streams.each_later()):
+            assert_type(item, Item)
+        async with await client.do(Streams.each("E")) as items:
+            assert_type(await anext(items), Item)
+
+        async def coming() -> AsyncIterator[Item]:
+            yield Item("a")
+
+        assert_type(await client.do(Streams.load_later(coming())), int)
+        assert_type(await client.do(Streams.load("Emma", [Item("a")])), int)
 
 
 def with_threads() -> None:

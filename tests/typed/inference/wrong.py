@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from packetwire import RequestError
@@ -47,6 +48,14 @@ class Shop(Service, version="1.4"):
     async def load(self, name: str) -> Item:
         return Item(name)
 
+    @method
+    def all(self, prefix: str) -> Iterator[Item]:
+        yield Item(prefix)
+
+    @method
+    def take(self, items: Iterable[Item]) -> int:
+        return len(list(items))
+
     @method("3")  # wrong
     def one(self) -> int:
         return 1
@@ -71,7 +80,9 @@ def with_threads() -> None:
         shop.put("Emma", tags="novel")  # wrong
         shop.put("Emma", [], 3)  # wrong
         shop.find("E", 5)  # wrong
-        shop.take("Emma")  # wrong
+        shop.drop("Emma")  # wrong
+        shop.take([5])  # wrong
+        titles: list[Item] = shop.all("E")  # wrong
         text: str = shop.put("Emma")  # wrong
     with Client("unix:/run/shop.sock") as client:
         client.do(Shop.put(title=b"Emma"))  # wrong
@@ -85,13 +96,17 @@ def with_threads() -> None:
         client.submit(Shop.put("Emma"))() + "x"  # wrong
         for each in client.map([Shop.put("Emma")]):
             each.title  # noqa: B018  # wrong
+        for found in client.do(Shop.all("E")):
+            found.left  # noqa: B018  # wrong
     Client(5, serves=Put("Emma"))  # wrong
-    print(text, number, item)
+    print(text, number, item, titles)
 
 
 async def in_an_event_loop(client: AsyncClient) -> None:
     number: str = await client.do(Shop.put("Emma"))  # wrong
     (await client.do(Shop.load("Emma"))).left  # noqa: B018  # wrong
+    for item in await client.do(Shop.all("E")):  # wrong
+        print(item)
     print(number)
 
 
