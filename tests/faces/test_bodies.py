@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -309,11 +310,12 @@ def test_the_end_of_the_connection_wakes_a_handler(ends: Ends, service: tuple[Se
     told, function = service
     ends.open(request_handler=function)
     told.release.set()
-    with pytest.raises(ConnectionEnded), ends.asker() as asker, asker.stream(STALL) as call:
+    # the handler's failure may be here before the asker sees its own end
+    with suppress(ConnectionEnded), ends.asker() as asker, asker.stream(STALL) as call:
         call.write(b"x")
         assert told.stalled.wait(WATCHDOG)
         asker._abort(ConnectionEnded("on purpose"))
-        call.result(WATCHDOG)
+        assert not call.result(WATCHDOG)[0]
     assert told.failed.wait(WATCHDOG)
 
 
@@ -576,8 +578,7 @@ def test_an_interruption_leaves_the_connection_usable_or_is_its_end(what: str) -
                 assert asker(SMALL, b"after", timeout=WATCHDOG) == (True, 0, b"after")
             except ConnectionEnded as error:
                 ended = error
-            if ended is not None:  # it was in a system call: nobody knows how much has left
-                assert what != "read"
+            if ended is not None:  # it was in a system call that wrote: nobody knows how much has left
                 assert isinstance(ended.__cause__, Interrupted)
                 assert "interrupted while writing" in str(ended)
             else:
