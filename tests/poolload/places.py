@@ -113,6 +113,11 @@ class Places:
         return collections.Counter(self.log.read_bytes().split())
 
 
+def are_ready(members: Any, part: float = 0.5) -> bool:
+    """True if that part of the connections can be used."""
+    return sum(member.conn is not None for member in members) >= part * len(members)
+
+
 @contextmanager
 def disturbed(places: Places, members: Any, interval: float, seed: int) -> Iterator[None]:
     """A block during which all that goes on, with such a pause in between."""
@@ -121,7 +126,8 @@ def disturbed(places: Places, members: Any, interval: float, seed: int) -> Itera
     def disturb() -> None:
         rng = random.Random(seed)
         while not over.wait(interval):
-            places.disturb(members, rng)
+            if are_ready(members):  # else the machine is so busy that nothing would ever be there
+                places.disturb(members, rng)
 
     thread = threading.Thread(target=disturb)
     thread.start()
