@@ -26,7 +26,11 @@ PACKAGE = ROOT / "lib" / "packetwire"
 DATA = {
     *("packetwire/py.typed", "packetwire/wireshark/packetwire.lua"),
     *("packetwire/messaging/butler.proto", "packetwire/messaging/butler.binpb"),
-    *("packetwire/cli/reporting/page.css", "packetwire/cli/reporting/page.html", "packetwire/cli/reporting/page.js"),
+    *(
+        "packetwire/cli/reporting/page.css",
+        "packetwire/cli/reporting/page.html",
+        "packetwire/cli/reporting/page.js",
+    ),
 }
 
 
