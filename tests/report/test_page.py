@@ -27,7 +27,10 @@ from packetwire.core.varint import MAX_UINT
 
 HOME = Path(__file__).parents[2] / "lib" / "packetwire" / "cli" / "reporting"
 OURS = tuple((HOME / name).read_text() for name in ("page.js", "page.css"))
-HOSTILE = "</script><script>pwned=1</script><img src=x onerror=pwned=1>\"'&amp;\x00\x1b[31m\u202e\u2028]]>--><!--"
+HOSTILE = (
+    "</script x></script><script>pwned=1</script><img src=x onerror=pwned=1>"
+    "\"'&amp;\x00\x1b[31m\u202e\u2028]]>--><!--"
+)
 SECRET = b"a secret of the shop"
 
 
@@ -89,6 +92,7 @@ def check(page: str) -> Parsed:
         assert (attributes.get("href") or "#diagram").removeprefix("#") in ids
     assert re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page) is None
     assert len(page.encode()) <= MAX_PAGE
+    assert not set("<>&") & set(parsed.scripts[0]), "nothing can end the element of the data"
     columns = parsed.data["columns"]
     assert len({len(column) for column in columns.values()}) == 1
     return parsed

@@ -7,6 +7,7 @@ requests once HELLO was asked on that connection, as in a dump.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from json import loads
 
@@ -36,7 +37,7 @@ from packetwire.errors import RemoteProtocolError
 
 PREVIEW = 256
 """Bytes of a payload that are kept, at most."""
-MAX_WAITING = 200_000
+MAX_WAITING = 50_000
 """Exchanges that have not ended, of all connections; beyond that the oldest of the connection are given up."""
 MAX_TYPES = 200
 """Request types with figures of their own; all others share theirs."""
@@ -70,7 +71,7 @@ class _Connection:
 
     def __init__(self, figures: ConnectionFigures) -> None:
         self.figures = figures
-        self.pending: dict[Key, Exchange] = {}
+        self.pending: OrderedDict[Key, Exchange] = OrderedDict()  # of which the first can be had quickly
         self.has_agreed = False
         """Some end has asked HELLO, so channel 2 has frames."""
         self.hellos: dict[Kind, Hello] = {}

@@ -129,7 +129,7 @@ const view = element("div", { class: "view", tabindex: "0", role: "application",
 const canvas = element("canvas", { "aria-hidden": "true" });
 const spacer = element("div");
 const tip = element("div", { class: "tip", hidden: true });
-const panel = element("div", { class: "panel", tabindex: "-1", role: "region", "aria-label": "The chosen request" });
+const panel = element("div", { class: "panel", tabindex: "0", role: "region", "aria-label": "The chosen request" });
 const list = element("div");
 view.append(canvas, spacer);
 explorer.append(
@@ -139,7 +139,7 @@ explorer.append(
     element("label", { for: "connection" }, "Connection", connection),
     element("label", { for: "axis" }, "Axis", axis),
     element("div", { class: "zoom", role: "group", "aria-label": "Zoom" },
-      button("−", "Zoom out", () => zoom(1 / 1.6)), button("+", "Zoom in", () => zoom(1.6)), button("Fit", "Show all", () => fit()))),
+      button("−", "Zoom out", () => zoom(1 / 1.6)), button("+", "Zoom in", () => zoom(1.6)), button("Fit", "Fit all", () => fit()))),
   element("details", {}, element("summary", {}, "What can be searched for, and keys"),
     element("p", { id: "diagram-help" },
       "Words are searched for in names, statuses and the beginnings of payloads. ",

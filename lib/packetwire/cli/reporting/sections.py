@@ -333,10 +333,10 @@ def _outstanding(report: Report) -> Iterator[Child]:
     if not report.unanswered:
         yield _paragraph("Every request was answered.")
         return
-    yield _paragraph(
-        f"{counted(report.unanswered, 'request')} had no answer when the connection, or the capture, ended."
-    )
-    open_ones = [each for each in report.exchanges if each.outcome is Outcome.UNANSWERED]
+    count, again = counted(report.unanswered, "request"), report.outcomes[Outcome.SUPERSEDED]
+    tags = f"; the tags of {number(again)} of them had been used again" if again else ""
+    yield _paragraph(f"{count} had no answer when the connection, or the capture, ended{tags}.")
+    open_ones = [each for each in report.exchanges if each.outcome in (Outcome.UNANSWERED, Outcome.SUPERSEDED)]
     last = report.timeline.end
     yield table(
         "Requests without an answer, the first of them",
@@ -348,7 +348,7 @@ def _outstanding(report: Report) -> Iterator[Child]:
 
 def _outstanding_row(report: Report, exchange: Exchange, last: int) -> list[Child]:
     ends = {each.number: each.end for each in report.connections}
-    until = ends.get(exchange.connection) or last
+    until = exchange.end or ends.get(exchange.connection) or last
     return [
         _exchange_button(report, exchange),
         ENDS[_side(exchange.asker)],
