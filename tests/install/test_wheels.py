@@ -77,7 +77,7 @@ def test_the_sdist_holds_what_a_wheel_is_built_from_and_no_part_of_the_tests(bui
 
 # what they install
 
-DISTRIBUTIONS = {"msgspec", "protobuf", "pyzmq", "rich"}
+DISTRIBUTIONS = {"msgspec", "opentelemetry-api", "protobuf", "pyzmq", "rich"}
 """What the extras bring, as distributions are called."""
 
 INSTALLED = {
@@ -86,6 +86,7 @@ INSTALLED = {
     "zmq": {"pyzmq"},
     "butler": {"protobuf", "pyzmq"},
     "hololinked": {"msgspec", "pyzmq"},
+    "otel": {"opentelemetry-api"},
     "typed": {"msgspec"},
     "all": DISTRIBUTIONS,
 }
@@ -96,6 +97,7 @@ PARTS = {
     "packetwire.iccp": ("butler", {"protobuf"}),
     "packetwire.hololinked": ("hololinked", {"msgspec", "pyzmq"}),
     "packetwire.messaging.zmq": ("butler", {"pyzmq"}),
+    "packetwire.otel": ("otel", {"opentelemetry-api"}),
     "packetwire.riaps": ("zmq", {"pyzmq"}),
     "packetwire.streams.zmq": ("zmq", {"pyzmq"}),
     "packetwire.streams.zmqrouter": ("zmq", {"pyzmq"}),
@@ -108,6 +110,7 @@ PROGRAMS = {
     "zmq": [(DOCS / "riaps.md", "ports.py")],
     "butler": [(DOCS / "fbsp.md", "ask.py"), (DOCS / "iccp.md", "control.py")],
     "hololinked": [(DOCS / "hololinked.md", "use.py")],
+    "otel": [],
     "typed": [(DOCS / "typed.md", "ask.py")],
 }
 """Extra -> programs of the pages that must run with it."""
@@ -127,7 +130,7 @@ for module in sys.argv[1:]:
 RUN_AND_LIST = """
 import runpy, sys
 runpy.run_path("upper.py", run_name="__main__")
-print(*sorted({"asyncio", "google", "msgspec", "rich", "zmq"} & set(sys.modules)))
+print(*sorted({"asyncio", "google", "msgspec", "opentelemetry", "rich", "zmq"} & set(sys.modules)))
 """
 
 
