@@ -247,6 +247,8 @@ def _ask(
     )
     if not ok:
         failure = conn.failure(flags, payload, question.name or "the request")
+        if bodies is None and "the caller takes no body" in failure.text:
+            raise CommandFailed(f"{failure}; --stream takes it as it comes", EXIT_FAILED)
         raise failure if question.fail is None else question.fail(failure)
     return flags, payload
 
