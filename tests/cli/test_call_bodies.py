@@ -20,6 +20,7 @@ import pytest
 
 from packetwire import PacketConnection, current_request, serve
 from packetwire.cli.benchmarks import BULK
+from packetwire.cli.callbodies import StandsStill
 
 from .forked import packetwire
 
@@ -291,7 +292,15 @@ def test_ctrl_c_while_nothing_comes_from_a_terminal(peer: Peer) -> None:
 def test_a_body_that_stands_still(peer: Peer) -> None:
     status, _, err = call(peer, WAIT, "--stream", "--timeout", "1")
     assert status == 124
-    assert err.endswith("the peer has sent nothing for 1 s\n")
+    assert err == f"packetwire: {peer.address}: nothing was sent or came for 1 s\n"
+
+
+def test_one_body_may_stand_still_while_the_other_moves() -> None:
+    at: dict[str, Any] = {"now": 0.0, "moved": 0}
+    still = StandsStill(5, lambda: at["moved"], lambda: at["now"])
+    for now, moved, is_over in (4, 0, False), (4.9, 1, False), (9.8, 1, False), (9.9, 1, True), (10, 2, False):
+        at.update(now=now, moved=moved)
+        assert still.is_over() == is_over, now
 
 
 def test_a_peer_that_is_killed(tmp_path: Path) -> None:
