@@ -118,6 +118,7 @@ def test_each_body_is_a_line(path: Path) -> None:
         "< body 4 of response 0:3 type=2 3 bytes in T, whole",
     ]
     assert not [line for line in dump(path) if re.search("DATA|CREDIT|END|PIECE", line)]
+    assert "> META of its request 16:2, has a body, takes a body" in dump(path)
     assert [line for line in dump(path, "--frames") if "> DATA of its request 0:2, " in line]
     assert bodies(path, "--frames") == []
 

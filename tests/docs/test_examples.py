@@ -620,6 +620,15 @@ def test_a_part_of_another_state_of_the_file_is_not_continued(tmp_path: Path, fa
 
 
 @pytest.mark.long
+def test_a_directory_over_ssh(tmp_path: Path, far: Path) -> None:
+    serve = [sys.executable, str(EXAMPLES / "sync_tree.py"), "--serve", str(far)]
+    with running_sshd(tmp_path) as sshd:
+        status, stdout, stderr = run(tmp_path, "sync_tree.py", sshd.address(serve), "near")
+    assert (status, stdout, stderr) == (0, f"'below/file': {SIZE} of {SIZE} bytes\n", "")
+    assert (tmp_path / "near" / "below" / "file").read_bytes() == DATA[:SIZE]
+
+
+@pytest.mark.long
 def test_what_cannot_be_synced(tmp_path: Path) -> None:
     status, stdout, stderr = synced(tmp_path)
     assert (status, stdout) == (1, "")

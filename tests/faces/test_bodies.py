@@ -264,24 +264,6 @@ def test_a_request_that_is_given_up(served: tuple[Service, Any]) -> None:
     assert asker(SMALL, b"after") == (True, 0, b"after")
 
 
-def test_another_thread_gives_a_request_up(served: tuple[Service, Any]) -> None:
-    """Whoever waits for the body is told; whoever asks for the response, too."""
-    service, asker = served
-    with pytest.raises(RequestCancelled, match="no more"), asker.stream(STALL) as call:
-        call.write(b"x")
-        assert service.stalled.wait(WATCHDOG)
-        thread = threading.Thread(target=call.cancel, args=("no more",))
-        thread.start()
-        with pytest.raises(BodyEnded):
-            call.read()
-        thread.join(WATCHDOG)
-        service.release.set()
-        assert service.failed.wait(WATCHDOG)
-        call.cancel()  # again: nothing
-        call.result(WATCHDOG)
-    assert asker(SMALL, b"after") == (True, 0, b"after")
-
-
 def test_a_generator_that_raises(served: tuple[Service, Any]) -> None:
     _, asker = served
     with asker.stream(FAIL) as call:
@@ -504,6 +486,42 @@ def test_the_end_of_the_connection_wakes_a_caller(ends: Ends, caller: Caller) ->
     with pytest.raises(ConnectionEnded):
         caller.run(plain, looped)
     service.release.set()
+
+
+def test_a_caller_that_gives_up_while_it_reads(ends: Ends, caller: Caller) -> None:
+    """From another thread, or another task."""
+    ends.open()
+    service = Service()
+    ends.asker(request_handler=service)
+
+    def plain(conn: Any) -> None:
+        with conn.stream(STALL) as call:
+
+            def give_up() -> None:
+                service.stalled.wait(WATCHDOG)
+                call.cancel("enough")
+
+            thread = threading.Thread(target=give_up)
+            thread.start()
+            with pytest.raises(BodyEnded):
+                call.read()
+            thread.join(WATCHDOG)
+            call.result(WATCHDOG)
+
+    async def looped(conn: Any) -> None:
+        async with conn.stream(STALL) as call:
+            reading = asyncio.ensure_future(call.read())
+            while not service.stalled.is_set():
+                await asyncio.sleep(0.005)
+            call.cancel("enough")
+            with pytest.raises(BodyEnded):
+                await reading
+            await call.result(WATCHDOG)
+
+    with pytest.raises(RequestCancelled, match="enough"):
+        caller.run(plain, looped)
+    service.release.set()
+    assert ends.call(SMALL, b"after") == (True, 0, b"after")
 
 
 def test_a_peer_without_bodies(ends: Ends, caller: Caller) -> None:

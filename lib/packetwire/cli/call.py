@@ -249,6 +249,8 @@ def _ask(
         if payload == NO_HANDLER and conn.stats().refused:
             raise CommandFailed(f"{conn.name} returns what is sent to it: it is no packetwire service", EXIT_FAILED)
         failure = conn.failure(flags, payload, question.name or "the request")
+        if bodies is None and "the caller takes no body" in failure.text:
+            raise CommandFailed(f"{failure}; --stream takes it as it comes", EXIT_FAILED)
         raise failure if question.fail is None else question.fail(failure)
     return flags, payload
 

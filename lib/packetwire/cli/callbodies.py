@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from packetwire.cli.display import Transfer, megabytes, transfer_shown
-from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
 from packetwire.errors import BodyEnded, CapabilityMissing, PacketwireError
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     StreamCall = Any  # that of `packetwire._sync.bodies`, which only who has bodies imports
 
-READ_SIZE = 128 << 10
+READ_SIZE = 64 << 10
+LOOKS = 5
+"""How often it is looked if bodies move, within the time that they may stand still."""
 SENT, RECEIVED = "sent", "received"
 
 
@@ -53,9 +56,10 @@ class Bodies:
         """
         request = rq_type, payload, flags
         try:
-            with conn.stream(*request, timeout=timeout, body_timeout=self.body_timeout, **options) as call:
+            with conn.stream(*request, timeout=timeout, body_timeout=None, **options) as call:
                 self.begun = True
-                return self._transfer(call)
+                with self._watched(call, conn.name or "the call"):
+                    return self._transfer(call)
         except CapabilityMissing as error:
             if self.source is None:
                 return conn(*request, timeout=timeout, **options)
@@ -68,13 +72,42 @@ class Bodies:
         sent = f"{megabytes(self.sent)} sent, " if self.source is not None else ""
         return f"{sent}{megabytes(self.received)} received"
 
+    @contextmanager
+    def _watched(self, call: StreamCall, name: str) -> Iterator[None]:
+        """Give the call up in this block when neither body moves for too long."""
+        if self.body_timeout is None:
+            yield
+            return
+        # one limit for both: while one body is sent nothing may come of the other
+        still = StandsStill(self.body_timeout, lambda: self.sent + self.received)
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(still.timeout / LOOKS):
+                if still.is_over():
+                    call.cancel("the bodies stood still")
+                    return
+
+        watcher = threading.Thread(target=watch, name="packetwire-watch", daemon=True)
+        watcher.start()
+        try:
+            yield
+        except PacketwireError:
+            if still.was_over:
+                text = f"{name}: nothing was sent or came for {still.timeout:g} s"
+                raise CommandFailed(text, EXIT_TIMEOUT) from None
+            raise
+        finally:
+            done.set()
+            watcher.join()
+
     def _transfer(self, call: StreamCall) -> Response:
         with transfer_shown() as transfer:
             sending = _Sending(call, self, transfer)
             sending.start()
             try:
                 self._write_out(call, transfer)
-                response: Response = call.result(self.body_timeout)
+                response: Response = call.result()
             except PacketwireError:
                 if sending.failure is not None:
                     raise sending.failure from None
@@ -97,6 +130,27 @@ class Bodies:
         if self.in_hex and self.received:
             out.write(b"\n")
             out.flush()
+
+
+class StandsStill:
+    """Tells when `moved()` has returned the same for `timeout` seconds."""
+
+    def __init__(
+        self, timeout: float, moved: Callable[[], int], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.timeout = timeout
+        self.was_over = False
+        self._moved = moved
+        self._clock = clock
+        self._last, self._since = moved(), clock()
+
+    def is_over(self) -> bool:
+        """Look again."""
+        moved, now = self._moved(), self._clock()
+        if moved != self._last:
+            self._last, self._since = moved, now
+        self.was_over = now - self._since >= self.timeout
+        return self.was_over
 
 
 class _Sending(threading.Thread):

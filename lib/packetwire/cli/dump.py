@@ -336,6 +336,10 @@ def _said(frame: Frame) -> str:
         meta = decode_meta(frame)
         left = "" if meta.milliseconds_left is None else f", {meta.milliseconds_left} ms left"
         wants = "" if meta.progress_interval is None else ", wants progress"
+        if meta.has_body:
+            wants += ", has a body"
+        if meta.response_credit is not None:
+            wants += ", takes a body"
         return f"{left}{wants}" + (f", {dict(meta.metadata)!r:.100}" if meta.metadata else "")
     if frame.kind in (FrameType.CANCEL, FrameType.STOP):
         code, text = decode_reason(frame)
@@ -471,7 +475,7 @@ class Summary:
 
 
 def _in_frames(count: int) -> str:
-    return f" and bodies, {count} frames of these" if count else ""
+    return f" and bodies, {count} frames" if count else ""
 
 
 def _figures(key: tuple[Kind, int, int] | None, group: _Group) -> list[str]:

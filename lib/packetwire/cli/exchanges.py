@@ -89,6 +89,8 @@ class _Agreed:
     """By whose request it is, its channel and its tag."""
     pieces: dict[Kind, Pieces] = field(default_factory=lambda: {kind: Pieces() for kind in OPPOSITE})
     """By the way they go."""
+    in_pieces: int = 0
+    """Payloads of which pieces have come, but not the packet."""
 
 
 class Exchanges:
@@ -123,10 +125,10 @@ class Exchanges:
             if packet.is_request and packet.channel == CONTROL_CHANNEL and happening.rq_type == HELLO:
                 self._connections[happening.connection] = _Agreed()
             return (happening,)
-        if not packet.is_request:
-            return self._answered(agreed, happening)
-        if packet.channel != FRAME_CHANNEL or happening.is_special:
-            return self._asked(agreed, happening)
+        if not packet.is_request or packet.channel != FRAME_CHANNEL or happening.is_special:
+            if not agreed.exchanges and not agreed.in_pieces:
+                return (happening,)  # as most are
+            return self._asked(agreed, happening) if packet.is_request else self._answered(agreed, happening)
         try:
             frame = decode_frame(packet.tag, packet.flags, happening.rq_type or 0, packet.payload)
             return list(self._frame(agreed, happening, frame))
@@ -182,6 +184,7 @@ class Exchanges:
         if not isinstance(collected, _Counted):
             return seen
         self._held -= collected.size
+        agreed.in_pieces -= 1
         payload = pieces.join(collected, packet.payload)
         return seen._replace(packet=packet._replace(payload=payload), pieces=collected.count)
 
@@ -229,6 +232,7 @@ class Exchanges:
         pieces, key = agreed.pieces[seen.direction], (frame.channel, frame.tag)
         if key in pieces.requests:  # its packet will not come, and no response
             self._held -= pieces.requests[key].size
+            agreed.in_pieces -= 1
             pieces.forget(key, of_peer=True)
             self._open -= agreed.exchanges.pop((seen.direction, *key), None) is not None
 
@@ -270,6 +274,7 @@ class Exchanges:
         collected = found.get(key)
         if not isinstance(collected, _Counted):
             collected = found[key] = _Counted()
+            agreed.in_pieces += 1
         if len(found) > MAX_WAITING:
             raise CommandFailed(f"pieces of more than {MAX_WAITING} payloads at the same time", EXIT_FAILED)
         collected.count += bool(frame.payload)

@@ -216,10 +216,10 @@ class Replay:
         packet = seen.packet
         call = conn.stream(
             rq_type, packet.payload, packet.flags, channel=packet.channel, timeout=self._timeout,
-            body_timeout=self._timeout,
+            body_timeout=None,
         )  # fmt: skip
         try:
-            return Replayed(call)
+            return Replayed(call, self._timeout)
         except CapabilityMissing as error:
             where = f"{packet.channel}:{packet.tag}"
             raise CommandFailed(f"request {where} in FILE is one with bodies: {error}", EXIT_FAILED) from error

@@ -34,8 +34,10 @@ class Replayed:
     Its response body is read in a thread of its own, as it comes, whatever the file says about the time.
     """
 
-    def __init__(self, call: StreamCall) -> None:
+    def __init__(self, call: StreamCall, timeout: float) -> None:
         self._call = call.__enter__()
+        self._timeout = timeout
+        self._is_stuck = False
         self.is_whole = False
         """All of the request's body was sent."""
         self._body_ended = False
@@ -49,11 +51,24 @@ class Replayed:
 
     def repeat(self, data: bytes) -> None:
         """Send bytes of the request's body again. Raises `RequestTimeout` if the other end takes none."""
-        if not self._body_ended:
-            try:
-                self._call.write(data)
-            except BodyEnded:  # it wants no more of them, though it did then
-                self._body_ended = True
+        if self._body_ended:
+            return
+        # not by body_timeout, which holds for the body of the response, too: that may stand still meanwhile
+        timer = threading.Timer(self._timeout, self._take_no_more)
+        timer.daemon = True
+        timer.start()
+        try:
+            self._call.write(data)
+        except BodyEnded:
+            if self._is_stuck:
+                raise RequestTimeout(f"the peer has taken nothing for {self._timeout:g} s") from None
+            self._body_ended = True  # it wants no more of them, though it did then
+        finally:
+            timer.cancel()
+
+    def _take_no_more(self) -> None:
+        self._is_stuck = True
+        self._call.cancel("the peer takes nothing")
 
     def note(self, data: bytes) -> None:
         """These bytes came then."""
