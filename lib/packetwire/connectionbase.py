@@ -25,9 +25,10 @@ from packetwire.core.channels import (
 )
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import Event, RequestReceived, without_payload
-from packetwire.core.hello import CLIENT_ID_SIZE, NO_FEATURES, Feature, Hello
+from packetwire.core.hello import CLIENT_ID_SIZE, LEAST_PIECE, MOST_PIECE, NO_FEATURES, Feature, Hello
 from packetwire.core.keepalive import DEFAULT_KEEPALIVE, IDLE_KEEPALIVE, Keepalive
 from packetwire.core.mistakes import check_handler
+from packetwire.core.packet import MAX_HEAD_BYTES
 from packetwire.core.requestids import RequestIds
 from packetwire.core.requests import Outcome, Responder
 from packetwire.core.responses import failure_of
@@ -54,11 +55,6 @@ if TYPE_CHECKING:
 ABANDON_TIMEOUT = 1.0
 """Seconds for closing when the block of a `with` was left by an exception."""
 
-
-LEAST_PIECE, MOST_PIECE = 1024, 256 << 10
-"""Bytes of a payload in one frame of a body, or of a large payload, that this end takes."""
-AROUND_PAYLOAD = 36
-"""Bytes of a packet besides its payload, at most."""
 FEATURES = (
     Feature.CANCEL
     | Feature.META
@@ -365,7 +361,8 @@ class ConnectionBase(Generic[DriverT]):
             Hello(
                 features=FEATURES,
                 max_packet_size=min(settings.max_packet_size, MAX_UINT),
-                max_piece=max(LEAST_PIECE, min(MOST_PIECE, settings.max_packet_size - AROUND_PAYLOAD)),
+                # larger ones cost less, and a body may be half a window; those of payloads stay as they are
+                max_piece=max(LEAST_PIECE, min(MOST_PIECE, settings.max_packet_size - MAX_HEAD_BYTES)),
                 protocol=settings.protocol,
                 protocol_version=settings.protocol_version,
                 software=f"packetwire {sys.modules['packetwire'].__version__}",

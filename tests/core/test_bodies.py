@@ -633,6 +633,15 @@ def test_so_many_bodies_may_be_open_and_no_more() -> None:
     Call(a, b, body=False)
 
 
+def test_no_frame_is_larger_than_the_peer_takes_a_packet() -> None:
+    a, b = agreed_pair(own_b=Hello(features=ALL_FEATURES, max_packet_size=5000))
+    call = Call(a, b)
+    call.request.write(bytes(12_000))
+    packets = parsed(sent(a))
+    assert sum(len(packet.payload) for packet in packets if packet.rq_type == FrameType.DATA + 1) == 12_000
+    assert max(len(bytes(packet)) for packet in packets) <= 5000
+
+
 def test_a_request_with_a_body_and_a_large_payload() -> None:
     a, b = agreed_pair()
     call = Call(a, b, payload=LARGE)

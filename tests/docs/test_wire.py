@@ -46,7 +46,7 @@ from packetwire.core.hello import (
     encode_hello,
 )
 from packetwire.core.keepalive import DEFAULT_KEEPALIVE, IDLE_KEEPALIVE, STALL_SECONDS
-from packetwire.core.lanes import MAX_IN_PIECES, PIECES_ABOVE, SHORT_PIECE
+from packetwire.core.lanes import LONG_PIECE, MAX_IN_PIECES, PIECES_ABOVE, SHORT_PIECE
 from packetwire.core.owed import OwedRequests
 from packetwire.core.packets import DEFAULT_MAX_PACKET_SIZE, MAX_UINT, decode_varint, encode_varint
 from packetwire.core.receivingbody import MAX_WINDOW, POOL
@@ -340,6 +340,7 @@ def test_a_payload_in_pieces() -> None:
     assert request == RequestReceived(0, 7, 3, 0, b"abcdef")
     text = " ".join(TEXT.split())
     assert f"a payload of more than {PIECES_ABOVE} octets in pieces: PIECEs of {SHORT_PIECE} octets if" in text
+    assert f"else of {LONG_PIECE}, or of what both ends" in text
     assert f"the last {SHORT_PIECE} octets or fewer" in text
     assert f"At most {MAX_IN_PIECES} payloads are in pieces at a time" in text
     assert f"at {MAX_UNFINISHED} it is the error `too-many-unfinished`" in text

@@ -613,6 +613,15 @@ def endless() -> Iterator[bytes]:
         yield PIECE
 
 
+def test_bodies_of_ends_that_take_only_small_packets() -> None:
+    settings = {"max_packet_size": 5000}
+    served = {"request_handler": Service(), **settings}
+    with connection_pair(a=settings, b=served, capabilities="auto") as (asker, _):
+        assert asker(DIGEST, body=PIECE) == (True, 0, hashlib.sha256(PIECE).digest())
+        with asker.stream(COUNT, b"3") as call:
+            assert call.read() == PIECE * 3
+
+
 @pytest.mark.parametrize("over", ["socketpair", "pipes"])
 def test_64_mib_each_way(over: str) -> None:
     served = {"request_handler": Service()}

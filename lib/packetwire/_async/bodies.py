@@ -134,6 +134,9 @@ class BodyWriter:
 
     async def write(self, data: BytesLike) -> None:
         """Send bytes; returns when no more than 256 KiB are unsent."""
+        if type(data) is bytes:  # which nobody changes, so it need not be copied
+            await self._write(data)
+            return
         view = memoryview(data).cast("B") if len(data) > PIECE else data
         for begin in range(0, len(data), PIECE):
             await self._write(bytes(view[begin : begin + PIECE]))
@@ -158,9 +161,11 @@ class BodyWriter:
     async def _wait(self, most: int) -> None:
         """Wait until no more than `most` bytes are unsent."""
         body, exchange = self._body, self._exchange
-        while body.unsent > most:
+        while (unsent := body.unsent) > most:
             seconds = exchange.seconds()
             if not await self._signal.wait(seconds):
+                if body.unsent < unsent:  # it is told only when little is unsent
+                    continue
                 text = "the peer has granted nothing" if body.waits_for_credit else "the peer has taken nothing"
                 error = exchange.timed_out(text)
                 body.end(error)

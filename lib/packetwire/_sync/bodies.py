@@ -135,6 +135,9 @@ class BodyWriter:
 
     def write(self, data: BytesLike) -> None:
         """Send bytes; returns when no more than 256 KiB are unsent."""
+        if type(data) is bytes:  # which nobody changes, so it need not be copied
+            self._write(data)
+            return
         view = memoryview(data).cast("B") if len(data) > PIECE else data
         for begin in range(0, len(data), PIECE):
             self._write(bytes(view[begin : begin + PIECE]))
@@ -159,9 +162,11 @@ class BodyWriter:
     def _wait(self, most: int) -> None:
         """Wait until no more than `most` bytes are unsent."""
         body, exchange = self._body, self._exchange
-        while body.unsent > most:
+        while (unsent := body.unsent) > most:
             seconds = exchange.seconds()
             if not self._signal.wait(seconds):
+                if body.unsent < unsent:  # it is told only when little is unsent
+                    continue
                 text = "the peer has granted nothing" if body.waits_for_credit else "the peer has taken nothing"
                 error = exchange.timed_out(text)
                 body.end(error)

@@ -42,7 +42,7 @@ from packetwire.core.hello import (
     Feature,
     decode_drain,
 )
-from packetwire.core.packet import FLAG_REQUEST, head_tail
+from packetwire.core.packet import FLAG_REQUEST, MAX_HEAD_BYTES, head_tail
 from packetwire.core.packetcodec import Fields, Key
 from packetwire.core.pieces import Collected, Pieces
 from packetwire.core.refusals import refuse
@@ -356,7 +356,8 @@ class Control:
         """Bytes of one piece that this end sends, at most."""
         own, peer = self.capabilities.own, self.capabilities.peer
         assert peer is not None
-        return min(own.max_piece, peer.max_piece)
+        most = min(own.max_packet_size, peer.max_packet_size) - MAX_HEAD_BYTES
+        return max(1, min(own.max_piece, peer.max_piece, most))
 
     def _receive_meta(self, engine: Engine, key: Key, frame: Frame) -> None:
         meta = decode_meta(frame)

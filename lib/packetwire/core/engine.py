@@ -1328,7 +1328,7 @@ class ConnectionEngine:
     def _drop_owed(self) -> None:
         """No request of the peer is answered any more.
 
-        That of those whose handlers may still begin is kept until they are through.
+        All that is known of those that have come is kept until their handlers are through, as these may only begin.
         """
         for key, context in list(self.contexts.items()):
             context.is_dropped = context.is_dropped or key in self._inbound

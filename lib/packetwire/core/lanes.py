@@ -23,6 +23,11 @@ QUEUED_BELOW = 128 << 10
 """Pieces are taken while fewer bytes than that are about to be written."""
 SHORT_PIECE = 64 << 10
 """Bytes of a piece while something else is under way; and of the part of a payload that goes with its packet."""
+LONG_PIECE = 256 << 10
+"""Bytes of a piece of a payload while nothing else is under way; of a body it may be what the peer takes.
+
+A payload is joined from them all the same, and larger ones make that no faster.
+"""
 MAX_IN_PIECES = 4
 """Payloads that are in pieces at a time; others wait for their turn."""
 MAX_ANNOUNCED = 256
@@ -80,7 +85,7 @@ class Payload:
         payload, left = self.payload, self.left
         begin = len(payload) - left
         if left > SHORT_PIECE and self.in_pieces and (not self.is_request or self.key in lane.requests):
-            size = min(left - SHORT_PIECE, most)
+            size = min(left - SHORT_PIECE, most, LONG_PIECE)
             head = frame_head(FrameType.PIECE, self.channel, self.tag, size, of_receiver=not self.is_request)
         elif not self.is_request or lane.requests.pop(self.key, None) is not None:
             size = left

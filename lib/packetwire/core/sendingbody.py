@@ -47,7 +47,8 @@ class SendingBody:
         self.lost = False
         """Bytes were dropped, but not as the peer wanted no more."""
         self.on_change: Callable[[], object] = nothing
-        """Called when `unsent` has become less, or the body has ended; by any thread."""
+        """Called when `unsent` has become less and is no more than `MOST_UNSENT`, or the body has ended; by any
+        thread."""
         self._lane = lane
         self._channel, self._tag, self._of_receiver = channel, tag, of_receiver
         self._size = size
@@ -176,7 +177,8 @@ class SendingBody:
             taken = [head, *parts]
         if self._unsent <= 0 and self._last is not None:
             taken += self._take_last(lane, most)
-        self.on_change()
+        if self._unsent <= MOST_UNSENT:
+            self.on_change()
         return taken
 
     def _cut(self, size: int) -> list[Part]:
