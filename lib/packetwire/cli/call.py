@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packetwire.addresses import CONNECT_TIMEOUT, ShipAddress, connect_to
 from packetwire.cli import curve
@@ -28,6 +28,9 @@ from packetwire.core.varint import MAX_UINT
 from packetwire.errors import DeadlineExceeded, LocalProtocolError, RequestFailed, RequestTimeout
 from packetwire.service import HasPacketConnection
 
+if TYPE_CHECKING:
+    from packetwire.cli.typedstreams import Streams
+
 STDIN = "-"
 CLOSE_TIMEOUT = 1.0
 """Seconds for the peer to end the connection, too, after its answer."""
@@ -41,8 +44,11 @@ HOST, which needs only Python 3.11 or newer, by ssh, and asks it. TYPE is the re
 text; - is standard input. Flags of the response are shown on standard error, if there are any.
 TYPE may also be the name of a method of a packetwire.typed.Service that describes itself, and what follows are its
 arguments: FIELD=VALUE, FIELD:hex=HEX, or FIELD:file=FILE; a VALUE may be JSON. The decoded response is printed:
-bytes as they are, anything else as text. With --module the far end need not describe itself, and TYPE may be the
-name of a request class, with its fields, if it is a dataclass, whose types are int, float, bool, str and bytes.
+bytes as they are, anything else as text, or all as JSON with --json. A parameter that is a stream takes its items
+from FIELD=@FILE or FIELD=- (standard input), one a line, or from a JSON list; if it is one of bytes it takes the
+file as it is. The items of a result are printed as they come, one a line. With --module the far end need not
+describe itself, and TYPE may be the name of a request class, with its fields, if it is a dataclass, whose types are
+int, float, bool, str and bytes.
 Exit status: 0 if the response is ok, 1 if it is not or the connection fails, 2 for bad arguments, 124 if the
 time is over, 130 after Ctrl-C.
 """
@@ -90,6 +96,7 @@ def add_parser(commands: Commands) -> None:
         "--meta", type=_meta, metavar="KEY=VALUE", action="append", default=[], help="metadata; may be repeated"
     )
     parser.add_argument("--hex-out", action="store_true", help="print bytes in hexadecimal, with a newline")
+    parser.add_argument("--json", action="store_true", help="print the result of a method as JSON, one item a line")
     parser.add_argument(
         "--module", metavar="MODULE:NAME", help="a request map, or what `packetwire serve` would serve"
     )
@@ -113,6 +120,9 @@ class Question:
     name: str | None = None
     decode: Callable[[int, bytes], object] | None = None
     fail: Callable[[RequestFailed], Exception] | None = None
+    streams: Streams | None = None
+    of_method: bool = False
+    """True if `decode` returns what MessagePack can have."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -142,8 +152,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         with service:
             question = question or _described_question(args, conn, deadline)
-            flags, payload = _ask(conn, question, args.channel, deadline, _options(args))
-            _print_answer(question, flags, payload, args.hex_out)
+            printer = Printer(args.hex_out, args.json)
+            flags, payload = _ask(conn, question, args.channel, deadline, _options(args), printer.show)
+            if question.streams is None or question.streams.result is None:
+                _print_answer(question, flags, payload, printer)
     except DeadlineExceeded as error:
         raise CommandFailed(str(error), EXIT_TIMEOUT) from error
     except RequestTimeout as error:
@@ -196,18 +208,29 @@ def _meta(text: str) -> tuple[str, bytes]:
 
 
 def _ask(
-    conn: PacketConnection, question: Question, channel: int, deadline: float | None, options: CallOptions
+    conn: PacketConnection,
+    question: Question,
+    channel: int,
+    deadline: float | None,
+    options: CallOptions,
+    show: Callable[[object], None],
 ) -> tuple[int, bytes]:
-    """The (flags, payload) of an "ok" response."""
-    ok, flags, payload = conn(
-        question.rq_type,
-        question.payload,
-        question.flags,
-        channel=channel,
-        label=question.name,
-        timeout=_time_left(deadline),
-        **options,
-    )
+    """The (flags, payload) of an "ok" response; `show` prints items that come before it."""
+    if question.streams is None:
+        ok, flags, payload = conn(
+            question.rq_type,
+            question.payload,
+            question.flags,
+            channel=channel,
+            label=question.name,
+            timeout=_time_left(deadline),
+            **options,
+        )
+    else:
+        from packetwire.cli.typedstreams import ask
+
+        request = question.rq_type, question.payload, question.flags, channel, question.name
+        ok, flags, payload = ask(conn, request, question.streams, _time_left(deadline), options, show)
     if not ok:
         failure = conn.failure(flags, payload, question.name or "the request")
         raise failure if question.fail is None else question.fail(failure)
@@ -218,20 +241,42 @@ def _time_left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _print_answer(question: Question, flags: int, payload: bytes, in_hex: bool) -> None:
+class Printer:
+    """Prints results: bytes as they are or in hexadecimal, anything else as a line, or all of it as JSON."""
+
+    def __init__(self, in_hex: bool, as_json: bool) -> None:
+        self._in_hex = in_hex
+        self._as_json = as_json
+
+    def show(self, result: object, *, of_method: bool = True) -> None:
+        """Print one; `of_method` if it is what MessagePack can have."""
+        if self._as_json and of_method:
+            from packetwire.cli.typedvalues import json_of
+
+            print(json_of(result))
+        elif isinstance(result, bytes | bytearray | memoryview):
+            if self._in_hex:
+                print(bytes(result).hex())
+            else:
+                sys.stdout.buffer.write(result)
+        elif of_method:
+            from packetwire.cli.typedvalues import text_of
+
+            print(text_of(result))
+        else:
+            print(result)
+        sys.stdout.flush()
+
+
+def _print_answer(question: Question, flags: int, payload: bytes, printer: Printer) -> None:
     answer: object = payload
     if question.decode is not None:
         with _users_code(f"the response to {question.name} cannot be decoded", EXIT_FAILED):
             answer = question.decode(flags, payload)
     elif flags:
         print(f"flags: 0x{flags:x}", file=sys.stderr)
-    if answer is None:
-        return
-    if isinstance(answer, bytes | bytearray | memoryview) and not in_hex:
-        sys.stdout.buffer.write(answer)
-    else:
-        print(bytes(answer).hex() if isinstance(answer, bytes | bytearray | memoryview) else answer)
-    sys.stdout.flush()
+    if answer is not None:
+        printer.show(answer, of_method=question.of_method)
 
 
 # the question, from the arguments
@@ -253,19 +298,23 @@ def _plain_question(args: argparse.Namespace) -> Question:
 def _described_question(args: argparse.Namespace, conn: PacketConnection, deadline: float | None) -> Question:
     """The question for a method that the far end knows, and describes."""
     from packetwire.cli.describe import schema_of_peer
-    from packetwire.cli.typedvalues import described_payload, shown_payload
+    from packetwire.cli.typedvalues import described_request, shown_payload
 
     schema = schema_of_peer(conn, _time_left(deadline), "a name needs --module")
     methods = schema["methods"]
     if args.type not in methods:
         raise _usage(f"argument TYPE: {schema['name']} has no method {args.type!r}; it has {', '.join(methods)}")
-    payload = _payload(args)
+    payload, streams = _payload(args), None
+    if payload is None:
+        payload, streams = described_request(args.type, schema, args.words)
     return Question(
         methods[args.type]["number"],
         args.flags or 0,
-        described_payload(args.type, schema, args.words) if payload is None else payload,
+        payload,
         args.type,
         lambda flags, payload: shown_payload(payload),
+        streams=streams,
+        of_method=True,
     )
 
 
@@ -310,16 +359,18 @@ def _typed_question(
 
 def _by_kinds(args: argparse.Namespace, rq_type: int, rq_class: type[BaseRequest[Any]]) -> Question:
     """The question for a request of `packetwire.typed`."""
-    from packetwire.cli.typedvalues import shown_result, typed_request
+    from packetwire.cli.typedvalues import checked_result, typed_request
 
-    request = typed_request(rq_class, args.words)
+    request, streams = typed_request(rq_class, args.words)
     return Question(
         rq_type,
         request.flags if args.flags is None else args.flags,
         bytes(request),
         request.operation.name,
-        lambda flags, payload: shown_result(request, payload),
+        lambda flags, payload: checked_result(request, payload),
         request.decode_failed_response,
+        streams,
+        of_method=True,
     )
 
 
