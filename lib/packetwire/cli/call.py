@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packetwire.addresses import CONNECT_TIMEOUT, ShipAddress, connect_to
-from packetwire.cli import curve
+from packetwire.cli import completing, curve
 from packetwire.cli.addressing import add_sync_option, address, check_connectable, seconds
 from packetwire.cli.arguments import Commands
+from packetwire.cli.completing import completed_by
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
 from packetwire.cli.fields import field_values
 from packetwire.cli.named import described, find_service, look_in_current_directory
@@ -58,15 +59,18 @@ def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser("call", help="send one request, print the response", description=DESCRIPTION)
     parser.set_defaults(run=run, late_words="words")
-    parser.add_argument("address", metavar="ADDRESS", type=address(check_connectable), help="where to")
-    parser.add_argument("type", metavar="TYPE", help="the request type: a number, or the name of a method")
-    parser.add_argument(
+    where = parser.add_argument("address", metavar="ADDRESS", type=address(check_connectable), help="where to")
+    method = parser.add_argument("type", metavar="TYPE", help="the request type: a number, or the name of a method")
+    words = parser.add_argument(
         "words",
         metavar="PAYLOAD",
         nargs="*",
         default=(),
         help="a text, - for standard input, or FIELD=VALUE …",
     )
+    completed_by(where, completing.addresses)
+    completed_by(method, completing.methods)
+    completed_by(words, completing.fields)
     payload = parser.add_mutually_exclusive_group()
     payload.add_argument("--hex", type=hex_bytes, metavar="HEX", dest="payload", help="it, in hexadecimal")
     payload.add_argument("--file", type=file_bytes, metavar="FILE", dest="payload", help="it is this file")

@@ -20,7 +20,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 COMMANDS = (
     *("demo", "serve", "call", "bench", "bridge", "dump", "replay", "describe", "fbsp", "iccp"),
-    *("conformance", "wireshark"),
+    *("conformance", "wireshark", "completion"),
 )
 
 
@@ -120,6 +120,10 @@ def _run(argv: Sequence[str] | None) -> int:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in commands(sys.argv[1:] if argv is None else argv):
         command.add_parser(subparsers)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for words, see `completion`
+        from argcomplete import autocomplete
+
+        autocomplete(parser, always_complete_options=False)
     args = parser.parse_args(argv)
     status: int = args.run(args)
     return status
