@@ -1,49 +1,41 @@
-"""Counts the words of files, in child processes that call their host back.
+"""Finds a word in files, by child processes as plugins of this one.
 
-Each child is a typed service; the host serves on the same pipes.
+What they find streams in; meanwhile they call their host back.
 """
 
 import argparse
 import sys
-from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from packetwire import PacketwireError, RequestError, child, stdio
-from packetwire.typed import Client, Service, caller, error, method
+from packetwire import PacketwireError, child, current_request, stdio
+from packetwire.typed import Client, Service, caller, method
 
 
 @dataclass
-class Options:
-    shortest: int = 4
-    ignored: set[str] = field(default_factory=set)
+class Place:
+    path: str
+    line: int
 
 
 @dataclass
-class Report:
-    path: str
-    lines: int
-    words: dict[str, int]
-
-
-@error("unreadable", text="{path} cannot be read: {reason}")
-class Unreadable(RequestError):
-    path: str
-    reason: str
+class Match:
+    place: Place
+    words: list[str]
 
 
 class Plugin(Service):
-    @method(1, idempotent=True, errors=[Unreadable])
-    def count(self, path: str, options: Options) -> Report:
+    @method(1)
+    def find(self, word: str, path: str) -> Iterator[Match]:
         caller().do(Host.began(path))
-        try:
-            text = Path(path).read_text()
-        except (OSError, ValueError) as problem:
-            raise Unreadable(path, str(problem)) from problem
-        words = [word.lower() for word in text.split() if len(word) >= options.shortest]
-        counted = Counter(word for word in words if word not in options.ignored)
-        return Report(path, text.count("\n"), dict(counted.most_common(3)))
+        for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+            if number % 1000 == 0:
+                current_request().progress(b"%d lines of %s" % (number, path.encode()))
+            if found := [each for each in line.split() if word in each.lower()]:
+                yield Match(Place(path, number), found)
 
 
 class Host(Service):
@@ -52,19 +44,23 @@ class Host(Service):
         sys.stderr.write(f"{path} …\n")  # in one piece: print writes the end of the line by itself
 
 
+if sys.argv[1:] == ["child"]:
+    sys.exit(not Plugin().serve(stdio()).wait())
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", help="the files")
-    parser.add_argument("--plugins", type=int, default=8, help="child processes (default: 8)")
-    if sys.argv[1:] == ["child"]:
-        sys.exit(not Plugin().serve(stdio()).wait())
+    parser.add_argument("word")
+    parser.add_argument("files", nargs="+", help="each is read by one of eight children")
+    parser.add_argument("--most", type=int, help="matches in a file after which it is given up")
     args = parser.parse_args()
-    command = [sys.executable, __file__, "child"]
     with ExitStack() as opened:
-        clients = [opened.enter_context(Client(child(command), serves=Host())) for _ in range(args.plugins)]
-        calls = [Plugin.count(path, Options(ignored={"that", "with"})) for path in args.files]
-        for call, answer in [(call, clients[n % len(clients)].submit(call)) for n, call in enumerate(calls)]:
+        command = [sys.executable, __file__, "child"]
+        plugins = [opened.enter_context(Client(child(command), serves=Host())) for _ in range(8)]
+        calls = [Plugin.find(args.word.lower(), path) for path in args.files]
+        options = {"deadline": 30, "on_progress": lambda said: sys.stderr.write(f"{said.decode()} …\n")}
+        for call, found in [(call, plugins[n % 8].do(call, **options)) for n, call in enumerate(calls)]:
             try:
-                print(answer(timeout=30))
+                with found:  # which gives the call up, if it is left early
+                    for match in islice(found, args.most):
+                        print(match)
             except PacketwireError as problem:
                 print(f"{call}: {problem}")

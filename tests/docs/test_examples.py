@@ -499,17 +499,36 @@ def test_ctrl_c_ends_a_member(tmp_path: Path, nobody: int) -> None:
         other.disable_monitor()
 
 
-def test_the_plugins_count_words_and_tell_their_host(tmp_path: Path) -> None:
-    (tmp_path / "emma.txt").write_text("Emma Woodhouse handsome clever\nhandsome with a comfortable home\n")
+MISSING = (
+    "the peer answered Plugin.find not ok: flags=0x00, "
+    "\"FileNotFoundError: [Errno 2] No such file or directory: 'missing.txt'\""
+)
+
+
+def test_the_plugins_find_words_and_tell_their_host(tmp_path: Path) -> None:
+    (tmp_path / "emma.txt").write_text("Emma Woodhouse\nhandsome\nclever, and Emma's own emma\n")
     (tmp_path / "empty.txt").write_text("")
-    status, out, err = run(tmp_path, "plugin_host.py", "emma.txt", "empty.txt", "missing.txt", "--plugins", 2)
+    (tmp_path / "long.txt").write_text("Emma\n" * 200_000)
+    (tmp_path / "quiet.txt").write_text("Persuasion\n" * 2500)
+    names = ["emma.txt", "missing.txt", "long.txt", "quiet.txt", *["empty.txt"] * 6]
+    status, out, err = run(tmp_path, "plugin_host.py", "emma", *names, "--most", 3)
     assert status == 0
-    lines = out.splitlines()
-    assert lines[0] == "Report(path='emma.txt', lines=2, words={'handsome': 2, 'emma': 1, 'woodhouse': 1})"
-    assert lines[1] == "Report(path='empty.txt', lines=0, words={})"
-    assert lines[2].startswith("Plugin.count(path='missing.txt', options=Options(shortest=4, ignored={")
-    assert lines[2].endswith(": missing.txt cannot be read: [Errno 2] No such file or directory: 'missing.txt'")
-    assert sorted(err.splitlines()) == ["emma.txt …", "empty.txt …", "missing.txt …"]
+    assert out.splitlines() == [
+        "Match(place=Place(path='emma.txt', line=1), words=['Emma'])",
+        "Match(place=Place(path='emma.txt', line=3), words=[\"Emma's\", 'emma'])",
+        f"Plugin.find(word='emma', path='missing.txt'): {MISSING}",
+        *[f"Match(place=Place(path='long.txt', line={number}), words=['Emma'])" for number in (1, 2, 3)],
+    ]
+    told = err.splitlines()
+    assert sorted(line for line in told if "lines" not in line) == sorted(f"{name} …" for name in names)
+    assert [line for line in told if re.fullmatch(r"[12]000 lines of quiet.txt …", line)]
+
+
+def test_ctrl_c_ends_the_plugins(tmp_path: Path, fifo: Path) -> None:
+    with running(tmp_path, "plugin_host.py", "emma", fifo) as example, fifo.open("w"):
+        example.interrupt()
+        status, out, _ = example.end()
+    assert (status != 0, out) == (True, "")
 
 
 # sync_tree.py

@@ -77,12 +77,12 @@ def test_the_sdist_holds_what_a_wheel_is_built_from_and_no_part_of_the_tests(bui
 
 # what they install
 
-DISTRIBUTIONS = {"msgspec", "opentelemetry-api", "protobuf", "pyzmq", "rich"}
+DISTRIBUTIONS = {"argcomplete", "msgspec", "opentelemetry-api", "protobuf", "pyzmq", "rich"}
 """What the extras bring, as distributions are called."""
 
 INSTALLED = {
     "": set(),
-    "cli": {"rich"},
+    "cli": {"argcomplete", "rich"},
     "zmq": {"pyzmq"},
     "butler": {"protobuf", "pyzmq"},
     "hololinked": {"msgspec", "pyzmq"},

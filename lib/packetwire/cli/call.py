@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packetwire.addresses import CONNECT_TIMEOUT, ShipAddress, connect_to
-from packetwire.cli import curve
+from packetwire.cli import completing, curve
 from packetwire.cli.addressing import add_sync_option, address, check_connectable, seconds
 from packetwire.cli.arguments import Commands
 from packetwire.cli.callbodies import Bodies, body_source
+from packetwire.cli.completing import completed_by
 from packetwire.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
 from packetwire.cli.fields import field_values
 from packetwire.cli.named import described, find_service, look_in_current_directory
@@ -29,6 +30,9 @@ from packetwire.core.requests import BaseRequest
 from packetwire.core.varint import MAX_UINT
 from packetwire.errors import DeadlineExceeded, LocalProtocolError, RequestFailed, RequestTimeout
 from packetwire.service import HasPacketConnection
+
+if TYPE_CHECKING:
+    from packetwire.cli.typedstreams import Streams
 
 STDIN = "-"
 CLOSE_TIMEOUT = 1.0
@@ -46,8 +50,11 @@ words, is standard input as it comes. The body of the response is written to sta
 without one of the request by --stream.
 TYPE may also be the name of a method of a packetwire.typed.Service that describes itself, and what follows are its
 arguments: FIELD=VALUE, FIELD:hex=HEX, or FIELD:file=FILE; a VALUE may be JSON. The decoded response is printed:
-bytes as they are, anything else as text. With --module the far end need not describe itself, and TYPE may be the
-name of a request class, with its fields, if it is a dataclass, whose types are int, float, bool, str and bytes.
+bytes as they are, anything else as text, or all as JSON with --json. A parameter that is a stream takes its items
+from FIELD=@FILE or FIELD=- (standard input), one a line, or from a JSON list; if it is one of bytes it takes the
+file as it is. The items of a result are printed as they come, one a line. With --module the far end need not
+describe itself, and TYPE may be the name of a request class, with its fields, if it is a dataclass, whose types are
+int, float, bool, str and bytes.
 Exit status: 0 if the response is ok, 1 if it is not or the connection fails, 2 for bad arguments, 124 if the
 time is over, 130 after Ctrl-C.
 """
@@ -57,15 +64,18 @@ def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser("call", help="send one request, print the response", description=DESCRIPTION)
     parser.set_defaults(run=run, late_words="words")
-    parser.add_argument("address", metavar="ADDRESS", type=address(check_connectable), help="where to")
-    parser.add_argument("type", metavar="TYPE", help="the request type: a number, or the name of a method")
-    parser.add_argument(
+    where = parser.add_argument("address", metavar="ADDRESS", type=address(check_connectable), help="where to")
+    method = parser.add_argument("type", metavar="TYPE", help="the request type: a number, or the name of a method")
+    words = parser.add_argument(
         "words",
         metavar="PAYLOAD",
         nargs="*",
         default=(),
         help="a text, - for standard input, or FIELD=VALUE …; and @FILE for a body",
     )
+    completed_by(where, completing.addresses)
+    completed_by(method, completing.methods)
+    completed_by(words, completing.fields)
     payload = parser.add_mutually_exclusive_group()
     payload.add_argument("--hex", type=hex_bytes, metavar="HEX", dest="payload", help="it, in hexadecimal")
     payload.add_argument("--file", type=file_bytes, metavar="FILE", dest="payload", help="it is this file")
@@ -101,6 +111,7 @@ def add_parser(commands: Commands) -> None:
         "--stream", action="store_true", help="write the body of the response as it comes, however long it is"
     )
     parser.add_argument("--hex-out", action="store_true", help="print bytes in hexadecimal, with a newline")
+    parser.add_argument("--json", action="store_true", help="print the result of a method as JSON, one item a line")
     parser.add_argument(
         "--module", metavar="MODULE:NAME", help="a request map, or what `packetwire serve` would serve"
     )
@@ -124,6 +135,9 @@ class Question:
     name: str | None = None
     decode: Callable[[int, bytes], object] | None = None
     fail: Callable[[RequestFailed], Exception] | None = None
+    streams: Streams | None = None
+    of_method: bool = False
+    """True if `decode` returns what MessagePack can have."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -176,10 +190,11 @@ def _run(args: argparse.Namespace, bodies: Bodies | None) -> int:
     try:
         with service:
             question = question or _described_question(args, conn, deadline)
-            flags, payload = _ask(conn, question, args.channel, deadline, _options(args), bodies)
-            _print_answer(
-                question, flags, payload, args.hex_out, is_behind=bodies is not None and bodies.received > 0
-            )
+            printer = Printer(args.hex_out, args.json)
+            flags, payload = _ask(conn, question, args.channel, deadline, _options(args), bodies, printer.show)
+            if question.streams is None or question.streams.result is None:
+                is_behind = bodies is not None and bodies.received > 0
+                _print_answer(question, flags, payload, printer, is_behind=is_behind)
     except DeadlineExceeded as error:
         raise CommandFailed(str(error), EXIT_TIMEOUT) from error
     except RequestTimeout as error:
@@ -238,13 +253,20 @@ def _ask(
     deadline: float | None,
     options: CallOptions,
     bodies: Bodies | None,
+    show: Callable[[object], None],
 ) -> tuple[int, bytes]:
-    """The (flags, payload) of an "ok" response."""
-    ask = conn if bodies is None else partial(bodies.ask, conn)
+    """The (flags, payload) of an "ok" response; `show` prints items that come before it."""
     request = question.rq_type, question.payload, question.flags
-    ok, flags, payload = ask(
-        *request, channel=channel, label=question.name, timeout=_time_left(deadline), **options
-    )
+    if question.streams is None:
+        ask = conn if bodies is None else partial(bodies.ask, conn)
+        ok, flags, payload = ask(
+            *request, channel=channel, label=question.name, timeout=_time_left(deadline), **options
+        )
+    else:
+        from packetwire.cli import typedstreams
+
+        named = *request, channel, question.name
+        ok, flags, payload = typedstreams.ask(conn, named, question.streams, _time_left(deadline), options, show)
     if not ok:
         if payload == NO_HANDLER and conn.stats().refused:
             raise CommandFailed(f"{conn.name} returns what is sent to it: it is no packetwire service", EXIT_FAILED)
@@ -259,7 +281,34 @@ def _time_left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _print_answer(question: Question, flags: int, payload: bytes, in_hex: bool, *, is_behind: bool) -> None:
+class Printer:
+    """Prints results: bytes as they are or in hexadecimal, anything else as a line, or all of it as JSON."""
+
+    def __init__(self, in_hex: bool, as_json: bool) -> None:
+        self._in_hex = in_hex
+        self._as_json = as_json
+
+    def show(self, result: object, *, of_method: bool = True) -> None:
+        """Print one; `of_method` if it is what MessagePack can have."""
+        if self._as_json and of_method:
+            from packetwire.cli.typedvalues import json_of
+
+            print(json_of(result))
+        elif isinstance(result, bytes | bytearray | memoryview):
+            if self._in_hex:
+                print(bytes(result).hex())
+            else:
+                sys.stdout.buffer.write(result)
+        elif of_method:
+            from packetwire.cli.typedvalues import text_of
+
+            print(text_of(result))
+        else:
+            print(result)
+        sys.stdout.flush()
+
+
+def _print_answer(question: Question, flags: int, payload: bytes, printer: Printer, *, is_behind: bool) -> None:
     """Print it; on standard error if it `is_behind` a body, which stays as it is then."""
     answer: object = payload
     if question.decode is not None:
@@ -273,11 +322,7 @@ def _print_answer(question: Question, flags: int, payload: bytes, in_hex: bool, 
         if answer != b"":
             print(f"response: {answer if isinstance(answer, str) else repr(answer)}", file=sys.stderr)
         return
-    if isinstance(answer, bytes | bytearray | memoryview) and not in_hex:
-        sys.stdout.buffer.write(answer)
-    else:
-        print(bytes(answer).hex() if isinstance(answer, bytes | bytearray | memoryview) else answer)
-    sys.stdout.flush()
+    printer.show(answer, of_method=question.of_method)
 
 
 # the question, from the arguments
@@ -299,19 +344,23 @@ def _plain_question(args: argparse.Namespace) -> Question:
 def _described_question(args: argparse.Namespace, conn: PacketConnection, deadline: float | None) -> Question:
     """The question for a method that the far end knows, and describes."""
     from packetwire.cli.describe import schema_of_peer
-    from packetwire.cli.typedvalues import described_payload, shown_payload
+    from packetwire.cli.typedvalues import described_request, shown_payload
 
     schema = schema_of_peer(conn, _time_left(deadline), "a name needs --module")
     methods = schema["methods"]
     if args.type not in methods:
         raise _usage(f"argument TYPE: {schema['name']} has no method {args.type!r}; it has {', '.join(methods)}")
-    payload = _payload(args)
+    payload, streams = _payload(args), None
+    if payload is None:
+        payload, streams = described_request(args.type, schema, args.words)
     return Question(
         methods[args.type]["number"],
         args.flags or 0,
-        described_payload(args.type, schema, args.words) if payload is None else payload,
+        payload,
         args.type,
         lambda flags, payload: shown_payload(payload),
+        streams=streams,
+        of_method=True,
     )
 
 
@@ -356,16 +405,18 @@ def _typed_question(
 
 def _by_kinds(args: argparse.Namespace, rq_type: int, rq_class: type[BaseRequest[Any]]) -> Question:
     """The question for a request of `packetwire.typed`."""
-    from packetwire.cli.typedvalues import shown_result, typed_request
+    from packetwire.cli.typedvalues import checked_result, typed_request
 
-    request = typed_request(rq_class, args.words)
+    request, streams = typed_request(rq_class, args.words)
     return Question(
         rq_type,
         request.flags if args.flags is None else args.flags,
         bytes(request),
         request.operation.name,
-        lambda flags, payload: shown_result(request, payload),
+        lambda flags, payload: checked_result(request, payload),
         request.decode_failed_response,
+        streams,
+        of_method=True,
     )
 
 

@@ -20,7 +20,7 @@ from packetwire.errors import PacketwireError, StreamTruncated
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 COMMANDS = (
     *("demo", "serve", "call", "bench", "bridge", "dump", "report", "replay", "describe", "fbsp", "iccp"),
-    *("conformance", "top", "wireshark"),
+    *("conformance", "top", "wireshark", "completion"),
 )
 
 
@@ -141,6 +141,10 @@ def _run(argv: Sequence[str] | None) -> int:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in commands(sys.argv[1:] if argv is None else argv):
         command.add_parser(subparsers)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for words, see `completion`
+        from argcomplete import autocomplete
+
+        autocomplete(parser, always_complete_options=False)
     args = parser.parse_args(argv)
     status: int = args.run(args)
     return status

@@ -6,7 +6,7 @@ when all of it is here. A stream of bytes has no items on the wire: they are the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from packetwire.core.varint import decode_varint, encode_varint
 from packetwire.typed.badvalue import BadValue
@@ -25,11 +25,12 @@ class ItemCodec:
     def __init__(self, name: str, stream: Stream) -> None:
         self.name = name
         self.stream = stream
+        self.is_raw = stream.is_raw
         self._codec = Codec.of_kind(stream.annotation, stream.item)
 
     def encode(self, number: int, item: Any) -> bytes:
         """The bytes of the body that an item is. Raises `BadValue`."""
-        if self.stream.is_raw:
+        if self.is_raw:
             if isinstance(item, bytes | bytearray | memoryview):
                 return bytes(item)
             raise BadValue(self._path(number), f"expected bytes, got {type(item).__name__}")
@@ -57,10 +58,27 @@ class ItemCodec:
         return BadValue(self._path(number) + error.path[1:], error.problem)
 
 
+class DecodesItems(Protocol):
+    """An `ItemCodec`, or what decodes items in another way."""
+
+    @property
+    def is_raw(self) -> bool:
+        """True for a stream of bytes."""
+        ...
+
+    def decode(self, number: int, data: bytes) -> Any:
+        """The item of these bytes. Raises `BadValue`."""
+        ...
+
+    def refusal(self, number: int, problem: str) -> BadValue:
+        """The exception for an item that cannot be decoded."""
+        ...
+
+
 class ItemDecoder:
     """Cuts a body into items, of `most` bytes each at most."""
 
-    def __init__(self, codec: ItemCodec, most: int) -> None:
+    def __init__(self, codec: DecodesItems, most: int) -> None:
         self._codec = codec
         self._most = most
         self._data = b""
@@ -83,7 +101,7 @@ class ItemDecoder:
             self._data = b"".join([self._data[self._at :], *self._more])
             self._at = 0
             self._more.clear()
-        if self._codec.stream.is_raw:
+        if self._codec.is_raw:
             return self._taken(len(self._data))
         size, begin = decode_varint(self._data, self._at, min(len(self._data), self._at + MAX_LENGTH_BYTES))
         if begin < 0:
