@@ -89,6 +89,16 @@ def told_when(path: str, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, A
         assert time.monotonic() < until, found
 
 
+def told_in_time(path: str) -> dict[str, Any]:
+    """A snapshot, of a server that hangs up so soon that it may have to be asked again."""
+    until = time.monotonic() + WATCHDOG
+    while True:
+        try:
+            return told(path)
+        except (http.client.HTTPException, OSError):
+            assert time.monotonic() < until
+
+
 class Slow:
     """A handler: requests of type 9 wait until they may go on, those of type 8 fail."""
 
@@ -302,11 +312,12 @@ def test_those_who_ask_and_do_nothing_are_in_nobodys_way(
             idle = stack.enter_context(socket.socket(socket.AF_UNIX))
             idle.connect(path)
             if number % 2:
-                idle.sendall(b"GET / HT")
+                with suppress(OSError):  # its time may be over already
+                    idle.sendall(b"GET / HT")
         with PacketConnection(connect_to(served.address)) as conn:
             for _ in range(50):
                 assert conn(5, b"abc") == (True, 0, b"abc")
-        assert told(path)["totals"]["requests_received"] == 50
+        assert told_in_time(path)["totals"]["requests_received"] == 50
 
 
 def test_a_server_whose_loop_ends_without_it(path: str) -> None:
@@ -362,13 +373,15 @@ def test_who_takes_no_answer_is_hung_up_on(path: str, monkeypatch: pytest.Monkey
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(WATCHDOG)
             sock.connect(path)
-            sock.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
+            with suppress(OSError):  # its time may be over already
+                sock.sendall(b"GET /nothing HTTP/1.0\r\n\r\n")
             poller = select.poll()
             poller.register(sock, select.POLLHUP)
             assert poller.poll(WATCHDOG * 1000)
             size = 0
-            while data := sock.recv(1 << 20):
-                size += len(data)
+            with suppress(ConnectionResetError):
+                while data := sock.recv(1 << 20):
+                    size += len(data)
             assert size < len(views.HELP)
 
 
