@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from typing import Any
 
-from packetwire import ConnectionEnded, RequestFailed
+from packetwire import BodyEnded, ConnectionEnded, RequestFailed
 
-from .behaviours import Ask, Response
+from .behaviours import Ask, Behaviour, Response, chunks_of
 from .handling import ORDERS
 from .ledger import Ledger
 from .plan import Turn
@@ -27,6 +27,10 @@ def order_of(ask: Ask) -> Any:
 
 def as_arguments(ask: Ask) -> tuple[int, int, bytes]:
     return ask.behaviour, ask.flags, ask.payload
+
+
+def as_call(ask: Ask) -> tuple[int, bytes, int]:
+    return ask.behaviour, ask.payload, ask.flags
 
 
 class Asker:
@@ -81,6 +85,13 @@ class Asker:
     def _mapped(self, ask: Ask, response: Any) -> None:
         self._ledger.answered(ask, response if self._service is None else (True, *response))
 
+    def _streamed(self, ask: Ask, response: Response, got: bytes) -> None:
+        """`got` is the body that came."""
+        ok, flags, payload = response
+        if ok and ask.behaviour is not Behaviour.UP:
+            flags, payload = ask.flags, got
+        self._ledger.answered(ask, (ok, flags, payload))
+
     def _end_map(self, left: list[Ask], error: BaseException | None) -> None:
         """`left` were asked, and have no answer; `error` is that of the first of them."""
         if isinstance(error, RequestFailed):  # by `conn_map`: `map` gives the response
@@ -112,6 +123,27 @@ class ThreadAsker(Asker):
                 self._failed(ask, error)
             else:
                 self._ledger.answered(ask, response)
+
+    def _stream_turn(self, turn: Turn) -> None:
+        for ask in turn.asks:
+            if self._is_over:
+                return
+            self._ledger.enter(ask)
+            got = b""
+            try:
+                with self._conn.stream(*as_call(ask)) as call:
+                    with suppress(BodyEnded):  # the response says why
+                        for chunk in chunks_of(ask.body) if ask.behaviour is not Behaviour.DOWN else ():
+                            call.write(chunk)
+                            if ask.behaviour is Behaviour.THROUGH and len(chunk) > 10:
+                                got += call.read(len(chunk) // 2)  # it goes both ways at once
+                        call.finish()
+                        got += call.read()
+                    response = call.result()
+            except Exception as error:
+                self._failed(ask, error)
+            else:
+                self._streamed(ask, response, got)
 
     def _response_of(self, ask: Ask) -> Response:
         if self._service is None:
@@ -212,6 +244,27 @@ class LoopAsker(Asker):
                 self._failed(ask, error)
             else:
                 self._ledger.answered(ask, response)
+
+    async def _stream_turn(self, turn: Turn) -> None:
+        for ask in turn.asks:
+            if self._is_over:
+                return
+            self._ledger.enter(ask)
+            got = b""
+            try:
+                async with self._conn.stream(*as_call(ask)) as call:
+                    with suppress(BodyEnded):
+                        for chunk in chunks_of(ask.body) if ask.behaviour is not Behaviour.DOWN else ():
+                            await call.write(chunk)
+                            if ask.behaviour is Behaviour.THROUGH and len(chunk) > 10:
+                                got += await call.read(len(chunk) // 2)
+                        await call.finish()
+                        got += await call.read()
+                    response = await call.result()
+            except Exception as error:
+                self._failed(ask, error)
+            else:
+                self._streamed(ask, response, got)
 
     async def _response_of(self, ask: Ask) -> Response:
         if self._service is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -11,6 +12,7 @@ Response = tuple[bool, int, bytes]
 
 MIB = 1 << 20
 MAX_SIZE = 4 * MIB
+CHUNK = 50_000
 MAX_DEPTH = 15
 _OFFSETS = 65521
 _BLOCK = random.Random("the same in all processes").randbytes(MAX_SIZE + _OFFSETS)
@@ -29,10 +31,16 @@ class Behaviour(IntEnum):
     RAISE = 7
     NONSENSE = 8
     NEVER = 9
+    UP = 10
+    DOWN = 11
+    THROUGH = 12
 
 
 ANSWERED = (Behaviour.ECHO, Behaviour.DIGEST, Behaviour.PRODUCE, Behaviour.SLEEP, Behaviour.DEFER, Behaviour.FUTURE)
 """Those that are always answered "ok"."""
+STREAMED = (Behaviour.UP, Behaviour.DOWN, Behaviour.THROUGH)
+"""Those with a body: of the request, of the response, or both."""
+UNSTREAMED = tuple(behaviour for behaviour in Behaviour if behaviour not in STREAMED)
 TIMED = (Behaviour.SLEEP, Behaviour.DEFER, Behaviour.FUTURE)
 """Those whose payload begins with an octet of milliseconds."""
 
@@ -64,10 +72,17 @@ class Ask:
 
     @property
     def payload(self) -> bytes:
-        if self.behaviour is Behaviour.PRODUCE:
+        if self.behaviour in (Behaviour.PRODUCE, Behaviour.DOWN):
             return self.size.to_bytes(4, "big")
+        if self.behaviour in STREAMED:
+            return b""
         octets = contents(self.number, self.size)
         return bytes([self.milliseconds]) + octets if self.behaviour in TIMED else octets
+
+    @property
+    def body(self) -> bytes:
+        """That of the request, of the response, or both."""
+        return contents(self.number, self.size)
 
     def is_answered_by(self, response: Response) -> bool:
         """Whether this is what its handler was asked for."""
@@ -82,11 +97,20 @@ class Ask:
             return flags == 0 and b"LocalProtocolError" in payload
         if self.behaviour is Behaviour.DIGEST:
             expected = digest(self.payload)
+        elif self.behaviour is Behaviour.UP:
+            expected = digest(self.body)
+        elif self.behaviour in STREAMED:  # its asker gives what came as the payload
+            expected = self.body
         elif self.behaviour is Behaviour.PRODUCE:
             expected = contents(self.number, self.size)
         else:
             expected = self.payload
         return (ok, flags, payload) == (True, self.flags, expected)
+
+
+def chunks_of(body: bytes) -> Iterator[bytes]:
+    """A body as it is written."""
+    return (body[begin : begin + CHUNK] for begin in range(0, len(body), CHUNK))
 
 
 def digest(payload: bytes) -> bytes:

@@ -10,9 +10,9 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
-from packetwire import BaseRequest, Responder
+from packetwire import BaseRequest, Responder, current_request
 
-from .behaviours import MAX_DEPTH, MAX_SIZE, Behaviour, contents, digest
+from .behaviours import MAX_DEPTH, MAX_SIZE, STREAMED, Behaviour, chunks_of, contents, digest
 from .later import Later
 
 MAX_MILLISECONDS = 30
@@ -45,6 +45,8 @@ class Handler:
         behaviour = self._behaviour(rq_type, flags, payload)
         if behaviour is Behaviour.CALL_BACK:
             return self._call_back(flags, payload)
+        if behaviour in STREAMED:  # while it waits for a body another one may be at work
+            return self._stream(behaviour, flags, payload)
         with self._counted():
             if behaviour is Behaviour.SLEEP:
                 time.sleep(_seconds(payload))
@@ -94,6 +96,13 @@ class Handler:
             return responder
         return flags, payload
 
+    def _stream(self, behaviour: Behaviour, flags: int, payload: bytes) -> Any:
+        if behaviour is Behaviour.UP:
+            return flags, digest(current_request().body.read())
+        if behaviour is Behaviour.DOWN:
+            return chunks_of(contents(flags >> 4, min(int.from_bytes(payload[:4], "big"), MAX_SIZE)))
+        return (chunk for chunk in current_request().body)
+
     def _call_back(self, flags: int, payload: bytes) -> Any:
         if flags & MAX_DEPTH:
             self._check(flags, payload, self.conn(Behaviour.CALL_BACK, payload, flags - 1))
@@ -125,6 +134,13 @@ class CoroutineHandler(LoopHandler):
             await asyncio.sleep(_seconds(payload))
         elif behaviour is Behaviour.CALL_BACK:
             return await self._call_back(flags, payload)
+        elif behaviour is Behaviour.UP:
+            return flags, digest(await current_request().body.read())
+        elif behaviour is Behaviour.THROUGH:
+            body = current_request().body
+            return (chunk async for chunk in body)
+        elif behaviour is Behaviour.DOWN:
+            return self._stream(behaviour, flags, payload)
         elif behaviour is Behaviour.FUTURE:
             loop = asyncio.get_running_loop()
             future = loop.create_future()

@@ -17,6 +17,8 @@ CLOSING_TEXTS = (
     b"requests no longer allowed",
     b"the connection was closed before this request was done",
     b"CancelledError: ",
+    b"the body of this response is not whole",
+    b"BodyEnded: ",
 )
 """How a request is refused, or given up, by an end that closes; nested calls quote it."""
 ENDED_NAMES = (b"ConnectionEnded", b"PeerClosed", b"StreamTruncated", b"ChildExited", b"RuntimeError: Event loop")

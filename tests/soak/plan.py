@@ -9,7 +9,7 @@ from functools import cached_property
 
 from packetwire.testing import NO_FAULTS, Faults
 
-from .behaviours import ANSWERED, MAX_SIZE, MIB, TIMED, Ask, Behaviour
+from .behaviours import ANSWERED, MAX_SIZE, MIB, STREAMED, TIMED, UNSTREAMED, Ask, Behaviour
 
 FACES = ("threads", "asyncio", "uvloop")
 PLAIN_TRANSPORTS = ("pipes", "socketpair", "unix", "tcp", "files", "buffers")
@@ -65,6 +65,11 @@ class EndPlan:
     def handlers_must_not_wait(self) -> bool:
         """Whether a call back from a handler may be refused: one that is inline can be in the thread that reads."""
         return self.face == "threads" and self.handling != "workers"
+
+    @property
+    def may_stream(self) -> bool:
+        """Whether bodies are asked for, and handled: by handlers that may wait."""
+        return not self.is_service and self.handling in ("workers", "coroutines")
 
     @property
     def words(self) -> set[str]:
@@ -247,8 +252,10 @@ class _Drawing:
         ways = ["call"] * 4 + ["submit"] * 3 + ["map"] * 2 + ["cancel"]
         if self._end not in WHOLE:
             ways += ["abandon"] * (6 if self._end == "owing" else 1)
+        if end.may_stream and peer.may_stream and self._end not in SPOILT:
+            ways += ["stream"] * 3
         way = self._random.choice(ways)
-        count = self._random.choice((1, 2, 5, 20, 50))
+        count = self._random.choice((1, 2, 5, 20, 50) if way != "stream" else (1, 2, 5))
         window = self._random.choice((1, 3, 64))
         taken = count if self._random.random() < 0.7 else self._random.randint(0, count)
         asks = [self._ask(way, end, peer) for _ in range(count)]
@@ -257,7 +264,7 @@ class _Drawing:
         return Turn(way, tuple(asks), window, taken)
 
     def _ask(self, way: str, end: EndPlan, peer: EndPlan) -> Ask:
-        behaviours = (ANSWERED,) if way == "map" else (ANSWERED, ANSWERED, tuple(Behaviour))
+        behaviours = {"map": (ANSWERED,), "stream": (STREAMED,)}.get(way, (ANSWERED, ANSWERED, UNSTREAMED))
         behaviour = self._random.choice(self._random.choice(behaviours))
         timeout = self._random.choice((0.0, 0.001, 0.01, 0.1)) if self._random.random() < 0.08 else None
         if self._end in SPOILT:
@@ -272,8 +279,8 @@ class _Drawing:
             self._size(behaviour),
             milliseconds=self._random.choice((0, 1, 1, 5, 20)) if behaviour in TIMED else 0,
             depth=depth,
-            channel=self._random.choice((0, 0, 0, *CHANNELS)),
-            timeout=timeout,
+            channel=self._random.choice((0, 0, 0, *CHANNELS)) if way != "stream" else 0,
+            timeout=timeout if way != "stream" else None,
             may_fail=any((peer, end)[(depth - k) % 2].handlers_must_not_wait for k in range(1, depth + 1)),
         )
 
