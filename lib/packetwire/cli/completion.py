@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
         from argcomplete.shell_integration import shellcode
     except ImportError as error:
         raise CommandFailed("this needs argcomplete: pip install 'packetwire[cli]'", EXIT_FAILED) from error
-    print(shellcode(["packetwire"], shell=args.shell))
+    print(shellcode(["packetwire"], True, args.shell))
     return 0

@@ -145,6 +145,11 @@ def readable(schema: Schema) -> Iterator[str]:
         notes += [f"raises {', '.join(method['errors'])}"] if method["errors"] else []
         yield f"    {'; '.join(notes)}"
         yield from _doc(method)
+    for number, request in schema.get("requests", {}).items():
+        yield ""
+        yield f"{request.get('name', '')}: untyped, its payload is bytes"
+        yield f"    number {number}"
+        yield from _doc(request)
     errors = {name: each for method in schema["methods"].values() for name, each in method["errors"].items()}
     for name, each in sorted(errors.items()):
         yield ""

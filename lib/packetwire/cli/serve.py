@@ -15,11 +15,13 @@ from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.named import MakeService, described, find_service, is_typed_service
 from packetwire.cli.running import log_shown, run_until_signal, stop_signals
 from packetwire.cli.tls import add_server_options, server_ssl_context
+from packetwire.cli.untyped import description_of
 from packetwire.core.settings import DEFAULT_DRAIN, DEFAULT_HANDLERS, DEFAULT_MAX_CONNECTIONS, ERROR_DETAILS
 from packetwire.errors import PacketwireError
 from packetwire.givensockets import inherited_sockets
 from packetwire.listeners import check_listenable, is_for_strangers
 from packetwire.server import connection_of, serve
+from packetwire.service import HasPacketConnection
 from packetwire.streams.open import PacketConnectionRecvSend
 
 DESCRIPTION = """
@@ -214,6 +216,8 @@ def _with_options(
         served: Any = getattr(service, "service", None)
         if describe and is_typed_service(served):
             conn.description = served.description()
+        elif describe and isinstance(service, HasPacketConnection) and conn.description is None:
+            conn.description = description_of(type(service).__name__, service.conn_rq_class_by_type)
         return service
 
     return make

@@ -23,7 +23,7 @@ MAX_DEPTH = 50
 MAX_TYPES = 1000
 _SCALAR_NAMES = frozenset(SCALARS.values())
 _ITEMS = frozenset({"list", "set", "frozenset", "tuple"})
-_SCHEMA_PARTS = frozenset({"packetwire", "name", "version", "doc", "methods", "types"})
+_SCHEMA_PARTS = frozenset({"packetwire", "name", "version", "doc", "methods", "types", "requests"})
 
 
 def schema_from(text: bytes) -> Schema:
@@ -53,6 +53,11 @@ def checked_schema(schema: Any) -> Schema:
     check = _Check(types)
     _each(types, "$.types", check.type)
     _each(_a(dict, found.get("methods"), "$.methods"), "$.methods", check.method)
+    for number, request in _a(dict, found.get("requests", {}), "$.requests").items():
+        if not (number.isascii() and number.isdigit() and int(number[:20]) <= MAX_RQ_TYPE):
+            raise ValueError(f"$.requests: {number!r:.100} is no request type")
+        for key in ("name", "payload", "doc"):
+            _words(_a(dict, request, f"$.requests.{number}").get(key, ""), f"$.requests.{number}.{key}")
     for extra in found.keys() - _SCHEMA_PARTS:
         del found[extra]
     return found
