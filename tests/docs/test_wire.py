@@ -15,7 +15,15 @@ from packetwire.core import engine as bounds
 from packetwire.core.bodies import CallBodies
 from packetwire.core.capabilities import Capabilities, Mode
 from packetwire.core.control import MAX_UNFINISHED
-from packetwire.core.engine import BODY_LOST, DRAINING, NOT_BEGUN, NOT_DONE, TOO_MUCH_FOR_ALL, ConnectionEngine
+from packetwire.core.engine import (
+    BODIES_UNTAKEN,
+    BODY_LOST,
+    DRAINING,
+    NOT_BEGUN,
+    NOT_DONE,
+    TOO_MUCH_FOR_ALL,
+    ConnectionEngine,
+)
 from packetwire.core.fields import MAX_METADATA_SIZE, decode_fields
 from packetwire.core.frames import (
     FRAME_CHANNEL,
@@ -189,6 +197,7 @@ def test_the_texts_of_refusals() -> None:
         refusal(few, request(2), request(3)).replace("1 wait", f"{bounds.DEFAULT_MAX_INBOUND} wait"),
         refusal(little, request(2, b"abc"), request(3, b"d")).replace("3 bytes", f"{octets} bytes"),
         overdue(max_inbound_octets=3).replace("4 bytes", f"{octets + 1} bytes"),
+        BODIES_UNTAKEN.decode(),
         TOO_MUCH_FOR_ALL.decode(),
         DRAINING.decode(),
         NOT_BEGUN.decode(),

@@ -8,7 +8,7 @@ from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from typing import Any
 
-from packetwire import BodyEnded, ConnectionEnded, RequestFailed
+from packetwire import BodyEnded, ConnectionEnded, Draining, RequestFailed
 
 from .behaviours import Ask, Behaviour, Response, chunks_of
 from .handling import ORDERS
@@ -57,12 +57,12 @@ class Asker:
         self._ledger.enter(ask)
         try:
             return self._submitted(ask)
-        except ConnectionEnded as error:
+        except (ConnectionEnded, Draining) as error:
             self._failed(ask, error)
             return None
 
     def _failed(self, ask: Ask, error: BaseException, *, cancelled: bool = False) -> None:
-        self._ended += isinstance(error, ConnectionEnded)
+        self._ended += isinstance(error, ConnectionEnded | Draining)
         self._ledger.failed(ask, error, cancelled=cancelled)
 
     @property

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 
 from cs.fsm import CancellationError
 
-from packetwire import ConnectionEnded
+from packetwire import ConnectionEnded, Draining
 
 from .behaviours import Ask, Response
 
@@ -17,6 +17,8 @@ CLOSING_TEXTS = (
     b"requests no longer allowed",
     b"the connection was closed before this request was done",
     b"CancelledError: ",
+    b"draining: no more requests are begun",
+    b"Draining: ",
     b"the body of this response is not whole",
     b"BodyEnded: ",
 )
@@ -96,7 +98,7 @@ class Ledger:
             is_fine, outcome = ask.timeout is not None, "timed out"
         elif isinstance(error, CancellationError | CancelledError | asyncio.CancelledError):
             is_fine, outcome = cancelled, "cancelled"
-        elif isinstance(error, ConnectionEnded):
+        elif isinstance(error, ConnectionEnded | Draining):
             is_fine, outcome = self._may_end, "lost with the connection"
         else:
             is_fine, outcome = False, "wrong"

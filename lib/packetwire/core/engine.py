@@ -96,6 +96,7 @@ MAX_TAILS = 256
 NO_HANDLER = b"no request handler"
 REQUESTS_ENDED = b"requests no longer allowed"
 BODY_LOST = b"the body of this response is not whole"
+BODIES_UNTAKEN = b"too much to do: the bodies of responses wait for credit"
 DRAINING = b"draining: no more requests are begun"
 TOO_MUCH_FOR_ALL = b"too much to do: all clients together wait for too many bytes"
 NOT_DONE = b"the connection was closed before this request was done"
@@ -1488,7 +1489,7 @@ class ConnectionEngine:
         elif self._inbound_bytes + size > self.max_inbound_octets and inbound:
             self._refuse(key, b"too much to do: %d bytes wait for their reply" % self._inbound_bytes)
         elif self.bodies is not None and self.bodies.holds_back(self.max_inbound_octets):
-            self._refuse(key, b"too much to do: the bodies of responses wait for credit")
+            self._refuse(key, BODIES_UNTAKEN)
         elif self.budget is not None and self.budget.holds(self._inbound_bytes + size):
             self._refuse(key, TOO_MUCH_FOR_ALL)
         elif self.ours is not _ENDED:
