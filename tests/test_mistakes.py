@@ -125,15 +125,16 @@ def with_bytes(*first: bytes) -> None:
         opened(near)
 
 
-def listening() -> socket.socket:
-    return socket.create_server(("127.0.0.1", 0))
+def opened_with(made: socket.socket, *, closed: bool = False) -> None:
+    with made:
+        if closed:
+            made.close()
+        opened(made)
 
 
-def closed() -> socket.socket:
-    near, far = socket.socketpair()
-    near.close()
-    far.close()
-    return near
+def opened_without_pipes() -> None:
+    with subprocess.Popen(["true"]) as process:
+        opened(process)
 
 
 def after_the_end(use: Callable[[PacketConnection], Any]) -> None:
@@ -218,12 +219,18 @@ IN_PYTHON: list[tuple[Callable[[], Any], str]] = [
     (lambda: opened((sys.__stdin__, 1)), "recv must be a binary file, got one for text, …: its `buffer` is one"),
     (lambda: opened(9999), "[Errno 9] recv=9999 is not an open file descriptor"),
     (lambda: opened(-1), "recv is not a file descriptor: -1"),
-    (lambda: opened(listening()), "a socket that listens, not a connection: give it what its accept() returns"),
-    (lambda: opened(socket.socket()), "recv is a socket that is not connected: …; call its connect() first"),
-    (lambda: opened(socket.socket(socket.AF_UNIX)), "a socket that is not connected: …; call its connect() first"),
-    (lambda: opened(socket.socket(type=socket.SOCK_DGRAM)), "recv must be a stream socket, got <socket"),
-    (lambda: opened(closed()), "recv is a closed socket"),
-    (lambda: opened(subprocess.Popen(["true"])), "Popen ['true'] needs stdin=PIPE and stdout=PIPE"),
+    (
+        lambda: opened_with(socket.create_server(("127.0.0.1", 0))),
+        "a socket that listens, not a connection: give it what its accept() returns",
+    ),
+    (lambda: opened_with(socket.socket()), "recv is a socket that is not connected: …; call its connect() first"),
+    (
+        lambda: opened_with(socket.socket(socket.AF_UNIX)),
+        "a socket that is not connected: …; call its connect() first",
+    ),
+    (lambda: opened_with(socket.socket(type=socket.SOCK_DGRAM)), "recv must be a stream socket, got <socket"),
+    (lambda: opened_with(socket.socket(), closed=True), "recv is a closed socket"),
+    (opened_without_pipes, "Popen ['true'] needs stdin=PIPE and stdout=PIPE"),
     (lambda: child("a b"), "argv must be a sequence of strings, got 'a b'; for a shell use ['sh', '-c', …]"),  # type: ignore[arg-type]
     (lambda: opened(child(["no-such-program"])), "No such file or directory: 'no-such-program'"),
     (lambda: opened(child(["/etc/passwd"])), "Permission denied: '/etc/passwd'"),
@@ -295,7 +302,6 @@ def as_pattern(text: str) -> str:
 
 
 @pytest.mark.parametrize(("do", "text"), IN_PYTHON, ids=[text[:60] for _, text in IN_PYTHON])
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_in_python(do: Callable[[], Any], text: str) -> None:
     with pytest.raises(Exception) as caught:
         do()

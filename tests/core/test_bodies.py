@@ -1015,3 +1015,39 @@ def test_it_is_taken_in_small_parts(most: int) -> None:
         parts.append(part)
     assert {len(part) for part in parts[:-1]} == {most}
     assert b"".join(parts) == whole
+
+
+class Meanwhile(list[bytes]):
+    """What an engine has to send; behind the moment in which it is copied another thread does something."""
+
+    act: Any = None
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        act, self.act = self.act, None
+        if act is not None:
+            act()
+        return found
+
+
+@pytest.mark.parametrize("has_lane", [True, False])
+def test_a_body_does_not_overtake_its_request(has_lane: bool) -> None:
+    """One that begins while another thread takes what is to be sent."""
+    a, b = agreed_pair()
+    a.unsent = unsent = Meanwhile(a.unsent)
+    if has_lane:
+        a.bodies_now()
+    calls: list[Call] = []
+
+    def begin() -> None:
+        calls.append(Call(a, b))
+        calls[0].request.write(b"abc")
+        calls[0].request.finish()
+
+    unsent.act = begin
+    assert a.data_to_send() == []
+    a.data_sent()
+    assert unsent
+    b.receive(sent(a))
+    assert read_all(calls[0].body) == b"abc"
+    assert calls[0].body.at_end

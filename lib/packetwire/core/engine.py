@@ -18,7 +18,7 @@ dropped; so no history is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from itertools import count
 from typing import Any
 
@@ -29,7 +29,7 @@ from packetwire.core.control import MAX_UNFINISHED, Control
 from packetwire.core.events import Event, PeerEndedRequests, RequestReceived, ResponseReceived, StreamEnded
 from packetwire.core.frames import FRAME_CHANNEL, FrameType, Meta, encode_frame, encode_meta
 from packetwire.core.hello import CONTROL_CHANNEL, DESCRIBE, DRAIN, MAX_REASON, PING, Feature, encode_drain
-from packetwire.core.lanes import MAX_ANNOUNCED, MAX_IN_PIECES, PIECES_ABOVE, SHORT_PIECE, Lane, Payload
+from packetwire.core.lanes import MAX_ANNOUNCED, MAX_IN_PIECES, PIECES_ABOVE, SHORT_PIECE, Lane, Payload, Sender
 from packetwire.core.packet import (
     EOF_PACKET,
     ERQ_PACKET,
@@ -888,13 +888,19 @@ class ConnectionEngine:
 
     def data_to_send(self) -> list[bytes]:
         """Take what is to be written, in order; report it by `data_sent`."""
+        # first this: whoever sends bulk has sent what that belongs to before, so that it is in the batch
+        lane = self.lane
+        ready = () if lane is None else lane.ready_now()
         # in two steps: meanwhile others only append to it, or forget all as nothing can be sent any more
         batch = self.unsent[:]
         del self.unsent[: len(batch)]
         if self.control is not None and self.control.has_reported:
             batch = self._with_reports(batch)
-        if self.lane is not None:
-            return self._with_bulk(batch, self.lane)
+        if lane is not None:
+            return self._with_bulk(batch, lane, ready)
+        if self.lane is not None:  # since just now; what tells that it has something may be in the batch
+            self.unsent.append(b"")
+            batch = [each for each in batch if each]
         self._batch_bytes = self.unsent_octets
         replies, refusals = self._unsent_replies, self._unsent_refusals
         if replies or refusals:
@@ -910,7 +916,7 @@ class ConnectionEngine:
             self._mark(batch)
         return batch
 
-    def _with_bulk(self, batch: list[bytes], lane: Lane) -> list[bytes]:
+    def _with_bulk(self, batch: list[bytes], lane: Lane, ready: Collection[Sender]) -> list[bytes]:
         """The same, and some of what is sent in pieces."""
         batch = [each for each in batch if each]
         if self._erq_taken:
@@ -924,7 +930,7 @@ class ConnectionEngine:
                 self.bodies.end_requests(ConnectionEnded("this side has ended the connection (EOF)"))
         else:
             batch += lane.take_frames()
-            batch += lane.take(sum(map(len, batch)), self._piece_size(lane))  # type: ignore[arg-type]
+            batch += lane.take(sum(map(len, batch)), self._piece_size(lane), ready)  # type: ignore[arg-type]
             self.unsent_octets += lane.more
             lane.more = 0
             if lane.behind and not lane.requests:

@@ -8,6 +8,7 @@ the lane, one takes from it. A request that is given up is claimed by taking it 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from typing import Protocol
 
 from packetwire.core.frames import FrameType, frame_head
@@ -238,9 +239,14 @@ class Lane:
         self.frames.clear()
         self.waiting = self.replies = self.more = self._counted = 0
 
-    def take(self, queued: int, most: int) -> list[Part]:
+    def ready_now(self) -> set[Sender]:
+        """Those that have something to send."""
+        return {*self._turns.copy(), *self._queue.copy()}
+
+    def take(self, queued: int, most: int, ready: Collection[Sender] | None = None) -> list[Part]:
         """Take the parts that leave with `queued` other bytes: a piece of each in turn, of `most` bytes at most.
 
+        Only of those that were `ready` before the other bytes were taken: what they send may belong to these.
         Behind a batch that had no room for any it is one piece at least, so that nothing waits for ever.
         """
         taken: list[Part] = []
@@ -248,6 +254,9 @@ class Lane:
         while queued < QUEUED_BELOW or at_least_one:
             sender = self._next()
             if sender is None:
+                break
+            if ready is not None and sender not in ready:
+                self._turns.append(sender)
                 break
             packets = sender.take(self, most)
             taken += packets
