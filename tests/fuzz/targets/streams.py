@@ -251,7 +251,7 @@ REFUSED = TextsOf(engine_module, ["_refuse"], position=1)
 DRAINED = engine_module.DRAINING.decode()
 TOO_MANY_BODIES = "too many bodies are open"
 NOT_BY_BYTES = {engine_module.TOO_MUCH_FOR_ALL.decode(), engine_module.BODIES_UNTAKEN.decode()}
-"""Refusals that depend on what other connections of a server hold, or on responses with bodies, which are none here."""
+"""Refusals that depend on what other connections of a server hold, or on bodies of responses; here are none."""
 OUTSTANDING = 7
 
 
