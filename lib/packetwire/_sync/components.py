@@ -42,6 +42,8 @@ class SupervisedComponent(Keeper, Generic[ComponentT]):
     true if it is not started again any more.
     """
 
+    __module__ = "packetwire.iccp"  # where it is public
+
     def __init__(
         self,
         name: str,
