@@ -19,16 +19,14 @@ from typing import Any
 
 from packetwire.core.faults import is_caused_by_peer
 from packetwire.core.statuses import StatusCode
-from packetwire.errors import RequestFailed
+from packetwire.errors import RequestFailed, extra_missing
 from packetwire.hooks import ClientCall, ServedRequest
 
 try:
     from opentelemetry import context as contexts
     from opentelemetry import metrics, trace
-except ImportError as error:
-    raise ModuleNotFoundError(
-        "packetwire.otel needs OpenTelemetry: pip install 'packetwire[otel]'", name=error.name
-    ) from error
+except ModuleNotFoundError as error:
+    raise extra_missing("otel", error) from error
 
 __all__ = ["Telemetry"]
 

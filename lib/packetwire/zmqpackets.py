@@ -268,6 +268,7 @@ class PacketWorker(_Closing):
         self._unanswered = 0
         self._closing = False
         self._closed = False
+        self._is_lost = False
         self._over = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, name=f"packetwire-worker-{endpoint}", daemon=True)
@@ -312,15 +313,18 @@ class PacketWorker(_Closing):
         """
         timeout = seconds_of(timeout)
         with self._change:
-            if self._closing:
+            was_lost, self._is_lost = self._is_lost, False  # then only its threads are waited for
+            if self._closing and not was_lost:
                 return
-            self._closing = True
-            self._change.wait_for(lambda: not self._unanswered, timeout)
-            self._closed = True
-            self._change.notify_all()
-        self._post.stop()
-        self._answers.sum_up()
-        self._over.set()
+            if not was_lost:
+                self._closing = True
+                self._change.wait_for(lambda: not self._unanswered, timeout)
+                self._closed = True
+                self._change.notify_all()
+        if not was_lost:
+            self._post.stop()
+            self._answers.sum_up()
+            self._over.set()
         deadline = time.monotonic() + CLOSE_LINGER  # handlers that are still at work are left behind
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -330,7 +334,7 @@ class PacketWorker(_Closing):
         """In the thread of the socket: nothing can be received or answered any more."""
         logger.error("%s: this worker has ended: %s", self.endpoint, error)
         with self._change:
-            self._closing = self._closed = True
+            self._closing = self._closed = self._is_lost = True
             self._change.notify_all()
         self._over.set()
 

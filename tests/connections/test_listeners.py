@@ -263,9 +263,9 @@ def test_clients_that_left_are_forgotten(address: str, service: Service, monkeyp
     finally:
         gc.unfreeze()
     assert len({fds for fds, _ in seen[1:]}) == 1
-    # one that opens or closes a client may just be ending, or a clock be there already
+    # one that opens or closes a client may just be ending, or a clock be there, with the worker that starts it
     counts = [count for _, count in seen[1:]]
-    assert max(counts) - min(counts) <= 2
+    assert max(counts) - min(counts) <= 5, "of 100 clients"
 
 
 # too many clients
