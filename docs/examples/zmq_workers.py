@@ -53,6 +53,9 @@ def run_proxy(context: zmq.Context, front: str, back: str) -> None:
             zmq.proxy(router, dealer)
     except zmq.ContextTerminated:
         pass
+    except zmq.ZMQError:
+        if not context.closed:  # else it has ended before there was a socket
+            raise
 
 
 def start_worker(endpoint: str) -> subprocess.Popen[bytes]:
