@@ -23,7 +23,7 @@ from typing import Any
 from packetwire.aio.coroutines import CoroutineHandlers, awaited
 from packetwire.aio.current import plainly
 from packetwire.aio.workers import Workers
-from packetwire.aio.writing import WRITE_AT, Writing
+from packetwire.aio.writing import Writing
 from packetwire.core.channels import (
     Channels,
     PlainHandler,
@@ -44,6 +44,7 @@ from packetwire.core.settings import Settings
 from packetwire.error_text import error_text
 from packetwire.errors import PacketwireError, RequestError
 from packetwire.faults import FaultLog
+from packetwire.streams.buffers import WRITE_AT
 
 logger = logging.getLogger("packetwire")
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from packetwire.aio.blocking import NoThread, Work, to_the_end_in_thread
 from packetwire.aio.transport import Receiver
 from packetwire.errors import ConnectionEnded, ended_by
+from packetwire.streams.buffers import MAX_READ, READ_SIZE
 from packetwire.streams.bytestream import Buffers, ByteStream
-from packetwire.streams.fds import READ_SIZE, FdReader, FdWriter
+from packetwire.streams.fds import FdReader, FdWriter
 from packetwire.streams.sockets import SocketReader, SocketWriter
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ logger = logging.getLogger("packetwire")
 
 READS_AT_ONCE = 16
 """Reads of a long packet before the loop sees to others."""
-MAX_READ = 1 << 18
-"""Bytes of one read of a long packet."""
 LOOK_INTERVAL = 0.01
 """Seconds until a descriptor that could be read is looked at for an error, where the loop does not tell twice."""
 

@@ -13,9 +13,7 @@ from collections.abc import Callable
 from packetwire.aio.transport import Transport
 from packetwire.aio.workers import Workers
 from packetwire.core.engine import ConnectionEngine
-
-WRITE_AT = 640
-"""Bytes that are written without waiting for more."""
+from packetwire.streams.buffers import WRITE_AT
 
 
 class Writing:

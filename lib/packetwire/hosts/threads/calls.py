@@ -22,8 +22,8 @@ from packetwire.hosts.threads.reading import Reading
 from packetwire.hosts.threads.roles import Bell
 from packetwire.hosts.threads.waiter import RequestWaiter, Waiter
 from packetwire.hosts.threads.waiting import Waiting
-from packetwire.hosts.threads.workers import WRITE_AT
 from packetwire.hosts.threads.writing import Writing
+from packetwire.streams.buffers import WRITE_AT
 
 POSTPONE_ABOVE = 2
 """Requests without an answer past which writing is postponed."""

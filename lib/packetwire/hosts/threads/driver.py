@@ -14,7 +14,6 @@ use the connection, and an exception at any instruction leaves it usable, or end
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Container
 from threading import get_ident
@@ -26,15 +25,16 @@ from packetwire.core.events import Event, RequestReceived, StreamEnded
 from packetwire.core.keepalive import Keepalive
 from packetwire.core.owed import Interrupt
 from packetwire.core.packetcodec import Fields, Key
-from packetwire.core.requests import Outcome, Responder
-from packetwire.errors import ConnectionEnded, LocalProtocolError, ended_by
+from packetwire.core.requests import Responder
+from packetwire.errors import ConnectionEnded
 from packetwire.hosts.threads.account import Account
-from packetwire.hosts.threads.answering import Answering, logger
+from packetwire.hosts.threads.answering import Answering
 from packetwire.hosts.threads.calls import Calls
 from packetwire.hosts.threads.clock import Clock
 from packetwire.hosts.threads.closing import Closing
 from packetwire.hosts.threads.control import ControlRequests
 from packetwire.hosts.threads.delivery import Delivery
+from packetwire.hosts.threads.failures import Failures
 from packetwire.hosts.threads.inline import InlineHandlers
 from packetwire.hosts.threads.keepalive import PeerCare
 from packetwire.hosts.threads.loops import Loops
@@ -43,9 +43,8 @@ from packetwire.hosts.threads.parking import open_parking
 from packetwire.hosts.threads.readerrole import ReaderRole
 from packetwire.hosts.threads.reading import Reading
 from packetwire.hosts.threads.recovery import Recovery
-from packetwire.hosts.threads.role import CLOCK
 from packetwire.hosts.threads.roles import Bell
-from packetwire.hosts.threads.slots import handling, without_slot
+from packetwire.hosts.threads.slots import handling
 from packetwire.hosts.threads.waiter import Waiter
 from packetwire.hosts.threads.waiting import Waiting
 from packetwire.hosts.threads.workers import Workers
@@ -92,13 +91,14 @@ class Driver:
         inline_jobs: deque[Fields] = deque()
         held: list[None] = []  # not empty once a handler was not started, as too much was unsent
         self._parking = parking = open_parking(stream.read_fd)
+        self._failures = failures = Failures(engine, name, parking=parking, bell=bell)
         self._writing = writing = Writing(
             engine, stream, waiting=bell, held=held,
             wait_for_room=self._wait_for_room_to_write, written=self._has_written,
-            failed=self._write_failed, interrupted=self._write_interrupted
+            failed=failures.writing_failed, interrupted=failures.writing_interrupted
         )  # fmt: skip
         self._clock = clock = Clock(
-            name, stream, writing, self._look, self._want_clock, bell.ring, self._has_no_clock
+            name, stream, writing, self._look, self._want_clock, bell.ring, failures.no_clock
         )
         self._answering = answering = Answering(
             engine, name, handler=handler, error_detail=error_detail, trace_log=trace_log,
@@ -108,7 +108,7 @@ class Driver:
         self._workers = workers = Workers(
             engine, name, jobs=jobs, slow_jobs=slow_jobs, limit=handlers if isinstance(handlers, int) else 1,
             max_unsent=max_unsent, held=held, answering=answering, writing=writing, clock=clock,
-            parking=parking, bell=bell, failed=self._has_no_thread, died=self._has_lost_worker
+            parking=parking, bell=bell, failures=failures
         )  # fmt: skip
         self._inline = inline_handlers = InlineHandlers(
             engine, inline_jobs, workers=workers, writing=writing, clock=clock, answering=answering
@@ -120,13 +120,14 @@ class Driver:
             cancel=self._cancel, run_job=self._run_own_job
         )  # fmt: skip
         self._reader = reader = ReaderRole(
-            engine, parking=parking, clock=clock, delivery=delivery, bell=bell, lost=self._has_lost_descriptor,
+            engine, parking=parking, clock=clock, delivery=delivery, bell=bell, lost=failures.descriptor_lost,
             is_eager=engine.accepts_requests or bool(channels) or delivery.is_watched
         )  # fmt: skip
         self._reading = reading = Reading(
             engine, stream, name, reader=reader, writing=writing, workers=workers, delivery=delivery,
-            bell=bell, inline=inline_handlers, spin=spin
+            bell=bell, inline=inline_handlers, failures=failures, spin=spin
         )  # fmt: skip
+        failures.connect(delivery=delivery, reader=reader, writing=writing)
         self.recover = Recovery(reader=reader, writing=writing, clock=clock, bell=bell).recover
         self._queues = jobs, slow_jobs, inline_jobs
         waiting = Waiting(
@@ -158,9 +159,9 @@ class Driver:
         workers.work, self.run_job = self._loops.work, self._loops.run_job
         self.call, self.submit, self.forget = calls.call, calls.submit, calls.forget
         self.tell_cancelled = calls.tell_cancelled
-        self.wait_for, self.flush = waiting.wait_for, writing.flush
+        self.wait_for, self.join_receive, self.flush = waiting.wait_for, waiting.join_receive, writing.flush
         self.interrupt_lead, self.be_eager = reading.interrupt, reader.be_eager
-        self.when_all_received = delivery.when_all_received
+        self.when_all_received, self.answer = delivery.when_all_received, answering.answer
         self.abort, self.runs_in, self.give_up = closing.abort, closing.runs_in, closing.give_up
 
     # life
@@ -169,7 +170,7 @@ class Driver:
         """Begin to read."""
         forking.register(self)
         self._account.open()
-        self.stream.start(self._expect_end)
+        self.stream.start(self._failures.expect_end)
         leading, self.stream.leading_octets = self.stream.leading_octets, b""
         if leading:
             as_ours(self._take_in_at_start, leading)
@@ -225,23 +226,6 @@ class Driver:
         """End the connection in order within `timeout` seconds, then anyhow; return the trailing bytes."""
         return b"" if self._forked else self._closing.close(timeout)
 
-    def join_receive(self, timeout: float | None = None) -> bool:
-        """Wait until nothing more is received."""
-        me = get_ident()
-        self._check_can_wait(me)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        # not by the bell: this waits long, and must not wake up for each request that is served
-        with without_slot(me):
-            return self._delivery.all_received.wait_for(lambda: self.engine.ended is not None, deadline)
-
-    def _check_can_wait(self, me: int) -> None:
-        role, turn = self._reading.role, self._inline.turn
-        if turn.get(0) == me or (role.get(0) == me and me not in self._workers.on_watch):
-            raise LocalProtocolError(
-                f"{self.name}: the thread that reads this connection would wait for itself (in an inline handler, "
-                "an on_event, or a signal handler or finalizer that interrupted it)"
-            )
-
     def after_fork(self) -> None:
         """In the child of a fork: the connection belongs to the parent."""
         self._forked = True
@@ -255,44 +239,6 @@ class Driver:
             if isinstance(event, StreamEnded):
                 for waiter in event.lost:
                     Waiter.fail(waiter, cause)  # not by its own method, which calls the user's
-
-    # what ends it
-
-    def _expect_end(self, cause: ConnectionEnded) -> None:
-        """The stream should end now; if it does not within a second, it ends for the `cause` known last."""
-        self.engine.expect_end(cause, time.monotonic())
-        self._parking.wake()
-
-    def _write_failed(self, error: Exception) -> None:
-        """Nothing can be sent. The peer may have said why before, so go on reading for a moment."""
-        self.engine.send_failed(error)
-        if self.engine.deadline is None:
-            reason = ended_by(error, f"{self.name}: writing failed: {error}")
-            self.engine.expect_end(reason, time.monotonic())
-        self._parking.wake()
-        self._bell.ring()
-
-    def _write_interrupted(self, error: BaseException) -> None:
-        self._delivery.fail(ended_by(error, f"{self.name}: interrupted while writing: {error!r}"))
-
-    def _has_lost_descriptor(self, error: Exception) -> None:
-        self._delivery.fail(ended_by(error, f"{self.name}: the stream's descriptor is gone: {error}"))
-
-    def _has_no_thread(self, error: RuntimeError) -> None:
-        self._delivery.fail(ended_by(error, f"{self.name}: no thread can be started to read: {error}"))
-
-    def _has_lost_worker(self, error: BaseException) -> None:
-        logger.error("%s: a worker ended by %r", self.name, error, exc_info=error)
-        self._delivery.fail(ended_by(error, f"{self.name}: interrupted in a worker: {error!r}"))
-
-    def _has_no_clock(self, error: RuntimeError) -> None:
-        logger.error("%s: %s", self.name, error)
-        if self._reader.is_left_alone():
-            self._reader.arm()
-        if self._writing.leftover and not self._writing.keeper:
-            self._writing.leftover = ()
-            self._writing.role.give_up(CLOCK)
-            self._write_failed(error)
 
     # what the parts call, of those that were made after them
 
@@ -347,10 +293,6 @@ class Driver:
         """In on_event: the request is answered by `answer`, the handler is not called for it."""
         self._answering.owed.deferred[(event.channel, event.tag) if event.channel else event.tag] = responder
         self._delivery.taken.add((event.channel, event.tag))
-
-    def answer(self, event: RequestReceived, outcome: Outcome) -> None:
-        """The result of a request that was taken is there."""
-        self._answering.answer(event, outcome)
 
     def _has_answered(self) -> None:
         if self._reading.role.get(0) != get_ident():  # the reader writes behind all events of its chunk

@@ -23,7 +23,7 @@ cdef class Reading:
     cdef public object _stream, _try_read, _try_read_into, _name, _jobs, _inline_jobs, _bell, _locks, _receivers, _unhurried
     cdef bint _is_watched
     cdef ReadPoll _poll
-    cdef object _failure, _read_fd, _wakeup, _poll_stream, _spin
+    cdef object _failure, _failures, _read_fd, _wakeup, _poll_stream, _spin
     @cython.locals(engine=ConnectionEngine, poll=ReadPoll, naps=cython.long, found=cython.int)
     cpdef bint lead(self, Waiter waiter, deadline) except -1
     @cython.locals(engine=ConnectionEngine)

@@ -19,27 +19,24 @@ from packetwire.core.events import Event
 from packetwire.errors import ended_by
 from packetwire.hosts.threads.answering import logger
 from packetwire.hosts.threads.delivery import Delivery
+from packetwire.hosts.threads.failures import Failures
 from packetwire.hosts.threads.inline import InlineHandlers
 from packetwire.hosts.threads.nesting import OURS, inside
 from packetwire.hosts.threads.readerrole import ReaderRole
 from packetwire.hosts.threads.roles import Bell
 from packetwire.hosts.threads.signals import FIRST_SLEEP, main_thread, sleep_limit
-from packetwire.hosts.threads.spinning import Spin
+from packetwire.hosts.threads.spinning import SPIN_UNDER_WAY, Spin
 from packetwire.hosts.threads.waiter import Waiter
 from packetwire.hosts.threads.workers import Workers
 from packetwire.hosts.threads.writing import Writing, poll_both
-from packetwire.streams.buffers import READ_SIZE
+from packetwire.streams.buffers import MAX_READ, READ_SIZE
 from packetwire.streams.bytestream import ByteStream
 from packetwire.streams.inplace import reader_in_place
 from packetwire.streams.systemcalls import WOKEN, ReadPoll
 from packetwire.streams.wakeup import Wakeup
 
-MAX_READ = 1 << 18
-"""Bytes of one read, at most, while a long packet arrives."""
 PACKET_WAIT = 0.005
 """Seconds that a reader waits for more of a long packet before it looks for other work."""
-SPIN_UNDER_WAY = 2
-"""Requests under way up to which a thread that waits looks before it sleeps."""
 
 
 class Reading:
@@ -57,6 +54,7 @@ class Reading:
         delivery: Delivery,
         bell: Bell,
         inline: InlineHandlers,
+        failures: Failures,
         spin: float,
     ) -> None:
         self.reader = reader
@@ -78,6 +76,7 @@ class Reading:
         self._delivery = delivery
         self._is_watched, self._receivers = delivery.is_watched, delivery.receivers
         self._unhurried = delivery.unhurried
+        self._failures = failures
         self._failure: Exception | None = None
         self._read_fd = stream.read_fd
         self._wakeup = Wakeup()
@@ -195,7 +194,7 @@ class Reading:
         except BaseException as error:
             inside[me] = OURS  # a handler may have been left
             logger.error("%s: reading ended by %r", self._name, error, exc_info=error)
-            self._interrupted(error)  # a request may be lost that was to be handled
+            self._failures.reading_interrupted(error)  # a request may be lost that was to be handled
         finally:
             if role.get(0) == me:
                 self.reader.leave(me)
@@ -237,7 +236,7 @@ class Reading:
                 self._bell.ring()
         except BaseException as error:
             self._delivery.deliver_after_all(events)
-            self._interrupted(error)
+            self._failures.reading_interrupted(error)
             raise
         return True
 
@@ -280,10 +279,6 @@ class Reading:
         if error is not None and (cause is None or not isinstance(error, OSError)):
             cause = ended_by(error, f"{self._name}: reading failed: {error}")
         events += self._engine.receive_eof(cause, gone=self._stream.is_cut_off)
-
-    def _interrupted(self, error: BaseException) -> None:
-        """Bytes were taken that were not all decoded: what follows could not be understood."""
-        self._delivery.fail(ended_by(error, f"{self._name}: interrupted while reading: {error!r}"))
 
     def tick(self, now: float) -> None:
         """The stream should have ended by now, and is to be ended, but first what it still has is read."""

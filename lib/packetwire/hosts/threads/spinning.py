@@ -13,6 +13,8 @@ from typing import Generic, TypeVar
 
 from packetwire.core.settings import DEFAULT_SPIN as DEFAULT_SPIN
 
+SPIN_UNDER_WAY = 2
+"""Requests under way up to which a thread that waits looks before it sleeps."""
 SPIN_PATIENCE = 4
 """Times in a row that it may be in vain."""
 SPIN_PROBE = 64

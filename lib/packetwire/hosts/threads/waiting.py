@@ -49,6 +49,23 @@ class Waiting:
         self._bell = bell
         self._max_unsent = max_unsent
 
+    def join_receive(self, timeout: float | None = None) -> bool:
+        """Wait until nothing more is received."""
+        me = get_ident()
+        self._check_can_wait(me)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        # not by the bell: this waits long, and must not wake up for each request that is served
+        with without_slot(me):
+            return self._delivery.all_received.wait_for(lambda: self._engine.ended is not None, deadline)
+
+    def _check_can_wait(self, me: int) -> None:
+        role, turn = self._role, self._inline_turn
+        if turn.get(0) == me or (role.get(0) == me and me not in self._workers.on_watch):
+            raise LocalProtocolError(
+                f"{self._name}: the thread that reads this connection would wait for itself (in an inline handler, "
+                "an on_event, or a signal handler or finalizer that interrupted it)"
+            )
+
     def wait_for(self, waiter: Waiter, deadline: float | None) -> bool:
         """Return once `waiter` is done, reading meanwhile if nobody else does; false at the deadline."""
         if waiter.done:

@@ -13,7 +13,7 @@ cdef class Workers:
     cdef Writing _writing
     cdef Clock _clock
     cdef Answering _answering
-    cdef object _slow, _name, _limit, _max_unsent, _held, _parking, _bell, _failed, _died
+    cdef object _slow, _name, _limit, _max_unsent, _held, _parking, _bell, _failures
     @cython.locals(engine=ConnectionEngine, writing=Writing, clock=Clock, kept=bint, answering=Answering, debts=list)
     cpdef bint serve(self, me) except -1
     cpdef bint run_jobs(self, me) except -1

@@ -4,9 +4,6 @@ Strategy: take-over. The thread that has read requests runs their handlers itsel
 they are quick: that costs no switch to another thread. If one takes longer than a tick of the clock, the clock
 takes the reader's role from that thread, and another one reads, and runs what waits. The type of such a request
 counts as slow until it has been quick again for a while, and goes to other threads at once.
-
-A handler that runs has a slot, of which there are `limit`. While it waits for a call of its own it has none, so
-that call-backs can nest (`slots`).
 """
 
 from __future__ import annotations
@@ -23,17 +20,15 @@ from packetwire.core.packetcodec import Fields
 from packetwire.core.varint import MAX_UINT
 from packetwire.hosts.threads.answering import Answering, logger
 from packetwire.hosts.threads.clock import Clock
+from packetwire.hosts.threads.failures import Failures
 from packetwire.hosts.threads.nesting import OURS, inside
 from packetwire.hosts.threads.parking import Parking
 from packetwire.hosts.threads.roles import Bell, Watch
 from packetwire.hosts.threads.slots import Slots, Turn, handling
 from packetwire.hosts.threads.slowness import SlowTypes, type_of
 from packetwire.hosts.threads.writing import Writing
+from packetwire.streams.buffers import WRITE_AT
 from packetwire.streams.finalizing import start_without_waiting
-
-WRITE_AT = 640
-"""Bytes of replies that are written without waiting for more: enough to share a system call, and few enough for
-the peer to work on them meanwhile."""
 
 
 class Workers:
@@ -54,8 +49,7 @@ class Workers:
         clock: Clock,
         parking: Parking,
         bell: Bell,
-        failed: Callable[[RuntimeError], None],
-        died: Callable[[BaseException], None],
+        failures: Failures,
     ) -> None:
         self.jobs = jobs
         """Requests that wait for a handler."""
@@ -80,9 +74,7 @@ class Workers:
         self.starting: set[threading.Thread] = set()
         """Those of them that cannot be joined yet."""
         self._slow = SlowTypes()
-        self._engine = engine
-        self._name = name
-        self._limit = limit
+        self._engine, self._name, self._limit = engine, name, limit
         self._max_unsent = max_unsent
         self._held = held
         # a machine integer where this is compiled
@@ -94,8 +86,7 @@ class Workers:
         self._clock = clock
         self._parking = parking
         self._bell = bell
-        self._failed = failed
-        self._died = died
+        self._failures = failures
 
     # threads
 
@@ -132,7 +123,7 @@ class Workers:
         self.parked -= 1
         logger.error("%s: %s", self._name, error)
         if not self.threads:
-            self._failed(error)
+            self._failures.no_thread(error)
         self._bell.ring()
 
     def _run(self) -> None:
@@ -144,7 +135,7 @@ class Workers:
             while self.work(me):
                 pass
         except BaseException as error:  # none of a handler's: those are answered
-            self._died(error)
+            self._failures.worker_lost(error)
         finally:
             inside.pop(me, None)
             self._alive -= 1
