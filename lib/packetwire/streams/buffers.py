@@ -11,8 +11,8 @@ READ_SIZE = 65536
 MAX_READ = 1 << 18
 """Bytes of one read, at most, while a long packet arrives."""
 WRITE_AT = 640
-"""Bytes that are written without waiting for more: enough to share a system call, and few enough for the peer to work
-on them meanwhile."""
+"""Bytes that are written without waiting for more: enough to share a system call, and few enough for the peer
+to work on them meanwhile."""
 MAX_BUFFERS = 256
 """Buffers in one system call: no more than any system's IOV_MAX."""
 JOIN_LIMIT = 65536
