@@ -106,7 +106,7 @@ def serve(
     takes no byte for 30 seconds is ended. By default it is 1 GiB, or a quarter of what this process may use, if
     that is less.
 
-    So that one server follows another and no client is lost, see "Servers that restart" in the guide:
+    So that one server follows another and no client is lost, see docs/howto/restart.md:
 
     - `listener` is a socket that listens already, its descriptor, or several of them, at `unix:`, `tcp:` or `tls:`.
       They are the server's from then on, which closes them in the end; their files are left alone. The port of the
@@ -118,7 +118,7 @@ def serve(
     the server: with `inherit=True` there, several processes that are forked later serve at one address.
 
     `inspect` is the path of a Unix socket, which only its owner can connect to, at which the server tells what it
-    does: its clients, the requests under way, how long they take, what is held. See "Looking inside" in the guide.
+    does: its clients, the requests under way, how long they take, what is held. See docs/howto/inspect.md.
 
     Raises `LocalProtocolError` for what is no such address, OSError if it can't be served on.
     """

@@ -31,7 +31,7 @@ from .forked import packetwire_text
 
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 EXAMPLE = Path(__file__).parents[1] / "docs" / "snapshot.json"
-"""A snapshot, of which the picture in the guide is made as well."""
+"""A snapshot, of which the picture in docs/howto/inspect.md is made as well."""
 WATCHDOG = 30.0
 
 pytestmark = pytest.mark.timeout(60)

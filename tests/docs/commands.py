@@ -22,6 +22,11 @@ def commands(page: Path) -> list[str]:
 def write_shell(page: Path, directory: Path) -> Path:
     """A directory with the page's programs, and in bin with `packetwire` and `python3` of these tests."""
     write_programs(page, directory)
+    return write_bin(directory)
+
+
+def write_bin(directory: Path) -> Path:
+    """A directory that has `packetwire` and `python3` of these tests in bin."""
     (directory / "bin").mkdir()
     for name, command in ("packetwire", f"{sys.executable} -m packetwire"), ("python3", sys.executable):
         (directory / "bin" / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')

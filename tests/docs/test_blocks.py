@@ -11,6 +11,7 @@ import pytest
 from packetwire.cli.main import OneLineParser
 from packetwire.cli.main import commands as modules
 
+from . import howto
 from .commands import commands
 from .pages import CHANGELOG, CONTRIBUTING, README, ROOT, code_blocks
 from .programs import programs
@@ -22,8 +23,12 @@ PAGES = {
 
 RUN_BY = {
     ("README.md", "python"): "docs/test_readme.py",
-    ("docs/guide.md", "python"): "docs/test_guide.py",
-    ("docs/guide.md", "sh"): "docs/test_guide.py",
+    **{
+        (str(page.relative_to(ROOT)), language): "docs/test_howto.py"
+        for page in howto.PAGES
+        for language in ("python", "sh")
+        if code_blocks(page, language)
+    },
     ("docs/porting.md", "python"): "docs/test_porting.py",
     ("docs/typed.md", "python"): "typed/test_page.py",
     ("docs/typed.md", "sh"): "typed/test_page.py",
@@ -40,7 +45,10 @@ RUN_BY = {
 NOT_RUN = {
     ("README.md", "sh"): "they install: .ci/run runs the same lines, as docs/test_readme.py sees to",
     ("CONTRIBUTING.md", "sh"): "they install and check everything: .ci/run does",
-    ("docs/guide.md", "ini"): "they are for systemd: cli/test_serve.py serves at sockets that are passed as by it",
+    (
+        "docs/howto/replace.md",
+        "ini",
+    ): "for systemd: cli/test_serve.py serves at sockets that are passed as by it",
     ("docs/index.md", "sh"): "they install and build these pages: .ci/run does",
     ("docs/conformance.md", "sh"): "they need an implementation: here they are only parsed",
     ("docs/conformance.md", "text"): "it is what tests/cli/test_conformance.py looks for, of an end with faults",
@@ -52,7 +60,7 @@ NOT_RUN = {
 RUN_WHOLE = {
     "docs/test_scaling.py",
     "docs/test_readme.py",
-    "docs/test_guide.py",
+    "docs/test_howto.py",
     "docs/test_porting.py",
     "riaps/test_page.py",
     "typed/test_page.py",
@@ -96,7 +104,8 @@ def test_each_block_is_found(name: str) -> None:
 def test_the_test_reads_the_page(name: str, language: str) -> None:
     test = ROOT / "tests" / RUN_BY[name, language]
     called = {"python": r"\b(run_program|PROGRAM)\b", "sh": r"\b(check_command|code_blocks\(PAGE, \"sh\"\))"}
-    assert Path(name).name in test.read_text() or "README" in test.read_text()
+    names = "from .howto import" if Path(name).parent.name == "howto" else Path(name).name
+    assert names in test.read_text() or "README" in test.read_text()
     assert re.search(called[language], test.read_text())
 
 

@@ -13,10 +13,10 @@ from .pages import ROOT, links
 from .pictures import DIRECTORY, PICTURES, WIDTH, source
 
 USED = {
-    link
-    for page in (ROOT / "docs").glob("*.md")
+    link.rpartition("/")[2]
+    for page in (ROOT / "docs").rglob("*.md")
     for link in links(page)
-    if link.startswith("pictures/") and link.endswith(".svg")
+    if "pictures/" in link and link.endswith(".svg")
 }
 
 
@@ -33,7 +33,7 @@ def test_a_picture_was_drawn_from_the_present_view(name: str) -> None:
 
 def test_each_picture_stands_in_a_page() -> None:
     assert {path.name for path in DIRECTORY.glob("*.svg")} == {f"{name}.svg" for name in PICTURES}
-    assert {f"pictures/{name}.svg" for name in PICTURES} == USED
+    assert {f"{name}.svg" for name in PICTURES} == USED
 
 
 @pytest.mark.parametrize("name", PICTURES)

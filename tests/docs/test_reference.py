@@ -111,7 +111,7 @@ def test_the_examples_in_docstrings_are_python() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [README, *sorted((ROOT / "docs").glob("*.md")), *EXAMPLES], ids=lambda page: page.name
+    "page", [README, *sorted((ROOT / "docs").rglob("*.md")), *EXAMPLES], ids=lambda page: page.name
 )
 def test_programs_use_public_names_only(page: Path) -> None:
     programs = [page.read_text()] if page.suffix == ".py" else code_blocks(page, "python")

@@ -32,7 +32,7 @@ FORMER_PARAMETERS = frozenset(
 MEDIA_TYPE = "application/octet-stream"
 
 SAY_OCTETS = frozenset({"wire.md", "performance.md"})
-GUIDES = [page for page in [README, *sorted((ROOT / "docs").glob("*.md"))] if page.name not in SAY_OCTETS]
+GUIDES = [page for page in [README, *sorted((ROOT / "docs").rglob("*.md"))] if page.name not in SAY_OCTETS]
 NAMES_IN_PAGES = FORMER_NAMES | {"test_no_octets_are_made_into_code"}
 
 OCTET = re.compile(r"\w*octet\w*", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""The guide: its programs run as they stand, and its table of defaults is that of the code."""
+"""The table of all defaults is that of the code, and the how-to pages name each error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,17 +19,11 @@ from packetwire.aio.server import AsyncServer
 from packetwire.pool import Backoff
 from packetwire.server import Server
 
-from .commands import FAILURE, check_command, commands, start, write_shell
+from .howto import text
 from .pages import ROOT, tables
-from .programs import needs_ssh, programs, promises, run_program, write_programs
 
-GUIDE = ROOT / "docs" / "guide.md"
-PROGRAMS = programs(GUIDE)
-FAR = [name for name, program in PROGRAMS.items() if needs_ssh(program)]
-SERVING = [name for name, program in PROGRAMS.items() if "(stdio()" in program]
-ASKING = [name for name in PROGRAMS if name not in FAR + SERVING]
-
-DEFAULTS = {(where, name): default for where, name, default, _ in tables(GUIDE)["|where|name|default|whatitis|"]}
+PAGE = ROOT / "docs" / "reference" / "defaults.md"
+DEFAULTS = {(where, name): default for where, name, default, _ in tables(PAGE)["|where|name|default|whatitis|"]}
 
 CALLED = (
     "PacketConnection",
@@ -86,58 +79,6 @@ NO_ROWS = {
     ("packetwire.messaging.sentinels", "TIMEOUT"),
 }
 """A number that no user sees anything of, one that stands in the table as a parameter's default, and no number."""
-
-
-@pytest.mark.timeout(90)
-@pytest.mark.parametrize("name", ASKING)
-def test_a_program_prints_what_its_comments_say(name: str, tmp_path: Path) -> None:
-    write_programs(GUIDE, tmp_path)
-    done = run_program(tmp_path, name)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == promises(PROGRAMS[name])
-    assert done.stdout
-
-
-@pytest.mark.timeout(90)
-@pytest.mark.parametrize("name", SERVING)
-def test_a_program_that_serves_ends_with_its_input(name: str, tmp_path: Path) -> None:
-    write_programs(GUIDE, tmp_path)
-    done = run_program(tmp_path, name)
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
-
-
-@pytest.mark.parametrize("name", SERVING)
-def test_a_program_that_serves_is_asked_by_another(name: str) -> None:
-    assert any(f'"{name}"' in PROGRAMS[asking] for asking in ASKING)
-
-
-@pytest.mark.parametrize("name", FAR)
-def test_a_program_that_needs_ssh_is_a_program(name: str) -> None:
-    compile(PROGRAMS[name], name, "exec")
-
-
-def test_a_program_that_needs_ssh_is_announced() -> None:
-    for name, program in PROGRAMS.items():
-        before, _, _ = GUIDE.read_text().partition(f"```python\n# {name}")
-        announced = before.rstrip().endswith("the tests check its syntax, and do not run it.*")
-        assert announced == needs_ssh(program), name
-
-
-@pytest.mark.timeout(90)
-def test_the_commands_print_what_their_comments_say(tmp_path: Path) -> None:
-    shell = write_shell(GUIDE, tmp_path)
-    (serving,) = (command for command in commands(GUIDE) if command.startswith("packetwire serve "))
-    others = [command for command in commands(GUIDE) if command != serving]
-    assert any(f"  # {FAILURE}" in command for command in others), "one that fails is among them"
-    with start(serving, shell) as server:
-        assert server.stderr
-        assert server.stderr.readline().startswith("serving ")
-        try:
-            for command in others:
-                check_command(command, shell)
-        finally:
-            server.terminate()
-    assert server.returncode == 0
 
 
 def public(path: str) -> Any:
@@ -215,13 +156,6 @@ def test_the_table_names_nothing_else() -> None:
     assert {where for where, _ in DEFAULTS if "packetwire." not in where} == {*CALLED, *CLASS_ATTRIBUTES}
 
 
-def test_the_settings_in_the_table_of_bounds_exist() -> None:
-    settings = [setting for _, setting, _ in tables(GUIDE)["|bound|setting|beyondit|"] if setting != "fixed"]
-    assert settings
-    for setting in settings:
-        assert ("PacketConnection", setting) in DEFAULTS
-
-
 ENDINGS = (
     *("Error", "Ended", "Exited", "Closed", "Truncated", "Failed", "Timeout", "Exceeded", "Cancelled"),
     *("Missing", "Mismatch", "Unresponsive", "raining", "rained"),
@@ -230,7 +164,7 @@ ENDINGS = (
 
 def test_the_exceptions_exist() -> None:
     endings = "|".join(ENDINGS)
-    named = set(re.findall(rf"`(\w+(?:{endings}))`", GUIDE.read_text()))
+    named = set(re.findall(rf"`(\w+(?:{endings}))`", text() + PAGE.read_text()))
     others = {
         "FileNotFoundError",
         "OSError",
@@ -242,14 +176,3 @@ def test_the_exceptions_exist() -> None:
         "FunctionFailed",  # of packetwire.executor
     }
     assert named - others == set(errors.__all__) - {"ProtocolError"}
-
-
-def test_numbers_in_the_text() -> None:
-    text = GUIDE.read_text()
-    for setting, written in (
-        ("handlers", "Up to `handlers={}` handlers"),
-        ("close_timeout", "all in all `close_timeout={:.0f}` seconds"),
-    ):
-        assert written.format(ast.literal_eval(DEFAULTS["PacketConnection", setting])) in text
-    assert DEFAULTS["packetwire.streams.childerrors", "STDERR_KEPT"] == f"{64 << 10}"
-    assert "keeps its last 64 KiB" in text
