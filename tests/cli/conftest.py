@@ -20,7 +20,9 @@ def what_ctrl_c_does() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _forks_end() -> Iterator[None]:
-    """The interpreter behind those that ran commands ends with the tests."""
-    yield
+    """The interpreter behind those that ran commands ends with the tests. It is not told how wide a terminal is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        yield
     if forked.server.cache_info().currsize:
         forked.server().close()

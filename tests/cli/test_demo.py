@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pty
 import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import packetwire
 from packetwire.cli.sources import find_files
 
 from .forked import packetwire_text
+from .terminal import run_in_terminal
 
 PACKETWIRE = [sys.executable, "-m", "packetwire"]
 SMALL = ("--size", "300kB")
@@ -250,29 +249,6 @@ def test_nobody_reads_the_output(args: tuple[str, ...], statuses: set[int]) -> N
 
 
 # where it is shown
-
-
-def run_in_terminal(*args: str, **env: str) -> tuple[int, str]:
-    """Run it in a terminal of 80 columns; the exit status, and what it wrote without the control sequences."""
-    ours, theirs = pty.openpty()
-    settings = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(WIDTH), "LINES": "40", **env}
-    written = bytearray()
-
-    def read() -> None:
-        try:
-            while data := os.read(ours, 4096):
-                written.extend(data)
-        except OSError:
-            pass  # on Linux that is how a terminal ends
-
-    reader = threading.Thread(target=read)
-    process = subprocess.Popen([*PACKETWIRE, *args], stdin=theirs, stdout=theirs, stderr=theirs, env=settings)
-    os.close(theirs)
-    reader.start()
-    status = process.wait()
-    reader.join()
-    os.close(ours)
-    return status, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode())
 
 
 def test_on_a_terminal_there_are_bars() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from packetwire.cli.main import OneLineParser
-from packetwire.cli.main import commands as modules
+from packetwire.cli.main import parser_for
 
 from . import howto
 from .commands import commands
@@ -124,11 +123,7 @@ def test_each_program_is_run_or_used_by_one_that_is(name: str) -> None:
 
 def parse(arguments: list[str]) -> None:
     """What `packetwire` does before it runs a command; ends the program for what it does not understand."""
-    parser = OneLineParser(prog="packetwire")
-    subparsers = parser.add_subparsers(required=True)
-    for module in modules():
-        module.add_parser(subparsers)
-    parser.parse_args(arguments)
+    parser_for(arguments).parse_args(arguments)
 
 
 def test_what_is_only_parsed_has_no_mistake() -> None:

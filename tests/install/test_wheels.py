@@ -147,6 +147,8 @@ def test_it_works_in_an_empty_environment(extra: str, built: Archives, tmp_path:
     check_parts(python, there)
     check_round_trip_through_a_child(python, there, tmp_path)
     check_command(command, python, there)
+    page = tmp_path / "environment" / "share" / "man" / "man1" / "packetwire.1"
+    assert page.read_text().startswith('.\\" made by tools/manpage.py\n.TH PACKETWIRE 1 ')
     check_display(command, "rich" in there)
     for kind in PROGRAMS if extra == "all" else [extra] if extra else []:
         for page, name in PROGRAMS[kind]:

@@ -23,8 +23,9 @@ from packetwire.cli.addressing import address, check_connectable, seconds
 from packetwire.cli.arguments import Commands, whole_number
 from packetwire.cli.benchmarks import BULK, CALLERS, DEPTH
 from packetwire.cli.contenders import CONNECTION, CONTENDERS, DEFAULT, INLINE, RAW
-from packetwire.cli.display import Display, open_display
+from packetwire.cli.display import Display, open_console, open_display
 from packetwire.cli.failure import EXIT_USAGE, CommandFailed
+from packetwire.cli.helptext import examples
 from packetwire.cli.measured import MeasuredProcess, contest, remote
 
 WARM_UP = 2000
@@ -64,9 +65,17 @@ Step = Callable[[], None]
 """To be called after each measurement."""
 
 
+EXAMPLES = examples(
+    "packetwire bench --rounds 1",
+    "packetwire bench unix:bench --json figures.json",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    parser = commands.add_parser("bench", help="measure how fast requests are", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "bench", help="measure how fast requests are", description=DESCRIPTION, epilog=EXAMPLES
+    )
     parser.set_defaults(run=run)
     parser.add_argument(
         "address",
@@ -230,14 +239,14 @@ def progress(total: int) -> Iterator[Step]:
         yield lambda: None
         return
     try:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        console = open_console(to_stderr=True)
     except ImportError:
         with _plain_progress(total) as step:
             yield step
         return
     columns = TextColumn("  measuring"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
     with Progress(
         *columns, console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
     ) as bars:

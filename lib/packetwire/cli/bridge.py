@@ -17,6 +17,7 @@ from packetwire.cli import curve
 from packetwire.cli.addressing import address, check_connectable
 from packetwire.cli.arguments import Commands, add_admission_options, check_admission_options, whole_number
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.helptext import examples
 from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
 from packetwire.cli.tls import client_ssl_context, server_ssl_context
 
@@ -36,9 +37,15 @@ after Ctrl-C.
 """
 
 
+EXAMPLES = examples(
+    "packetwire bridge unix:front unix:chunks --tap talk.capture",
+    "packetwire bridge tcp:127.0.0.1:5001 unix:chunks --max-clients 10",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    parser = commands.add_parser("bridge", help="join two addresses", description=DESCRIPTION)
+    parser = commands.add_parser("bridge", help="join two addresses", description=DESCRIPTION, epilog=EXAMPLES)
     parser.set_defaults(run=run)
     parser.add_argument(
         "a",

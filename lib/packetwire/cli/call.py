@@ -21,6 +21,7 @@ from packetwire.cli.callbodies import Bodies, body_source
 from packetwire.cli.completing import completed_by
 from packetwire.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
 from packetwire.cli.fields import field_values
+from packetwire.cli.helptext import examples
 from packetwire.cli.named import described, find_service, look_in_current_directory
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
@@ -60,9 +61,17 @@ time is over, 130 after Ctrl-C.
 """
 
 
+EXAMPLES = examples(
+    "packetwire call unix:chunks 0 'a chunk' --hex-out",
+    "packetwire call 'exec:python3 -m packetwire.cli.chunkstore' 3 --hex-out",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    parser = commands.add_parser("call", help="send one request, print the response", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "call", help="send one request, print the response", description=DESCRIPTION, epilog=EXAMPLES
+    )
     parser.set_defaults(run=run, late_words="words")
     where = parser.add_argument("address", metavar="ADDRESS", type=address(check_connectable), help="where to")
     method = parser.add_argument("type", metavar="TYPE", help="the request type: a number, or the name of a method")

@@ -6,6 +6,7 @@ import argparse
 
 from packetwire.cli.arguments import Commands
 from packetwire.cli.failure import EXIT_FAILED, CommandFailed
+from packetwire.cli.helptext import examples
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -17,9 +18,17 @@ most; no program is started for that. It needs argcomplete, which the extra cli 
 """
 
 
+EXAMPLES = examples(
+    "packetwire completion bash",
+    "packetwire completion fish",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command to the command line."""
-    parser = commands.add_parser("completion", help="print a script for completion by TAB", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "completion", help="print a script for completion by TAB", description=DESCRIPTION, epilog=EXAMPLES
+    )
     parser.set_defaults(run=run)
     parser.add_argument("shell", choices=SHELLS, help="the shell")
 

@@ -12,6 +12,7 @@ from packetwire.addresses import Address, ExecAddress, connect_to
 from packetwire.cli.addressing import add_sync_option, address, check_connectable, seconds
 from packetwire.cli.arguments import Commands
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.helptext import examples
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.conformance.farends import Accepting, Connecting, FarEnds
 from packetwire.conformance.play import Outcome, Verdict
@@ -39,9 +40,17 @@ Exit status: 0 if nothing failed, 1 if something did or there is nobody, 2 for b
 """
 
 
+EXAMPLES = examples(
+    "packetwire conformance unix:chunks --only 1-5",
+    "packetwire conformance --role client --list",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    parser = commands.add_parser("conformance", help="check an implementation", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "conformance", help="check an implementation", description=DESCRIPTION, epilog=EXAMPLES
+    )
     parser.set_defaults(run=run)
     parser.add_argument(
         "address", metavar="ADDRESS", nargs="?", type=address(lambda _: None), help="where the far end is"

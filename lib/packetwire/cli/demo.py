@@ -20,6 +20,7 @@ from packetwire.cli.arguments import UNITS, Commands, size, whole_number
 from packetwire.cli.chunkclient import REPLY_TIMEOUT, ChunkClient, Measured
 from packetwire.cli.chunkstore import OWN_GROUP, Add, Contains, Get, Length, address_of, store_command
 from packetwire.cli.display import Display, megabytes, open_display
+from packetwire.cli.helptext import examples
 from packetwire.cli.killedstore import kill_store
 from packetwire.cli.sources import Chunk, GeneratedSource, cut, find_files
 
@@ -35,10 +36,19 @@ Exit status: 0 if everything came back right, 1 if not, 2 for bad arguments, 130
 """
 
 
+EXAMPLES = examples(
+    "packetwire demo",
+    "packetwire demo --size 1MB --corrupt",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser(
-        "demo", help="store files and 20 MB in a child process, read them back, compare", description=DESCRIPTION
+        "demo",
+        help="store files and 20 MB in a child process, read them back, compare",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
     )
     parser.set_defaults(run=run)
     parser.add_argument(

@@ -13,6 +13,7 @@ from packetwire.cli import curve
 from packetwire.cli.addressing import add_sync_option, address, check_connectable, seconds
 from packetwire.cli.arguments import Commands
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
+from packetwire.cli.helptext import examples
 from packetwire.cli.named import described, find_thing
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
@@ -36,9 +37,17 @@ Exit status: 0, or 1 if a change breaks something, or the service cannot be aske
 """
 
 
+EXAMPLES = examples(
+    "packetwire describe unix:chunks",
+    "packetwire describe unix:chunks --json",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    parser = commands.add_parser("describe", help="show what a typed service offers", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "describe", help="show what a typed service offers", description=DESCRIPTION, epilog=EXAMPLES
+    )
     parser.set_defaults(run=run)
     parser.add_argument("service", metavar="SERVICE", help="an address, MODULE:CLASS, or a file made by --json")
     form = parser.add_mutually_exclusive_group()

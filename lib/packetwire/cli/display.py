@@ -1,11 +1,14 @@
 """The display of a command's progress and results: with rich on a terminal, else as plain lines.
 
-Everything fits into 80 columns, except for words that cannot be broken, such as a long path.
+Everything fits into 80 columns, or into those of a narrower terminal (COLUMNS says how many, where that is set),
+except for words that cannot be broken, such as a long path. A table that is too wide is shown row by row, each
+figure in a line; only in a file or pipe it has the same form at any width. With NO_COLOR there are no colours.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +19,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH = 80
+"""Columns that are used at most."""
+NARROWEST = 20
 LABEL = 12
 """Columns of the label that begins a line."""
 QUARTERS = 4
+INDENT, GAP = "  ", "   "
+"""In front of a table, and between its columns."""
 
 Advance = Callable[[int], None]
 """To be called with the number of further bytes that are done."""
@@ -50,6 +57,34 @@ class Display(Protocol):
         ...
 
 
+def width() -> int:
+    """Columns to be used."""
+    return max(NARROWEST, min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns))
+
+
+def _fits(widths: Sequence[int]) -> bool:
+    """A table has room; in a file or pipe it always has, unless COLUMNS is set."""
+    if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
+        return True
+    return _needed(widths) <= shutil.get_terminal_size((WIDTH, 0)).columns
+
+
+def _needed(widths: Sequence[int]) -> int:
+    return len(INDENT) + sum(widths) + len(GAP) * (len(widths) - 1)
+
+
+def is_coloured() -> bool:
+    """Colours are wanted: NO_COLOR is not set, or empty."""
+    return not os.environ.get("NO_COLOR")
+
+
+def open_console(*, to_stderr: bool = False) -> Console:
+    """A console of rich. Raises ImportError if there is no rich."""
+    from rich.console import Console
+
+    return Console(stderr=to_stderr, highlight=False, no_color=not is_coloured())
+
+
 def open_display() -> Display:
     """The display that suits standard output."""
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
@@ -67,19 +102,21 @@ def transfer_shown() -> Iterator[Transfer]:
         if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             raise ImportError
         from rich import progress
-        from rich.console import Console
+
+        console = open_console(to_stderr=True)
     except ImportError:
         yield lambda label, done, total: None
         return
-    columns = (
+    columns: list[progress.ProgressColumn] = [
         progress.TextColumn("{task.description:8}"),
-        progress.BarColumn(bar_width=30),
         progress.DownloadColumn(),
         progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-    )
+    ]
+    if console.width >= WIDTH:
+        columns[1:1] = [progress.BarColumn(bar_width=30)]
+        columns.append(progress.TimeRemainingColumn())
     tasks: dict[str, progress.TaskID] = {}
-    with progress.Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bars:
+    with progress.Progress(*columns, console=console, redirect_stdout=False) as bars:
 
         def show(label: str, done: int, total: int | None) -> None:
             if label not in tasks:
@@ -99,7 +136,7 @@ class PlainDisplay:
 
     def title(self, text: str) -> None:
         _say("")
-        _say(text)
+        _say(_wrapped(text))
 
     def fact(self, label: str, text: str) -> None:
         _say(_labelled(label, text))
@@ -119,14 +156,18 @@ class PlainDisplay:
         yield advance
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
         _say("")
+        widths = _widths(columns, rows)
+        if not _fits(widths):
+            for line in _row_by_row(columns, rows):
+                _say(line)
+            return
         for row in columns, *rows:
             first, *others = (
-                cell.rjust(width) if number else cell.ljust(width)
-                for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+                cell.rjust(wide) if number else cell.ljust(wide)
+                for number, (cell, wide) in enumerate(zip(row, widths, strict=True))
             )
-            _say("  " + "   ".join([first, *others]))
+            _say(INDENT + GAP.join([first, *others]))
         _say("")
 
     def verdict(self, text: str, good: bool) -> None:
@@ -137,24 +178,43 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, width(), break_long_words=False, break_on_hyphens=False))
+
+
 def _labelled(label: str, text: str) -> str:
     indent = " " * (LABEL + 2)
-    lines = textwrap.wrap(text, WIDTH - len(indent), break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(text, width() - len(indent), break_long_words=False, break_on_hyphens=False)
     return f"  {label:{LABEL}}" + f"\n{indent}".join(lines)
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+
+
+def _row_by_row(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table that is too wide: the first cell of a row, and below it a line for each other one."""
+    name_width = max(map(len, columns[1:]))
+    cell_width = max((len(cell) for row in rows for cell in row[1:]), default=0)
+    for first, *others in rows:
+        yield INDENT + first.strip()
+        for column, cell in zip(columns[1:], others, strict=True):
+            if cell:
+                yield f"{INDENT}  {column:{name_width}}  {cell:>{cell_width}}"
+        yield ""
 
 
 class RichDisplay:
     """Colours and progress bars."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        # soft_wrap: a narrow terminal wraps the lines of a table, while rich would truncate words
-        self._console: Console = Console(highlight=False, soft_wrap=True, width=WIDTH)
+        self._console = open_console()
+        self._console.width = width()
+        self._console.soft_wrap = True  # else rich breaks words that are longer than a line
 
     def title(self, text: str) -> None:
         self._console.print()
-        self._console.print(text, style="bold", markup=False)
+        self._console.print(_wrapped(text), style="bold", markup=False)
 
     def fact(self, label: str, text: str) -> None:
         from rich.text import Text
@@ -166,17 +226,17 @@ class RichDisplay:
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Advance]:
         from rich import progress
-        from rich.console import Console
 
-        console = Console()
-        console.width = min(console.width, WIDTH)
-        columns = (
+        console = open_console()
+        console.width = width()
+        columns: list[progress.ProgressColumn] = [
             progress.TextColumn(f"  [cyan]{{task.description:{LABEL - 1}}}"),
-            progress.BarColumn(bar_width=30),
             progress.TaskProgressColumn(),
             progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
-        )
+        ]
+        if console.width >= WIDTH:
+            columns[1:1] = [progress.BarColumn(bar_width=30)]
+            columns.append(progress.TransferSpeedColumn())
         with progress.Progress(*columns, console=console) as bars:
             task = bars.add_task(label, total=total)
             yield lambda count: bars.advance(task, count)
@@ -190,7 +250,13 @@ class RichDisplay:
             table.add_column(column, justify="right" if number else "left", style="" if number else "cyan")
         for row in rows:
             table.add_row(*row)
-        self._console.print(table)
+        widths = _widths(columns, rows)
+        if not _fits([*widths, -1]):  # rich has a space more on either side
+            self._console.print()
+            for line in _row_by_row(columns, rows):
+                self._console.print(line, markup=False, style="" if line.startswith(f"{INDENT} ") else "cyan")
+            return
+        self._console.print(table, width=max(self._console.width, _needed([*widths, -1])))
 
     def verdict(self, text: str, good: bool) -> None:
         from rich.text import Text

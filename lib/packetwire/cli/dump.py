@@ -18,6 +18,7 @@ from packetwire.cli.display import open_display
 from packetwire.cli.exchanges import CUT_OFF, STOPPED, WHOLE, Body, BodyBytes, BodyOver, Exchanges, Happening
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.fbspdump import as_fbsp
+from packetwire.cli.helptext import examples
 from packetwire.cli.pcap import pcap_of
 from packetwire.core.engine import MAX_RQ_TYPE
 from packetwire.core.frames import FRAME_CHANNEL, Frame, FrameType, decode_frame, decode_meta, decode_reason
@@ -61,9 +62,17 @@ DECODERS: dict[str, DecodePayload] = {"text": _as_text, "fbsp": as_fbsp}
 """The choices of `--decode`. A protocol adds its own here."""
 
 
+EXAMPLES = examples(
+    "packetwire dump talk.capture",
+    "packetwire dump talk.capture --summary --type 0",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    parser = commands.add_parser("dump", help="show the packets of a capture", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "dump", help="show the packets of a capture", description=DESCRIPTION, epilog=EXAMPLES
+    )
     parser.set_defaults(run=run)
     parser.add_argument("file", metavar="FILE", help="a capture or a raw packet stream; - for standard input")
     only = parser.add_argument_group("show only")

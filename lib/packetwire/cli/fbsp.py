@@ -20,6 +20,7 @@ from packetwire.cli.call import file_bytes, hex_bytes
 from packetwire.cli.display import open_display
 from packetwire.cli.endpoints import Endpoint, end_at
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, EXIT_USAGE, CommandFailed
+from packetwire.cli.helptext import examples
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
 from packetwire.errors import RequestTimeout
@@ -57,9 +58,21 @@ state of its work is shown on standard error.
 """
 
 
+EXAMPLES = {
+    "hello": examples("packetwire fbsp hello tcp://127.0.0.1:5555", "packetwire fbsp hello unix:service"),
+    "ping": examples("packetwire fbsp ping tcp://127.0.0.1:5555 --count 100"),
+    "call": examples(
+        "packetwire fbsp call tcp://127.0.0.1:5555 1 1 'a frame'",
+        "packetwire fbsp call unix:service 1 2 --hex 00ff --hex-out",
+    ),
+}
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    fbsp = commands.add_parser("fbsp", help="ask a Firebird Butler service", description="Commands for FBSP.")
+    fbsp = commands.add_parser(
+        "fbsp", help="ask a Firebird Butler service", description="Commands for FBSP.", epilog=EXAMPLES["hello"]
+    )
     subcommands = fbsp.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add(subcommands, "hello", hello, "who a service is", HELLO)
     parser = _add(subcommands, "ping", ping, "how long a round trip takes", PING)
@@ -98,7 +111,7 @@ def add_parser(commands: Commands) -> None:
 def _add(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str, description: str
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=description)
+    parser = commands.add_parser(name, help=text, description=description, epilog=EXAMPLES[name])
     parser.set_defaults(run=run)
     parser.add_argument("address", metavar="ADDRESS", type=end_at(check_connectable), help="where the service is")
     parser.add_argument(

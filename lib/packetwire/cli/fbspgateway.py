@@ -11,6 +11,7 @@ from packetwire.cli.addressing import check_connectable, seconds
 from packetwire.cli.arguments import Commands, add_admission_options, check_admission_options, whole_number
 from packetwire.cli.endpoints import Endpoint, end_at
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.helptext import examples
 from packetwire.cli.running import log_shown, run_until_signal, stop_signals
 from packetwire.cli.tls import client_ssl_context, server_ssl_context
 from packetwire.listeners import check_listenable
@@ -31,10 +32,19 @@ Ctrl-C.
 """
 
 
+EXAMPLES = examples(
+    "packetwire fbsp gateway unix:front tcp://127.0.0.1:5555",
+    "packetwire fbsp gateway tcp://127.0.0.1:5556 unix:service",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to those of FBSP."""
     parser = commands.add_parser(
-        "gateway", help="ZMQ in front of packet streams, or the other way round", description=DESCRIPTION
+        "gateway",
+        help="ZMQ in front of packet streams, or the other way round",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
     )
     parser.set_defaults(run=run)
     parser.add_argument("a", metavar="A", type=end_at(check_listenable), help="where clients come to")

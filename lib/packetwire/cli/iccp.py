@@ -15,6 +15,7 @@ from packetwire.cli.addressing import seconds
 from packetwire.cli.arguments import Commands
 from packetwire.cli.display import Display, open_display
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.helptext import examples
 from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
 from packetwire.errors import PacketwireError
 
@@ -37,11 +38,19 @@ be started, 2 for bad arguments, 130 if it was killed by a second Ctrl-C.
 """
 
 
+EXAMPLES = examples(
+    "packetwire iccp run python3 component.py",
+    "packetwire iccp run --config settings.json --stop-timeout 5 ./component",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    iccp = commands.add_parser("iccp", help="run a component of ICCP", description="Commands for ICCP.")
+    iccp = commands.add_parser(
+        "iccp", help="run a component of ICCP", description="Commands for ICCP.", epilog=EXAMPLES
+    )
     parser = iccp.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser(
-        "run", help="run a component under a controller", description=DESCRIPTION
+        "run", help="run a component under a controller", description=DESCRIPTION, epilog=EXAMPLES
     )
     parser.set_defaults(run=run)
     parser.add_argument(

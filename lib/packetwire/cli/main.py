@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import packetwire
 from packetwire.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, CommandFailed, did_you_mean
+from packetwire.cli.helptext import HelpText, examples
 from packetwire.errors import PacketwireError, StreamTruncated
 
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -22,6 +23,7 @@ COMMANDS = (
     *("demo", "serve", "call", "bench", "bridge", "dump", "report", "replay", "describe", "fbsp", "iccp"),
     *("conformance", "top", "wireshark", "completion"),
 )
+EXAMPLES = examples("packetwire demo --size 1MB", "packetwire call --help")
 
 
 def commands(words: Sequence[str] = ()) -> list[ModuleType]:
@@ -38,6 +40,9 @@ class OneLineParser(argparse.ArgumentParser):
     """Says in one line what is wrong with the arguments, naming the help of the command concerned."""
 
     _words: Sequence[str] = ()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **({"formatter_class": HelpText} | options))
 
     def error(self, message: str) -> NoReturn:
         if message.endswith(" are required: COMMAND") and (options := self._unknown_options(self._words)):
@@ -85,6 +90,18 @@ class ShowVersion(argparse.Action):
         how = "compiled" if packetwire.compiled is True else f"not compiled: {packetwire.compiled}"
         print(f"packetwire {packetwire.__version__} ({how})")
         parser.exit()
+
+
+def parser_for(words: Sequence[str] = ()) -> OneLineParser:
+    """The parser of the command line: with all commands, or only that with which `words` begin."""
+    parser = OneLineParser(
+        prog="packetwire", description="Tagged requests over any bidirectional byte stream.", epilog=EXAMPLES
+    )
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version, and if it is compiled")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in commands(words):
+        command.add_parser(subparsers)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,11 +153,7 @@ def _run(argv: Sequence[str] | None) -> int:
     import logging
 
     logging.getLogger("packetwire").addHandler(logging.NullHandler())  # failures that matter are exceptions
-    parser = OneLineParser(prog="packetwire", description="Tagged requests over any bidirectional byte stream.")
-    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version, and if it is compiled")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in commands(sys.argv[1:] if argv is None else argv):
-        command.add_parser(subparsers)
+    parser = parser_for(sys.argv[1:] if argv is None else argv)
     if "_ARGCOMPLETE" in os.environ:  # a shell asks for words, see `completion`
         from argcomplete import autocomplete
 

@@ -18,6 +18,7 @@ from packetwire.cli.arguments import Commands, whole_number
 from packetwire.cli.conversation import OPPOSITE, RAW, Conversations, Note, Seen, open_input
 from packetwire.cli.exchanges import WHOLE, BodyBytes, BodyOver, Exchanges
 from packetwire.cli.failure import EXIT_FAILED, EXIT_TIMEOUT, CommandFailed
+from packetwire.cli.helptext import examples
 from packetwire.cli.replayedbodies import Content, Replayed
 from packetwire.cli.tls import add_client_options, client_ssl_context
 from packetwire.connection import PacketConnection
@@ -52,10 +53,19 @@ bad arguments, 124 if the time is over, 130 after Ctrl-C.
 """
 
 
+EXAMPLES = examples(
+    "packetwire replay talk.capture unix:chunks",
+    "packetwire replay talk.capture unix:chunks --connection 1 --quiet",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
     parser = commands.add_parser(
-        "replay", help="send the requests of a capture again, compare the responses", description=DESCRIPTION
+        "replay",
+        help="send the requests of a capture again, compare the responses",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
     )
     parser.set_defaults(run=run)
     parser.add_argument("file", metavar="FILE", help="a capture or a raw packet stream; - for standard input")

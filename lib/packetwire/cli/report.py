@@ -10,6 +10,7 @@ from packetwire.capture import FILE_MODE
 from packetwire.cli.arguments import Commands, size, whole_number
 from packetwire.cli.conversation import STDIN, Conversations, Input, open_input
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.helptext import examples
 from packetwire.cli.reporting.collecting import PREVIEW, Collector
 from packetwire.cli.reporting.model import Report
 from packetwire.cli.reporting.page import page_of
@@ -27,9 +28,17 @@ damaged or cannot be written, 2 for bad arguments, 130 after Ctrl-C.
 """
 
 
+EXAMPLES = examples(
+    "packetwire report talk.capture",
+    "packetwire report talk.capture --payload 0 -o talk.html",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    parser = commands.add_parser("report", help="make an HTML page about a capture", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "report", help="make an HTML page about a capture", description=DESCRIPTION, epilog=EXAMPLES
+    )
     parser.set_defaults(run=run)
     parser.add_argument("file", metavar="FILE", help="a capture; - for standard input")
     parser.add_argument(

@@ -12,6 +12,7 @@ from packetwire.cli import curve
 from packetwire.cli.addressing import address, seconds
 from packetwire.cli.arguments import Commands, add_admission_options, check_admission_options, size, whole_number
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.helptext import examples
 from packetwire.cli.named import MakeService, described, find_service, is_typed_service
 from packetwire.cli.running import log_shown, run_until_signal, stop_signals
 from packetwire.cli.tls import add_server_options, server_ssl_context
@@ -42,9 +43,17 @@ MODULE:NAME that cannot be used, 130 after Ctrl-C.
 """
 
 
+EXAMPLES = examples(
+    "packetwire serve packetwire.cli.chunkstore:ChunkStore unix:chunks",
+    "packetwire serve --inspect stats packetwire.cli.benchmarks:REQUESTS unix:bench",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    parser = commands.add_parser("serve", help="serve a class of yours at an address", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "serve", help="serve a class of yours at an address", description=DESCRIPTION, epilog=EXAMPLES
+    )
     parser.set_defaults(run=run)
     parser.add_argument("service", metavar="MODULE:NAME", help="what is served")
     parser.add_argument(

@@ -17,7 +17,9 @@ from packetwire.cli import topview
 from packetwire.cli.addressing import seconds
 from packetwire.cli.arguments import Commands, whole_number
 from packetwire.cli.asking import WRONG, ask
+from packetwire.cli.display import open_console
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
+from packetwire.cli.helptext import examples
 from packetwire.errors import LocalProtocolError
 
 INTERVAL = 1.0
@@ -38,9 +40,17 @@ Exit status: 0, also after Ctrl-C; 1 if nobody answers there, or it is another k
 """
 
 
+EXAMPLES = examples(
+    "packetwire top stats",
+    "packetwire top stats --once --json",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    parser = commands.add_parser("top", help="show what a server does now", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "top", help="show what a server does now", description=DESCRIPTION, epilog=EXAMPLES
+    )
     parser.set_defaults(run=run)
     parser.add_argument("socket", metavar="SOCKET", type=_path, help="a path, or unix:PATH")
     parser.add_argument(
@@ -121,14 +131,14 @@ def _printed(args: argparse.Namespace) -> Iterator[Show]:
 def _live(args: argparse.Namespace) -> Iterator[Show]:
     """One view in place of the other, on the whole terminal."""
     try:
-        from rich.console import Console
         from rich.live import Live
         from rich.text import Text
+
+        console = open_console()
     except ImportError:  # rich comes with the extra "cli"
         with _printed(args) as show:
             yield show
         return
-    console = Console(highlight=False)
     with Live(console=console, screen=True, auto_refresh=False) as live:
 
         def show(snapshot: Snapshot, before: Snapshot | None) -> None:

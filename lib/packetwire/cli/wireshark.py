@@ -10,6 +10,7 @@ from pathlib import Path
 
 from packetwire.cli.arguments import Commands
 from packetwire.cli.failure import EXIT_FAILED, CommandFailed
+from packetwire.cli.helptext import examples
 
 NAME = "packetwire.lua"
 PERSONAL = "~/.local/lib/wireshark/plugins"
@@ -24,9 +25,17 @@ Exit status: 0, or 1 if it cannot be written.
 """
 
 
+EXAMPLES = examples(
+    "packetwire wireshark --install",
+    "packetwire wireshark --install plugins",
+)
+
+
 def add_parser(commands: Commands) -> None:
     """Add this command and its options to the command line."""
-    parser = commands.add_parser("wireshark", help="the dissector for Wireshark", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "wireshark", help="the dissector for Wireshark", description=DESCRIPTION, epilog=EXAMPLES
+    )
     parser.set_defaults(run=run)
     parser.add_argument(
         "--install",
