@@ -1,4 +1,4 @@
-"""What the parts of a driver find out that ends the connection, each with its cause.
+"""Failures that end the connection: the parts of a driver report them here, each with its cause.
 
 The parts are made one after the other, and the first of them need this already: `connect` gives it the others.
 """
