@@ -27,6 +27,7 @@ from packetwire import (
     Ship,
     connect_to,
 )
+from packetwire.typed import Client
 
 from .sshd import Sshd
 
@@ -120,6 +121,57 @@ class Typed:
         return REQUESTS
 """
 
+EDITOR = """
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from packetwire import RequestError
+from packetwire.typed import Service, caller, error, method
+
+@dataclass
+class Line:
+    number: int
+    text: str
+
+@error("too-many")
+class TooMany(RequestError):
+    most: int
+
+class Author(Service):
+    @method
+    def name(self) -> str:
+        return "Jane"
+
+class Editor(Service):
+    @method(errors=[TooMany])
+    def line(self, number: int) -> Line:
+        if number > 5:
+            raise TooMany(most=5)
+        return Line(number, "by " + caller().do(Author.name()))
+    @method
+    def numbered(self, lines: Iterable[str]) -> Iterator[Line]:
+        for number, line in enumerate(lines):
+            yield Line(number, line)
+    @method
+    def count(self, lines: Iterable[str]) -> int:
+        return sum(1 for _ in lines)
+    @method
+    def raw(self) -> Iterator[bytes]:
+        yield b"raw"
+    @method
+    async def later(self) -> int:
+        return 7
+"""
+
+
+@pytest.fixture
+def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module of a typed service."""
+    (tmp_path / "editor.py").write_text(EDITOR)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield __import__("editor")
+    del sys.modules["editor"]
+
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
@@ -186,6 +238,18 @@ def test_what_can_be_sent(shop: Any, what: str) -> None:
     ask = (0, b"abc" if what == "reverse" else b"Emma")
     with PacketConnection(connect_to(f"exec:{sys.executable}", ship=f"shop:{what}")) as conn:
         assert conn(*ask, timeout=LIMIT) in [(True, 0, b"cba"), (True, 4, b"")]
+
+
+def test_a_typed_service_with_all_that_it_can_do(editor: Any) -> None:
+    where = connect_to(f"exec:{sys.executable}", ship="editor:Editor")
+    with Client(where, serves=editor.Author()) as client:
+        assert client.do(editor.Editor.line(3), timeout=LIMIT) == editor.Line(3, "by Jane")
+        with pytest.raises(editor.TooMany):
+            client.do(editor.Editor.line(6), timeout=LIMIT)
+        assert list(client.do(editor.Editor.numbered(["a", "b"]))) == [editor.Line(0, "a"), editor.Line(1, "b")]
+        assert client.do(editor.Editor.count(["a", "b"])) == 2
+        assert b"".join(client.do(editor.Editor.raw())) == b"raw"
+        assert client.do(editor.Editor.later(), timeout=LIMIT) == 7
 
 
 def test_the_far_end_is_a_bare_python(shop: Any) -> None:

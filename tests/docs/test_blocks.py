@@ -28,6 +28,9 @@ RUN_BY = {
         for language in ("python", "sh")
         if code_blocks(page, language)
     },
+    ("docs/tutorial.md", "python"): "docs/test_tutorial.py",
+    ("docs/tutorial.md", "sh"): "docs/test_tutorial.py",
+    ("docs/tutorial.md", "text"): "docs/test_tutorial.py",
     ("docs/porting.md", "python"): "docs/test_porting.py",
     ("docs/typed.md", "python"): "typed/test_page.py",
     ("docs/typed.md", "sh"): "typed/test_page.py",
@@ -60,6 +63,7 @@ RUN_WHOLE = {
     "docs/test_scaling.py",
     "docs/test_readme.py",
     "docs/test_howto.py",
+    "docs/test_tutorial.py",
     "docs/test_porting.py",
     "riaps/test_page.py",
     "typed/test_page.py",
@@ -102,7 +106,11 @@ def test_each_block_is_found(name: str) -> None:
 @pytest.mark.parametrize(("name", "language"), RUN_BY)
 def test_the_test_reads_the_page(name: str, language: str) -> None:
     test = ROOT / "tests" / RUN_BY[name, language]
-    called = {"python": r"\b(run_program|PROGRAM)\b", "sh": r"\b(check_command|code_blocks\(PAGE, \"sh\"\))"}
+    called = {
+        "python": r"\b(run_program|PROGRAM|STEPS)\b",
+        "sh": r"\b(check_command|STEPS|code_blocks\(PAGE, \"sh\"\))",
+        "text": r"\bSTEPS\b",
+    }
     names = "from .howto import" if Path(name).parent.name == "howto" else Path(name).name
     assert names in test.read_text() or "README" in test.read_text()
     assert re.search(called[language], test.read_text())

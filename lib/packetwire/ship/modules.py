@@ -6,6 +6,7 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,18 @@ from packetwire.ship.stripping import stripped
 PACKAGE = Path(__file__).parent.parent
 NOT_SENT = frozenset({"packetwire.twins"})
 """Modules that packetwire does without: nothing compiled is at a far end."""
+LAZY = frozenset({"packetwire", "packetwire.typed"})
+"""Packages of packetwire that import a public name when it is asked for."""
+SENT_WITH = {
+    "packetwire.typed.service": ("packetwire._sync.typedcalls",),
+    "packetwire._sync.typedcalls": (
+        "packetwire._sync.items",
+        "packetwire._sync.uploading",
+        "packetwire.typed.answering",
+    ),
+    "packetwire._sync.items": ("packetwire._sync.bodies", "packetwire.hosts.threads.bodies"),
+}
+"""Modules of packetwire, and those that their functions import when they serve."""
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 """Directories of what a user has not written."""
 
@@ -31,7 +44,7 @@ def path_of(name: str, is_package: bool) -> str:
 def own_modules(roots: Iterable[str]) -> dict[str, str]:
     """The modules of packetwire that these need to be imported, with their sources, stripped, by path.
 
-    Imports inside of functions are left out: not all need them.
+    Imports inside of functions are left out, as not all need them, but for those of `SENT_WITH`.
     """
     found: dict[str, str] = {}
     left = list(roots)
@@ -44,6 +57,7 @@ def own_modules(roots: Iterable[str]) -> dict[str, str]:
         if key not in found:
             found[key] = _own_source(path)
             left += _imported_at_once(path, name)
+            left += SENT_WITH.get(name, ())
             left.append(name.rpartition(".")[0])
     return dict(sorted(found.items()))
 
@@ -98,13 +112,13 @@ def imported_names(nodes: Iterable[ast.AST], name: str, is_package: bool) -> Ite
             base = _base(node, name, is_package)
             yield base
             for alias in node.names:
-                home = _homes().get(alias.name) if base == "packetwire" else None
+                home = _homes(base).get(alias.name) if base in LAZY else None
                 yield home or f"{base}.{alias.name}"
 
 
-def _homes() -> Mapping[str, str]:
-    """The modules that have the public names of packetwire."""
-    homes: Mapping[str, str] = vars(sys.modules["packetwire"])["_HOME_OF"]
+def _homes(package: str) -> Mapping[str, str]:
+    """The modules that have the public names of one of the `LAZY` packages."""
+    homes: Mapping[str, str] = vars(import_module(package))["_HOME_OF"]
     return homes
 
 
