@@ -11,7 +11,7 @@ from typing import Any
 from packetwire import AsyncPacketConnection, Responder, current_request
 from packetwire.errors import PacketwireError, RequestError
 
-from .ledgers import HEAD, Ledger, answer_of, filler, number_of, payload_of
+from .ledgers import HEAD, Ledger, answer_of, filler, number_of, payload_of, seconds_of
 from .plans import BACK, BODY, ECHO, LATER, NEVER, PROGRESS, RAISE, SLEEP, EndPlan, Question, draw_question
 
 PIECE = 20_000
@@ -43,7 +43,7 @@ class End:
 
     async def _answer(self, rq_type: int, flags: int, payload: bytes) -> Any:
         self._check(payload)
-        seconds = int.from_bytes(payload[6:10]) / 1000
+        seconds = seconds_of(payload)
         if rq_type in (SLEEP, PROGRESS, BACK):
             await asyncio.sleep(seconds / 2)
         if rq_type == PROGRESS:
@@ -67,7 +67,7 @@ class End:
         if rq_type == LATER:
             loop = asyncio.get_running_loop()
             future = loop.create_future() if number_of(payload) % 2 else Responder()
-            loop.call_later(int.from_bytes(payload[6:10]) / 1000, _complete, future, answer_of(rq_type, payload))
+            loop.call_later(seconds_of(payload), _complete, future, answer_of(rq_type, payload))
             return future
         if rq_type == NEVER and not checked:
             return Responder()

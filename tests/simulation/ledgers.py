@@ -45,6 +45,11 @@ def number_of(payload: bytes) -> int:
     return int.from_bytes(payload[:6])
 
 
+def seconds_of(payload: bytes) -> float:
+    """The time for which its handler waits; bounded, as a bit may have flipped."""
+    return min(int.from_bytes(payload[6:10]) / 1000, 10.0)
+
+
 def answer_of(op: int, payload: bytes) -> bytes:
     """What the handler of such a request is to answer."""
     if op == ECHO:

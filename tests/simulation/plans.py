@@ -94,10 +94,9 @@ class Plan:
 
     @property
     def most_size(self) -> int:
-        """Bytes of a payload: where the link takes a few at a time only small ones, now and then."""
-        return (
-            3000 if min(each for w in (self.forth, self.back) for each in (w.capacity, w.chunk)) < 100 else 1 << 20
-        )
+        """Bytes of a payload: only small ones where the link takes a few bytes at a time."""
+        least = min(each for weather in (self.forth, self.back) for each in (weather.capacity, weather.chunk))
+        return 1 << 20 if least >= 1000 else 100 + 30 * least
 
     @property
     def have_capabilities(self) -> bool:
