@@ -58,6 +58,23 @@ def replaced(
             setattr(module, name, value)
 
 
+@contextmanager
+def exchanged(pairs: dict[int, Any]) -> Iterator[None]:
+    """In this block packetwire's modules have other objects for those of these identities."""
+    former: list[tuple[ModuleType, str, Any]] = []
+    for full_name, module in list(sys.modules.items()):
+        if full_name.startswith("packetwire") and module is not None:
+            for name, value in list(vars(module).items()):
+                if id(value) in pairs:
+                    former.append((module, name, value))
+                    setattr(module, name, pairs[id(value)])
+    try:
+        yield
+    finally:
+        for module, name, value in former:
+            setattr(module, name, value)
+
+
 def threads_as(make: Callable[..., Any]) -> Seen:
     """The module `threading` with another class of threads."""
     return Seen(threading, Thread=make)

@@ -86,5 +86,9 @@ async def stream_pair(sock: Socket) -> tuple[asyncio.StreamReader, asyncio.Strea
     protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
     waiter = loop.create_future()
     transport = loop._make_socket_transport(sock, protocol, waiter)
-    await waiter
+    try:
+        await waiter
+    except BaseException:  # as asyncio's own openers
+        transport.close()
+        raise
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)

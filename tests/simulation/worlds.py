@@ -80,10 +80,18 @@ class World:
                 raise Stuck(f"not over after {most_seconds:.3f} s of simulated time")
             self._go_on()
 
+    def happen(self) -> None:
+        """Do what is due."""
+        while self._events and self._events[0][0] <= self.now:
+            self._happen()
+
+    def next_event(self) -> float | None:
+        """The time of the next event; None if there is none."""
+        return self._events[0][0] if self._events else None
+
     def _go_on(self) -> None:
         events = self._events
-        while events and events[0][0] <= self.now:
-            self._happen()
+        self.happen()
         ready: list[Runner] = []
         soonest = events[0][0] if events else None
         for runner in self.runners:
