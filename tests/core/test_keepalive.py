@@ -192,3 +192,39 @@ def test_a_look_at_an_engine() -> None:
     engine.receive(bytes(EOF_PACKET)[:1])  # even a part of a packet is a sign of life
     assert [keepalive.look_at(engine, float(now), 0, 1) for now in range(2, 11)] == [NOTHING] * 8 + [PING]
     assert keepalive.look_at(engine, 11.0, 0, 0) is NOTHING
+
+
+def _until_end(watched: Watched, last_taken: float) -> list[tuple[float, Verdict]]:
+    """What is found of a peer that sends nothing, and takes 100 bytes between two looks until `last_taken`."""
+    found = []
+    while not found or found[-1][1] is PING:
+        watched.now += watched.keepalive.interval
+        if watched.unsent and watched.now - watched.began <= last_taken:
+            watched.sent, watched.unsent = watched.sent + 100, watched.unsent - 100
+        verdict = watched.look()
+        if verdict is not NOTHING:
+            found.append((watched.now - watched.began, verdict))
+    return found
+
+
+def test_a_question_that_waits_behind_much_is_not_one_yet() -> None:
+    """Over a slow link the PING leaves only when what stands before it was taken: after 100 looks here."""
+    watched = Watched()
+    watched.unsent = 10_000
+    assert _until_end(watched, last_taken=1000.0) == [(18.0, PING), (200.0 + 16.0, SILENT)]
+
+
+def test_a_peer_that_takes_no_more_before_the_question_is_gone() -> None:
+    watched = Watched()
+    watched.unsent = 10_000
+    assert _until_end(watched, last_taken=50.0) == [(18.0, PING), (50.0 + 16.0, SILENT)]
+
+
+def test_what_is_sent_behind_the_question_gives_no_time() -> None:
+    watched = Watched()
+    found = []
+    while SILENT not in found:
+        watched.now += watched.keepalive.interval
+        watched.sent += 100
+        found.append(watched.look())
+    assert watched.now - watched.began == 18.0 + 16.0

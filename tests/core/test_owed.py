@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from packetwire import DeadlineExceeded, LocalProtocolError, RequestCancelled, RequestReceived, Responder
+from packetwire import BodyEnded, DeadlineExceeded, LocalProtocolError, RequestCancelled, RequestReceived, Responder
 from packetwire.core.cancelled import SWEEP_FROM
 from packetwire.core.engine import ConnectionEngine
 from packetwire.core.events import CancelReceived
@@ -294,6 +294,18 @@ def test_an_error_without_text(server: Server) -> None:
 
 def test_an_error_of_a_request_of_which_nothing_was_said(server: Server) -> None:
     assert not server.owed.answer_over(server.ask(), RequestCancelled(), 0.0)
+
+
+@pytest.mark.parametrize("error", [BodyEnded("the request is answered"), CancelledError(), RequestCancelled()])
+def test_a_handler_that_ends_as_its_end_was_closed(server: Server, error: BaseException) -> None:
+    key = server.ask()
+    server.begin()
+    assert not server.owed.answer_over(key, error, 0.0), "it has failed by itself"
+    server.b.abandon("closed")
+    assert server.owed.answer_over(key, error, 0.0)
+    assert not server.owed.answer_over(key, ValueError("a fault"), 0.0)
+    (packet,) = packets_of(server.b)
+    assert packet.payload == b"closed"
 
 
 # contexts

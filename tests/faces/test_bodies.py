@@ -164,6 +164,22 @@ def served(ends: Ends, service: tuple[Service, Any]) -> tuple[Service, PacketCon
 # handlers
 
 
+def test_a_handler_that_reads_while_its_end_closes_has_not_failed(
+    ends: Ends, service: tuple[Service, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its request is answered by the close, so its body ends."""
+    made, handler = service
+    conn = ends.make(request_handler=handler, close_timeout=0.1)
+    with ends.face.opened(conn):
+        asker = ends.asker()
+        call = asker.stream(STALL)
+        call.__enter__()
+        assert made.stalled.wait(WATCHDOG)
+    assert made.failed.wait(WATCHDOG)
+    assert isinstance(made.errors[0], BodyEnded | ConnectionEnded | asyncio.CancelledError)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_request_with_a_body(served: tuple[Service, Any]) -> None:
     _, asker = served
     whole = PIECE * 40

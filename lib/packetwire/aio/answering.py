@@ -460,7 +460,7 @@ class Answering:
             self._respond_ok(key, rq_type, flags, payload)
 
     def _answer_error(self, key: Key, rq_type: int, error: BaseException) -> None:
-        if self._contexts and self.owed.answer_over(key, error, monotonic()):
+        if self.owed.answer_over(key, error, monotonic()):
             self._answered_here()
             return
         channel, tag = channel_and_tag(key)

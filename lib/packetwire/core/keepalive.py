@@ -52,6 +52,7 @@ class Keepalive:
         self._received = self._sent = -1
         self._heard_at = self._taken_at = self._looked_at = now
         self._asked_at: float | None = None
+        self._leaves_at = 0  # bytes written when all that waited before the question has left, and it can
 
     def look(self, now: float, *, received: int, sent: int, unsent: int, awaits: bool) -> Verdict:
         """It is `now`: what follows from all bytes received and sent so far, those unsent, and what is awaited."""
@@ -60,6 +61,8 @@ class Keepalive:
         if received != self._received:
             self._received, self._heard_at, self._asked_at = received, now, None
         if sent != self._sent or not unsent:
+            if self._asked_at is not None and self._sent < sent and self._sent < self._leaves_at:
+                self._asked_at = now  # it has not been asked yet, as it is still taking what stands before that
             self._sent, self._taken_at = sent, now
         if was_paused:
             self._heard_at = self._taken_at = now
@@ -67,7 +70,7 @@ class Keepalive:
             return Verdict.PING
         if now - self._taken_at >= self._stall:
             return Verdict.STALLED
-        return self._judge(now, awaits)
+        return self._judge(now, awaits, sent + unsent)
 
     def look_at(self, engine: Engine, now: float, sent: int, outstanding: int) -> Verdict:
         """Look at a connection, of which so many bytes were written and so many requests wait for a response."""
@@ -94,7 +97,7 @@ class Keepalive:
         """There is something to be read, which this end has not come to."""
         self._heard_at, self._asked_at = now, None
 
-    def _judge(self, now: float, awaits: bool) -> Verdict:
+    def _judge(self, now: float, awaits: bool, leaves_at: int) -> Verdict:
         if self._asked_at is not None:
             return Verdict.SILENT if now - self._asked_at >= self._seconds else Verdict.NOTHING
         limit = self._seconds if awaits else self._idle
@@ -103,5 +106,5 @@ class Keepalive:
             return Verdict.NOTHING
         if now - self._heard_at < limit:
             return Verdict.NOTHING
-        self._asked_at = now
+        self._asked_at, self._leaves_at = now, leaves_at
         return Verdict.PING

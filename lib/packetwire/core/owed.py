@@ -18,7 +18,7 @@ from packetwire.core.requestcontext import RequestContext
 from packetwire.core.requestids import Repeated
 from packetwire.core.requests import HandlerResult, cancel_deferred
 from packetwire.core.statuses import StatusCode
-from packetwire.errors import DeadlineExceeded, LocalProtocolError, RequestCancelled
+from packetwire.errors import BodyEnded, DeadlineExceeded, LocalProtocolError, RequestCancelled
 
 Interrupt = Callable[[], object]
 """Has a handler that runs know that it is to stop."""
@@ -121,11 +121,16 @@ class OwedRequests:
             self._tell(context, key)
 
     def answer_over(self, key: Key, error: BaseException, now: float) -> bool:
-        """If a handler ended by `error` as nobody waits for it, or it was done before, answer that."""
+        """If a handler ended by `error` as nobody waits for it, or it was done before, answer that.
+
+        True also if that was answered already, as this end was closed.
+        """
         if isinstance(error, Repeated):
             self.refuse(key, str(error).encode(), StatusCode.REPEATED, begun=True)
             return True
         context = self.contexts.get(key)
+        if context is None and (isinstance(error, BodyEnded) or _is_cancellation(error)):
+            return not self._engine.owes(*channel_and_tag(key))  # which its handler learns by such an error
         if context is None or not context.is_over(now) or not _is_cancellation(error):
             return False
         code = StatusCode.DEADLINE if context.cancelled is None else StatusCode.CANCELLED

@@ -226,7 +226,7 @@ class Answering:
         self._answered()
 
     def _answer_error(self, key: Key, rq_type: int, error: BaseException) -> None:
-        if self._contexts and self.owed.answer_over(key, error, monotonic()):
+        if self.owed.answer_over(key, error, monotonic()):
             return
         channel, tag = channel_and_tag(key)
         self._faults.failed(channel, tag, rq_type, error)
