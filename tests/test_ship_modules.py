@@ -173,6 +173,16 @@ def test_what_a_user_has_written_is_found(modules: Path) -> None:
     assert not {"own", "other", "other_too"} & set(sys.modules)  # nothing of it was run
 
 
+def test_a_source_with_a_null_byte_is_not_sent(modules: Path) -> None:
+    """It would have been two parts at the far end, and all behind it other files."""
+    (modules / "other.py").write_text("x = 1\0\n")
+    found = UserModules(["own"])
+    assert "other.py" not in found.files
+    assert found.absent == {"other": "its source has a null byte"}
+    with pytest.raises(LocalProtocolError, match="the module 'other' cannot be sent: its source has a null byte"):
+        UserModules(["other"])
+
+
 def test_a_module_of_an_installed_package_is_sent_if_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,13 @@ def example() -> dict[str, Any]:
     return found
 
 
+def endless() -> bytes:
+    """An answer with what JSON of Python has, and no server says."""
+    found = example()
+    found["server"].update(uptime=float("inf"))
+    return b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(found).encode()
+
+
 def crowded() -> dict[str, Any]:
     """A snapshot with much in it, and with long names."""
     found = example()
@@ -102,6 +109,7 @@ def test_names_do_nothing_to_a_terminal() -> None:
     found = example()
     found["connections"][0]["name"] = "client \x1b[2Jx\r\n\x07"
     found["requests"][0]["label"] = "\x1b]0;title\x07"
+    found["server"].update(state="\x1b[31m", address="\x9b2J", pid="\u202e", under_way="\x1bc")
     text = text_of(lines_of(found, None, width=200, height=60))
     assert not re.search(r"[^\n -~µ…]", text)
     assert "?[2Jx???" in text
@@ -268,8 +276,10 @@ def test_what_is_no_socket(make: Any, said: str, tmp_path: Path) -> None:
         b"\x01\x00\x00",
         b"HTTP/1.1 200 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n\r\n[]",
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000,
         b'HTTP/1.1 200 OK\r\n\r\n{"format": 2}',
         b'HTTP/1.1 200 OK\r\n\r\n{"format": 1}',
+        endless(),
         b'HTTP/1.1 200 OK\r\n\r\n{"format": 1, "server": 5}',
     ],
 )

@@ -88,6 +88,9 @@ def test_reasons() -> None:
     for payload in (b"", b"\x81"):
         with pytest.raises(RemoteProtocolError, match="STOP without a code"):
             decode_reason(Frame(FrameType.STOP, 0, 7, False, payload))
+    with pytest.raises(RemoteProtocolError, match="the code of CANCEL is too long") as caught:
+        decode_reason(Frame(FrameType.CANCEL, 0, 7, False, b"\x80" * 9))
+    assert caught.value.code == "bad-frame"
 
 
 metas = st.builds(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +21,8 @@ With atheris installed half of the mutations are guided by the code that they re
 refuse an input was met; a reason that never was is a failure, as a finding is.
 """
 DEFAULT_RUNS = 20_000
+COMPILED = ("builds",)
+"""Targets of which half is compiled, and which atheris, for which all is in Python, does not have."""
 
 
 def main() -> int:
@@ -44,14 +48,18 @@ def main() -> int:
     else:
         from .targets import TARGETS
 
-    unknown = set(args.targets) - set(TARGETS)
+    names = [*TARGETS, *(name for name in COMPILED if use_atheris and name not in TARGETS)]
+    unknown = set(args.targets) - set(names)
     if unknown:
-        parser.error(f"there is no target {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
+        parser.error(f"there is no target {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     ways = (running.run, guided.run) if use_atheris else (running.run,)
     runs = None if args.runs is None else args.runs // len(ways)
     seconds = None if args.seconds is None else args.seconds / len(ways)
     bad = 0
-    for name in args.targets or TARGETS:
+    for name in args.targets or names:
+        if name not in TARGETS:
+            bad += plainly(name, args)
+            continue
         report = running.Report(TARGETS[name])
         for run in ways:
             report.add(run(TARGETS[name], runs=runs, seconds=seconds, seed=args.seed))
@@ -62,6 +70,24 @@ def main() -> int:
                 keep(finding, args.findings)
         bad += bool(report.findings or report.missing)
     return min(bad, 1)
+
+
+def plainly(name: str, args: argparse.Namespace) -> int:
+    """Fuzz a target without atheris, in a process of its own; the exit status.
+
+    Where nothing is compiled, there is nothing to do.
+    """
+    check = "import packetwire, sys; sys.exit(packetwire.compiled is not True)"
+    environment = {key: value for key, value in os.environ.items() if key != "PACKETWIRE_PURE"}
+    if subprocess.run([sys.executable, "-c", check], env=environment, check=False).returncode:
+        print(f"{name}: nothing is compiled here")
+        return 0
+    options = ["--seed", str(args.seed)]
+    for option in ("runs", "seconds", "findings"):
+        if (value := getattr(args, option)) is not None:
+            options += [f"--{option}", str(value)]
+    command = [sys.executable, "-m", "tests.fuzz", "--plain", name, *options]
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def show(report: running.Report) -> None:

@@ -114,7 +114,8 @@ class Listener:
         return frozenset(reasons)
 
     def _measured(self, octets: bytes) -> list[str]:
-        limit = ALLOWANCE + self._target.growth * len(octets)
+        allowance = ALLOWANCE + self._target.besides
+        limit = allowance + self._target.growth * len(octets)
         for _ in range(2):  # something may be imported, the first time
             tracemalloc.start()
             try:
@@ -126,7 +127,7 @@ class Listener:
                 break
         else:
             raise TooMuch(f"{peak} octets of memory for an input of {len(octets)}")
-        self.report.most_memory = max(self.report.most_memory, (peak - ALLOWANCE) / max(1, len(octets)))
+        self.report.most_memory = max(self.report.most_memory, (peak - allowance) / max(1, len(octets)))
         return reasons
 
     def _note(self, octets: bytes, error: Exception) -> None:

@@ -28,6 +28,8 @@ class Target:
     """Every reason to refuse an input that there is, as the decoder's code has them."""
     growth: int = 400
     """Octets of memory that an octet of the input may take while it is decoded."""
+    besides: int = 0
+    """Octets that any input may take, beside what any of any target may."""
 
 
 def choices_of(octets: bytes) -> Random:

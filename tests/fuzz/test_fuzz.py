@@ -29,6 +29,9 @@ RUNS = 500
 RUNS_OF = {
     "addresses": 2000,
     "requests": 2000,
+    "typed": 6000,
+    "hello": 2000,
+    "frames": 2000,
     "results": 2000,
     "protobuf": 2000,
     "riaps": 2000,

@@ -297,3 +297,13 @@ def test_values_of_no_known_kind() -> None:
     for payload in (b"", b"\x81", b"\x81\x90\x01", b"\x01\x01", b"\xc1"):
         with pytest.raises(BadValue):
             unpacked(payload)
+
+
+@BOTH
+def test_a_name_that_is_not_utf8_is_one_that_is_not_known(pure: bool) -> None:
+    """With msgspec it always was; else the payload was refused."""
+    codec = Codec(Point, pure=pure)
+    assert codec.decode(b"\x82\xa1x\x01\xa2\xff\xfe\x90") == Point(1)
+    assert Codec(Point | Label, pure=pure).decode(b"\x82\xa2\xff\xfe\x90\xa1x\x01") == Point(1)
+    with pytest.raises(BadValue, match="expected str, got int"):
+        codec.decode(b"\x81\x05\x01")

@@ -55,6 +55,13 @@ def nested(depth: int) -> Any:
     return kind
 
 
+def lists(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 STREAM = {"kind": {"stream": "int"}, "required": True}
 FIELD = {"kind": "int", "required": True}
 WRONG: list[tuple[tuple[str, ...], Any, str]] = [
@@ -94,6 +101,9 @@ WRONG: list[tuple[tuple[str, ...], Any, str]] = [
     (("methods", "put", "result"), {"list": {"stream": "int"}}, "'stream' is no kind"),
     (("types", "Item", "fields"), {"x": STREAM}, "'stream' is no kind"),
     (("methods", "put", "errors"), {"a\nb": {"fields": {}}}, "is not printable"),
+    (("methods", "put", "fields", "title", "default"), "\ud800", r"\$: '\\ud800' is not text"),
+    (("methods", "put", "fields", "title", "\udfff"), 1, r"\$: '\\udfff' is not text"),
+    (("methods", "put", "fields", "title", "default"), lists(900), r"\$: is nested too deep"),
 ]
 
 
@@ -110,6 +120,30 @@ def changed(path: tuple[str, ...], value: Any) -> Any:
 def test_each_part_is_checked(path: tuple[str, ...], value: Any, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         checked_schema(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "line"),
+    [
+        (("name",), "async", "class Async(Service, name='async', version='1.4'):"),
+        (("name",), "None", "class ErrorNone(Service, name='None', version='1.4'):"),
+        (("methods", "put", "errors"), {"none": {"fields": {}}}, "class ErrorNone(RequestError):"),
+    ],
+)
+def test_keywords_are_no_names_in_a_stub(path: tuple[str, ...], value: Any, line: str) -> None:
+    stub = stub_of(checked_schema(changed(path, value)))
+    assert line in stub.splitlines()
+    compile(stub, "stub", "exec")
+
+
+@pytest.mark.timeout(30)
+def test_a_default_in_many_unions_takes_no_time() -> None:
+    """It was looked for in each of them twice: 2**48 times."""
+    kind: Any = "int"
+    for _ in range(48):
+        kind = {"union": [kind]}
+    field = {"kind": kind, "required": False, "default": 5}
+    assert "x: int = 5" in stub_of(checked_schema(changed(("methods", "put", "fields"), {"x": field})))
 
 
 def places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -29,7 +29,7 @@ def ask(path: str, seconds: float) -> dict[str, Any]:
         raise CommandFailed(f"{path}: {WRONG}", EXIT_FAILED)
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.get("format") != 1:
         raise CommandFailed(f"{path}: {WRONG}", EXIT_FAILED)

@@ -103,7 +103,7 @@ def _repeat(args: argparse.Namespace, snapshot: Snapshot, show: Show) -> None:
     while True:
         try:
             show(snapshot, before)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CommandFailed(f"{args.socket}: {WRONG}", EXIT_FAILED) from error
         if args.once:
             return

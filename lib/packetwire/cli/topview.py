@@ -72,7 +72,7 @@ def lines_of(
 
     Each table has at most so many `rows`; None for as many as make about `height` lines.
 
-    Raises KeyError, TypeError or ValueError for what is no snapshot.
+    Raises KeyError, TypeError, ValueError, AttributeError or OverflowError for what is no snapshot.
     """
     width = max(NARROWEST, width)
     lines = _summary(snapshot, before, width, title)
@@ -89,7 +89,7 @@ def lines_of(
         more = max(0, len(cells) - shown) + left_out
         if more:
             lines.append([(f"and {more} more", "dim")])
-    return [_cut(line, width) for line in lines]
+    return [_cut([(_plain(text), style) for text, style in line], width) for line in lines]
 
 
 def text_of(lines: Iterable[Line]) -> str:

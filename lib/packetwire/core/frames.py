@@ -26,6 +26,7 @@ from packetwire.core.hello import Feature
 from packetwire.core.packet import FLAG_REQUEST, head_tail, packet_head
 from packetwire.core.refusals import refuse
 from packetwire.core.varint import decode_varint, encode_varint
+from packetwire.errors import RemoteProtocolError
 
 FRAME_CHANNEL = 2
 MAX_META_SIZE = 8192
@@ -123,7 +124,10 @@ def encode_reason(code: int, text: str = "") -> bytes:
 
 def decode_reason(frame: Frame) -> tuple[int, str]:
     """(code, text) of CANCEL and STOP; raises `RemoteProtocolError` ("bad-frame") if there is no code."""
-    code, end = decode_varint(frame.payload, 0, len(frame.payload))
+    try:
+        code, end = decode_varint(frame.payload, 0, len(frame.payload))
+    except RemoteProtocolError:  # which would tell of a place in the stream
+        raise refuse("bad-frame", problem=f"the code of {frame.kind.name} is too long", tag=frame.tag) from None
     if end < 0:
         raise refuse("bad-frame", problem=f"{frame.kind.name} without a code", tag=frame.tag)
     return code, frame.payload[end:].decode(errors="replace")

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from packetwire.errors import LocalProtocolError
+from packetwire.ship.command import SEPARATOR
 from packetwire.ship.stripping import stripped
 
 PACKAGE = Path(__file__).parent.parent
@@ -167,6 +168,8 @@ class UserModules:
         source = _source(spec, name)
         if source is None:
             return _why_not(spec)
+        if SEPARATOR in source:
+            return "its source has a null byte"
         is_package = spec is not None and spec.submodule_search_locations is not None
         self.files[path_of(name, is_package)] = source
         try:

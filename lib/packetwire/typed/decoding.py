@@ -145,7 +145,7 @@ class Decoders:
             _check_depth(depth)
             values: dict[str, Any] = {}
             for _ in range(size):
-                name, at = read_str(data, at)
+                name, at = name_at(data, at)
                 decoder = fields.get(name)
                 if decoder is None:
                     at = skip(data, at)
@@ -213,12 +213,22 @@ class Decoders:
         return decode
 
 
+def name_at(data: bytes, at: int) -> tuple[str, int]:
+    """The name of a field, and the offset behind it; "" for one that is not UTF-8, which no field has."""
+    try:
+        return read_str(data, at)
+    except Refusal:
+        if found_at(data, at) != "str":
+            raise
+        return "", skip(data, at)
+
+
 def tag_at(data: bytes, at: int) -> str | None:
     """The `$` of the map that stands there, or None."""
     size, at = read_map_head(data, at)
     tag = None
     for _ in range(size):
-        name, at = read_str(data, at)
+        name, at = name_at(data, at)
         if name == TAG:
             tag, at = read_str(data, at)
         else:

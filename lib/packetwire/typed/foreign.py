@@ -8,6 +8,7 @@ characters, which a terminal would obey.
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from keyword import iskeyword
@@ -21,6 +22,9 @@ MAX_SCHEMA_SIZE = 4 << 20
 """Bytes of a schema as JSON, at most."""
 MAX_DEPTH = 50
 MAX_TYPES = 1000
+MAX_NESTING = 150
+"""Of the JSON, in which a kind has two levels for each of its own."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SCALAR_NAMES = frozenset(SCALARS.values())
 _ITEMS = frozenset({"list", "set", "frozenset", "tuple"})
 _SCHEMA_PARTS = frozenset({"packetwire", "name", "version", "doc", "methods", "types", "requests"})
@@ -42,6 +46,7 @@ def schema_from(text: bytes) -> Schema:
 def checked_schema(schema: Any) -> Schema:
     """The same, if it is a schema. Raises ValueError, which says what is wrong with it, and where."""
     found: Schema = _a(dict, schema, "$")
+    _check_values(found)
     if found.get("packetwire") != FORMAT:
         raise ValueError(f"$.packetwire: expected {FORMAT}, got {found.get('packetwire')!r:.100}")
     _words(found.get("name"), "$.name")
@@ -67,6 +72,21 @@ def _a(kind: type, value: Any, where: str) -> Any:
     if type(value) is not kind:
         raise ValueError(f"{where}: expected {kind.__name__}, got {value!r:.100}")
     return value
+
+
+def _check_values(schema: Schema) -> None:
+    """All of it is text that can be written, and not nested deeper than can be walked."""
+    left: list[tuple[Any, int]] = [(schema, 0)]
+    while left:
+        value, depth = left.pop()
+        if depth > MAX_NESTING:
+            raise ValueError("$: is nested too deep")
+        if isinstance(value, dict):
+            left += [(part, depth + 1) for entry in value.items() for part in entry]
+        elif isinstance(value, list):
+            left += [(part, depth + 1) for part in value]
+        elif isinstance(value, str) and _SURROGATE.search(value):
+            raise ValueError(f"$: {value!r:.100} is not text: it has lone surrogates")
 
 
 def _words(value: Any, where: str, besides: str = "") -> None:

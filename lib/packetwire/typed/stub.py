@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from keyword import iskeyword
 from math import isfinite
 from typing import Any
 
@@ -42,7 +43,7 @@ def class_name(error: str) -> str:
     """The name of the class of an error: `OutOfStock` for `out-of-stock`."""
     words = "".join(char if char.isalnum() else " " for char in error).split()
     name = "".join(word[:1].upper() + word[1:] for word in words)
-    return name if name.isidentifier() else f"Error{name}"
+    return name if name.isidentifier() and not iskeyword(name) else f"Error{name}"
 
 
 def _enum(name: str, described: dict[str, Any]) -> str:
@@ -123,8 +124,9 @@ def _expression(kind: Any, value: Any, types: dict[str, Any]) -> str | None:
     if how == "literal":
         return literal_text(value) if value in parts else None
     if how == "union":
-        matching = [each for each in parts if _expression(each, value, types) is not None]
-        return _expression(matching[0], value, types) if len(matching) == 1 else None
+        found = [_expression(each, value, types) for each in parts]
+        matching = [each for each in found if each is not None]
+        return matching[0] if len(matching) == 1 else None
     if how == "type":
         return _object(parts, types[parts], value, types)
     if how == "dict":
@@ -175,7 +177,9 @@ def _scalar(kind: str, value: Any) -> str | None:
 
 
 def _service(schema: Schema) -> Iterator[str]:
-    name = schema["name"] if schema["name"].isidentifier() else class_name(schema["name"])
+    name = schema["name"]
+    if not name.isidentifier() or iskeyword(name):
+        name = class_name(name)
     named = "" if name == schema["name"] else f", name={schema['name']!r}"
     yield f"class {name}(Service{named}, version={schema['version']!r}):"
     if doc := schema.get("doc"):

@@ -255,13 +255,15 @@ NOT_BY_BYTES = {engine_module.TOO_MUCH_FOR_ALL.decode(), engine_module.BODIES_UN
 OUTSTANDING = 7
 
 
-def listening(settings: dict[str, Any]) -> ConnectionEngine:
+def listening(
+    settings: dict[str, Any], engine_class: type[ConnectionEngine] = ConnectionEngine
+) -> ConnectionEngine:
     """An engine with some requests of its own under way, one of them given up."""
     asks = settings.get("asks", False)
     if "capabilities" in settings:
         own = Hello(features=settings["capabilities"], client_id=bytes(16), body_credit=100, max_bodies=MAX_BODIES)
         settings = {"capabilities": Capabilities(Mode.AUTO, own)}
-    engine = ConnectionEngine(**settings)
+    engine = engine_class(**settings)
     engine.ask_capabilities()  # at once: else it depends on the chunks when the peer is asked
     if asks:
         engine.receive(HELLO_ASKED)
@@ -274,9 +276,13 @@ def listening(settings: dict[str, Any]) -> ConnectionEngine:
     return engine
 
 
-def heard(chunks: Sequence[bytes | memoryview], settings: dict[str, Any]) -> tuple[list[Event], list[Packet]]:
+def heard(
+    chunks: Sequence[bytes | memoryview],
+    settings: dict[str, Any],
+    engine_class: type[ConnectionEngine] = ConnectionEngine,
+) -> tuple[list[Event], list[Packet]]:
     """What an engine makes of a whole stream, and what it sends."""
-    engine = listening(settings)
+    engine = listening(settings, engine_class)
     events: list[Event] = []
     for chunk in chunks:
         engine.receive(chunk, events)
