@@ -407,7 +407,7 @@ class ServedClient(Generic[ConnectionT]):
             self._stream.hang_up()
 
 
-def name_of(client: Any) -> str:
+def name_of(client: object) -> str:
     """The name of a client, for the log."""
     with suppress(OSError):
         if isinstance(client, PeerStream):
@@ -420,7 +420,7 @@ def name_of(client: Any) -> str:
     return "client"
 
 
-def has_unread(client: Any) -> bool:
+def has_unread(client: object) -> bool:
     """Tell if something has come from it that nobody has had the time to read."""
     if not isinstance(client, socket.socket):
         return False
@@ -432,7 +432,7 @@ def has_unread(client: Any) -> bool:
     return bool(poller.poll(0))
 
 
-def origin_of(client: Any) -> str | None:
+def origin_of(client: object) -> str | None:
     """The address of a client, or its network where one client has many addresses; None if it has none."""
     try:
         address = ipaddress.ip_address(_host_of(client).partition("%")[0])
@@ -445,7 +445,7 @@ def origin_of(client: Any) -> str | None:
     return str(ipaddress.ip_network((address, IPV6_PREFIX), strict=False))
 
 
-def _host_of(client: Any) -> str:
+def _host_of(client: object) -> str:
     if isinstance(client, socket.socket) and client.family in (socket.AF_INET, socket.AF_INET6):
         return str(client.getpeername()[0])
     return ""

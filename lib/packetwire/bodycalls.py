@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from packetwire.hosts.threads.slots import inheriting
 from packetwire.plannedcalls import submit_planned
 
 if TYPE_CHECKING:
+    from packetwire.core.calloptions import CallOptions
     from packetwire.core.responses import Response
     from packetwire.core.varint import BytesLike
     from packetwire.hooks import ConnectionHooks
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class CalledExchange(ThreadExchange):
     """A request of ours."""
 
-    def __init__(self, driver: Any, result: LightResult, bodies: CallBodies, timeout: float | None) -> None:
+    def __init__(self, driver: object, result: LightResult, bodies: CallBodies, timeout: float | None) -> None:
         super().__init__(driver, BodyLimits(result.name, time.monotonic, timeout, result.deadline))
         self.bodies = bodies
         self._result = result
@@ -52,7 +52,7 @@ class CalledExchange(ThreadExchange):
 def begin(
     driver: Any,
     request: tuple[int, int, BytesLike, int],
-    options: Mapping[str, Any],
+    options: CallOptions,
     limit: float | None,
     label: str | None,
     hooks: ConnectionHooks | None,

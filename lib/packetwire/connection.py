@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from threading import get_ident
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from packetwire._sync.mapping import pipelined
 from packetwire.connectionbase import (
@@ -398,7 +398,7 @@ class PacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         label: str | None = None,
         timeout: float | None = None,
-        body: Any = None,
+        body: object = None,
         fallback: str | None = None,
         **options: Unpack[CallOptions],
     ) -> Response:
@@ -462,11 +462,11 @@ class PacketConnection(ConnectionFace[Driver]):
     def _call_with_body(
         self,
         request: tuple[int, int, BytesLike, int],
-        body: Any,
+        body: object,
         fallback: str | None,
         label: str | None,
         timeout: float | None,
-        options: Mapping[str, Any],
+        options: CallOptions,
         decode_response: DecodeResponse | None,
     ) -> Response:
         from packetwire._sync.bodies import call_with_body, joined_body
@@ -520,7 +520,7 @@ class PacketConnection(ConnectionFace[Driver]):
         label: str | None,
         timeout: float | None,
         body_timeout: float | EllipsisType | None,
-        options: Mapping[str, Any],
+        options: CallOptions,
         *,
         takes_body: bool,
     ) -> StreamCall:

@@ -547,13 +547,13 @@ def _hooks_of(hooks: Hooks, name: str) -> ConnectionHooks:
     return ConnectionHooks(hooks, name)
 
 
-def deadline_of(timeout: Any) -> float | None:
+def deadline_of(timeout: object) -> float | None:
     """The time, by `time.monotonic`, at which a time limit that begins now is over; None without one."""
     limit = time_limit(timeout)
     return None if limit is None else time.monotonic() + limit
 
 
-def request_arguments(request: Any) -> tuple[int, int, BytesLike]:
+def request_arguments(request: object) -> tuple[int, int, BytesLike]:
     """The (rq_type, flags, payload) of what a `map` is given for a request. Raises TypeError."""
     if isinstance(request, int):
         return request, 0, b""

@@ -229,7 +229,9 @@ class RequestError(PacketwireError):
     it; they are not sent yet.
     """
 
-    def __init__(self, text: str, code: int | str | None = None, fields: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, text: str, code: int | str | None = None, fields: Mapping[str, object] | None = None
+    ) -> None:
         super().__init__(text)
         self.text = text
         self.code = code

@@ -112,7 +112,7 @@ class Span:
 
     def __init__(self, make: Callable[[], AbstractContextManager[Any] | None], log: HookLog, what: str) -> None:
         self._log = log
-        self._managers: list[AbstractContextManager[Any]] = []  # popped in one step, by whoever leaves it
+        self._managers: list[AbstractContextManager[object]] = []  # popped in one step, by whoever leaves it
         try:
             manager = make()
             if manager is not None:
@@ -129,7 +129,7 @@ class Span:
         """It goes on, maybe in another task."""
         self._tell("resume")
 
-    def _tell(self, what: str, *args: Any) -> None:
+    def _tell(self, what: str, *args: object) -> None:
         """Call this function of the context manager, if it has one."""
         for manager in self._managers[:1]:
             function = getattr(manager, what, None)
@@ -215,7 +215,7 @@ class ConnectionHooks:
         self.open_spans = OpenSpans(name)
 
     def begin_call(
-        self, plan: CallPlan, request: tuple[int, int, Any, int], label: str | None
+        self, plan: CallPlan, request: tuple[int, int, object, int], label: str | None
     ) -> tuple[CallPlan, Span]:
         """The span of a call, which has begun, and the plan of that call with what the hook has added.
 
@@ -361,7 +361,7 @@ class CoveredResult:
         cancel_deferred(self._deferred)
 
 
-def label_of(handler: Any) -> LabelOf:
+def label_of(handler: object) -> LabelOf:
     """A function that tells the name of a request by its type, for a handler of requests that are classes."""
     while isinstance(handler, partial | HookedHandler):
         handler = handler.func
@@ -378,14 +378,14 @@ def _no_label(rq_type: int) -> None:
     return None
 
 
-def _size(payload: Any) -> int:
+def _size(payload: object) -> int:
     """Bytes of what may be a payload; 0 for what is none."""
     if isinstance(payload, str):
         return len(payload.encode(errors="replace"))
     return payload.nbytes if isinstance(payload, memoryview) else len(payload) if hasattr(payload, "__len__") else 0
 
 
-def _size_of_response(result: Any) -> int:
+def _size_of_response(result: object) -> int:
     """Bytes of the payload that a handler's result stands for."""
     return _size(result[1]) if isinstance(result, tuple) and len(result) == 2 else _size(result)
 
@@ -397,7 +397,7 @@ def _comes_later(result: HandlerResult) -> bool:
     )
 
 
-def is_async(handler: Any) -> bool:
+def is_async(handler: object) -> bool:
     """True if calling it makes a coroutine."""
     while isinstance(handler, partial):
         handler = handler.func

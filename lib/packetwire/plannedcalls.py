@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from packetwire.core.calloptions import CallPlan, plan_of, with_bodies
+from packetwire.core.calloptions import CallOptions, CallPlan, plan_of, with_bodies
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.responses import DecodeResponse
 from packetwire.core.varint import BytesLike
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 def submit_planned(
     driver: Driver,
     request: tuple[int, int, BytesLike, int],
-    options: Mapping[str, Any],
+    options: CallOptions,
     outer: RequestContext | None,
     limit: float | None,
     label: str | None,
@@ -57,7 +56,7 @@ def submit_planned(
 def _submit(
     driver: Driver,
     request: tuple[int, int, BytesLike, int],
-    options: Mapping[str, Any],
+    options: CallOptions,
     plan: CallPlan,
     limit: float | None,
     label: str | None,

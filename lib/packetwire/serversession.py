@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packetwire.addresses import Address, TcpAddress, keep_alive
 from packetwire.admission import Admission, ServedClient
@@ -142,7 +142,7 @@ class ServerSession(ServedClient[PacketConnection]):
         self._shut_down()
 
 
-def connection_of(service: Any) -> PacketConnection:
+def connection_of(service: object) -> PacketConnection:
     """The connection of what a factory made. Raises TypeError for something else."""
     conn = getattr(service, "conn", service)
     if not isinstance(conn, PacketConnection):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -14,6 +16,15 @@ import pytest
 from packetwire import AsyncPacketConnection, Packet, PacketConnection, PacketDecoder
 
 WATCHDOG = 30.0
+STEP = 0.01
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Return once `condition()` is true; fail if it does not become so."""
+    deadline = time.monotonic() + WATCHDOG
+    while not condition():
+        assert time.monotonic() < deadline, condition
+        select.select([], [], [], STEP)
 
 
 class Threaded:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import select
 import socket
 import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -37,8 +35,8 @@ from packetwire import (
     serve,
 )
 
-WATCHDOG = 30.0
-STEP = 0.01
+from .conftest import STEP, WATCHDOG, until
+
 CAT = [sys.executable, "-c", "import sys; sys.stdin.buffer.read()"]
 
 
@@ -89,14 +87,6 @@ def face(request: pytest.FixtureRequest) -> Iterator[Any]:
     made = request.param()
     yield made
     made.close()
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Return once `condition()` is true; fail if it does not become so."""
-    deadline = time.monotonic() + WATCHDOG
-    while not condition():
-        assert time.monotonic() < deadline, condition
-        select.select([], [], [], STEP)
 
 
 def open_fds() -> set[str]:

@@ -21,7 +21,7 @@ from packetwire import RequestFailed, Responder, ServedRequest
 from packetwire.otel import Telemetry
 from packetwire.typed import Client, Service, method
 
-from .conftest import WATCHDOG, Ends, Looped
+from .conftest import WATCHDOG, Ends, Looped, until
 from .traced_process import FAR, MIDDLE, Recorded, chain
 
 
@@ -55,6 +55,8 @@ def test_a_trace_over_three_processes_is_one_tree(tmp_path: Path) -> None:
 
 
 def finished(recorded: Recorded, number: int) -> list[Any]:
+    """Those spans; a handler's is finished behind its response, which its caller may have by then."""
+    until(lambda: len(recorded.exporter.get_finished_spans()) >= number)
     spans = recorded.exporter.get_finished_spans()
     assert len(spans) == number
     return list(spans)

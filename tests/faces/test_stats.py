@@ -9,7 +9,7 @@ import pytest
 
 from packetwire import ConnectionStats, Packet, RequestTimeout
 
-from .conftest import WATCHDOG, Ends
+from .conftest import WATCHDOG, Ends, until
 
 
 def echo(rq_type: int, flags: int, payload: bytes) -> bytes:
@@ -26,6 +26,7 @@ def test_calls_both_ways(ends: Ends) -> None:
     assert ends.call(1, b"x" * 1000)[0]
     assert asker(2, b"y" * 1000)[0]
     assert asker(2, b"y" * 1000)[0]
+    until(lambda: not ends.do(ends.conn.stats).owed)
     ours, theirs = ends.do(ends.conn.stats), asker.stats()
     assert (ours.requests_sent, ours.responses_received, ours.outstanding) == (1, 1, 0)
     assert (ours.requests_received, ours.responses_sent, ours.owed) == (2, 2, 0)
@@ -73,6 +74,7 @@ def test_what_the_peer_waits_for(ends: Ends) -> None:
     assert (found.requests_received, found.owed, found.refused, found.responses_sent) == (2, 1, 1, 0)
     go_on.set()
     assert result()[0]
+    until(lambda: not ends.do(ends.conn.stats).owed)
     found = ends.do(ends.conn.stats)
     assert (found.requests_received, found.owed, found.refused, found.responses_sent) == (2, 0, 1, 1)
 

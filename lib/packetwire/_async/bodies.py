@@ -258,7 +258,7 @@ class AsyncStreamCall:
         assert self._exchange is not None
         await self._writer.write(data)
 
-    async def send(self, source: Any) -> None:
+    async def send(self, source: object) -> None:
         """Write all that a bytes object, an iterable of bytes or a binary file gives."""
         async for chunk in chunks_of(source):
             await self.write(chunk)
@@ -295,7 +295,7 @@ class AsyncStreamCall:
         self._exchange.give_up(reason)
 
 
-async def call_with_body(call: AsyncStreamCall, source: Any, timeout: float | None) -> Response:
+async def call_with_body(call: AsyncStreamCall, source: object, timeout: float | None) -> Response:
     """Send a request with a body, return its response; the `timeout` begins behind the body."""
     async with call:
         with suppress(BodyEnded):  # the response says why
@@ -305,7 +305,7 @@ async def call_with_body(call: AsyncStreamCall, source: Any, timeout: float | No
 
 
 async def answer_with(
-    source: Any, body: SendingBody | None, exchange: Exchange, most: int
+    source: object, body: SendingBody | None, exchange: Exchange, most: int
 ) -> tuple[int, bytes] | Any:
     """Answer by what `source` gives: as the body, or joined to a payload of up to `most` bytes if that is None.
 
@@ -333,7 +333,7 @@ async def answer_with(
         await close_source(source)
 
 
-def _trailer_of(end: Exception) -> Any:
+def _trailer_of(end: Exception) -> object:
     """The value that a generator has returned."""
     return getattr(end, "value", None)
 
@@ -352,7 +352,7 @@ async def _joined(chunks: Any, most: int) -> tuple[int, bytes] | Any:
             raise LimitExceeded(f"the caller takes no body, and this is more than a packet of {most} bytes")
 
 
-async def joined_body(payload: BytesLike, source: Any, most: int) -> bytes:
+async def joined_body(payload: BytesLike, source: object, most: int) -> bytes:
     """A payload and a body behind it, for a peer without bodies. Raises `LimitExceeded` if it is too long."""
     joined = bytearray(payload)
     async for chunk in chunks_of(source):

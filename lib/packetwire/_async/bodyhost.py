@@ -62,7 +62,7 @@ class BodyFile:
     """A reader in a loop is no file."""
 
 
-async def chunks_of(source: Any) -> AsyncGenerator[bytes]:
+async def chunks_of(source: object) -> AsyncGenerator[bytes]:
     """The bytes of a bytes-like object, a binary file or an iterable, which may be asynchronous.
 
     A file is read in a thread, as that may wait. The value that a generator returns gets lost.
@@ -88,7 +88,7 @@ async def _read(read: Any) -> Any:
     return await asyncio.to_thread(read, READ_SIZE)
 
 
-async def close_source(source: Any) -> None:
+async def close_source(source: object) -> None:
     """A handler has returned that, and nobody reads on."""
     if isinstance(source, AsyncGenerator):
         await source.aclose()

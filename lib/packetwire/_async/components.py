@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from packetwire._async.keeping import Change
 from packetwire._async.member import Keeper
@@ -24,7 +24,7 @@ class Component(Protocol):
 
     async def wait_ready(self) -> None: ...
 
-    async def configure(self, config: Any = None) -> None: ...
+    async def configure(self, config: object = None) -> None: ...
 
     async def wait(self) -> Finished: ...
 
@@ -47,7 +47,7 @@ class AsyncSupervisedComponent(Keeper, Generic[ComponentT]):
         self,
         name: str,
         launch: Callable[[], ComponentT],
-        config: Any,
+        config: object,
         on_event: Callable[[MemberEvent], object] | None,
         *,
         restart: str,
@@ -92,7 +92,7 @@ class AsyncSupervisedComponent(Keeper, Generic[ComponentT]):
                 raise RequestTimeout(f"{self} was not ready within {timeout:g} s{because}") from self.cause
             await self._changed.wait(seen, min(until - monotonic(), 3600.0))
 
-    async def configure(self, config: Any = None, timeout: float | None = None) -> None:
+    async def configure(self, config: object = None, timeout: float | None = None) -> None:
         """Give it a configuration, and all that come after it; waits until one is ready.
 
         Raises as `wait_ready` and the component do; then it is not kept.

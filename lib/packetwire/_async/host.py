@@ -107,7 +107,7 @@ def answered(session: object, request: BaseRequest[Any], service: object) -> Any
     return _in_session(session, answer) if type(answer) is CoroutineType else answer
 
 
-async def _in_session(session: object, coroutine: Coroutine[Any, Any, Any]) -> Any:
+async def _in_session(session: object, coroutine: Coroutine[object, object, object]) -> object:
     SESSION.set(session)  # a coroutine has a context of its own
     return await coroutine
 

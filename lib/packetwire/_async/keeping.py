@@ -53,7 +53,7 @@ class Background:
                 await asyncio.wait([self._task])
 
 
-async def called(function: Callable[..., Any], *args: Any) -> Any:
+async def called(function: Callable[..., object], *args: object) -> Any:
     """The result of a function of the user's, which may be a coroutine function."""
     result = function(*args)
     return await result if isawaitable(result) else result

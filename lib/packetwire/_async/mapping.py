@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from packetwire._async.host import Arrivals, Requester, response_to, room_for_one_more
 from packetwire.core.responses import Response
@@ -13,17 +13,18 @@ from packetwire.errors import LocalProtocolError, about_request
 if TYPE_CHECKING:
     from packetwire.aio.request import RequestFuture
 
-Decode = Callable[[Any, Response], Any]
+RequestT = TypeVar("RequestT")
+Decode = Callable[[RequestT, Response], Any]
 
 
 def pipelined(
     conn: Requester,
-    submit: Callable[[Any], RequestFuture],
-    requests: Iterable[Any],
+    submit: Callable[[RequestT], RequestFuture],
+    requests: Iterable[RequestT],
     window: int,
     timeout: float | None,
     return_exceptions: bool = False,
-    decode: Decode | None = None,
+    decode: Decode[RequestT] | None = None,
 ) -> AsyncGenerator[Any]:
     """Submit `requests`, up to `window` ahead of the responses, and yield these in order.
 
@@ -37,14 +38,14 @@ def pipelined(
 
 async def _pipeline(
     conn: Requester,
-    submit: Callable[[Any], RequestFuture],
-    requests: Iterable[Any],
+    submit: Callable[[RequestT], RequestFuture],
+    requests: Iterable[RequestT],
     window: int,
     timeout: float | None,
     return_exceptions: bool,
-    decode: Decode | None,
-) -> AsyncGenerator[Any]:
-    under_way: deque[_Mapped] = deque()
+    decode: Decode[RequestT] | None,
+) -> AsyncGenerator[object]:
+    under_way: deque[_Mapped[RequestT]] = deque()
     try:
         for number, request in enumerate(requests):
             if len(under_way) >= window:
@@ -69,13 +70,13 @@ async def _pipeline(
 
 def as_they_come(
     conn: Requester,
-    submit: Callable[[Any], RequestFuture],
-    requests: Iterable[Any],
+    submit: Callable[[RequestT], RequestFuture],
+    requests: Iterable[RequestT],
     window: int,
     timeout: float | None,
     return_exceptions: bool,
-    decode: Decode,
-) -> AsyncGenerator[tuple[Any, Any]]:
+    decode: Decode[RequestT],
+) -> AsyncGenerator[tuple[RequestT, Any]]:
     """As `pipelined`, but yields pairs of a request and its response, in the order of the responses."""
     if not window >= 1:  # nor NaN
         raise LocalProtocolError(f"window must be 1 or more, got {window}")
@@ -84,14 +85,14 @@ def as_they_come(
 
 async def _as_they_come(
     conn: Requester,
-    submit: Callable[[Any], RequestFuture],
-    requests: Iterable[Any],
+    submit: Callable[[RequestT], RequestFuture],
+    requests: Iterable[RequestT],
     window: int,
     timeout: float | None,
     return_exceptions: bool,
-    decode: Decode,
-) -> AsyncGenerator[tuple[Any, Any]]:
-    arrivals: Arrivals[_Mapped] = Arrivals(timeout)
+    decode: Decode[RequestT],
+) -> AsyncGenerator[tuple[RequestT, object]]:
+    arrivals: Arrivals[_Mapped[RequestT]] = Arrivals(timeout)
     try:
         for number, request in enumerate(requests):
             if len(arrivals.under_way) >= window:
@@ -116,10 +117,10 @@ async def _as_they_come(
             mapped.cancel()
 
 
-class _Mapped:
+class _Mapped(Generic[RequestT]):
     """One request: its result, or why there is none."""
 
-    def __init__(self, number: int, request: Any) -> None:
+    def __init__(self, number: int, request: RequestT) -> None:
         self._number = number
         self.request = request
         self._error: Exception | None = None
@@ -130,7 +131,9 @@ class _Mapped:
         about_request(error, self._number, self.request)
         self._error = error
 
-    async def collected(self, timeout: float | None, return_exceptions: bool, decode: Decode | None) -> Any:
+    async def collected(
+        self, timeout: float | None, return_exceptions: bool, decode: Decode[RequestT] | None
+    ) -> object:
         """Return what is yielded for it; raises what came instead, unless that is to be yielded."""
         if self.result is None or self._error is not None:
             if return_exceptions or self._error is None:

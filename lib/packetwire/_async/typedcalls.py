@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
@@ -121,7 +121,7 @@ class AsyncTypedConnection(AsyncHasPacketConnection):
         request: Call[Any],
         timeout: float | None,
         body_timeout: float | EllipsisType | None,
-        options: Mapping[str, Any],
+        options: CallOptions,
     ) -> Any:
         from packetwire._async.bodies import call_with_body
         from packetwire._async.items import AsyncItemReader, AsyncItemStream
@@ -144,7 +144,7 @@ class AsyncTypedConnection(AsyncHasPacketConnection):
         if items_in is None:
             await call.finish()
         upload = None if items_in is None else Upload(call, encoded(items_in, request.items))
-        items: AsyncItemReader[Any] = AsyncItemReader(call.body, ItemDecoder(items_out, conn.max_packet_size))
+        items: AsyncItemReader[object] = AsyncItemReader(call.body, ItemDecoder(items_out, conn.max_packet_size))
         return AsyncItemStream(conn, call, request, items, upload)
 
     @overload
@@ -235,7 +235,7 @@ class AsyncTypedConnection(AsyncHasPacketConnection):
             requests, window=window, timeout=timeout, return_exceptions=return_exceptions, **options
         )
 
-    def _rq_type_of(self, rq: BaseRequest[Any]) -> int:
+    def _rq_type_of(self, rq: BaseRequest[object]) -> int:
         if isinstance(rq, Call) and rq.has_streams:
             raise TypeError(f"{rq.operation.name} has a stream of items, so it is called by do(...) only")
         if isinstance(rq, TypedRequest):
@@ -257,7 +257,7 @@ class AsyncClient(AsyncTypedConnection):
     __module__ = "packetwire.typed"  # where it is public
 
     def __init__(
-        self, where: str | Address | AsyncRecvSend, *, serves: HasRequests | None = None, **connection: Any
+        self, where: str | Address | AsyncRecvSend, *, serves: HasRequests | None = None, **connection: object
     ) -> None:
         super().__init__(recv_send_of(where), serves, **connection)
 
@@ -270,5 +270,5 @@ class AsyncServiceSession(AsyncTypedConnection):
 
     __module__ = "packetwire.typed"  # where it is public
 
-    def __init__(self, recv_send: AsyncRecvSend, service: HasRequests, **connection: Any) -> None:
+    def __init__(self, recv_send: AsyncRecvSend, service: HasRequests, **connection: object) -> None:
         super().__init__(recv_send, service, **connection)

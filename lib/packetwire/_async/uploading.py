@@ -30,12 +30,12 @@ async def encoded(codec: ItemCodec, items: Any) -> AsyncGenerator[bytes]:
 class Upload:
     """Sends the body of a request while the one of its response is read: a task."""
 
-    def __init__(self, call: AsyncStreamCall, source: Any) -> None:
+    def __init__(self, call: AsyncStreamCall, source: object) -> None:
         self.error: BaseException | None = None
         """Why the source failed."""
         self._task = asyncio.get_running_loop().create_task(self._run(call, source))
 
-    async def _run(self, call: AsyncStreamCall, source: Any) -> None:
+    async def _run(self, call: AsyncStreamCall, source: object) -> None:
         try:
             with suppress(BodyEnded):  # the response says why
                 await call.send(source)

@@ -259,7 +259,7 @@ class StreamCall:
         assert self._exchange is not None
         self._writer.write(data)
 
-    def send(self, source: Any) -> None:
+    def send(self, source: object) -> None:
         """Write all that a bytes object, an iterable of bytes or a binary file gives."""
         for chunk in chunks_of(source):
             self.write(chunk)
@@ -296,7 +296,7 @@ class StreamCall:
         self._exchange.give_up(reason)
 
 
-def call_with_body(call: StreamCall, source: Any, timeout: float | None) -> Response:
+def call_with_body(call: StreamCall, source: object, timeout: float | None) -> Response:
     """Send a request with a body, return its response; the `timeout` begins behind the body."""
     with call:
         with suppress(BodyEnded):  # the response says why
@@ -305,7 +305,7 @@ def call_with_body(call: StreamCall, source: Any, timeout: float | None) -> Resp
         return call.result(timeout)
 
 
-def answer_with(source: Any, body: SendingBody | None, exchange: Exchange, most: int) -> tuple[int, bytes] | Any:
+def answer_with(source: object, body: SendingBody | None, exchange: Exchange, most: int) -> tuple[int, bytes] | Any:
     """Answer by what `source` gives: as the body, or joined to a payload of up to `most` bytes if that is None.
 
     Returns what a handler may return, for the response.
@@ -332,7 +332,7 @@ def answer_with(source: Any, body: SendingBody | None, exchange: Exchange, most:
         close_source(source)
 
 
-def _trailer_of(end: Exception) -> Any:
+def _trailer_of(end: Exception) -> object:
     """The value that a generator has returned."""
     return getattr(end, "value", None)
 
@@ -351,7 +351,7 @@ def _joined(chunks: Any, most: int) -> tuple[int, bytes] | Any:
             raise LimitExceeded(f"the caller takes no body, and this is more than a packet of {most} bytes")
 
 
-def joined_body(payload: BytesLike, source: Any, most: int) -> bytes:
+def joined_body(payload: BytesLike, source: object, most: int) -> bytes:
     """A payload and a body behind it, for a peer without bodies. Raises `LimitExceeded` if it is too long."""
     joined = bytearray(payload)
     for chunk in chunks_of(source):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from packetwire._sync.keeping import Change
 from packetwire._sync.member import Keeper
@@ -25,7 +25,7 @@ class Component(Protocol):
 
     def wait_ready(self) -> None: ...
 
-    def configure(self, config: Any = None) -> None: ...
+    def configure(self, config: object = None) -> None: ...
 
     def wait(self) -> Finished: ...
 
@@ -48,7 +48,7 @@ class SupervisedComponent(Keeper, Generic[ComponentT]):
         self,
         name: str,
         launch: Callable[[], ComponentT],
-        config: Any,
+        config: object,
         on_event: Callable[[MemberEvent], object] | None,
         *,
         restart: str,
@@ -93,7 +93,7 @@ class SupervisedComponent(Keeper, Generic[ComponentT]):
                 raise RequestTimeout(f"{self} was not ready within {timeout:g} s{because}") from self.cause
             self._changed.wait(seen, min(until - monotonic(), 3600.0))
 
-    def configure(self, config: Any = None, timeout: float | None = None) -> None:
+    def configure(self, config: object = None, timeout: float | None = None) -> None:
         """Give it a configuration, and all that come after it; waits until one is ready.
 
         Raises as `wait_ready` and the component do; then it is not kept.

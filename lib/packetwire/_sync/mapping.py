@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from packetwire._sync.host import Arrivals, Requester, response_to, room_for_one_more
 from packetwire.core.responses import Response
@@ -14,17 +14,18 @@ from packetwire.errors import LocalProtocolError, about_request
 if TYPE_CHECKING:
     from packetwire.result import RequestResult
 
-Decode = Callable[[Any, Response], Any]
+RequestT = TypeVar("RequestT")
+Decode = Callable[[RequestT, Response], Any]
 
 
 def pipelined(
     conn: Requester,
-    submit: Callable[[Any], RequestResult],
-    requests: Iterable[Any],
+    submit: Callable[[RequestT], RequestResult],
+    requests: Iterable[RequestT],
     window: int,
     timeout: float | None,
     return_exceptions: bool = False,
-    decode: Decode | None = None,
+    decode: Decode[RequestT] | None = None,
 ) -> Iterator[Any]:
     """Submit `requests`, up to `window` ahead of the responses, and yield these in order.
 
@@ -38,14 +39,14 @@ def pipelined(
 
 def _pipeline(
     conn: Requester,
-    submit: Callable[[Any], RequestResult],
-    requests: Iterable[Any],
+    submit: Callable[[RequestT], RequestResult],
+    requests: Iterable[RequestT],
     window: int,
     timeout: float | None,
     return_exceptions: bool,
-    decode: Decode | None,
-) -> Iterator[Any]:
-    under_way: deque[_Mapped] = deque()
+    decode: Decode[RequestT] | None,
+) -> Iterator[object]:
+    under_way: deque[_Mapped[RequestT]] = deque()
     try:
         for number, request in enumerate(requests):
             if len(under_way) >= window:
@@ -70,13 +71,13 @@ def _pipeline(
 
 def as_they_come(
     conn: Requester,
-    submit: Callable[[Any], RequestResult],
-    requests: Iterable[Any],
+    submit: Callable[[RequestT], RequestResult],
+    requests: Iterable[RequestT],
     window: int,
     timeout: float | None,
     return_exceptions: bool,
-    decode: Decode,
-) -> Iterator[tuple[Any, Any]]:
+    decode: Decode[RequestT],
+) -> Iterator[tuple[RequestT, Any]]:
     """As `pipelined`, but yields pairs of a request and its response, in the order of the responses."""
     if not window >= 1:  # nor NaN
         raise LocalProtocolError(f"window must be 1 or more, got {window}")
@@ -85,14 +86,14 @@ def as_they_come(
 
 def _as_they_come(
     conn: Requester,
-    submit: Callable[[Any], RequestResult],
-    requests: Iterable[Any],
+    submit: Callable[[RequestT], RequestResult],
+    requests: Iterable[RequestT],
     window: int,
     timeout: float | None,
     return_exceptions: bool,
-    decode: Decode,
-) -> Iterator[tuple[Any, Any]]:
-    arrivals: Arrivals[_Mapped] = Arrivals(timeout)
+    decode: Decode[RequestT],
+) -> Iterator[tuple[RequestT, object]]:
+    arrivals: Arrivals[_Mapped[RequestT]] = Arrivals(timeout)
     try:
         for number, request in enumerate(requests):
             if len(arrivals.under_way) >= window:
@@ -117,10 +118,10 @@ def _as_they_come(
             mapped.cancel()
 
 
-class _Mapped:
+class _Mapped(Generic[RequestT]):
     """One request: its result, or why there is none."""
 
-    def __init__(self, number: int, request: Any) -> None:
+    def __init__(self, number: int, request: RequestT) -> None:
         self._number = number
         self.request = request
         self._error: Exception | None = None
@@ -131,7 +132,7 @@ class _Mapped:
         about_request(error, self._number, self.request)
         self._error = error
 
-    def collected(self, timeout: float | None, return_exceptions: bool, decode: Decode | None) -> Any:
+    def collected(self, timeout: float | None, return_exceptions: bool, decode: Decode[RequestT] | None) -> object:
         """Return what is yielded for it; raises what came instead, unless that is to be yielded."""
         if self.result is None or self._error is not None:
             if return_exceptions or self._error is None:

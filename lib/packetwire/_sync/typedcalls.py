@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
@@ -122,7 +122,7 @@ class TypedConnection(HasPacketConnection):
         request: Call[Any],
         timeout: float | None,
         body_timeout: float | EllipsisType | None,
-        options: Mapping[str, Any],
+        options: CallOptions,
     ) -> Any:
         from packetwire._sync.bodies import call_with_body
         from packetwire._sync.items import ItemReader, ItemStream
@@ -145,7 +145,7 @@ class TypedConnection(HasPacketConnection):
         if items_in is None:
             call.finish()
         upload = None if items_in is None else Upload(call, encoded(items_in, request.items))
-        items: ItemReader[Any] = ItemReader(call.body, ItemDecoder(items_out, conn.max_packet_size))
+        items: ItemReader[object] = ItemReader(call.body, ItemDecoder(items_out, conn.max_packet_size))
         return ItemStream(conn, call, request, items, upload)
 
     @overload
@@ -236,7 +236,7 @@ class TypedConnection(HasPacketConnection):
             requests, window=window, timeout=timeout, return_exceptions=return_exceptions, **options
         )
 
-    def _rq_type_of(self, rq: BaseRequest[Any]) -> int:
+    def _rq_type_of(self, rq: BaseRequest[object]) -> int:
         if isinstance(rq, Call) and rq.has_streams:
             raise TypeError(f"{rq.operation.name} has a stream of items, so it is called by do(...) only")
         if isinstance(rq, TypedRequest):
@@ -262,7 +262,7 @@ class Client(TypedConnection):
         where: str | Address | PacketConnectionRecvSend,
         *,
         serves: HasRequests | None = None,
-        **connection: Any,
+        **connection: object,
     ) -> None:
         super().__init__(recv_send_of(where), serves, **connection)
 
@@ -275,5 +275,5 @@ class ServiceSession(TypedConnection):
 
     __module__ = "packetwire.typed"  # where it is public
 
-    def __init__(self, recv_send: PacketConnectionRecvSend, service: HasRequests, **connection: Any) -> None:
+    def __init__(self, recv_send: PacketConnectionRecvSend, service: HasRequests, **connection: object) -> None:
         super().__init__(recv_send, service, **connection)

@@ -307,7 +307,7 @@ class Answering:
     def _handler_of(self, key: Key) -> PlainHandler | None:
         return self._channels.handlers.get(channel_and_tag(key)[0])
 
-    def _call_handler(self, request: Fields) -> Any:
+    def _call_handler(self, request: Fields) -> object:
         """In a worker."""
         key, flags, wire_rq_type, payload = request
         handler = (self._function() or self._handler) if type(key) is int else self._handler_of(key)
@@ -339,11 +339,11 @@ class Answering:
         else:
             self._settle(key, event.rq_type, result)
 
-    def _handled(self, request: Fields, result: Any, error: BaseException | None) -> None:
+    def _handled(self, request: Fields, result: object, error: BaseException | None) -> None:
         """A worker has run the handler."""
         self._finish(request[0], request[2] - 1, result, error)
 
-    def _finish(self, key: Key, rq_type: int, result: Any, error: BaseException | None) -> None:
+    def _finish(self, key: Key, rq_type: int, result: object, error: BaseException | None) -> None:
         """A handler is done with: answer, unless that is for nobody any more."""
         if error is None:
             if type(result) is bytes:
@@ -397,7 +397,7 @@ class Answering:
         if not self._is_serving:
             self._answered()
 
-    def _settle(self, key: Key, rq_type: int, result: Any) -> None:
+    def _settle(self, key: Key, rq_type: int, result: object) -> None:
         """Answer with what a handler returned: now, or when that is there."""
         try:
             if type(result) is CoroutineType:
@@ -419,7 +419,7 @@ class Answering:
         else:
             self._respond_ok(key, rq_type, flags, payload)
 
-    def _defer(self, key: Key, rq_type: int, result: Any) -> bool:
+    def _defer(self, key: Key, rq_type: int, result: object) -> bool:
         """If a result comes later, answer it then; else false."""
         deferred = self.owed.deferred
         deferred[key] = result  # which also keeps a future: asyncio itself does not
@@ -433,7 +433,7 @@ class Answering:
             self.owed.was_deferred(key)
         return is_deferred
 
-    def _response_parts(self, key: Key, rq_type: int, result: Any) -> tuple[int, bytes]:
+    def _response_parts(self, key: Key, rq_type: int, result: object) -> tuple[int, bytes]:
         channels = self._channels
         channel = channel_and_tag(key)[0]
         called = channels.receivers.get(channel) or channels.handlers.get(channel, self._handler)

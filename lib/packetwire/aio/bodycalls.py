@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from packetwire.aio.bodies import LoopExchange
@@ -17,7 +16,7 @@ from packetwire.core.statuses import StatusCode
 from packetwire.errors import PacketwireError, RequestCancelled, RequestTimeout, copy_of
 
 if TYPE_CHECKING:
-    from packetwire.core.calloptions import CallPlan
+    from packetwire.core.calloptions import CallOptions, CallPlan
     from packetwire.core.responses import Response
     from packetwire.hooks import ConnectionHooks
 
@@ -63,7 +62,7 @@ class CalledExchange(LoopExchange):
 async def begin(
     driver: Any,
     request: Request,
-    options: Mapping[str, Any],
+    options: CallOptions,
     limit: float | None,
     label: str | None,
     hooks: ConnectionHooks | None,
@@ -88,7 +87,7 @@ async def begin(
 async def _begin(
     driver: Any,
     request: Request,
-    options: Mapping[str, Any],
+    options: CallOptions,
     limit: float | None,
     plan: CallPlan,
     timeout: float | None,

@@ -9,7 +9,6 @@ import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 from packetwire.aio.request import RequestFuture
 from packetwire.aio.writing import Writing
@@ -51,7 +50,7 @@ class Calls:
         self._trace = trace_log
         self._changed = changed
 
-    def ask(self, waiter: Any, rq_type: int, flags: int, payload: BytesLike, channel: int) -> int:
+    def ask(self, waiter: object, rq_type: int, flags: int, payload: BytesLike, channel: int) -> int:
         """Send a request and return its tag, or -1 if there is no room for it, or others wait for that."""
         engine = self._engine
         if (

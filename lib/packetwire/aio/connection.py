@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mappi
 from functools import partial
 from threading import get_ident
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from packetwire._async.mapping import pipelined
 from packetwire.aio.capturing import CapturedTransport
@@ -296,7 +296,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         label: str | None = None,
         timeout: float | None = None,
-        body: Any = None,
+        body: object = None,
         fallback: str | None = None,
         **options: Unpack[CallOptions],
     ) -> Response:
@@ -346,11 +346,11 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
     async def _call_with_body(
         self,
         request: tuple[int, int, BytesLike, int],
-        body: Any,
+        body: object,
         fallback: str | None,
         label: str | None,
         timeout: float | None,
-        options: Mapping[str, Any],
+        options: CallOptions,
         decode_response: DecodeResponse | None,
     ) -> Response:
         from packetwire._async.bodies import call_with_body, joined_body
@@ -406,7 +406,7 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         label: str | None,
         timeout: float | None,
         body_timeout: float | EllipsisType | None,
-        options: Mapping[str, Any],
+        options: CallOptions,
         *,
         takes_body: bool,
     ) -> AsyncStreamCall:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packetwire.aio.request import RequestFuture
-from packetwire.core.calloptions import CallPlan, plan_of
+from packetwire.core.calloptions import CallOptions, CallPlan, plan_of
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.responses import DecodeResponse, Response, failure_of
 from packetwire.core.varint import BytesLike
@@ -23,7 +22,7 @@ Request = tuple[int, int, BytesLike, int]
 def submit_planned(
     driver: Driver,
     request: Request,
-    options: Mapping[str, Any],
+    options: CallOptions,
     outer: RequestContext | None,
     decode_response: DecodeResponse | None,
     label: str | None,
@@ -48,7 +47,7 @@ def submit_planned(
 def _submit(
     driver: Driver,
     request: Request,
-    options: Mapping[str, Any],
+    options: CallOptions,
     plan: CallPlan,
     decode_response: DecodeResponse | None,
 ) -> RequestFuture:

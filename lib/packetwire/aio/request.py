@@ -103,7 +103,7 @@ class RequestFuture(asyncio.Future[Response]):
             except Exception:
                 logger.exception("on_progress failed")
 
-    def cancel(self, msg: Any | None = None) -> bool:
+    def cancel(self, msg: object | None = None) -> bool:
         if self.done():
             return False
         self.stop_timer()

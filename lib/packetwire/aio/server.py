@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from packetwire._async.accepting import AcceptLoop
 from packetwire.addresses import (
@@ -419,7 +419,7 @@ class _Session(ServedClient[AsyncPacketConnection]):
         self._stream.close()
 
 
-def _connection_of(service: Any) -> AsyncPacketConnection:
+def _connection_of(service: object) -> AsyncPacketConnection:
     """The connection of what a factory made. Raises TypeError for something else."""
     conn = getattr(service, "conn", service)
     if not isinstance(conn, AsyncPacketConnection):

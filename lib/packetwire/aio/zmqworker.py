@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from inspect import isawaitable, iscoroutinefunction
-from typing import Any, Self
+from typing import Self
 
 from packetwire.aio.blocking import in_thread
 from packetwire.aio.zmqlink import LoopLink
@@ -177,7 +177,7 @@ class AsyncPacketWorker:
         if not deferred:
             self._respond(self._answers.answer(job, lambda: result))
 
-    async def _result_of(self, handler: Callable[[int, int, bytes], Any], job: Job) -> Any:
+    async def _result_of(self, handler: Callable[[int, int, bytes], object], job: Job) -> object:
         arguments = job.rq_type, job.packet.flags, job.packet.payload
         if iscoroutinefunction(handler):
             return await handler(*arguments)

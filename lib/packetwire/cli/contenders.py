@@ -356,7 +356,7 @@ def _told_usage(control: socket.socket) -> Callable[[Command], None]:
     return lambda command: _say(control, {"done": dataclasses.asdict(usage(*command[1:]))})
 
 
-def _measure(asker: Asker[Any], commands: queue.SimpleQueue[Command], control: socket.socket) -> NoReturn:
+def _measure(asker: Asker[object], commands: queue.SimpleQueue[Command], control: socket.socket) -> NoReturn:
     while True:
         command, *arguments = commands.get()
         measurement = usage if command == USAGE else getattr(asker, command)

@@ -56,14 +56,14 @@ def _wrong(text: str) -> CommandFailed:
     return CommandFailed(text, EXIT_USAGE)
 
 
-def _types(cls: type) -> dict[str, Any]:
+def _types(cls: type) -> dict[str, object]:
     try:
         return typing.get_type_hints(cls)
     except Exception as error:  # evaluating annotations runs the user's code
         raise _wrong(f"the types of the fields of {cls.__name__} are not known: {error}") from error
 
 
-def _has_default(field: dataclasses.Field[Any]) -> bool:
+def _has_default(field: dataclasses.Field[object]) -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 

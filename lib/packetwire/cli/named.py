@@ -106,7 +106,7 @@ def find_thing(name: str) -> Any:
     module_name, colon, path = name.partition(":")
     if not (colon and all(module_name.split(".")) and all(path.split("."))):
         raise CommandFailed(f"expected MODULE:NAME, such as store:Store, got {name!r}", EXIT_USAGE)
-    found: Any = _import(module_name)
+    found: object = _import(module_name)
     for part in path.split("."):
         try:
             found = getattr(found, part)

@@ -39,7 +39,7 @@ def typed_request(
         decoded = operation.fields_from(packed(values))
     except BadValue as error:
         raise CommandFailed(f"{operation.name}: {error}", EXIT_USAGE) from error
-    request: TypedRequest[Any] = rq_class(decoded) if issubclass(rq_class, Call) else decoded
+    request: TypedRequest[object] = rq_class(decoded) if issubclass(rq_class, Call) else decoded
     result = _body_of(operation.items_out)
     return request, Streams(sent, result) if sent is not None or result is not None else None
 
@@ -61,9 +61,9 @@ def described_request(name: str, schema: Schema, words: Iterable[str]) -> tuple[
 
 def _given(
     name: str, fields: Mapping[str, Set[str]], required: list[str], body: Body | None, words: Iterable[str]
-) -> tuple[dict[str, Any], Iterator[bytes] | None]:
+) -> tuple[dict[str, object], Iterator[bytes] | None]:
     """The values that the words give for these fields, and the bytes of the stream."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     sent: Iterator[bytes] | None = None
     streamed = [] if body is None else [body.name]
     for field, form, text in named_words(name, [*fields, *streamed], words):
@@ -113,7 +113,7 @@ def wire_of(kind: Any, types: Mapping[str, Any]) -> frozenset[str]:
     return frozenset({"dict" if how == "dict" else "list"})
 
 
-def _sorts(values: Iterable[Any]) -> frozenset[str]:
+def _sorts(values: Iterable[object]) -> frozenset[str]:
     return frozenset("bytes" if isinstance(value, dict) else SCALARS[type(value)] for value in values)
 
 
@@ -123,7 +123,7 @@ def _check_given(name: str, values: Container[str], required: Iterable[str]) -> 
         raise CommandFailed(f"{name} needs {' and '.join(f'{each}=…' for each in missing)}", EXIT_USAGE)
 
 
-def _value(wire: Set[str], given: bytes) -> Any:
+def _value(wire: Set[str], given: bytes) -> object:
     if wire == {"bytes"}:
         return given
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 from packetwire.core.bodies import CallBodies
 from packetwire.core.fields import metadata_fields
@@ -102,7 +102,7 @@ def encode_request_id(request_id: RequestId) -> tuple[bytes, int]:
 
 
 def plan_of(
-    options: Mapping[str, Any], outer: RequestContext | None, now: float, ids: RequestIds | None = None
+    options: CallOptions, outer: RequestContext | None, now: float, ids: RequestIds | None = None
 ) -> CallPlan:
     """The plan for these options, in a handler of the request `outer`; `ids` are those of this end.
 
@@ -133,7 +133,7 @@ def plan_of(
     return CallPlan(deadline, metadata, on_progress, idle, needs, wants, outer, request_id=_request_id(once, ids))
 
 
-def _request_id(once: Any, ids: RequestIds | None) -> RequestId | None:
+def _request_id(once: object, ids: RequestIds | None) -> RequestId | None:
     if once is False or isinstance(once, RequestId):
         return once or None
     if once is not True:

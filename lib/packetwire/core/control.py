@@ -168,7 +168,7 @@ class Control:
         self.leaves_nothing = False
         """The peer drains, so it ends only when all that it has begun is answered."""
         self._hello_key: Key | None = None  # of our HELLO, until it is answered
-        self._asked: dict[Key, tuple[int, Any]] = {}  # other control requests, until they are answered
+        self._asked: dict[Key, tuple[int, object]] = {}  # other control requests, until they are answered
         self._uncounted = 0  # META frames since the requests that have not come were counted
 
     def serves(self, key: Key) -> bool:
@@ -256,7 +256,7 @@ class Control:
         engine.answer_control(tag, True, b"", behind_requests=True)
         events.append(PeerDrains(milliseconds, text))
 
-    def send(self, engine: Engine, rq_type: int, payload: bytes, waiter: Any) -> Key:
+    def send(self, engine: Engine, rq_type: int, payload: bytes, waiter: object) -> Key:
         """Send a control request, return its key; `waiter` is told of its answer, if it is not None."""
         tag = engine.control_tag()
         key = CONTROL_CHANNEL, tag

@@ -393,7 +393,7 @@ class ConnectionEngine:
     # calls in, bytes out
 
     def request(
-        self, rq_type: int, flags: int = 0, payload: BytesLike = b"", *, channel: int = 0, waiter: Any = None
+        self, rq_type: int, flags: int = 0, payload: BytesLike = b"", *, channel: int = 0, waiter: object = None
     ) -> int:
         """Send a request, return its tag; its `ResponseReceived` or `StreamEnded` will carry `waiter`.
 
@@ -403,7 +403,7 @@ class ConnectionEngine:
         """
         return self.ask(rq_type, flags, payload, channel, waiter)
 
-    def ask(self, rq_type: int, flags: int, payload: BytesLike, channel: int, waiter: Any) -> int:
+    def ask(self, rq_type: int, flags: int, payload: BytesLike, channel: int, waiter: object) -> int:
         """As `request`, by position."""
         if (
             self.ours is not _OPEN
@@ -465,7 +465,7 @@ class ConnectionEngine:
         flags: int,
         payload: BytesLike,
         channel: int,
-        waiter: Any,
+        waiter: object,
         bodies: CallBodies | None = None,
     ) -> int:
         """As `ask`, with metadata, to a peer that has agreed on it.
@@ -743,18 +743,18 @@ class ConnectionEngine:
         """
         return self.control is not None and self.control.report(self, channel, tag, payload, now)
 
-    def ping(self, payload: bytes, waiter: Any) -> None:
+    def ping(self, payload: bytes, waiter: object) -> None:
         """Ask the peer for a sign of life: its `ControlAnswered`, or the `StreamEnded`, will carry `waiter`.
 
         Raises `LocalProtocolError` if the peer has not agreed on capabilities, or nothing can be sent any more.
         """
         self._send_control(PING, payload, waiter)
 
-    def drain(self, milliseconds: int | None, text: str, waiter: Any) -> None:
+    def drain(self, milliseconds: int | None, text: str, waiter: object) -> None:
         """Tell the peer to send no more requests, as they will be refused from its answer on; else as `ping`."""
         self._send_control(DRAIN, self._drain_payload(milliseconds, text), waiter)
 
-    def describe(self, waiter: Any) -> None:
+    def describe(self, waiter: object) -> None:
         """Ask the peer what it tells of its service; else as `ping`."""
         self._send_control(DESCRIBE, b"", waiter)
 
@@ -762,7 +762,7 @@ class ConnectionEngine:
         said = self._fitting(text[:MAX_REASON].encode(errors="replace"))
         return encode_drain(milliseconds, said.decode(errors="ignore"))
 
-    def _send_control(self, rq_type: int, payload: bytes, waiter: Any) -> None:
+    def _send_control(self, rq_type: int, payload: bytes, waiter: object) -> None:
         if self.control is None or not self.control.capabilities.has_agreed:
             raise LocalProtocolError("the peer has not agreed on control requests")
         if self.ended is not None or not self._may_answer:

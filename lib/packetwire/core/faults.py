@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 SINGLY = 3
 """Failures of one kind that are logged one by one."""
@@ -54,7 +54,7 @@ class FaultCounter:
     """Counts the failures of one connection."""
 
     def __init__(self) -> None:
-        self._kinds: dict[Any, Iterator[int]] = {}
+        self._kinds: dict[object, Iterator[int]] = {}
         self._counting = count(1)
         self._looked = 0  # numbers that were taken only to see how far it is
 

@@ -19,7 +19,7 @@ _MAY_BE_MADE = (bytes, bytearray, str, int, tuple)
 """The classes whose objects are results: one of these may be a handler itself."""
 
 
-def check_handler(handler: Any, *, runs_coroutines: bool) -> None:
+def check_handler(handler: object, *, runs_coroutines: bool) -> None:
     """Raise TypeError for what cannot be a `request_handler`."""
     if handler is None:
         return
@@ -38,14 +38,14 @@ def check_handler(handler: Any, *, runs_coroutines: bool) -> None:
         )
 
 
-def check_request_map(request_map: Any, base: type) -> None:
+def check_request_map(request_map: object, base: type) -> None:
     """Raise TypeError or `LocalProtocolError` for what is no map of numbers to subclasses of `base`."""
     if not isinstance(request_map, Mapping):
         raise TypeError(
             f"rq_type_map must be a mapping of numbers to request classes, such as {{0: Put}}, "
             f"got {type(request_map).__name__}: {request_map!r:.100}"
         )
-    number_of: dict[Any, int] = {}
+    number_of: dict[object, int] = {}
     for number, cls in request_map.items():
         _check_number(number)
         _check_class(number, cls, base)
@@ -57,7 +57,7 @@ def check_request_map(request_map: Any, base: type) -> None:
             )
 
 
-def _check_number(number: Any) -> None:
+def _check_number(number: object) -> None:
     if not isinstance(number, int) or isinstance(number, bool):
         raise TypeError(f"rq_type_map: a request type must be an int, got {type(number).__name__}: {number!r:.100}")
     if not 0 <= number <= MAX_RQ_TYPE:
@@ -80,7 +80,7 @@ def _check_class(number: int, cls: Any, base: type) -> None:
         )
 
 
-def _function_of(handler: Any) -> Any:
+def _function_of(handler: object) -> object:
     while isinstance(handler, partial):
         handler = handler.func
     if hasattr(handler, "__code__") or hasattr(handler, "__func__"):
@@ -88,5 +88,5 @@ def _function_of(handler: Any) -> Any:
     return getattr(type(handler), "__call__", handler) if not isinstance(handler, type) else handler  # noqa: B004
 
 
-def _name_of(function: Any) -> str:
+def _name_of(function: object) -> str:
     return getattr(function, "__qualname__", None) or repr(function)

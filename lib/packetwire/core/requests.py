@@ -48,7 +48,7 @@ class BaseRequest(Generic[ResponseT_co]):
 
         def __bytes__(self) -> bytes: ...
 
-    def __init__(self, *values: Any, flags: int | None = None, **fields: Any) -> None:
+    def __init__(self, *values: object, flags: int | None = None, **fields: object) -> None:
         """Keep `flags`, which may also come first, and hand the rest to the class behind in the bases.
 
         cs.binary's classes of one value (BinarySingleValue) parse themselves by `cls(value)`: with one of
@@ -124,7 +124,7 @@ class HasRequestMap:
             text = f"{type(self).__name__!r} object has no attribute {name!r}"
             raise AttributeError(text, name=name, obj=self)
 
-    def _keep_request_map(self, rq_type_map: Mapping[int, type[BaseRequest[Any]]]) -> None:
+    def _keep_request_map(self, rq_type_map: Mapping[int, type[BaseRequest[object]]]) -> None:
         check_request_map(rq_type_map, BaseRequest)
         self.conn_rq_class_by_type = dict(rq_type_map)
         self.conn_type_by_rq_class = {rq_class: rq_type for rq_type, rq_class in rq_type_map.items()}
@@ -133,7 +133,7 @@ class HasRequestMap:
         """Decode a request that came in and fulfil it with this object as its context."""
         return self._request_that_came(rq_type, flags, payload)._answer(self)
 
-    def _request_that_came(self, rq_type: int, flags: int, payload: bytes) -> BaseRequest[Any]:
+    def _request_that_came(self, rq_type: int, flags: int, payload: bytes) -> BaseRequest[object]:
         rq_class = self.conn_rq_class_by_type.get(rq_type)
         if rq_class is None:
             known = ", ".join(f"{number}: {cls.__name__}" for number, cls in self.conn_rq_class_by_type.items())
@@ -146,7 +146,7 @@ class HasRequestMap:
             caused_by_peer(error)
             raise
 
-    def _rq_type_of(self, rq: BaseRequest[Any]) -> int:
+    def _rq_type_of(self, rq: BaseRequest[object]) -> int:
         try:
             return self.conn_type_by_rq_class[type(rq)]
         except KeyError:
@@ -158,7 +158,7 @@ class HasRequestMap:
             ) from None
 
 
-def _from_bytes_by_parse(cls: Any, bs: bytes) -> Any:
+def _from_bytes_by_parse(cls: Any, bs: bytes) -> object:
     from cs.buffer import CornuCopyBuffer
 
     bfr = CornuCopyBuffer.from_bytes(bs)
@@ -241,7 +241,7 @@ class Responder:
         """
         cause = error if isinstance(error, BaseException) else Refusal(error)
 
-        def outcome() -> Any:
+        def outcome() -> object:
             raise cause
 
         self._settle(outcome)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import Any
 
 from packetwire.core.bounds import bound_of
 from packetwire.core.timelimits import seconds_of
@@ -128,7 +127,7 @@ class ServerSettings:
         object.__setattr__(self, "drain_timeout", seconds_of(self.drain_timeout, "drain_timeout"))
 
 
-def flag_of(name: str, value: Any) -> bool:
+def flag_of(name: str, value: object) -> bool:
     """True or False; TypeError for what is neither."""
     if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
@@ -143,7 +142,7 @@ def check_places(name: str, value: int | None, *, optional: bool = False) -> Non
         raise LocalProtocolError(f"{name} must be 1 or more, got {value!r}")
 
 
-def check_handlers(handlers: Any) -> None:
+def check_handlers(handlers: object) -> None:
     """Raises `LocalProtocolError` unless it is a number of handlers, or "inline"."""
     if isinstance(handlers, str) and handlers == "inline":
         return
@@ -151,7 +150,7 @@ def check_handlers(handlers: Any) -> None:
         raise LocalProtocolError(f"handlers must be 1 or more, or 'inline', got {handlers!r}")
 
 
-def check_keepalive(keepalive: Any) -> None:
+def check_keepalive(keepalive: object) -> None:
     """Raises TypeError or `LocalProtocolError` unless it is None, "auto" or more than 0 seconds."""
     if keepalive is None or keepalive == "auto":
         return
@@ -161,19 +160,19 @@ def check_keepalive(keepalive: Any) -> None:
         raise LocalProtocolError(f"keepalive must be more than 0 seconds, got {keepalive!r}")
 
 
-def check_body_timeout(body_timeout: Any) -> None:
+def check_body_timeout(body_timeout: object) -> None:
     """Raises TypeError or `LocalProtocolError` unless it is None or more than 0 seconds."""
     if body_timeout is not None and seconds_of(body_timeout, "body_timeout") <= 0:
         raise LocalProtocolError(f"body_timeout must be more than 0 seconds, got {body_timeout!r}")
 
 
-def check_capabilities(capabilities: Any) -> None:
+def check_capabilities(capabilities: object) -> None:
     """Raises `LocalProtocolError` unless it is one of `MODES`."""
     if capabilities not in MODES:
         raise LocalProtocolError(f"capabilities must be one of {MODES}, got {capabilities!r:.100}")
 
 
-def check_text(name: str, text: Any) -> None:
+def check_text(name: str, text: object) -> None:
     """Raises TypeError or `LocalProtocolError` unless it is None or a string that is not too long to be said."""
     if text is not None and not isinstance(text, str):
         raise TypeError(f"{name} must be a string, got {type(text).__name__}: {text!r:.100}")
@@ -181,7 +180,7 @@ def check_text(name: str, text: Any) -> None:
         raise LocalProtocolError(f"{name} may have {MAX_NAME_SIZE} bytes, got {text!r:.100}")
 
 
-def check_inline(inline: Any) -> None:
+def check_inline(inline: object) -> None:
     """Raises TypeError unless request types can be looked for in it."""
     if inline is not None and (isinstance(inline, str) or not hasattr(inline, "__contains__")):
         raise TypeError(
@@ -189,13 +188,13 @@ def check_inline(inline: Any) -> None:
         )
 
 
-def check_error_detail(error_detail: Any) -> None:
+def check_error_detail(error_detail: object) -> None:
     """Raises `LocalProtocolError` unless it is one of `ERROR_DETAILS`."""
     if error_detail not in ERROR_DETAILS:
         raise LocalProtocolError(f"error_detail must be one of {ERROR_DETAILS}, got {error_detail!r}")
 
 
-def check_spin(spin: Any) -> None:
+def check_spin(spin: object) -> None:
     """Raises `LocalProtocolError` unless it is a number of seconds from 0."""
     if not isinstance(spin, int | float) or not spin >= 0:  # nor NaN
         raise LocalProtocolError(f"spin must be 0 or more seconds, got {spin!r}")

@@ -34,13 +34,13 @@ def seconds_of(value: Any, name: str = "timeout") -> float:
     return max(-LONGEST, min(seconds, LONGEST))
 
 
-def milliseconds_of(seconds: Any) -> int | None:
+def milliseconds_of(seconds: object) -> int | None:
     """A time as it is said to a peer; None for None."""
     limit = time_limit(seconds, "cut_off")
     return None if limit is None else max(0, round(limit * 1000))
 
 
-def time_limit(value: Any, name: str = "timeout") -> float | None:
+def time_limit(value: object, name: str = "timeout") -> float | None:
     """A time limit: None for None, for infinity and for what comes near it; else as `seconds_of`."""
     if value is None:
         return None

@@ -22,7 +22,7 @@ from packetwire.typed.msgpack import (
 class Plain:
     """The codec of None, bool, int, float, str, bytes, and of lists and dicts of these; a tuple becomes a list."""
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: object) -> bytes:
         """The bytes of a value. Raises `BadValue`."""
         try:
             data = _encoded(value, 0)
@@ -36,7 +36,7 @@ class Plain:
         return unpacked(data)
 
 
-def _encoded(value: Any, depth: int) -> bytes:
+def _encoded(value: object, depth: int) -> bytes:
     if depth >= MAX_DEPTH:
         raise Refusal(f"it is nested deeper than {MAX_DEPTH}")
     if value is None or isinstance(value, bool):
@@ -61,7 +61,7 @@ def _encoded(value: Any, depth: int) -> bytes:
     raise Refusal(f"a {type(value).__name__} cannot be sent without an annotation that says so")
 
 
-def _under(step: str, value: Any, depth: int) -> bytes:
+def _under(step: str, value: object, depth: int) -> bytes:
     try:
         return _encoded(value, depth + 1)
     except Refusal as refusal:
@@ -69,7 +69,7 @@ def _under(step: str, value: Any, depth: int) -> bytes:
         raise
 
 
-def plain_or_none(value: Any) -> Any:
+def plain_or_none(value: object) -> Any:
     """The value if it is plain, else None."""
     try:
         Plain().encode(value)

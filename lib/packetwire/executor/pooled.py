@@ -51,7 +51,7 @@ class PoolExecutor(Executor):
 
     def __init__(
         self,
-        addresses: Any,
+        addresses: object,
         module: ModuleType | str | Sequence[ModuleType | str],
         *,
         size: int = 1,
@@ -62,7 +62,7 @@ class PoolExecutor(Executor):
         timeout: float | None = None,
         idempotent: bool = False,
         once: bool = False,
-        **pool: Any,
+        **pool: object,
     ) -> None:
         self._modules = _names_of(module)
         self._options: dict[str, Any] = {"timeout": timeout, "idempotent": idempotent, "once": once}
@@ -171,7 +171,7 @@ class _LeastBusy(Pool):
         return chosen
 
 
-def _names_of(module: Any) -> list[str]:
+def _names_of(module: object) -> list[str]:
     modules = module if isinstance(module, list | tuple) else [module]
     names = [each if isinstance(each, str) else getattr(each, "__name__", None) for each in modules]
     if not names or None in names:

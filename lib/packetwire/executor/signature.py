@@ -26,12 +26,12 @@ _SAYS_NOTHING = (inspect.Parameter.empty, Any, object, list, dict)
 
 
 class _Codec(Protocol):
-    def encode(self, value: Any) -> bytes: ...
+    def encode(self, value: object) -> bytes: ...
 
-    def decode(self, data: bytes) -> Any: ...
+    def decode(self, data: bytes) -> object: ...
 
 
-def name_of(function: Any) -> tuple[str, str]:
+def name_of(function: object) -> tuple[str, str]:
     """The module and the name of a function. Raises `LocalProtocolError` for what cannot be called by its name."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     if not callable(function) or isinstance(function, type) or not isinstance(name, str) or module is None:
@@ -46,7 +46,7 @@ def name_of(function: Any) -> tuple[str, str]:
 class Signature:
     """The parameters and the result of a function. Raises `LocalProtocolError` if these cannot be sent."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., object]) -> None:
         self.module, self.function_name = name_of(function)
         self.name = f"{self.module}.{self.function_name}"
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -62,7 +62,7 @@ class Signature:
         except (TypeError, ValueError, NameError) as error:
             raise LocalProtocolError(f"{self.name} cannot be called at a far end: {error}") from error
 
-    def call_bytes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    def call_bytes(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
         """The payload of a call. Raises TypeError if they do not fit the parameters, `BadValue` for a value."""
         try:
             given = self._signature.bind(*args, **kwargs).arguments
@@ -94,7 +94,7 @@ class Signature:
         bound.apply_defaults()
         return bound
 
-    def result_bytes(self, result: Any) -> bytes:
+    def result_bytes(self, result: object) -> bytes:
         """The payload of a response. Raises TypeError for a result that is not of the kind, or cannot be sent."""
         try:
             return self._result.encode(result)
@@ -129,7 +129,7 @@ def _codec_of(parameter: inspect.Parameter, hint: Any) -> _Codec:
     return Codec(dict[str, hint]) if parameter.kind is parameter.VAR_KEYWORD else Codec(hint)
 
 
-def _codec_for(hint: Any) -> _Codec:
+def _codec_for(hint: object) -> _Codec:
     return _PLAIN if hint in _SAYS_NOTHING else Codec(hint)
 
 

@@ -143,7 +143,7 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
         """A client of the service at a ZMQ address; `channel` are further arguments of `DealerChannel`."""
         from packetwire.messaging.loopzmq import LoopDealerChannel
 
-        async def open_session(dealer: LoopDealerChannel, timeout: float) -> Any:
+        async def open_session(dealer: LoopDealerChannel, timeout: float) -> object:
             session = dealer.connect(address)
             dealer.start()
             if not await dealer.wait_for(lambda: dealer.linked, timeout):
@@ -159,7 +159,7 @@ class AsyncServiceClient(CallBook[AsyncCall, LoopChannel]):
     def on(cls, connection: AsyncPacketConnection, *, channel: int = 0, **client: Any) -> Self:
         """A client of the service at the other end of a packet connection, which is opened by `async with`."""
 
-        async def open_session(packets: LoopFBSPPacketChannel, timeout: float) -> Any:
+        async def open_session(packets: LoopFBSPPacketChannel, timeout: float) -> object:
             await connection.open()
             return packets.connect()
 

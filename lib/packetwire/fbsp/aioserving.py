@@ -81,7 +81,7 @@ class AsyncRequest(RequestState):
     def say(self, msg: FBSPMessage) -> int:
         return self.channel.send(msg, self.session)
 
-    def answer(self, result: Any) -> None:
+    def answer(self, result: object) -> None:
         super().answer(result)
         if not self.channel.is_handling:
             self.channel.flush()
@@ -122,7 +122,7 @@ class AsyncService(OperationBook[AsyncRequest]):
     ) -> None:
         await self.close()
 
-    def serve(self, address: str, **channel: Any) -> LoopRouterChannel:
+    def serve(self, address: str, **channel: object) -> LoopRouterChannel:
         """Serve at a ZMQ address (`tcp://…`, `ipc://…`, `inproc://…`), in the running loop; returns the channel.
 
         Further arguments go to `RouterChannel`. Its `address` is where it is bound.
@@ -176,18 +176,18 @@ class AsyncService(OperationBook[AsyncRequest]):
                 raise
         self.core.forget(request)
 
-    def _start_task(self, request: AsyncRequest, result: Any) -> None:
+    def _start_task(self, request: AsyncRequest, result: object) -> None:
         request.task = asyncio.get_running_loop().create_task(self._perform(request, result))
         self._tasks.add(request.task)
         request.task.add_done_callback(partial(self._end_task, request, result))
 
-    def _end_task(self, request: AsyncRequest, result: Any, task: asyncio.Task[None]) -> None:
+    def _end_task(self, request: AsyncRequest, result: object, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self.core.forget(request)
         if isinstance(result, CoroutineType):
             result.close()  # it was cancelled before it began, so nobody has awaited this
 
-    async def _perform(self, request: AsyncRequest, result: Any) -> None:
+    async def _perform(self, request: AsyncRequest, result: object) -> None:
         try:
             if isawaitable(result):
                 result = await result
@@ -221,7 +221,7 @@ async def _send_stream(request: AsyncRequest, reply: Reply, data: Any) -> None:
         reply.finish()
 
 
-async def _each(data: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]:
+async def _each(data: Iterable[object] | AsyncIterable[object]) -> AsyncGenerator[object]:
     try:
         if isinstance(data, AsyncIterable):
             async for item in data:

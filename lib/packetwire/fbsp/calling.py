@@ -144,7 +144,7 @@ class ServiceClient(CallBook[Call, SharedChannel]):
         """A client of the service at a ZMQ address; `channel` are further arguments of `DealerChannel`."""
         from packetwire.messaging.zmq import DealerChannel
 
-        def open_session(dealer: DealerChannel, timeout: float) -> Any:
+        def open_session(dealer: DealerChannel, timeout: float) -> object:
             session = dealer.connect(address)
             dealer.start()
             if not dealer.wait_linked(timeout):
@@ -157,7 +157,7 @@ class ServiceClient(CallBook[Call, SharedChannel]):
     def on(cls, connection: Connection, *, channel: int = 0, **client: Any) -> Self:
         """A client of the service at the other end of a packet connection, which is opened by `with`."""
 
-        def open_session(packets: FBSPPacketChannel, timeout: float) -> Any:
+        def open_session(packets: FBSPPacketChannel, timeout: float) -> object:
             connection.open()
             return packets.connect()
 

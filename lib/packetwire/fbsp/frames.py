@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from packetwire.core.varint import BytesLike
 
@@ -13,7 +13,7 @@ FRAME_OVERHEAD: Final = 100
 """Bytes that each frame of a message that waits counts in addition, about what Python needs for one."""
 
 
-def frames_of(result: Any) -> list[bytes]:
+def frames_of(result: object) -> list[bytes]:
     """The frames that a result stands for."""
     if type(result) is bytes:
         return [result]
@@ -35,7 +35,7 @@ def weight_of(data: Sequence[bytes]) -> int:
     return sum(map(len, data)) + FRAME_OVERHEAD * (1 + len(data))
 
 
-def frame_of(value: Any) -> bytes:
+def frame_of(value: object) -> bytes:
     """One frame; raises TypeError for what is neither bytes-like nor str."""
     if type(value) is bytes:
         return value

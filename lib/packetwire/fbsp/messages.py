@@ -187,7 +187,7 @@ class FBSPMessage(Message):
     def _clear_data(self) -> None:
         """Drop the content of the data frames."""
 
-    def _expect_frames(self, data: Sequence[Any], expected: int) -> None:
+    def _expect_frames(self, data: Sequence[object], expected: int) -> None:
         if len(data) != expected:
             header = self.get_header()
             raise refuse("data-frames", header, name=self.msg_type.name, count=len(data), expected=expected)

@@ -481,7 +481,7 @@ class BaseZMQClient(BaseZMQ):
         self._heard_at = -math.inf
 
     def _connect(
-        self, context: ZmqContext | None, access_point: str | None, options: SocketOptions | dict[str, Any]
+        self, context: ZmqContext | None, access_point: str | None, options: SocketOptions | dict[str, object]
     ) -> None:
         self.create_socket(
             node_type="client",

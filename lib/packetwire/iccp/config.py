@@ -48,7 +48,7 @@ class Config:
     """The configurations inside, as the sections of a file."""
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Self:
+    def of(cls, values: Mapping[str, object]) -> Self:
         """The configuration in a mapping: mappings in it are configurations inside."""
         inside = {name: cls.of(value) for name, value in values.items() if isinstance(value, Mapping)}
         return cls({name: value for name, value in values.items() if name not in inside}, dict(inside))
@@ -87,7 +87,7 @@ def value_of(proto: ProtoMessage) -> Any:
     return None if kind is None else getattr(proto, kind)
 
 
-def write_value(proto: ProtoMessage, name: str, value: Any) -> None:
+def write_value(proto: ProtoMessage, name: str, value: object) -> None:
     """Write an option as the type that suits its value, or as `Typed` says."""
     kind, plain = value if isinstance(value, Typed) else Typed(kind_of(name, value), value)
     try:
@@ -101,7 +101,7 @@ def write_value(proto: ProtoMessage, name: str, value: Any) -> None:
         raise ValueError(f"option {name!r} cannot be sent as {kind}: {error}") from None
 
 
-def kind_of(name: str, value: Any) -> str:
+def kind_of(name: str, value: object) -> str:
     """The field for a value: the same that the reference chooses."""
     if isinstance(value, bool):
         return "as_bool"

@@ -34,7 +34,7 @@ class MessagingError(PacketwireError):
 
     code: int | None = None
 
-    def __init__(self, *args: object, **attributes: Any) -> None:
+    def __init__(self, *args: object, **attributes: object) -> None:
         super().__init__(*args)
         self.__dict__.update(attributes)
 
@@ -61,7 +61,7 @@ class InvalidMessageError(RemoteProtocolError):
     Keyword arguments become attributes, as far as a protocol needs them to answer.
     """
 
-    def __init__(self, text: str = "", code: str = "invalid-message", **attributes: Any) -> None:
+    def __init__(self, text: str = "", code: str = "invalid-message", **attributes: object) -> None:
         super().__init__(code, text)
         self.__dict__.update(attributes)
 

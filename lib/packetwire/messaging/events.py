@@ -12,10 +12,10 @@ class EventHandler:
 
     __slots__ = ("_handler",)
 
-    def __init__(self, handler: Callable[..., Any] | None) -> None:
+    def __init__(self, handler: Callable[..., object] | None) -> None:
         self._handler = handler
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         return None if self._handler is None else self._handler(*args, **kwargs)
 
     def is_set(self) -> bool:
@@ -52,14 +52,14 @@ class eventsocket:  # noqa: N801 - the name that this has in the reference
         handler: EventHandler = instance.__dict__.get(self._key, UNSET)
         return handler
 
-    def __set__(self, instance: object, handler: Callable[..., Any] | None) -> None:
+    def __set__(self, instance: object, handler: Callable[..., object] | None) -> None:
         if handler is None:
             instance.__dict__.pop(self._key, None)
             return
         self.check(handler)
         instance.__dict__[self._key] = EventHandler(handler)
 
-    def check(self, handler: Callable[..., Any]) -> None:
+    def check(self, handler: Callable[..., object]) -> None:
         """Raise ValueError for what cannot be called, TypeError for what takes other arguments."""
         if not callable(handler):
             raise ValueError(f"a handler of {self._name} must be callable, not {type(handler).__name__}")

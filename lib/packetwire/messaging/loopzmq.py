@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
-from typing import Any
 
 import zmq
 
@@ -31,7 +30,7 @@ class LoopZmqChannel(LoopChannel, ZmqChannel):
     _pump_due = False
     _polled: list[int]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         self._polled = []
         super().__init__(*args, **kwargs)
 

@@ -15,7 +15,7 @@ Token = bytes
 """Eight bytes, chosen by the client, that tie answers to requests."""
 
 
-def msg_bytes(msg: Any) -> bytes:
+def msg_bytes(msg: object) -> bytes:
     """The bytes of a frame: of bytes-likes, and of objects that have them in `bytes`, such as a `zmq.Frame`."""
     if type(msg) is bytes:
         return msg

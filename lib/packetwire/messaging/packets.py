@@ -479,7 +479,7 @@ class PacketChannel(SharedChannel):
         else:
             self.notify()
 
-    def _forget_answer(self, answer: Any) -> None:
+    def _forget_answer(self, answer: object) -> None:
         key = self._keys.pop(id(answer), None)
         if key is not None:
             del self._answers[key]

@@ -88,7 +88,7 @@ def struct2dict(struct: ProtoMessage) -> dict[str, Any]:
     return {name: _plain(value) for name, value in struct.fields.items()}
 
 
-def _plain(value: ProtoMessage) -> Any:
+def _plain(value: ProtoMessage) -> object:
     kind = value.WhichOneof("kind")
     if kind == "struct_value":
         return struct2dict(value.struct_value)

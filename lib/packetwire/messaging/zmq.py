@@ -420,7 +420,7 @@ class ZmqChannel(SharedChannel):
         if self._thread is not None:
             raise ChannelError("the channel's own thread receives")
         self._check_may_wait()
-        result: list[Any] = []
+        result: list[object] = []
         with self.lock:
             if self._reader != NOBODY:
                 raise ChannelError("another thread receives")
@@ -493,7 +493,7 @@ class ZmqChannel(SharedChannel):
                 self._leave_reading()
 
     def _read_until(
-        self, done: Callable[[], bool], deadline: float | None, results: list[Any] | None = None
+        self, done: Callable[[], bool], deadline: float | None, results: list[object] | None = None
     ) -> None:
         """As the reader: deliver messages until `done()`, the deadline or the end."""
         while True:
@@ -515,7 +515,7 @@ class ZmqChannel(SharedChannel):
                 return
             self._await_change(LONGEST_SLEEP if left is None else min(left, LONGEST_SLEEP))
 
-    def _deliver_some(self, done: Callable[[], bool], results: list[Any] | None) -> bool:
+    def _deliver_some(self, done: Callable[[], bool], results: list[object] | None) -> bool:
         """With the lock held: deliver messages; whether there may be more."""
         for _ in range(BATCH):
             if not self._rest.is_done:

@@ -36,7 +36,7 @@ from packetwire.typed.kinds import (
     parts_of,
 )
 
-_ITEMS: Mapping[Any, type] = {list: list, set: set, frozenset: frozenset}
+_ITEMS: Mapping[object, type] = {list: list, set: set, frozenset: frozenset}
 _STREAMS = {
     collections.abc.Iterator: False,
     collections.abc.Iterable: False,
@@ -55,14 +55,14 @@ _NOT_A_KEY = "cannot be a key of a dict, or an item of a set: only scalars, Lite
 def namespace_of_caller(depth: int) -> dict[str, Any]:
     """The names that are known where a class is being made, if that is in a function."""
     frame = sys._getframe(depth)
-    names: dict[str, Any] = {}
+    names: dict[str, object] = {}
     while frame.f_back is not None and frame.f_locals is not frame.f_globals:
         names = {**frame.f_locals, **names}
         frame = frame.f_back
     return names
 
 
-def hints_of(thing: Any, names: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def hints_of(thing: object, names: Mapping[str, object] | None = None) -> dict[str, Any]:
     """The evaluated annotations of a class or function. Raises NameError for a name that is not known."""
     return typing.get_type_hints(thing, localns=dict(names or {}), include_extras=True)
 
@@ -70,7 +70,7 @@ def hints_of(thing: Any, names: Mapping[str, Any] | None = None) -> dict[str, An
 class Reader:
     """Makes kinds of annotations; a dataclass that it has seen before is the same one."""
 
-    def __init__(self, names: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, names: Mapping[str, object] | None = None) -> None:
         self._names = dict(names or {})
         self._records: dict[type, Record] = {}
 
@@ -135,12 +135,12 @@ class Reader:
         record.is_recursive = _holds_itself(record)
         return record
 
-    def _tuple(self, arguments: tuple[Any, ...], where: str) -> Kind:
+    def _tuple(self, arguments: tuple[object, ...], where: str) -> Kind:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return Items(tuple, self.kind_of(arguments[0], f"{where}, an item"))
         return Row([self.kind_of(each, f"{where}, item {n}") for n, each in enumerate(arguments)])
 
-    def _union(self, arguments: tuple[Any, ...], where: str) -> Kind:
+    def _union(self, arguments: tuple[object, ...], where: str) -> Kind:
         options: list[Kind] = []
         for argument in arguments:
             kind = self.kind_of(argument, where)
@@ -179,7 +179,7 @@ def field_of(each: dataclasses.Field[Any], kind: Kind) -> Field:
     return Field(each.name, kind, each.default, factory)
 
 
-def default_of(default: Any) -> dict[str, Any]:
+def default_of(default: object) -> dict[str, Any]:
     """A default as arguments of `dataclasses.field`; one that can change is copied for each use."""
     if type(default).__hash__ is None:
         return {"default_factory": lambda: copy.deepcopy(default)}
@@ -201,7 +201,7 @@ def _unwrapped(annotation: Any) -> Any:
             return annotation
 
 
-def _choice(values: tuple[Any, ...], where: str) -> Choice:
+def _choice(values: tuple[object, ...], where: str) -> Choice:
     for value in values:
         if type(value) not in (str, int, bool, bytes, type(None)):
             raise TypeError(f"{where}: {value!r} cannot be sent: a Literal can have str, int, bool, bytes and None")
@@ -261,11 +261,11 @@ def _holds_itself(record: Record) -> bool:
     return False
 
 
-def _shown(annotation: Any) -> str:
+def _shown(annotation: object) -> str:
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
-def _why_not(annotation: Any, origin: Any) -> str:
+def _why_not(annotation: object, origin: object) -> str:
     if annotation is Any or annotation is object:
         return "says nothing of the values: give the types that there are"
     if annotation in (list, set, frozenset, tuple, dict):

@@ -21,10 +21,10 @@ from packetwire.typed.items import ItemCodec, ItemDecoder
 from packetwire.typed.request import TypedRequest
 from packetwire.typed.stepping import stepped
 
-_END: Any = object()
+_END: object = object()
 
 
-def answer(call: Call[Any], context: Any) -> HandlerResult:
+def answer(call: Call[Any], context: object) -> HandlerResult:
     """The answer of a method that takes items or yields them: what a handler may return."""
     session = SESSION.get()
     in_loop = call.is_async and (session is None or session.is_async)
@@ -53,20 +53,20 @@ def _received(call: Call[Any], codec: ItemCodec, session: Any, in_loop: bool) ->
         return AsyncItemReader(body, decoder)
     from packetwire._sync.items import ItemReader
 
-    reader: ItemReader[Any] = ItemReader(body, decoder)
+    reader: ItemReader[object] = ItemReader(body, decoder)
     return _Waiting(reader) if call.is_async else reader
 
 
 class _Waiting:
     """Items for an asynchronous method in a thread: its event loop, which is for it alone, waits with it."""
 
-    def __init__(self, items: Iterator[Any]) -> None:
+    def __init__(self, items: Iterator[object]) -> None:
         self._items = items
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[object]:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> object:
         item = next(self._items, _END)
         if item is _END:
             raise StopAsyncIteration
@@ -86,7 +86,7 @@ def _sent(call: Call[Any], session: Any, source: Any) -> Generator[bytes]:
             _in_session(session, close)
 
 
-def _next(call: Call[Any], session: Any, items: Iterator[Any]) -> Any:
+def _next(call: Call[object], session: object, items: Iterator[object]) -> object:
     try:
         return _in_session(session, next, items, _END)
     except RequestError as error:
@@ -101,7 +101,9 @@ def _in_session(session: Any, function: Any, *args: Any) -> Any:
         SESSION.reset(token)
 
 
-async def _sent_by_loop(call: Call[Any], session: Any, source: AsyncIterator[Any]) -> AsyncGenerator[bytes]:
+async def _sent_by_loop(
+    call: Call[object], session: object, source: AsyncIterator[object]
+) -> AsyncGenerator[bytes]:
     """The same of what it yields in an event loop, in a task of its own."""
     SESSION.set(session)
     number = 0

@@ -27,9 +27,9 @@ class Codec(Generic[ValueT]):
     def __init__(self, annotation: type[ValueT], *, pure: bool = False) -> None: ...
 
     @overload
-    def __init__(self: Codec[Any], annotation: Any, *, pure: bool = False) -> None: ...
+    def __init__(self: Codec[Any], annotation: object, *, pure: bool = False) -> None: ...
 
-    def __init__(self, annotation: Any, *, pure: bool = False) -> None:
+    def __init__(self, annotation: object, *, pure: bool = False) -> None:
         self._prepare(annotation, Reader().kind_of(annotation, "this annotation"), pure)
 
     @classmethod
@@ -39,7 +39,7 @@ class Codec(Generic[ValueT]):
         self._prepare(annotation, kind, pure)
         return self
 
-    def _prepare(self, annotation: Any, kind: Kind, pure: bool) -> None:
+    def _prepare(self, annotation: object, kind: Kind, pure: bool) -> None:
         self.kind = kind
         self._encode: Encode = Encoders().of(kind)
         self._decode: Decode = Decoders().of(kind)

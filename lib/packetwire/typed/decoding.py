@@ -72,10 +72,10 @@ class Decoders:
         item, make = self.of(kind.item), kind.type
         is_list = make is list
 
-        def decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+        def decode(data: bytes, at: int, depth: int) -> tuple[object, int]:
             size, at = read_array_head(data, at)
             _check_depth(depth)
-            items: list[Any] = []
+            items: list[object] = []
             append = items.append
             try:
                 for _ in range(size):
@@ -91,12 +91,12 @@ class Decoders:
     def _row(self, kind: Row) -> Decode:
         decoders, said = [self.of(item) for item in kind.items], kind.said()
 
-        def decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+        def decode(data: bytes, at: int, depth: int) -> tuple[object, int]:
             size, at = read_array_head(data, at)
             if size != len(decoders):
                 raise Refusal(f"expected {said}, got {size} items")
             _check_depth(depth)
-            items: list[Any] = []
+            items: list[object] = []
             try:
                 for decoder in decoders:
                     value, at = decoder(data, at, depth + 1)
@@ -111,10 +111,10 @@ class Decoders:
     def _entries(self, kind: Entries) -> Decode:
         decode_key, decode_value = self.of(kind.key), self.of(kind.value)
 
-        def decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+        def decode(data: bytes, at: int, depth: int) -> tuple[object, int]:
             size, at = read_map_head(data, at)
             _check_depth(depth)
-            entries: dict[Any, Any] = {}
+            entries: dict[object, object] = {}
             for number in range(size):
                 try:
                     key, at = decode_key(data, at, depth + 1)
@@ -140,10 +140,10 @@ class Decoders:
         required = [each.name for each in kind.fields if each.is_required]
         make, said = _maker(kind), kind.said()
 
-        def decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+        def decode(data: bytes, at: int, depth: int) -> tuple[object, int]:
             size, at = read_map_head(data, at, said)
             _check_depth(depth)
-            values: dict[str, Any] = {}
+            values: dict[str, object] = {}
             for _ in range(size):
                 name, at = name_at(data, at)
                 decoder = fields.get(name)
@@ -167,7 +167,7 @@ class Decoders:
     def _later(self, key: int) -> Decode:
         """The decoder that will stand under that key."""
 
-        def decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+        def decode(data: bytes, at: int, depth: int) -> tuple[object, int]:
             return self._records[key](data, at, depth)
 
         return decode
@@ -184,7 +184,7 @@ class Decoders:
             by_sort["dict"] = self._tagged(kind.records)
         said = kind.said()
 
-        def decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+        def decode(data: bytes, at: int, depth: int) -> tuple[object, int]:
             sort = found_at(data, at)
             decoder = by_sort.get(sort)
             if decoder is None and sort == "an extension type":
@@ -201,7 +201,7 @@ class Decoders:
         first = decoders[records[0].said()]
         known = " or ".join(decoders)
 
-        def decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+        def decode(data: bytes, at: int, depth: int) -> tuple[object, int]:
             tag = tag_at(data, at)
             decoder = first if tag is None else decoders.get(tag)
             if decoder is None:
@@ -236,13 +236,13 @@ def tag_at(data: bytes, at: int) -> str | None:
     return tag
 
 
-def _maker(kind: Record) -> Callable[[dict[str, Any]], Any]:
+def _maker(kind: Record) -> Callable[[dict[str, object]], Any]:
     """Makes the object of its fields' values; one that refuses them is the peer's fault, not ours."""
     cls = kind.type
     if cls is dict:
         return lambda values: values
 
-    def make(values: dict[str, Any]) -> Any:
+    def make(values: dict[str, object]) -> Any:
         try:
             return cls(**values)
         except OF_THE_CODE:
@@ -258,7 +258,7 @@ def _check_depth(depth: int) -> None:
         raise Refusal(f"it is nested deeper than {MAX_DEPTH}")
 
 
-def _scalar_at(data: bytes, at: int, kind: Kind) -> tuple[Any, int]:
+def _scalar_at(data: bytes, at: int, kind: Kind) -> tuple[object, int]:
     """A value of one of the sorts that a `Choice` or an Enum may be."""
     sort = found_at(data, at)
     read = _BY_SORT.get(sort) if sort in kind.wire else None
@@ -271,7 +271,7 @@ def _choice(kind: Choice) -> Decode:
     values = {(type(value), value): value for value in kind.values}
     said = kind.said()
 
-    def decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    def decode(data: bytes, at: int, depth: int) -> tuple[object, int]:
         value, end = _scalar_at(data, at, kind)
         if (type(value), value) not in values:
             raise expected(said, quoted(value))
@@ -284,7 +284,7 @@ def _named(kind: Named) -> Decode:
     cls = kind.type
     members = {(type(value), value): cls(value) for value in kind.values}
 
-    def decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    def decode(data: bytes, at: int, depth: int) -> tuple[object, int]:
         value, end = _scalar_at(data, at, kind)
         member = members.get((type(value), value))
         if member is None:
@@ -320,7 +320,7 @@ def _from_text(data: bytes, at: int, kind: str) -> tuple[str, int]:
         raise expected(kind, found) from None
 
 
-def _datetime(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def _datetime(data: bytes, at: int, depth: int) -> tuple[object, int]:
     if found_at(data, at) == "an extension type":
         seconds, nanoseconds, end = read_timestamp(data, at)
         try:
@@ -349,17 +349,17 @@ def _parsed(pattern: re.Pattern[str], text: str, parse: Callable[[str], Any], ki
     raise Refusal(f"{quoted(text)} is no {kind}")
 
 
-def _date(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def _date(data: bytes, at: int, depth: int) -> tuple[object, int]:
     text, end = _from_text(data, at, "date")
     return _parsed(_DATE, text, dt.date.fromisoformat, "date"), end
 
 
-def _time(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def _time(data: bytes, at: int, depth: int) -> tuple[object, int]:
     text, end = _from_text(data, at, "time")
     return _parsed(_TIME, text, dt.time.fromisoformat, "time"), end
 
 
-def _timedelta(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def _timedelta(data: bytes, at: int, depth: int) -> tuple[object, int]:
     text, end = _from_text(data, at, "timedelta")
     return _parsed(_DURATION, text, _duration, "timedelta"), end
 
@@ -374,7 +374,7 @@ def _duration(text: str) -> dt.timedelta:
     return dt.timedelta(*(-part for part in parts)) if sign else dt.timedelta(*parts)
 
 
-def _decimal(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def _decimal(data: bytes, at: int, depth: int) -> tuple[object, int]:
     sort = found_at(data, at)
     if sort == "int":
         number, end = read_int(data, at)
@@ -389,7 +389,7 @@ def _decimal(data: bytes, at: int, depth: int) -> tuple[Any, int]:
         raise Refusal(f"{quoted(text)} is no Decimal") from None
 
 
-def _uuid(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def _uuid(data: bytes, at: int, depth: int) -> tuple[object, int]:
     if found_at(data, at) == "bytes":
         raw, end = read_bin(data, at)
         if len(raw) != 16:
@@ -399,7 +399,7 @@ def _uuid(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     return _parsed(_UUID, text, UUID, "UUID"), end
 
 
-_BY_SORT: dict[str, Callable[[bytes, int], tuple[Any, int]]] = {
+_BY_SORT: dict[str, Callable[[bytes, int], tuple[object, int]]] = {
     "None": read_nil,
     "bool": read_bool,
     "int": read_int,

@@ -27,7 +27,7 @@ from packetwire.typed.msgpack import (
     timestamp_bytes,
 )
 
-Encode: TypeAlias = Callable[[Any, bytearray, int], None]
+Encode: TypeAlias = Callable[[object, bytearray, int], None]
 """Appends the bytes of a value. Raises `Refusal`."""
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -98,7 +98,7 @@ class Encoders:
     def _entries(self, kind: Entries) -> Encode:
         encode_key, encode_value, said = self.of(kind.key), self.of(kind.value), kind.said()
 
-        def encode(value: Any, out: bytearray, depth: int) -> None:
+        def encode(value: object, out: bytearray, depth: int) -> None:
             if not isinstance(value, dict):
                 raise expected(said, type(value).__name__)
             _check_depth(depth)
@@ -125,7 +125,7 @@ class Encoders:
         head = map_head(len(fields) + bool(tag)) + tag
         cls = kind.type
 
-        def encode(value: Any, out: bytearray, depth: int) -> None:
+        def encode(value: object, out: bytearray, depth: int) -> None:
             if not isinstance(value, cls):
                 raise expected(cls.__name__, type(value).__name__)
             _check_depth(depth)
@@ -147,7 +147,7 @@ class Encoders:
     def _later(self, place: tuple[int, bytes]) -> Encode:
         """The encoder that will stand in that place."""
 
-        def encode(value: Any, out: bytearray, depth: int) -> None:
+        def encode(value: object, out: bytearray, depth: int) -> None:
             self._records[place](value, out, depth)
 
         return encode
@@ -162,7 +162,7 @@ class Encoders:
         by_type = {each: encoder for classes, encoder in reversed(options) for each in classes}
         said = kind.said()
 
-        def encode(value: Any, out: bytearray, depth: int) -> None:
+        def encode(value: object, out: bytearray, depth: int) -> None:
             encoder = by_type.get(type(value))
             if encoder is None:
                 for classes, candidate in options:
@@ -195,7 +195,7 @@ def _classes_of(kind: Kind) -> tuple[type, ...]:
     return (kind.type,)
 
 
-def _check_sequence(value: Any, said: str, depth: int) -> None:
+def _check_sequence(value: object, said: str, depth: int) -> None:
     if not isinstance(value, list | tuple | set | frozenset):
         raise expected(said, type(value).__name__)
     _check_depth(depth)
@@ -210,7 +210,7 @@ def _choice(kind: Choice) -> Encode:
     encoded = {(type(value), value): _constant(value) for value in kind.values}
     said = kind.said()
 
-    def encode(value: Any, out: bytearray, depth: int) -> None:
+    def encode(value: object, out: bytearray, depth: int) -> None:
         try:
             found = encoded.get((type(value), value))
         except TypeError:  # it is not hashable
@@ -226,7 +226,7 @@ def _named(kind: Named) -> Encode:
     cls = kind.type
     encoded = {member: _constant(member.value) for member in cls}
 
-    def encode(value: Any, out: bytearray, depth: int) -> None:
+    def encode(value: object, out: bytearray, depth: int) -> None:
         if type(value) is not cls:
             raise expected(cls.__name__, type(value).__name__)
         known = encoded.get(value)
@@ -235,7 +235,7 @@ def _named(kind: Named) -> Encode:
     return encode
 
 
-def _constant(value: Any) -> bytes:
+def _constant(value: object) -> bytes:
     out = bytearray()
     _SCALARS[type(value)](value, out, 0)
     return bytes(out)
@@ -244,25 +244,25 @@ def _constant(value: Any) -> bytes:
 # scalars
 
 
-def _nil(value: Any, out: bytearray, depth: int) -> None:
+def _nil(value: object, out: bytearray, depth: int) -> None:
     if value is not None:
         raise expected("None", type(value).__name__)
     out += NIL
 
 
-def _bool(value: Any, out: bytearray, depth: int) -> None:
+def _bool(value: object, out: bytearray, depth: int) -> None:
     if value is not True and value is not False:
         raise expected("bool", type(value).__name__)
     out.append(0xC3 if value else 0xC2)
 
 
-def _int(value: Any, out: bytearray, depth: int) -> None:
+def _int(value: object, out: bytearray, depth: int) -> None:
     if type(value) is not int and (not isinstance(value, int) or isinstance(value, bool)):
         raise expected("int", type(value).__name__)
     out += int_bytes(value)
 
 
-def _float(value: Any, out: bytearray, depth: int) -> None:
+def _float(value: object, out: bytearray, depth: int) -> None:
     if isinstance(value, float):
         out += float_bytes(value)
     elif isinstance(value, int) and not isinstance(value, bool):
@@ -271,13 +271,13 @@ def _float(value: Any, out: bytearray, depth: int) -> None:
         raise expected("float", type(value).__name__)
 
 
-def _str(value: Any, out: bytearray, depth: int) -> None:
+def _str(value: object, out: bytearray, depth: int) -> None:
     if not isinstance(value, str):
         raise expected("str", type(value).__name__)
     out += str_bytes(value)
 
 
-def _bytes(value: Any, out: bytearray, depth: int) -> None:
+def _bytes(value: object, out: bytearray, depth: int) -> None:
     if not isinstance(value, bytes | bytearray | memoryview):
         raise expected("bytes", type(value).__name__)
     data = bytes(value)
@@ -285,7 +285,7 @@ def _bytes(value: Any, out: bytearray, depth: int) -> None:
     out += data
 
 
-def _datetime(value: Any, out: bytearray, depth: int) -> None:
+def _datetime(value: object, out: bytearray, depth: int) -> None:
     if not isinstance(value, dt.datetime):
         raise expected("datetime", type(value).__name__)
     if value.utcoffset() is None:
@@ -296,13 +296,13 @@ def _datetime(value: Any, out: bytearray, depth: int) -> None:
     out += timestamp_bytes(seconds, (since - seconds * _SECOND).microseconds * 1000)
 
 
-def _date(value: Any, out: bytearray, depth: int) -> None:
+def _date(value: object, out: bytearray, depth: int) -> None:
     if not isinstance(value, dt.date) or isinstance(value, dt.datetime):
         raise expected("date", type(value).__name__)
     out += str_bytes(value.isoformat())
 
 
-def _time(value: Any, out: bytearray, depth: int) -> None:
+def _time(value: object, out: bytearray, depth: int) -> None:
     if not isinstance(value, dt.time):
         raise expected("time", type(value).__name__)
     if value.utcoffset() is not None:
@@ -310,7 +310,7 @@ def _time(value: Any, out: bytearray, depth: int) -> None:
     out += str_bytes(value.replace(tzinfo=None).isoformat())
 
 
-def _timedelta(value: Any, out: bytearray, depth: int) -> None:
+def _timedelta(value: object, out: bytearray, depth: int) -> None:
     if not isinstance(value, dt.timedelta):
         raise expected("timedelta", type(value).__name__)
     out += str_bytes(duration_text(value))
@@ -331,13 +331,13 @@ def duration_text(value: dt.timedelta) -> str:
     return text
 
 
-def _decimal(value: Any, out: bytearray, depth: int) -> None:
+def _decimal(value: object, out: bytearray, depth: int) -> None:
     if not isinstance(value, Decimal):
         raise expected("Decimal", type(value).__name__)
     out += str_bytes(str(value))
 
 
-def _uuid(value: Any, out: bytearray, depth: int) -> None:
+def _uuid(value: object, out: bytearray, depth: int) -> None:
     if not isinstance(value, UUID):
         raise expected("UUID", type(value).__name__)
     out += str_bytes(str(value))

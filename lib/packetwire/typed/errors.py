@@ -30,7 +30,9 @@ class UnknownError(RequestFailed):
     `name` is that of the error, `fields` are its fields as they came.
     """
 
-    def __init__(self, failure: RequestFailed, what: str, name: str, text: str, fields: Mapping[str, Any]) -> None:
+    def __init__(
+        self, failure: RequestFailed, what: str, name: str, text: str, fields: Mapping[str, object]
+    ) -> None:
         super().__init__(failure.flags, failure.payload, what, failure.code, failure.begun)
         self.name = name
         self.text = text
@@ -87,7 +89,7 @@ def error(name: str, *, text: str | None = None) -> Callable[[type[ErrorT]], typ
     return make
 
 
-def _again(cls: Any, values: Mapping[str, Any]) -> Any:
+def _again(cls: Any, values: Mapping[str, object]) -> object:
     return cls(**values)
 
 
@@ -114,7 +116,7 @@ class _Anything:
         return self
 
 
-def _text_of(name: str, text: str | None, values: Mapping[str, Any]) -> str:
+def _text_of(name: str, text: str | None, values: Mapping[str, object]) -> str:
     if text is not None:
         return text.format_map(values)
     return f"{name}: {', '.join(f'{key}={value!r:.200}' for key, value in values.items())}" if values else name

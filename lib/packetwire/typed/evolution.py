@@ -55,14 +55,14 @@ class _Comparison:
         for name in old.keys() & new.keys():
             yield from self._method(name, old[name], new[name])
 
-    def _numbers(self, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
+    def _numbers(self, old: Schema, new: Schema) -> Iterator[Change]:
         had = {each["number"]: name for name, each in old.items()}
         for name, each in new.items():
             former = had.get(each["number"])
             if former is not None and former != name:
                 yield Change(True, name, f"has the number {each['number']}, which {former} had")
 
-    def _method(self, name: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Change]:
+    def _method(self, name: str, old: Schema, new: Schema) -> Iterator[Change]:
         if old["number"] != new["number"]:
             yield Change(True, name, f"has the number {new['number']}, had {old['number']}")
         yield from self._fields(f"{name}(…)", old["fields"], new["fields"], READ_BY_NEW)
@@ -77,7 +77,7 @@ class _Comparison:
             before, after = old["errors"][error]["fields"], new["errors"][error]["fields"]
             yield from self._fields(f"{name}, error {error!r}", before, after, READ_BY_OLD)
 
-    def _fields(self, where: str, old: dict[str, Any], new: dict[str, Any], back: bool) -> Iterator[Change]:
+    def _fields(self, where: str, old: Schema, new: Schema, back: bool) -> Iterator[Change]:
         for name in old.keys() - new.keys():
             if old[name]["required"]:
                 yield Change(True, f"{where}.{name}", "a required field is gone")
@@ -113,21 +113,21 @@ class _Comparison:
         elif old != new:
             yield self._other_kind(where, old, new, back)
 
-    def _other_kind(self, where: str, old: Any, new: Any, back: bool) -> Change:
+    def _other_kind(self, where: str, old: object, new: object, back: bool) -> Change:
         if _takes(new, old):
             return Change(back, where, f"is {kind_text(new)}, was {kind_text(old)}{_NOT_READ[back]}")
         if _takes(old, new):
             return Change(not back, where, f"is only {kind_text(new)}, was {kind_text(old)}")
         return Change(True, where, f"is {kind_text(new)}, was {kind_text(old)}")
 
-    def _parts(self, where: str, old: list[Any], new: list[Any], back: bool) -> Iterator[Change]:
+    def _parts(self, where: str, old: list[object], new: list[object], back: bool) -> Iterator[Change]:
         if len(old) != len(new):
             yield Change(True, where, f"has {len(new)} items, had {len(old)}")
             return
         for number, (one, other) in enumerate(zip(old, new, strict=True)):
             yield from self._kind(f"{where}, part {number}", one, other, back)
 
-    def _choices(self, where: str, old: list[Any], new: list[Any], back: bool) -> Iterator[Change]:
+    def _choices(self, where: str, old: list[object], new: list[object], back: bool) -> Iterator[Change]:
         """The options of a union, or the values of a Literal."""
         for each in old:
             if each not in new:
@@ -150,7 +150,7 @@ class _Comparison:
         else:
             yield from self._enum(new, before, after, back)
 
-    def _enum(self, name: str, old: dict[str, Any], new: dict[str, Any], back: bool) -> Iterator[Change]:
+    def _enum(self, name: str, old: Schema, new: Schema, back: bool) -> Iterator[Change]:
         before, after = list(old["enum"].values()), list(new["enum"].values())
         for value in before:
             if value not in after:
@@ -165,26 +165,26 @@ class _Comparison:
 _NOT_READ = {READ_BY_NEW: "", READ_BY_OLD: ", which old clients do not take"}
 
 
-def is_stream(kind: Any) -> bool:
+def is_stream(kind: object) -> bool:
     """True for a kind of a schema that is sent as a body."""
     return isinstance(kind, dict) and "stream" in kind
 
 
-def _is_sequence(kind: Any) -> bool:
+def _is_sequence(kind: object) -> bool:
     return isinstance(kind, dict) and kind.keys() <= _SEQUENCES
 
 
-def _takes(wide: Any, narrow: Any) -> bool:
+def _takes(wide: object, narrow: object) -> bool:
     """True if each value of the one kind is one of the other."""
     wide_options, narrow_options = _options(wide), _options(narrow)
     return all(each in wide_options or (each == "int" and "float" in wide_options) for each in narrow_options)
 
 
-def _options(kind: Any) -> list[Any]:
+def _options(kind: object) -> list[object]:
     return kind["union"] if isinstance(kind, dict) and "union" in kind else [kind]
 
 
-def choice_text(choice: Any) -> str:
+def choice_text(choice: object) -> str:
     """An option of a union, or a value of a Literal."""
     if isinstance(choice, dict) and "bytes" not in choice:
         return kind_text(choice)
@@ -211,7 +211,7 @@ def kind_text(kind: Any, *, is_async: bool = False) -> str:
     return f"{how}[{kind_text(parts)}{', ...' if how == 'tuple' else ''}]"
 
 
-def literal_text(value: Any) -> str:
+def literal_text(value: object) -> str:
     """A value of a schema, as Python would say it."""
     if isinstance(value, dict) and value.keys() == {"bytes"}:
         return repr(b64decode(value["bytes"]))

@@ -12,11 +12,13 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from keyword import iskeyword
-from typing import Any
+from typing import TypeVar
 
 from packetwire.core.engine import MAX_RQ_TYPE
 from packetwire.typed.kinds import SCALARS
 from packetwire.typed.schema import FORMAT, Schema
+
+KindT = TypeVar("KindT")
 
 MAX_SCHEMA_SIZE = 4 << 20
 """Bytes of a schema as JSON, at most."""
@@ -43,7 +45,7 @@ def schema_from(text: bytes) -> Schema:
     return checked_schema(schema)
 
 
-def checked_schema(schema: Any) -> Schema:
+def checked_schema(schema: object) -> Schema:
     """The same, if it is a schema. Raises ValueError, which says what is wrong with it, and where."""
     found: Schema = _a(dict, schema, "$")
     _check_values(found)
@@ -68,7 +70,7 @@ def checked_schema(schema: Any) -> Schema:
     return found
 
 
-def _a(kind: type, value: Any, where: str) -> Any:
+def _a(kind: type[KindT], value: object, where: str) -> KindT:
     if type(value) is not kind:
         raise ValueError(f"{where}: expected {kind.__name__}, got {value!r:.100}")
     return value
@@ -76,7 +78,7 @@ def _a(kind: type, value: Any, where: str) -> Any:
 
 def _check_values(schema: Schema) -> None:
     """All of it is text that can be written, and not nested deeper than can be walked."""
-    left: list[tuple[Any, int]] = [(schema, 0)]
+    left: list[tuple[object, int]] = [(schema, 0)]
     while left:
         value, depth = left.pop()
         if depth > MAX_NESTING:
@@ -89,20 +91,20 @@ def _check_values(schema: Schema) -> None:
             raise ValueError(f"$: {value!r:.100} is not text: it has lone surrogates")
 
 
-def _words(value: Any, where: str, besides: str = "") -> None:
+def _words(value: object, where: str, besides: str = "") -> None:
     """A text for people."""
     for char in _a(str, value, where):
         if not (char.isprintable() or char in besides):
             raise ValueError(f"{where}: the character {char!r} is not printable")
 
 
-def _name(value: Any, where: str) -> None:
+def _name(value: str, where: str) -> None:
     """A name that Python source may have."""
     if not value.isidentifier() or iskeyword(value) or value.startswith("__"):
         raise ValueError(f"{where}: {value!r:.100} is no name")
 
 
-def _each(named: Mapping[str, Any], where: str, check: Callable[[Any, str], None]) -> None:
+def _each(named: Mapping[str, object], where: str, check: Callable[[object, str], None]) -> None:
     for name, value in named.items():
         _name(name, where)
         check(value, f"{where}.{name}")
@@ -111,72 +113,74 @@ def _each(named: Mapping[str, Any], where: str, check: Callable[[Any, str], None
 class _Check:
     """Checks parts of a schema with these types."""
 
-    def __init__(self, types: Mapping[str, Any]) -> None:
+    def __init__(self, types: Mapping[str, object]) -> None:
         self._types = types
 
-    def type(self, value: Any, where: str) -> None:
+    def type(self, value: object, where: str) -> None:
         """One of the types: an Enum, or a dataclass."""
-        _a(dict, value, where)
-        if "enum" not in value:
-            self.fields(value.get("fields"), f"{where}.fields")
+        described = _a(dict, value, where)
+        if "enum" not in described:
+            self.fields(described.get("fields"), f"{where}.fields")
             return
-        members = _a(dict, value["enum"], f"{where}.enum")
+        members = _a(dict, described["enum"], f"{where}.enum")
         if not members:
             raise ValueError(f"{where}.enum: has no members")
         _each(members, f"{where}.enum", self.literal)
-        _a(bool, value.get("open"), f"{where}.open")
+        _a(bool, described.get("open"), f"{where}.open")
 
-    def method(self, value: Any, where: str) -> None:
+    def method(self, value: object, where: str) -> None:
         """One of the methods."""
-        _a(dict, value, where)
-        number = _a(int, value.get("number"), f"{where}.number")
+        described = _a(dict, value, where)
+        number = _a(int, described.get("number"), f"{where}.number")
         if not 0 <= number <= MAX_RQ_TYPE:
             raise ValueError(f"{where}.number: {number} is no request type")
         for name in ("async", "idempotent"):
-            _a(bool, value.get(name), f"{where}.{name}")
-        _words(value.get("doc", ""), f"{where}.doc", "\n")
-        self._parameters(value.get("fields"), f"{where}.fields")
-        for keyword in _a(list, value.get("keywords"), f"{where}.keywords"):
-            if not isinstance(keyword, str) or keyword not in value["fields"]:
+            _a(bool, described.get(name), f"{where}.{name}")
+        _words(described.get("doc", ""), f"{where}.doc", "\n")
+        self._parameters(described.get("fields"), f"{where}.fields")
+        for keyword in _a(list, described.get("keywords"), f"{where}.keywords"):
+            if not isinstance(keyword, str) or keyword not in described["fields"]:
                 raise ValueError(f"{where}.keywords: {keyword!r:.100} is no field")
-        if not self._stream(value.get("result"), f"{where}.result"):
-            self.kind(value.get("result"), f"{where}.result")
-        for name, error in _a(dict, value.get("errors"), f"{where}.errors").items():
+        if not self._stream(described.get("result"), f"{where}.result"):
+            self.kind(described.get("result"), f"{where}.result")
+        for name, error in _a(dict, described.get("errors"), f"{where}.errors").items():
             _words(name, f"{where}.errors")
             self.fields(_a(dict, error, f"{where}.errors.{name}").get("fields"), f"{where}.errors.{name}.fields")
 
-    def _parameters(self, value: Any, where: str) -> None:
+    def _parameters(self, value: object, where: str) -> None:
         """Those of a method, of which one may be a stream."""
-        plain = dict(_a(dict, value, where))
-        for name, field in value.items():
+        fields = _a(dict, value, where)
+        plain = dict(fields)
+        for name, field in fields.items():
             if self._stream(_a(dict, field, f"{where}.{name}").get("kind"), f"{where}.{name}.kind"):
                 _name(name, where)
                 if field.get("required") is not True or "default" in field:
                     raise ValueError(f"{where}.{name}: is a stream, which has no default")
                 del plain[name]
-        if len(plain) < len(value) - 1:
-            raise ValueError(f"{where}: has {len(value) - len(plain)} streams, more than one")
+        if len(plain) < len(fields) - 1:
+            raise ValueError(f"{where}: has {len(fields) - len(plain)} streams, more than one")
         self.fields(plain, where)
 
-    def _stream(self, value: Any, where: str) -> bool:
+    def _stream(self, value: object, where: str) -> bool:
         """False for another kind."""
         if not (isinstance(value, dict) and value.keys() == {"stream"}):
             return False
         self.kind(value["stream"], f"{where}.stream")
         return True
 
-    def fields(self, value: Any, where: str) -> None:
+    def fields(self, value: object, where: str) -> None:
         """Fields by their names."""
         _each(_a(dict, value, where), where, self._field)
 
-    def _field(self, value: Any, where: str) -> None:
-        self.kind(_a(dict, value, where).get("kind"), f"{where}.kind")
-        _a(bool, value.get("required"), f"{where}.required")
-        default = value.get("default")
+    def _field(self, value: object, where: str) -> None:
+        described = _a(dict, value, where)
+        self.kind(described.get("kind"), f"{where}.kind")
+        _a(bool, described.get("required"), f"{where}.required")
+        default = described.get("default")
         if isinstance(default, dict) and default.keys() == {"bytes"}:
             self.literal(default, f"{where}.default")
 
-    def kind(self, value: Any, where: str, depth: int = 0) -> None:
+    def kind(self, value: object, where: str, depth: int = 0) -> None:
         """A kind: the name of a scalar, or a dict with one key."""
         if depth > MAX_DEPTH:
             raise ValueError(f"{where}: is nested too deep")
@@ -184,9 +188,10 @@ class _Check:
             if value not in _SCALAR_NAMES:
                 raise ValueError(f"{where}: {value!r:.100} is no kind")
             return
-        if len(_a(dict, value, where)) != 1:
+        described = _a(dict, value, where)
+        if len(described) != 1:
             raise ValueError(f"{where}: expected one key, got {value!r:.100}")
-        ((how, parts),) = value.items()
+        ((how, parts),) = described.items()
         if how in _ITEMS:
             self.kind(parts, f"{where}.{how}", depth + 1)
         elif how in ("row", "union", "dict"):
@@ -205,7 +210,7 @@ class _Check:
         else:
             raise ValueError(f"{where}: {how!r:.100} is no kind")
 
-    def literal(self, value: Any, where: str) -> None:
+    def literal(self, value: object, where: str) -> None:
         """A value of a Literal or an Enum."""
         if isinstance(value, dict) and value.keys() == {"bytes"} and isinstance(value["bytes"], str):
             try:

@@ -28,7 +28,7 @@ class ItemCodec:
         self.is_raw = stream.is_raw
         self._codec = Codec.of_kind(stream.annotation, stream.item)
 
-    def encode(self, number: int, item: Any) -> bytes:
+    def encode(self, number: int, item: object) -> bytes:
         """The bytes of the body that an item is. Raises `BadValue`."""
         if self.is_raw:
             if isinstance(item, bytes | bytearray | memoryview):

@@ -339,9 +339,9 @@ def read_any(data: bytes, at: int, depth: int = 0) -> tuple[Any, int]:
     return data[at:end], end
 
 
-def _read_any_map(data: bytes, at: int, depth: int) -> tuple[dict[Any, Any], int]:
+def _read_any_map(data: bytes, at: int, depth: int) -> tuple[dict[object, object], int]:
     size, at = read_map_head(data, at)
-    entries: dict[Any, Any] = {}
+    entries: dict[object, object] = {}
     for _ in range(size):
         key, at = read_any(data, at, depth + 1)
         if isinstance(key, dict | list):
@@ -350,7 +350,7 @@ def _read_any_map(data: bytes, at: int, depth: int) -> tuple[dict[Any, Any], int
     return entries, at
 
 
-_READERS: dict[str, Callable[[bytes, int], tuple[Any, int]]] = {
+_READERS: dict[str, Callable[[bytes, int], tuple[object, int]]] = {
     "None": read_nil,
     "bool": read_bool,
     "int": read_int,
@@ -360,7 +360,7 @@ _READERS: dict[str, Callable[[bytes, int], tuple[Any, int]]] = {
 }
 
 
-def packed(value: Any) -> bytes:
+def packed(value: object) -> bytes:
     """A value that JSON can hold, or bytes, or lists and dicts with these. Raises TypeError for others."""
     if value is None:
         return NIL

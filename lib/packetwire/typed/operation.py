@@ -104,7 +104,7 @@ class Operation:
         """The fields of a request that came in. Raises `BadValue`."""
         return self.request.decode(payload or NO_FIELDS)
 
-    def result_bytes(self, result: Any) -> bytes:
+    def result_bytes(self, result: object) -> bytes:
         """The payload of an "ok" response; that of None is empty. Raises TypeError for a result of another kind."""
         if result is None and "None" in self.result.kind.wire:
             return b""
@@ -122,7 +122,7 @@ class Operation:
         except BadValue as error:
             raise BadValue(error.path, f"{error.problem} (in the response to {self.name})") from error
 
-    def item_bytes(self, number: int, item: Any) -> bytes:
+    def item_bytes(self, number: int, item: object) -> bytes:
         """The bytes of an item of the result. Raises TypeError for one of another kind."""
         assert self.items_out is not None
         try:

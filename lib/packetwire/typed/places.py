@@ -18,7 +18,7 @@ from packetwire.addresses import (
 ADDRESSES = ExecAddress, SshAddress, StdioAddress, TcpAddress, UnixAddress, ZmqAddress
 
 
-def recv_send_of(where: Any) -> Any:
+def recv_send_of(where: object) -> Any:
     """The stream of a connection: it as it is, or how to connect to an address."""
     if isinstance(where, str):
         return connect_to(where)

@@ -43,14 +43,14 @@ class TypedRequest(BaseRequest[ResultT_co]):
             return self._answer_later(result)
         return self.operation.result_bytes(result)
 
-    def fulfilled(self, context: Any) -> Any:
+    def fulfilled(self, context: object) -> Any:
         """The result of `fulfil`. Raises an error of the operation as it is sent."""
         try:
             return self.fulfil(context)
         except RequestError as error:
             raise self.operation.refusal(error, self.flags) from error
 
-    async def _answer_later(self, coroutine: Coroutine[Any, Any, Any]) -> bytes:
+    async def _answer_later(self, coroutine: Coroutine[object, object, object]) -> bytes:
         try:
             result = await coroutine
         except RequestError as error:
@@ -147,7 +147,7 @@ def _make_dataclass(cls: type) -> None:
     dataclasses.dataclass(cls)
 
 
-def _result_of(cls: type) -> Any:
+def _result_of(cls: type) -> object:
     """The annotation in the brackets behind `Request`. Raises TypeError if there is none."""
     for base in cls.__mro__[: cls.__mro__.index(Request)]:
         for original in base.__dict__.get("__orig_bases__", ()):
@@ -157,7 +157,7 @@ def _result_of(cls: type) -> Any:
     raise TypeError(f"{cls.__name__}: say what its result is: class {cls.__name__}(Request[int]), or Request[None]")
 
 
-def _evaluated(annotation: Any, cls: type, names: dict[str, Any]) -> Any:
+def _evaluated(annotation: object, cls: type, names: dict[str, object]) -> object:
     """The annotation of a result, which may be a string, or have one in it."""
     holder = type("Result", (), {"__annotations__": {"result": annotation}, "__module__": cls.__module__})
     return hints_of(holder, names)["result"]

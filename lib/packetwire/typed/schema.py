@@ -30,7 +30,7 @@ _FOR_PEOPLE = frozenset({"doc", "version"})
 
 def schema_of(name: str, version: str, doc: str, calls: Mapping[str, type[Call[Any]]]) -> Schema:
     """The schema of a service with these methods."""
-    types: dict[str, Any] = {}
+    types: Schema = {}
     describe = _Describer(types)
     methods = {each: _method(call, describe) for each, call in sorted(calls.items())}
     return {
@@ -49,7 +49,7 @@ def hash_of(schema: Schema) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _without_words(value: Any, names: bool = False) -> Any:
+def _without_words(value: object, names: bool = False) -> object:
     """Without documentation and versions; where the keys are names, none is left out."""
     if isinstance(value, dict):
         return {
@@ -92,11 +92,11 @@ def _documented(doc: str | None) -> dict[str, str]:
 class _Describer:
     """Describes kinds, and puts dataclasses and Enums among the types."""
 
-    def __init__(self, types: dict[str, Any]) -> None:
+    def __init__(self, types: dict[str, object]) -> None:
         self._types = types
         self._kind_of: dict[str, type] = {}
 
-    def __call__(self, kind: Kind) -> Any:
+    def __call__(self, kind: Kind) -> object:
         """A kind as a string, the name of a scalar or a type, or a dict with the one key that says what it is."""
         if isinstance(kind, Scalar):
             return kind.said()
@@ -121,18 +121,18 @@ class _Describer:
             self._types[name] = self._named(kind) if isinstance(kind, Named) else self._record(kind)
         return {"type": name}
 
-    def _named(self, kind: Named) -> dict[str, Any]:
+    def _named(self, kind: Named) -> dict[str, object]:
         return {"enum": {member.name: plain(member.value) for member in kind.type}, "open": kind.is_open}
 
-    def _record(self, kind: Record) -> dict[str, Any]:
+    def _record(self, kind: Record) -> dict[str, object]:
         return {"fields": self.fields(kind.fields)}
 
-    def fields(self, fields: list[Field]) -> dict[str, Any]:
+    def fields(self, fields: list[Field]) -> dict[str, object]:
         """The fields of a record by their names."""
         return {each.name: self._field(each) for each in fields}
 
-    def _field(self, each: Field) -> dict[str, Any]:
-        described: dict[str, Any] = {"kind": self(each.kind), "required": each.is_required}
+    def _field(self, each: Field) -> dict[str, object]:
+        described: Schema = {"kind": self(each.kind), "required": each.is_required}
         if not each.is_required:
             default = each.default if each.factory is None else each.factory()
             try:
@@ -143,7 +143,7 @@ class _Describer:
         return described
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """A value as JSON can hold it: bytes and keys that are no strings are marked."""
     if isinstance(value, bytes):
         return {"bytes": b64encode(value).decode()}

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 class Servable(Protocol):
     """A `Service`."""
 
-    def session(self, recv_send: PacketConnectionRecvSend, **connection: Any) -> ServiceSession:
+    def session(self, recv_send: PacketConnectionRecvSend, **connection: object) -> ServiceSession:
         """It on one stream."""
         ...
 
-    def async_session(self, recv_send: AsyncRecvSend, **connection: Any) -> AsyncServiceSession:
+    def async_session(self, recv_send: AsyncRecvSend, **connection: object) -> AsyncServiceSession:
         """The same in an event loop."""
         ...
 
 
-def _is_address(where: Any) -> bool:
+def _is_address(where: object) -> bool:
     return isinstance(where, (str, Listener, *ADDRESSES))
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def _check_options(options: dict[str, object]) -> None:
     if options:
         names = ", ".join(options)
         raise TypeError(f"{names}: a stream has no server; options of its connection go into connection={{...}}")

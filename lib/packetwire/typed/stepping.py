@@ -8,11 +8,11 @@ from typing import Any
 
 from packetwire.errors import RequestCancelled
 
-_END: Any = object()
+_END: object = object()
 
 
 def stepped(
-    source: AsyncIterator[Any], on_cancel: Callable[[Callable[[], object]], object] | None = None
+    source: AsyncIterator[object], on_cancel: Callable[[Callable[[], object]], object] | None = None
 ) -> Iterator[Any]:
     """The items of an asynchronous iterator in a thread, by an event loop of its own.
 
@@ -20,9 +20,9 @@ def stepped(
     """
     import asyncio
 
-    task: asyncio.Task[Any] | None = None
+    task: asyncio.Task[object] | None = None
 
-    async def following() -> Any:
+    async def following() -> object:
         nonlocal task
         task = asyncio.current_task()
         return await anext(source, _END)

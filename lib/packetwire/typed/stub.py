@@ -46,7 +46,7 @@ def class_name(error: str) -> str:
     return name if name.isidentifier() and not iskeyword(name) else f"Error{name}"
 
 
-def _enum(name: str, described: dict[str, Any]) -> str:
+def _enum(name: str, described: Schema) -> str:
     lines = [f"class {name}(Enum):"]
     lines += [f"    {member} = {literal_text(value)}" for member, value in described["enum"].items()]
     if described["open"]:
@@ -59,7 +59,7 @@ def _enum(name: str, described: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _in_order(types: dict[str, Any]) -> list[str]:
+def _in_order(types: Schema) -> list[str]:
     """The dataclasses, those first that are in defaults of others."""
     names = [name for name, each in types.items() if "fields" in each]
     found: list[str] = []
@@ -78,16 +78,16 @@ def _in_order(types: dict[str, Any]) -> list[str]:
     return found
 
 
-def _record(name: str, types: dict[str, Any]) -> str:
+def _record(name: str, types: Schema) -> str:
     return "\n".join(["@dataclass", f"class {name}:", *_fields(types[name]["fields"], types)])
 
 
-def _error(name: str, described: dict[str, Any], types: dict[str, Any]) -> str:
+def _error(name: str, described: Schema, types: Schema) -> str:
     head = [f"@error({name!r})", f"class {class_name(name)}(RequestError):"]
     return "\n".join([*head, *_fields(described["fields"], types)])
 
 
-def _fields(fields: dict[str, Any], types: dict[str, Any]) -> Iterator[str]:
+def _fields(fields: Schema, types: Schema) -> Iterator[str]:
     for name, each in fields.items():
         default = ""
         if not each["required"]:
@@ -103,7 +103,7 @@ def _fields(fields: dict[str, Any], types: dict[str, Any]) -> Iterator[str]:
         yield "    pass"
 
 
-def _can_change(kind: Any, types: dict[str, Any]) -> bool:
+def _can_change(kind: Any, types: Schema) -> bool:
     if not isinstance(kind, dict):
         return False
     ((how, parts),) = kind.items()
@@ -112,12 +112,12 @@ def _can_change(kind: Any, types: dict[str, Any]) -> bool:
     return how in ("list", "set", "dict") or (how == "type" and "fields" in types[parts])
 
 
-def _default(field: dict[str, Any], types: dict[str, Any]) -> str | None:
+def _default(field: dict[str, object], types: dict[str, object]) -> str | None:
     """The expression of a default, or None if it cannot be told from the schema."""
     return _expression(field["kind"], field["default"], types) if "default" in field else None
 
 
-def _expression(kind: Any, value: Any, types: dict[str, Any]) -> str | None:
+def _expression(kind: Any, value: Any, types: Schema) -> str | None:
     if isinstance(kind, str):
         return _scalar(kind, value)
     ((how, parts),) = kind.items()
@@ -141,7 +141,7 @@ def _expression(kind: Any, value: Any, types: dict[str, Any]) -> str | None:
     return text if how == "list" else f"{'tuple' if how == 'row' else how}({text})"
 
 
-def _object(name: str, described: dict[str, Any], value: Any, types: dict[str, Any]) -> str | None:
+def _object(name: str, described: Schema, value: Any, types: Schema) -> str | None:
     if "enum" in described:
         return f"{name}({literal_text(value)})" if value in described["enum"].values() else None
     if not isinstance(value, dict):
@@ -190,7 +190,7 @@ def _service(schema: Schema) -> Iterator[str]:
         yield ""
 
 
-def _method(name: str, described: dict[str, Any], types: dict[str, Any]) -> Iterator[str]:
+def _method(name: str, described: Schema, types: Schema) -> Iterator[str]:
     is_async = described["async"]
     options = [str(described["number"])] if described["number"] < 1 << 24 else []
     if described["idempotent"]:

@@ -26,7 +26,7 @@ _MADE_BY_DATACLASSES = "<string>"
 class Fast:
     """The codec of a kind by msgspec."""
 
-    def __init__(self, annotation: Any, kind: Kind) -> None:
+    def __init__(self, annotation: object, kind: Kind) -> None:
         """Raises whatever msgspec has against it; ImportError if it is not installed."""
         from msgspec import msgpack
 
@@ -106,7 +106,7 @@ def exactness(kind: Kind) -> IsExact:
 
 def _exact_items(kind: Items) -> IsExact:
     item = exactness(kind.item)
-    cls: Any = kind.type
+    cls: object = kind.type
     if isinstance(kind.item, Scalar | Named):
         classes = frozenset({kind.item.type})
         return lambda value: type(value) is cls and classes.issuperset(map(type, value))
@@ -120,7 +120,7 @@ def _exact_items(kind: Items) -> IsExact:
 def _exact_row(kind: Row) -> IsExact:
     checks = [exactness(item) for item in kind.items]
 
-    def is_exact(value: Any) -> bool:
+    def is_exact(value: object) -> bool:
         return (
             type(value) is tuple
             and len(value) == len(checks)
@@ -133,7 +133,7 @@ def _exact_row(kind: Row) -> IsExact:
 def _exact_entries(kind: Entries) -> IsExact:
     key, entry = exactness(kind.key), exactness(kind.value)
 
-    def is_exact(value: Any) -> bool:
+    def is_exact(value: object) -> bool:
         return type(value) is dict and all(map(key, value)) and all(map(entry, value.values()))
 
     return is_exact
@@ -155,7 +155,7 @@ def _exact_record(kind: Record) -> IsExact:
     checks = [(n, exactness(each.kind)) for n, each in enumerate(kind.fields) if scalars[n] is None]
     plain = [n for n, scalar in enumerate(scalars) if scalar is not None]
 
-    def is_exact(value: Any) -> bool:
+    def is_exact(value: object) -> bool:
         if type(value) is not cls:
             return False
         values = fields(value)

@@ -46,7 +46,7 @@ def _values(report: Report, exchanges: list[Exchange], payload_limit: int) -> _J
     start = timeline.start or 0
     texts = _Texts()
     labels = _Texts()
-    columns: dict[str, Callable[[Exchange], Any]] = {
+    columns: dict[str, Callable[[Exchange], object]] = {
         "connection": lambda each: each.connection,
         "asker": lambda each: int(each.asker is not Kind.FORTH),
         "channel": lambda each: _exact(each.channel),

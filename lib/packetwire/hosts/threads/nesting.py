@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any, TypeVar
+from typing import TypeVar
 
 OURS, USERS = True, False
 
@@ -39,7 +39,7 @@ def put_back(me: int, outer: object) -> None:
         inside[me] = outer
 
 
-def as_ours(function: Callable[..., ReturnedT], *args: Any) -> ReturnedT:
+def as_ours(function: Callable[..., ReturnedT], *args: object) -> ReturnedT:
     """Call a function of ours in which this thread can be interrupted."""
     me = get_ident()
     outer = inside.get(me)
@@ -54,7 +54,7 @@ def as_ours(function: Callable[..., ReturnedT], *args: Any) -> ReturnedT:
         raise
 
 
-def as_users(function: Callable[..., ReturnedT], *args: Any) -> ReturnedT:
+def as_users(function: Callable[..., ReturnedT], *args: object) -> ReturnedT:
     """Call a function of our users on purpose: what it does is up to them."""
     me = get_ident()
     outer = inside.get(me)

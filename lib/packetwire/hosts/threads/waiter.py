@@ -91,13 +91,13 @@ class Waiter:
                 locks.remove(lock)
         return self.done
 
-    def _own_list(self, name: str) -> list[Any]:
+    def _own_list(self, name: str) -> list[object]:
         """The list of that name, which is made now if there is none: in one step, as several threads may come."""
         if _HAS_DICT:
-            made: list[Any] = self.__dict__.setdefault(name, [])
+            made: list[object] = self.__dict__.setdefault(name, [])
         else:
             made = []  # first, as the garbage collector may let others run; compiled, no thread comes below
-            found: list[Any] | None = getattr(self, name)
+            found: list[object] | None = getattr(self, name)
             if found is not None:
                 return found
             setattr(self, name, made)
@@ -125,17 +125,17 @@ class RequestWaiter(Waiter):
         self._decode = decode_response
         self.tag = -1
 
-    def _call_with(self, a: tuple[Any, ...], timeout: float | None, kw: dict[str, Any]) -> Any:
+    def _call_with(self, a: tuple[object, ...], timeout: float | None, kw: dict[str, object]) -> object:
         raise NotImplementedError
 
     def _wait(self, timeout: float | None) -> None:
         raise NotImplementedError
 
-    def _result_or_raise(self) -> Any:
+    def _result_or_raise(self) -> object:
         raise NotImplementedError
 
 
-def call_waiter(self: RequestWaiter, *a: Any, timeout: float | None = None, **kw: Any) -> Any:
+def call_waiter(self: RequestWaiter, *a: object, timeout: float | None = None, **kw: object) -> Any:
     """Wait for the response, and return it: `(ok, flags, payload)`; at most `timeout` seconds."""
     # it is the method `__call__` of results; a function, because what is compiled as a method has no signature
     if a or timeout is not None or kw:

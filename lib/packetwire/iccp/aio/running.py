@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any, Self
+from typing import Self
 
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.aio.opening import AsyncRecvSend
@@ -144,7 +144,7 @@ class LoopTermination:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._has_come = self._is_ours = False
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[object] | None = None
 
     def __enter__(self) -> Self:
         in_main_thread = threading.current_thread() is threading.main_thread()
