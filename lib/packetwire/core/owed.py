@@ -18,7 +18,7 @@ from packetwire.core.requestcontext import RequestContext
 from packetwire.core.requestids import Repeated
 from packetwire.core.requests import HandlerResult, cancel_deferred
 from packetwire.core.statuses import StatusCode
-from packetwire.errors import DeadlineExceeded, LocalProtocolError, RequestCancelled
+from packetwire.errors import BodyEnded, DeadlineExceeded, LocalProtocolError, RequestCancelled
 
 Interrupt = Callable[[], object]
 """Has a handler that runs know that it is to stop."""
@@ -140,4 +140,6 @@ class OwedRequests:
 
 def _is_cancellation(error: BaseException) -> bool:
     """True for what handlers raise when they are told to stop, and what cancelled futures do."""
-    return isinstance(error, RequestCancelled | DeadlineExceeded) or type(error).__name__ == "CancelledError"
+    # a body that ends is that of this request, or of a call that its handler makes and that ends with it
+    kinds = RequestCancelled, DeadlineExceeded, BodyEnded
+    return isinstance(error, kinds) or type(error).__name__ == "CancelledError"
