@@ -9,6 +9,7 @@ from packetwire.core.calloptions import CallOptions, CallPlan, plan_of, with_bod
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.responses import DecodeResponse
 from packetwire.core.varint import BytesLike
+from packetwire.errors import RequestTimeout
 from packetwire.lightresult import LightResult
 
 if TYPE_CHECKING:
@@ -69,7 +70,10 @@ def _submit(
     deadline = min(ends, default=None)
     if plan.needs:
         what = ["a body"] if plan.bodies is not None else []
-        driver.control.require(plan.needs, f"a request with {', '.join([*what, *options])}", deadline)
+        try:
+            driver.control.require(plan.needs, f"a request with {', '.join([*what, *options])}", deadline)
+        except RequestTimeout as late:
+            raise plan.why_late(late, time.monotonic()) from None
     if plan.response_credit is not None:
         plan = plan._replace(response_credit=driver.engine.first_credit)
     is_said = bool(plan.needs or (plan.wants and driver.control.have(plan.wants)))

@@ -541,6 +541,16 @@ def test_a_cancelled_request_ends_its_bodies_at_both_ends(forgets: bool) -> None
     assert call.a.bodies.ours == {}
 
 
+def test_who_is_woken_by_the_end_of_a_body_finds_that_the_request_was_cancelled() -> None:
+    call = begun()
+    call.b.receive(sent(call.a))
+    context, seen = call.context, []
+    call.body.on_change = call.response_body.on_change = lambda: seen.append(context.cancelled)
+    call.a.cancel(0, call.tag, text="enough")
+    call.b.receive(sent(call.a))
+    assert seen == [(StatusCode.CANCELLED, "enough")] * 2
+
+
 def test_a_cancelled_request_whose_bodies_were_sent_whole_may_still_be_done() -> None:
     call = begun(body=False)
     call.response_body.write(b"abc")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from packetwire import LocalProtocolError
+from packetwire import DeadlineExceeded, LocalProtocolError, RequestTimeout
 from packetwire.core.calloptions import (
     LONGEST_PROGRESS_INTERVAL,
     MAX_TRACE_STATE,
@@ -195,3 +195,13 @@ def test_a_request_that_is_to_be_done_once() -> None:
     assert plan_of({"once": True}, None, NOW).request_id is None
     with pytest.raises(TypeError, match="once must be True or False, got int: 1"):
         plan_of({"once": 1}, None, NOW, ids)
+
+
+def test_why_a_call_was_not_sent_in_time() -> None:
+    late = RequestTimeout("no time left")
+    assert plan_of({}, None, NOW).why_late(late, NOW) is late
+    plan = plan_of({"deadline": 5}, None, NOW)
+    assert plan.why_late(late, NOW + 4) is late
+    over = plan.why_late(late, NOW + 5)
+    assert isinstance(over, DeadlineExceeded)
+    assert (str(over), over.begun) == ("no time left, and the deadline has passed", False)

@@ -446,6 +446,13 @@ def test_what_a_peer_must_understand() -> None:
     with pytest.raises(CapabilityMissing, match="for a test: the peer has not said yet what it understands"):
         silent.check(Feature.CANCEL, "for a test")
     assert not Capabilities(Mode.PASSIVE, Hello()).must_be_asked
+    for mode in Mode.AUTO, Mode.PASSIVE:
+        heard = Capabilities(mode, Hello())
+        assert heard.answer(ASK[8:])[0]
+        assert heard.must_be_asked  # the answer is about to be in the stream
+        heard.has_spoken = True
+        assert heard.is_settled
+        assert not heard.must_be_asked
     a, _ = agreed_pair()
     capabilities = known(a)
     assert not capabilities.must_be_asked

@@ -114,7 +114,8 @@ def test_it_may_be_begun_before_the_face_knows_of_the_cancel(server: Server) -> 
     assert server.owed.cancelled == server.owed.contexts == {}
 
 
-def test_one_that_runs_is_interrupted_and_told(server: Server) -> None:
+@pytest.mark.parametrize("error", [RequestCancelled("stopped"), BodyEnded("the request was given up")])
+def test_one_that_runs_is_interrupted_and_told(server: Server, error: Exception) -> None:
     key = server.ask()
     assert server.begin() == key
     told: list[str] = []
@@ -126,7 +127,7 @@ def test_one_that_runs_is_interrupted_and_told(server: Server) -> None:
     assert sorted(told) == ["first", "second"]
     assert server.owed.is_cancelled(key)
     assert server.statuses() == []
-    assert server.owed.answer_over(key, RequestCancelled("stopped"), 0.0)
+    assert server.owed.answer_over(key, error, 0.0)
     assert server.statuses() == [Status(StatusCode.CANCELLED, True)]
     assert server.owed.contexts == server.owed.cancelled == {}
 

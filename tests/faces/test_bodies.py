@@ -540,6 +540,20 @@ def test_a_caller_that_gives_up_while_it_reads(ends: Ends, caller: Caller) -> No
     assert ends.call(SMALL, b"after") == (True, 0, b"after")
 
 
+def test_a_stream_that_is_given_up_is_no_fault_of_its_handler(
+    ends: Ends, served: tuple[Service, PacketConnection], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, asker = served
+    for _ in range(50):
+        with suppress(KeyError), asker.stream(ECHO) as call:
+            call.write(b"x" * 1000)
+            assert call.read(1000)
+            raise KeyError  # as any exception in the block
+    while ends.do(ends.conn.stats).owed or ends.do(ends.conn.stats).cancelled < 50:
+        asker.ping(WATCHDOG)
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_a_peer_without_bodies(ends: Ends, caller: Caller) -> None:
     ends.open(max_packet_size=1 << 20)
     ends.asker(request_handler=Service(), capabilities="off")

@@ -299,3 +299,42 @@ def test_a_map_takes_options(ends: Ends) -> None:
     ends.open(request_handler=handler)
     asker: PacketConnection = ends.asker()
     assert list(asker.map([1, 2, 3], meta={"k": b"v"})) == [(True, 0, b"v")] * 3
+
+
+SILENT = {
+    "once": (lambda conn: conn(5, once=True, timeout=0.05), RequestTimeout),
+    "once, submitted": (lambda conn: submitted(conn, once=True, timeout=0.05), RequestTimeout),
+    "meta": (lambda conn: conn(5, meta={"k": b"v"}, timeout=0.05), RequestTimeout),
+    "deadline": (lambda conn: conn(5, deadline=0.05), DeadlineExceeded),
+    "deadline, submitted": (lambda conn: submitted(conn, deadline=0.05), DeadlineExceeded),
+    "a body": (lambda conn: conn(5, body=b"x", timeout=0.05), RequestTimeout),
+    "a body to join": (lambda conn: conn(5, body=b"x", fallback="join", timeout=0.05), RequestTimeout),
+    "a stream": (lambda conn: streamed(conn, timeout=0.05), RequestTimeout),
+    "a stream with a deadline": (lambda conn: streamed(conn, deadline=0.05), DeadlineExceeded),
+    "ping": (lambda conn: conn.ping(0.05), RequestTimeout),
+    "describe": (lambda conn: conn.describe(0.05), RequestTimeout),
+    "drain_peer": (lambda conn: conn.drain_peer(0.05), RequestTimeout),
+}
+"""Calls that need a peer's capabilities, and what they raise if it does not say any in time."""
+
+
+def submitted(conn: Any, **options: Any) -> Any:
+    """The response to a request that was submitted."""
+    result = conn.submit(5, **options)
+    return result() if isinstance(conn, PacketConnection) else result
+
+
+def streamed(conn: Any, **options: Any) -> Any:
+    """Begin a stream."""
+    call = conn.stream(5, **options)
+    return call.__enter__() if isinstance(conn, PacketConnection) else call.__aenter__()
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_a_peer_that_is_slow_to_say_what_it_understands(ends: Ends, name: str) -> None:
+    call, error = SILENT[name]
+    conn = ends.open()
+    ends.peer()
+    with pytest.raises(error, match="the peer has not said yet what it understands") as caught:
+        ends.do(lambda: call(conn))
+    assert type(caught.value) is error

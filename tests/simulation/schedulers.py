@@ -1,9 +1,10 @@
 """Threads that run one at a time: at each lock, poll, sleep and start the seed decides which goes on.
 
 Strategy: simulated threads are real ones, but all except one wait for their turn. What a thread waits for is a
-condition that is looked at whenever somebody gives up the turn: a lock that is free, a descriptor that the system says
-is ready, a time that has come. So descriptors, epoll sets and sockets are the system's own, and only waiting is
-simulated. In modules that are `traced` a thread may lose its turn before any line, as what has no lock must bear that.
+condition that is looked at whenever somebody gives up the turn: a lock that is free, a descriptor that the
+system says is ready, a time that has come. So descriptors, epoll sets and sockets are the system's own, and
+only waiting is simulated. In modules that are `traced` a thread may lose its turn before any line, as what has
+no lock must bear that.
 """
 
 from __future__ import annotations

@@ -92,8 +92,12 @@ async def _begin(
     plan: CallPlan,
     timeout: float | None,
 ) -> CalledExchange:
-    deadline = None if limit is None else driver.loop.time() + limit
-    await driver.control.require(plan.needs, f"a request with {', '.join(['a body', *options])}", deadline)
+    ends = [None if limit is None else driver.loop.time() + limit, plan.deadline]
+    deadline = min((each for each in ends if each is not None), default=None)
+    try:
+        await driver.control.require(plan.needs, f"a request with {', '.join(['a body', *options])}", deadline)
+    except RequestTimeout as late:
+        raise plan.why_late(late, driver.loop.time()) from None
     if plan.response_credit is not None:
         plan = plan._replace(response_credit=driver.engine.first_credit)
     future = RequestFuture(loop=driver.loop)

@@ -144,6 +144,12 @@ class Calls:
         """The meaning of the flags of a response that is not ok."""
         return self._engine.status_of(flags)
 
+    def _why_unsent(self, request: RequestFuture) -> str:
+        control = self._engine.control
+        if request in self.waiting or control is None or control.capabilities.is_settled:
+            return self.lack_of_room()
+        return f"{self._name}: {control.capabilities.peer_text()}"
+
     def lack_of_room(self) -> str:
         """Why a request is not sent."""
         engine = self._engine
@@ -173,16 +179,19 @@ class Calls:
     def time_out(self, request: RequestFuture, why: Callable[[], str]) -> None:
         """The time for this response is up."""
         if not request.done():
-            text = why() if request.tag >= 0 else f"no time left: {self.lack_of_room()}"
+            text = why() if request.tag >= 0 else f"no time left: {self._why_unsent(request)}"
             self.give_up(request)
             request.fail(RequestTimeout(text))
 
     def pass_deadline(self, request: RequestFuture) -> None:
         """The deadline of this request has passed."""
         if not request.done():
-            name = f"{self._name}:{request.tag}"
+            if request.tag >= 0:
+                error = DeadlineExceeded(f"{self._name}:{request.tag}: no response before the deadline")
+            else:
+                error = DeadlineExceeded(f"the deadline has passed: {self._why_unsent(request)}", begun=False)
             self.give_up(request, StatusCode.DEADLINE)
-            request.fail(DeadlineExceeded(f"{name}: no response before the deadline"))
+            request.fail(error)
 
     def look_for_progress(self, request: RequestFuture) -> None:
         """End a request of which nothing was heard for its `idle_timeout`."""

@@ -41,7 +41,7 @@ class ControlRequests:
     async def require(self, features: Feature, what: str, deadline: float | None) -> None:
         """Return if both ends understand these; if that is not known yet, the peer is asked.
 
-        Raises `CapabilityMissing`.
+        Raises `CapabilityMissing`, also if the peer does not answer; `RequestTimeout` if the deadline is first.
         """
         what = f"{self._name}: {what}"
         control = self._engine.control
@@ -52,12 +52,14 @@ class ControlRequests:
             latest = self._loop.time() + HELLO_TIMEOUT
             self._engine.ask_capabilities()
             self._flush()
-            await self._wait(
-                lambda: capabilities.is_known or not self._engine.may_request,
+            in_time = await self._wait(
+                lambda: capabilities.is_settled or not self._engine.may_request,
                 latest if deadline is None else min(latest, deadline),
             )
+            if not in_time and deadline is not None and deadline < latest:
+                raise RequestTimeout(f"{what}: no time left: {capabilities.peer_text()}")
         if not capabilities.has_agreed and (
-            self._engine.ended is not None or not (capabilities.is_known or self._engine.may_request)
+            self._engine.ended is not None or not (capabilities.is_settled or self._engine.may_request)
         ):
             raise self._engine.why_not()
         capabilities.check(features, what)

@@ -92,7 +92,7 @@ async def _submit_when_known(
     driver: Driver, future: RequestFuture, plan: CallPlan, request: Request, options: str
 ) -> None:
     try:
-        await driver.control.require(plan.needs, f"a request with {options}", plan.deadline)
+        await driver.control.require(plan.needs, f"a request with {options}", None)  # the future has timers
         if not future.done():
             driver.calls.begin(future, *request[:3], False)
     except Exception as error:

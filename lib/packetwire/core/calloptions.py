@@ -17,7 +17,7 @@ from packetwire.core.hello import NO_FEATURES, Feature
 from packetwire.core.requestcontext import RequestContext
 from packetwire.core.requestids import RequestId, RequestIds
 from packetwire.core.timelimits import time_limit
-from packetwire.errors import LocalProtocolError
+from packetwire.errors import DeadlineExceeded, LocalProtocolError, RequestTimeout
 
 OPTIONS = ("deadline", "meta", "on_progress", "idle_timeout", "once")
 PROGRESS_INTERVAL = 50
@@ -90,6 +90,12 @@ class CallPlan(NamedTuple):
         if self.idle_timeout is None:
             return most
         return max(0, min(most, int(self.idle_timeout * 1000 / 4)))
+
+    def why_late(self, late: RequestTimeout, now: float) -> RequestTimeout:
+        """The exception for a call that was not sent in time: another one if its deadline has passed."""
+        if self.deadline is None or now < self.deadline:
+            return late
+        return DeadlineExceeded(f"{late}, and the deadline has passed", begun=False)
 
     def time_left(self, now: float) -> float | None:
         """Seconds until the deadline, not below 0; None without one."""

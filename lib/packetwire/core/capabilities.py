@@ -147,14 +147,19 @@ class Capabilities:
         """Both ends have said HELLO."""
         return self.has_spoken and self.peer is not None
 
+    @property
+    def is_settled(self) -> bool:
+        """Both ends have said HELLO, or the peer understands nothing."""
+        return self.has_agreed or self.missing is not None
+
     def have(self, features: Feature) -> bool:
         """Both ends understand all of these, and ours has said so already."""
         return self.has_spoken and self.features & features == features
 
     @property
     def must_be_asked(self) -> bool:
-        """It is not known what the peer understands, and may be asked."""
-        return not (self.has_agreed or self.is_known or self.mode is Mode.PASSIVE)
+        """It is not settled yet, and may be asked, or is about to be: the peer has said HELLO, and is answered."""
+        return not (self.is_settled or (self.mode is Mode.PASSIVE and self.peer is None))
 
     def check(self, features: Feature, what: str) -> None:
         """Raise `CapabilityMissing` unless both ends understand these; `what` needs them."""

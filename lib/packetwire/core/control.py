@@ -385,13 +385,15 @@ class Control:
             engine.pieces.forget(key, of_peer=True)
             engine.cancel_bodies(key)
             return
-        engine.cancel_bodies(key)
         context = self.contexts.setdefault(key, RequestContext())
+        is_news = context.cancelled is None
+        if is_news:
+            context.cancelled = code, text  # first this: its handler, which the end of a body wakes, asks why
+            self.cancelled += 1
+        engine.cancel_bodies(key)
         if not engine.owes(frame.channel, frame.tag):
             self.contexts.pop(key, None)  # another thread has answered it just now
-        elif context.cancelled is None:
-            context.cancelled = code, text
-            self.cancelled += 1
+        elif is_news:
             events.append(CancelReceived(frame.channel, frame.tag, code, text))
 
     def report(self, engine: Engine, channel: int, tag: int, payload: bytes, now: float) -> bool:

@@ -145,4 +145,6 @@ class OwedRequests:
 
 def _is_cancellation(error: BaseException) -> bool:
     """True for what handlers raise when they are told to stop, and what cancelled futures do."""
-    return isinstance(error, RequestCancelled | DeadlineExceeded) or type(error).__name__ == "CancelledError"
+    # a body that ends is that of this request, or of a call that its handler makes and that ends with it
+    kinds = RequestCancelled, DeadlineExceeded, BodyEnded
+    return isinstance(error, kinds) or type(error).__name__ == "CancelledError"
