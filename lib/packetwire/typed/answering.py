@@ -112,5 +112,6 @@ async def _sent_by_loop(call: Call[Any], session: Any, source: AsyncIterator[Any
     except RequestError as error:
         raise call.operation.refusal(error, call.flags) from error
     finally:
-        if callable(close := getattr(source, "aclose", None)):
+        close: Any = getattr(source, "aclose", None)
+        if close is not None:
             await close()
