@@ -55,8 +55,6 @@ FIRST_WORD_SECONDS = 0.5
 class Session(Guest, Protocol):
     """A client that was accepted, as far as it has to be known here."""
 
-    name: str
-    came: float
     watch: ConnectionWatch | None
 
     @property
@@ -134,13 +132,14 @@ class Prepared:
 
     def listen(self) -> tuple[Listener, ByteStream | None]:
         """Listen there; at `stdio:` there is only the one client, which is returned. Raises OSError."""
+        inspected_at = None
         if self._inspect is not None:
             inspected_at = listen(self._inspect, replace=self._follows)
             self.options["inspected_at"] = inspected_at
         try:
             return self._listen()
         except BaseException:
-            if self._inspect is not None:
+            if inspected_at is not None:
                 inspected_at.close()
             raise
 

@@ -10,6 +10,7 @@ README = ROOT / "README.md"
 WIRE = ROOT / "docs" / "wire.md"
 CHANGELOG = ROOT / "CHANGELOG.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+SECURITY = ROOT / "SECURITY.md"
 
 
 def code_blocks(page: Path, language: str) -> list[str]:

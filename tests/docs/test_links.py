@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from .pages import CHANGELOG, CONTRIBUTING, README, ROOT, anchors, links
+from .pages import CHANGELOG, CONTRIBUTING, README, ROOT, SECURITY, anchors, links
 
-PAGES = [README, CHANGELOG, CONTRIBUTING, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, CHANGELOG, CONTRIBUTING, SECURITY, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

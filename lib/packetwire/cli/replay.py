@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packetwire.addresses import connect_to
 from packetwire.capture import Kind, Record
@@ -212,7 +212,7 @@ class Replay:
         limit, streamed = self._timeout, None
         if self._exchanges.has_body(seen):
             streamed = self._begin_stream(under.conn, seen, seen.rq_type)
-            collect: Callable[..., Response] = streamed.response
+            collect: Any = streamed.response
         else:
             collect = under.conn.submit(
                 seen.rq_type, packet.flags, packet.payload, channel=packet.channel, timeout=limit

@@ -8,9 +8,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from packetwire.addresses import UnixAddress, parse_address
 from packetwire.cli import topview
@@ -30,7 +30,13 @@ HEIGHT = 45
 """Columns and lines of the output where that is no terminal."""
 
 Snapshot = dict[str, Any]
-Show = Callable[[Snapshot, "Snapshot | None"], None]
+
+
+class Show(Protocol):
+    """Shows a snapshot, beside the one before it."""
+
+    def __call__(self, snapshot: Snapshot, before: Snapshot | None) -> None: ...
+
 
 DESCRIPTION = """
 Shows what a server does now: its clients, the requests under way and since when, how many there are in a second and

@@ -327,7 +327,7 @@ class LiveComponent:
         self._life.kill()
 
 
-def uncancellable() -> Future[T]:
+def uncancellable() -> Future[T]:  # pyright: ignore[reportInvalidTypeVarUse]  # the caller says of what
     """A future for several who wait: one that gives up takes it from none of the others."""
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()

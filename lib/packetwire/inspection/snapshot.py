@@ -40,9 +40,17 @@ Snapshot = dict[str, Any]
 class Client(Protocol):
     """A client of a server."""
 
-    name: str
-    came: float
     watch: ConnectionWatch | None
+
+    @property
+    def name(self) -> str:
+        """Its name in the log."""
+        ...
+
+    @property
+    def came(self) -> float:
+        """The time at which it got its place."""
+        ...
 
     @property
     def state(self) -> str:

@@ -114,5 +114,6 @@ async def _sent_by_loop(
     except RequestError as error:
         raise call.operation.refusal(error, call.flags) from error
     finally:
-        if callable(close := getattr(source, "aclose", None)):
+        close: Any = getattr(source, "aclose", None)
+        if close is not None:
             await close()

@@ -28,7 +28,8 @@ def stepped(
         return await anext(source, _END)
 
     async def close() -> None:
-        if callable(aclose := getattr(source, "aclose", None)):
+        aclose: Any = getattr(source, "aclose", None)
+        if aclose is not None:
             await aclose()
 
     with asyncio.Runner() as runner:
