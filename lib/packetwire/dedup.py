@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from time import monotonic
+from typing import Any
 
 from packetwire.core.bounds import bound_of
 from packetwire.core.channels import PlainHandler
 from packetwire.core.once import Entry, ResultTable
-from packetwire.core.requests import HandlerResult, Outcome, Responder, cancel_deferred, response_parts, subscribe
+from packetwire.core.requests import (
+    HandlerResult,
+    Outcome,
+    Responder,
+    cancel_deferred,
+    is_body,
+    response_parts,
+    subscribe,
+)
 from packetwire.core.timelimits import seconds_of
 from packetwire.current import current_request
 from packetwire.errors import RequestError
@@ -37,11 +46,13 @@ class Dedup:
     A call that comes again, as its connection ended before the response, is answered as before and not done again;
     if it is still under way, when it is done. `results` of all clients together are kept, with `size` bytes, each
     for `seconds`. A call whose result is gone is refused, with the status REPEATED. So it is done at most once
-    while the service lives, and exactly once as long as its result is kept.
+    while the service lives, and exactly once as long as its result is kept. What a handler streams is kept as one
+    payload; it fails if that is more than `size` bytes, or than a packet takes.
     """
 
     def __init__(self, results: int = 4096, size: int = 16 << 20, seconds: float = 600.0) -> None:
         self._settings = bound_of(results, "results"), bound_of(size, "size"), seconds_of(seconds, "seconds")
+        self._size = self._settings[1]
         self.after_fork()
         forking.register(self)
 
@@ -67,6 +78,8 @@ class Dedup:
             except BaseException as error:
                 self._finish(key, _raising(error), 0)
                 raise
+            if runs_coroutines and isinstance(result, AsyncIterator):
+                result = self._joined_later(result)
             if runs_coroutines and isawaitable(result):
                 return self._awaited(key, result)
             return self._returned(key, result)
@@ -101,13 +114,45 @@ class Dedup:
 
     def _returned(self, key: Key, result: HandlerResult) -> HandlerResult:
         """Keep what a handler returned, now or when it is there."""
+        if is_body(result):
+            return self._kept(key, lambda: self._joined(result))
         responder = Responder()
         if subscribe(result, partial(self._arrived, key, responder)):
             responder.on_cancel(partial(cancel_deferred, result))
             return responder
-        outcome = _made(lambda: result)
-        self._finish(key, *outcome)
-        return outcome[0]()
+        return self._kept(key, lambda: result)
+
+    def _kept(self, key: Key, outcome: Outcome) -> HandlerResult:
+        made = _made(outcome)
+        self._finish(key, *made)
+        return made[0]()
+
+    def _joined(self, source: Any) -> HandlerResult:
+        """What a handler streams, whole: of a call that is done once the response is kept, so it takes no body."""
+        from packetwire._sync.bodies import joined_answer  # only who has bodies needs it
+
+        return joined_answer(source, self._size)
+
+    async def _joined_later(self, source: Any) -> HandlerResult:
+        """The same, in a loop."""
+        if not isinstance(source, AsyncIterator):
+            if not callable(getattr(source, "read", None)):
+                return source
+            from asyncio import to_thread  # only who has a loop needs it
+
+            return await to_thread(self._joined, source)
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in source:
+                size += len(chunk)
+                chunks.append(chunk)
+                if size > self._size:
+                    break
+        finally:
+            if callable(close := getattr(source, "aclose", None)):
+                await close()
+        return self._joined(chunks)
 
     def _arrived(self, key: Key, responder: Responder, outcome: Outcome) -> None:
         made = _made(outcome)
@@ -117,6 +162,8 @@ class Dedup:
     async def _awaited(self, key: Key, result: Awaitable[HandlerResult]) -> HandlerResult:
         try:
             returned = await result
+            if is_body(returned):
+                returned = await self._joined_later(returned)
         except BaseException as error:
             self._finish(key, _raising(error), 0)
             raise

@@ -540,6 +540,66 @@ def test_a_caller_that_gives_up_while_it_reads(ends: Ends, caller: Caller) -> No
     assert ends.call(SMALL, b"after") == (True, 0, b"after")
 
 
+class Letters:
+    """An asynchronous iterator that is no generator."""
+
+    def __init__(self) -> None:
+        self.left = [b"c", b"b", b"a"]
+        self.is_closed = False
+
+    def __aiter__(self) -> Letters:
+        return self
+
+    async def __anext__(self) -> bytes:
+        await asyncio.sleep(0)
+        if not self.left:
+            raise StopAsyncIteration
+        return self.left.pop()
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+ITERATORS: dict[str, Callable[[], Any]] = {
+    "iter": lambda: iter([b"a", b"b", b"c"]),
+    "map": lambda: map(bytes.lower, [b"A", b"B", b"C"]),
+}
+
+
+@pytest.mark.parametrize("kind", ITERATORS)
+def test_an_iterator_that_is_no_generator_is_a_body(ends: Ends, kind: str) -> None:
+    ends.open(request_handler=lambda rq_type, flags, payload: ITERATORS[kind]())
+    asker = ends.asker()
+    with asker.stream(5) as call:
+        assert b"".join(call) == b"abc"
+        assert call.result(WATCHDOG) == (True, 0, b"")
+    assert asker(5) == (True, 0, b"abc")
+
+
+@pytest.mark.parametrize("kind", [*ITERATORS, "asynchronous"])
+def test_the_same_of_a_coroutine(ends: Ends, kind: str) -> None:
+    letters = Letters()
+
+    async def handler(rq_type: int, flags: int, payload: bytes) -> Any:
+        return letters if kind == "asynchronous" else ITERATORS[kind]()
+
+    if not isinstance(ends.face, Looped):
+        pytest.skip("coroutines need a loop")
+    ends.open(request_handler=handler)
+    asker = ends.asker()
+    with asker.stream(5) as call:
+        assert b"".join(call) == b"abc"
+        assert call.result(WATCHDOG) == (True, 0, b"")
+    assert letters.is_closed is (kind == "asynchronous")
+
+
+def test_an_iterator_of_something_else(ends: Ends) -> None:
+    ends.open(request_handler=lambda rq_type, flags, payload: iter([1]))
+    ok, _, text = ends.asker()(5)
+    assert not ok
+    assert b"a body consists of bytes, got int: 1" in text
+
+
 def test_a_stream_that_is_given_up_is_no_fault_of_its_handler(
     ends: Ends, served: tuple[Service, PacketConnection], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 from collections.abc import Callable
@@ -181,6 +182,63 @@ def test_a_cancelled_request_tells_its_deferred_result(ends: Ends, work: Work) -
     assert work.begun.wait(WATCHDOG)
     result.cancel()
     assert told.wait(WATCHDOG)
+
+
+STREAMED: dict[str, Any] = {
+    "generator": lambda: (bytes([each]) for each in b"abc"),
+    "iterator": lambda: iter([b"ab", b"c"]),
+    "file": lambda: io.BytesIO(b"abc"),
+}
+
+
+@pytest.mark.parametrize("kind", [*STREAMED, "coroutine", "coroutine with a file", "asynchronous generator"])
+def test_what_a_handler_streams_is_kept_whole(ends: Ends, kind: str) -> None:
+    done: list[bytes] = []
+
+    def plain(rq_type: int, flags: int, payload: bytes) -> Any:
+        done.append(payload)
+        return STREAMED[kind]()
+
+    async def coroutine(rq_type: int, flags: int, payload: bytes) -> Any:
+        done.append(payload)
+        return STREAMED["file" if kind == "coroutine with a file" else "generator"]()
+
+    async def generated(rq_type: int, flags: int, payload: bytes) -> Any:
+        done.append(payload)
+        yield b"ab"
+        yield b"c"
+
+    if kind not in STREAMED and not isinstance(ends.face, Looped):
+        pytest.skip("threads run no coroutines")
+    handler = plain if kind in STREAMED else generated if kind == "asynchronous generator" else coroutine
+    asker = asker_of(ends, handler)
+    for attempt in (1, 2):
+        assert asker(5, b"x", once=again(attempt)) == (True, 0, b"abc")
+    assert done == [b"x"]
+    assert asker(5, b"y") == (True, 0, b"abc")  # as ever
+
+
+def endless() -> Any:
+    while True:
+        yield bytes(1000)
+
+
+@pytest.mark.parametrize("kind", ["plain", "asynchronous"])
+def test_what_is_streamed_without_end_is_refused(ends: Ends, kind: str) -> None:
+    def plain(rq_type: int, flags: int, payload: bytes) -> Any:
+        return endless()
+
+    async def asynchronous(rq_type: int, flags: int, payload: bytes) -> Any:
+        for chunk in endless():
+            yield chunk
+
+    if kind != "plain" and not isinstance(ends.face, Looped):
+        pytest.skip("threads run no coroutines")
+    asker = asker_of(ends, plain if kind == "plain" else asynchronous, dedup=Dedup(size=10_000))
+    for attempt in (1, 2):
+        ok, _, text = asker(5, b"x", once=again(attempt))
+        assert not ok
+        assert b"the caller takes no body, and this is more than 10000 bytes" in text
 
 
 def test_one_whose_result_is_gone_is_refused(ends: Ends, work: Work) -> None:

@@ -311,10 +311,10 @@ async def answer_with(
 
     Returns what a handler may return, for the response.
     """
+    if body is None:
+        return await joined_answer(source, most)
     chunks = chunks_of(source)
     try:
-        if body is None:
-            return await _joined(chunks, most)
         writer = BodyWriter(body, exchange)
         while True:
             try:
@@ -338,7 +338,20 @@ def _trailer_of(end: Exception) -> object:
     return getattr(end, "value", None)
 
 
-async def _joined(chunks: Any, most: int) -> tuple[int, bytes] | Any:
+async def joined_answer(source: Any, most: int) -> tuple[int, bytes]:
+    """What `source` gives as one payload, (flags, payload), for a caller that takes no body.
+
+    Raises `LimitExceeded` if it is more than so many bytes.
+    """
+    chunks = chunks_of(source)
+    try:
+        return await _joined(chunks, most)
+    finally:
+        await chunks.aclose()
+        await close_source(source)
+
+
+async def _joined(chunks: Any, most: int) -> tuple[int, bytes]:
     joined = bytearray()
     while True:
         try:
@@ -349,7 +362,7 @@ async def _joined(chunks: Any, most: int) -> tuple[int, bytes] | Any:
             return flags, bytes(joined) + payload
         joined += chunk
         if len(joined) > most:
-            raise LimitExceeded(f"the caller takes no body, and this is more than a packet of {most} bytes")
+            raise LimitExceeded(f"the caller takes no body, and this is more than {most} bytes")
 
 
 async def joined_body(payload: BytesLike, source: object, most: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import suppress
 from inspect import isawaitable
 from threading import get_ident
@@ -90,11 +90,8 @@ async def _read(read: Any) -> Any:
 
 async def close_source(source: object) -> None:
     """A handler has returned that, and nobody reads on."""
-    if isinstance(source, AsyncGenerator):
-        await source.aclose()
-    elif isinstance(source, Generator):
-        source.close()
-    elif callable(close := getattr(source, "close", None)):
+    close = getattr(source, "aclose", None) or getattr(source, "close", None)
+    if callable(close):
         closed = close()
         if isawaitable(closed):
             await closed

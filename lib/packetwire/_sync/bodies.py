@@ -310,10 +310,10 @@ def answer_with(source: object, body: SendingBody | None, exchange: Exchange, mo
 
     Returns what a handler may return, for the response.
     """
+    if body is None:
+        return joined_answer(source, most)
     chunks = chunks_of(source)
     try:
-        if body is None:
-            return _joined(chunks, most)
         writer = BodyWriter(body, exchange)
         while True:
             try:
@@ -337,7 +337,20 @@ def _trailer_of(end: Exception) -> object:
     return getattr(end, "value", None)
 
 
-def _joined(chunks: Any, most: int) -> tuple[int, bytes] | Any:
+def joined_answer(source: Any, most: int) -> tuple[int, bytes]:
+    """What `source` gives as one payload, (flags, payload), for a caller that takes no body.
+
+    Raises `LimitExceeded` if it is more than so many bytes.
+    """
+    chunks = chunks_of(source)
+    try:
+        return _joined(chunks, most)
+    finally:
+        chunks.close()
+        close_source(source)
+
+
+def _joined(chunks: Any, most: int) -> tuple[int, bytes]:
     joined = bytearray()
     while True:
         try:
@@ -348,7 +361,7 @@ def _joined(chunks: Any, most: int) -> tuple[int, bytes] | Any:
             return flags, bytes(joined) + payload
         joined += chunk
         if len(joined) > most:
-            raise LimitExceeded(f"the caller takes no body, and this is more than a packet of {most} bytes")
+            raise LimitExceeded(f"the caller takes no body, and this is more than {most} bytes")
 
 
 def joined_body(payload: BytesLike, source: object, most: int) -> bytes:

@@ -12,12 +12,12 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
 from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction
 from time import monotonic
-from types import AsyncGeneratorType, CoroutineType
+from types import CoroutineType
 from typing import Any
 
 from packetwire.aio.coroutines import CoroutineHandlers, awaited
@@ -314,7 +314,7 @@ class Answering:
         if handler is None:
             raise RequestError(self._engine.not_served(channel_and_tag(key)[0]).decode())
         result = handler(wire_rq_type - 1, flags, payload)
-        if type(result) not in _VALUES and is_body(result) and not isinstance(result, AsyncGeneratorType):
+        if type(result) not in _VALUES and is_body(result) and not isinstance(result, AsyncIterator):
             return self.bodies().answer_in_worker(key, result)
         return result
 

@@ -7,8 +7,8 @@ a *deferred* result (a `Responder`, a future, a cs.result.Result) is one that co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from packetwire.core.engine import MAX_RESPONSE_FLAGS
@@ -317,8 +317,8 @@ def subscribe(result: HandlerResult, callback: Callable[[Outcome], None]) -> boo
 
 
 def is_body(result: HandlerResult) -> bool:
-    """True for a result that is sent as a body: a generator, also an asynchronous one, or a binary file."""
-    return isinstance(result, GeneratorType | AsyncGeneratorType) or callable(getattr(result, "read", None))
+    """True for a result that is sent as a body: an iterator, also an asynchronous one, or a binary file."""
+    return isinstance(result, Iterator | AsyncIterator) or callable(getattr(result, "read", None))
 
 
 def cancel_deferred(result: HandlerResult) -> None:
