@@ -128,7 +128,7 @@ class Dedup:
         return made[0]()
 
     def _joined(self, source: Any) -> HandlerResult:
-        """What a handler streams, whole: of a call that is done once the response is kept, so it takes no body."""
+        """All that a handler streams: of a call that is done once the response is kept, so it takes no body."""
         from packetwire._sync.bodies import joined_answer  # only who has bodies needs it
 
         return joined_answer(source, self._size)
