@@ -541,6 +541,16 @@ def test_a_cancelled_request_ends_its_bodies_at_both_ends(forgets: bool) -> None
     assert call.a.bodies.ours == {}
 
 
+def test_whoever_reads_a_body_that_ends_by_a_cancel_can_see_that() -> None:
+    """Its handler may run in another thread, which looks why at that moment."""
+    call = begun()
+    seen = []
+    call.body.on_change = lambda: seen.append(call.context.cancelled)
+    call.a.cancel(0, call.tag, text="enough")
+    call.b.receive(sent(call.a))
+    assert seen == [(StatusCode.CANCELLED, "enough")]
+
+
 def test_a_cancelled_request_whose_bodies_were_sent_whole_may_still_be_done() -> None:
     call = begun(body=False)
     call.response_body.write(b"abc")

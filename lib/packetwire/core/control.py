@@ -385,7 +385,6 @@ class Control:
             engine.pieces.forget(key, of_peer=True)
             engine.cancel_bodies(key)
             return
-        engine.cancel_bodies(key)
         context = self.contexts.setdefault(key, RequestContext())
         if not engine.owes(frame.channel, frame.tag):
             self.contexts.pop(key, None)  # another thread has answered it just now
@@ -393,6 +392,7 @@ class Control:
             context.cancelled = code, text
             self.cancelled += 1
             events.append(CancelReceived(frame.channel, frame.tag, code, text))
+        engine.cancel_bodies(key)  # behind that: a handler whose body ends looks why
 
     def report(self, engine: Engine, channel: int, tag: int, payload: bytes, now: float) -> bool:
         """Keep the progress of a request to be sent, unless the peer does not want it now.
