@@ -354,3 +354,37 @@ def test_a_request_behind_the_end_of_the_requests_may_have_been_given_up() -> No
     assert engine.forget(0, tag)
     assert sent(engine) == bytes(ERQ_PACKET)
     assert waiter.told == []
+
+
+class GivenUpMeanwhile(dict[Any, Any]):
+    """Waiters; another thread gives each request up behind the n-th look for it."""
+
+    def __init__(self, engine: ConnectionEngine, looks: int) -> None:
+        super().__init__()
+        self.engine = engine
+        self.left = looks
+
+    def _looked(self, key: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.engine.forget(0, key)
+
+    def __contains__(self, key: Any) -> bool:
+        found = super().__contains__(key)
+        self._looked(key)
+        return found
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        found = super().get(key, default)
+        self._looked(key)
+        return found
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_a_request_that_another_thread_gives_up_as_its_response_comes(looks: int) -> None:
+    """Of an engine that makes events of all, as somebody observes."""
+    engine = ConnectionEngine()
+    engine.waiters = GivenUpMeanwhile(engine, looks)
+    tag = engine.request(1, waiter=Waiter())
+    assert engine.receive(response(tag)) == []
+    assert (engine.outstanding, engine.given_up, engine.late_responses) == (0, 1, 1)

@@ -297,7 +297,10 @@ def test_an_error_of_a_request_of_which_nothing_was_said(server: Server) -> None
     assert not server.owed.answer_over(server.ask(), RequestCancelled(), 0.0)
 
 
-@pytest.mark.parametrize("error", [BodyEnded("the request is answered"), CancelledError(), RequestCancelled()])
+@pytest.mark.parametrize(
+    "error",
+    [BodyEnded("the request is answered"), CancelledError(), RequestCancelled(), LocalProtocolError("late")],
+)
 def test_a_handler_that_ends_as_its_end_was_closed(server: Server, error: BaseException) -> None:
     key = server.ask()
     server.begin()

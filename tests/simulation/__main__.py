@@ -18,11 +18,12 @@ def parsed(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=PROG, description="Simulates conversations; a seed that fails is repeated exactly."
     )
-    parser.add_argument("--face", choices=("asyncio",), default="asyncio")
+    parser.add_argument("--face", choices=("asyncio", "threads"), default="asyncio")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--seed", type=int, help="only this one; without --seeds, all from one that is chosen")
     which.add_argument("--seeds", metavar="A..B", help="these, B included")
     parser.add_argument("--steps", type=int, default=1_000_000, metavar="N", help="end after so many (1,000,000)")
+    parser.add_argument("-x", action="store_true", help="end after the first that fails; else after the tenth")
     parser.add_argument("--log", action="store_true", help="show what happens, with --seed")
     return parser.parse_args(argv)
 
@@ -38,12 +39,15 @@ def main() -> int:
         first = random.SystemRandom().randrange(1 << 31)
         seeds = range(first, first + (1 << 31))
     print(f"seeds from {seeds[0]}", flush=True)
+    run = run_seed
+    if arguments.face == "threads":
+        from .threadrounds import run_thread_seed as run
     total, failed = Report(), 0
     began = time.perf_counter()
     for number, seed in enumerate(seeds):
         log: list[str] | None = [] if arguments.log else None
         try:
-            total.add(run_seed(seed, log=log))
+            total.add(run(seed, log=log))
         except Failed as failure:
             failed += 1
             print(failure, flush=True)
@@ -51,7 +55,7 @@ def main() -> int:
             print(line)
         if number % 50 == 49:
             gc.collect()
-        if total.steps >= arguments.steps or failed >= 10:
+        if total.steps >= arguments.steps or failed >= (1 if arguments.x else 10):
             break
     show(total, time.perf_counter() - began)
     return 1 if failed else 0

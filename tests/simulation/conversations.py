@@ -70,7 +70,9 @@ class End:
             loop.call_later(seconds_of(payload), _complete, future, answer_of(rq_type, payload))
             return future
         if rq_type == NEVER and not checked:
-            return Responder()
+            never = Responder()
+            never.on_cancel(lambda: never.fail("given up"))
+            return never
         return answer_of(rq_type, payload)
 
     async def _ask_back(self, payload: bytes) -> None:
@@ -185,7 +187,12 @@ class End:
         if question.kind in ("submit", "dropped"):
             future = conn.submit(question.op, payload=payload, **options)  # type: ignore[arg-type]
             if question.kind == "dropped":
-                await asyncio.sleep(question.seconds / 10)
+                try:
+                    await asyncio.sleep(question.seconds / 10)
+                except asyncio.CancelledError:
+                    if question.op == NEVER:  # which else goes on, as nobody gives it up
+                        future.cancel()
+                    raise
             return await future
         return await conn(question.op, payload, **options)  # type: ignore[arg-type]
 

@@ -112,6 +112,7 @@ class Ledger:
         elif isinstance(error, RequestTimeout):
             name = "timeout"
             allowed = "timeout" in options or "idle_timeout" in options or question.op == BODY
+            allowed = allowed or "deadline" in options  # if it passes while there is no room
             allowed = allowed or self.plan.topology == "pool"
         elif isinstance(error, CapabilityMissing):
             name = "capability"
@@ -122,6 +123,7 @@ class Ledger:
             name, allowed = "limit", True
         elif isinstance(error, RequestCancelled):
             name, allowed = "cancelled-there", self._may_lose or question.kind == "stream"
+            allowed = allowed or question.cancelled_after is not None
         elif isinstance(error, BodyEnded | RequestFailed):
             name, allowed = "body-ended", True
         else:

@@ -107,9 +107,10 @@ class Plan:
         return "\n".join(f"    {name} = {getattr(self, name)}" for name in self.__dataclass_fields__)
 
 
-def draw(chance: random.Random) -> Plan:
-    """A plan by chance."""
-    topology = "pool" if chance.random() < 0.2 else "pair"
+def draw(chance: random.Random, topology: str | None = None) -> Plan:
+    """A plan by chance; of a pair or a pool by chance, too, unless that is given."""
+    drawn = "pool" if chance.random() < 0.2 else "pair"
+    topology = topology or drawn
     end = chance.choice(ENDS)
     weathers = [_weather(chance) for _ in range(2)]
     if end in ("cut", "reset", "flip", "stall", "silence"):
@@ -224,7 +225,12 @@ def draw_question(chance: random.Random, number: int, plan: Plan, *, may_ask_bac
             kind = "call"
     elif kind in ("stream", "body"):
         op = BODY
-    elif (options or cancelled_after is not None) and kind != "map" and chance.random() < 0.2:
+    elif (
+        (options or cancelled_after is not None)
+        and kind != "map"
+        and plan.have_capabilities  # or its handler is never told, and it counts as long as that runs
+        and chance.random() < 0.2
+    ):
         op = NEVER
     if kind in ("ping", "drain"):
         options.pop("deadline", None)

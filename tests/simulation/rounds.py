@@ -14,6 +14,8 @@ import logging
 import os
 import random
 import re
+import traceback
+import zlib
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -66,7 +68,7 @@ class Report:
         self.requests += other.requests
         self.outcomes += other.outcomes
         self.ends += other.ends
-        self.trace = other.trace
+        self.trace = zlib.crc32(other.trace.to_bytes(4), self.trace)
 
 
 class Failed(AssertionError):
@@ -105,7 +107,9 @@ class Complaints(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
-            text += f": {record.exc_info[1]!r}"
+            error = record.exc_info[1]
+            places = [f"{each.name}:{each.lineno}" for each in traceback.extract_tb(error.__traceback__)[-4:]]
+            text += f": {error!r} at {' > '.join(places)}"
         if not EXPECTED.search(text):
             self.lines.append(text)
 
@@ -386,6 +390,8 @@ class Round:
         """Let go of the loops; what is left in a round that failed is not complained of."""
         for process in self.processes:
             process.close()
+        for conn in self.connections:
+            conn._opens = 0  # of a round that failed; else the garbage collector would complain later
         DESCRIPTORS.give_back()
 
 
@@ -411,7 +417,7 @@ def _left(conn: AsyncPacketConnection) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _listening() -> Iterator[Complaints]:
+def listening() -> Iterator[Complaints]:
     """What packetwire logs in this block as an error."""
     complaints = Complaints()
     logger, asyncio_logger = logging.getLogger("packetwire"), logging.getLogger("asyncio")
@@ -446,7 +452,7 @@ def run_seed(seed: int, *, log: list[str] | None = None) -> Report:
     collects = gc.isenabled()
     gc.disable()  # a collection comes at times of its own
     try:
-        with clocks.replaced(lambda: world.now, world.random, modules=replacements), _listening() as complaints:
+        with clocks.replaced(lambda: world.now, world.random, modules=replacements), listening() as complaints:
             a_round = Round(seed, world, plan)
             try:
                 a_round.run()

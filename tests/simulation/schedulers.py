@@ -1,15 +1,16 @@
 """Threads that run one at a time: at each lock, poll, sleep and start the seed decides which goes on.
 
 Strategy: simulated threads are real ones, but all except one wait for their turn. What a thread waits for is a
-condition that is looked at whenever somebody gives up the turn: a lock that is free, a descriptor that the
-system says is ready, a time that has come. So descriptors, epoll sets and sockets are the system's own, and
-only waiting is simulated. In modules that are `traced` a thread may lose its turn before any line, as what has
-no lock must bear that.
+condition that is looked at whenever somebody gives up the turn: a lock that is free, a descriptor that the system
+says is ready, a time that has come. So descriptors, epoll sets and sockets are the system's own, and only waiting
+is simulated. In modules that are `traced` a thread may lose its turn before any line, as what has no lock must
+bear that.
 """
 
 from __future__ import annotations
 
 import _thread
+import itertools
 import select
 import sys
 import threading
@@ -21,6 +22,9 @@ from typing import Any
 from .worlds import Stuck, World
 
 NEVER = float("inf")
+LEAST_IDENT = 1_000_000
+IDENTS = itertools.count(LEAST_IDENT)
+"""The idents of simulated threads, of which none is used twice."""
 
 
 def _always() -> bool:
@@ -32,7 +36,7 @@ class Given:
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
-        self.ident = 1_000_000 + number
+        self.ident = next(IDENTS)
         self.name = name
         self.turn = _thread.allocate_lock()
         self.turn.acquire()
@@ -221,7 +225,7 @@ class Lock:
         if self._is_reentrant and self._count and self._owner == me:
             self._count += 1
             return True
-        if me < 1_000_000:  # the main thread, when nothing else runs
+        if me < LEAST_IDENT:  # the main thread, when nothing else runs
             assert not self._count
         elif blocking:
             if not scheduler.wait(self._is_free, None if timeout < 0 else timeout):
@@ -235,7 +239,7 @@ class Lock:
         if not self._count:
             raise RuntimeError("release unlocked lock")
         self._count -= 1
-        if not self._count and self._scheduler.get_ident() >= 1_000_000 and not self._is_reentrant:
+        if not self._count and self._scheduler.get_ident() >= LEAST_IDENT and not self._is_reentrant:
             self._scheduler.switch()
 
     def locked(self) -> bool:

@@ -45,6 +45,8 @@ class World:
         self.trace = 0
         """A checksum of all that has happened, in its order and with its times."""
         self.runners: list[Runner] = []
+        self.pumps: list[Callable[[], object]] = []
+        """Called now and then, to see what the system has come by."""
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = 0
         self.log: list[str] | None = None
@@ -82,6 +84,8 @@ class World:
 
     def happen(self) -> None:
         """Do what is due."""
+        for pump in self.pumps:
+            pump()
         while self._events and self._events[0][0] <= self.now:
             self._happen()
 

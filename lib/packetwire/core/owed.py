@@ -129,8 +129,9 @@ class OwedRequests:
             self.refuse(key, str(error).encode(), StatusCode.REPEATED, begun=True)
             return True
         context = self.contexts.get(key)
-        if context is None and (isinstance(error, BodyEnded) or _is_cancellation(error)):
-            return not self._engine.owes(*channel_and_tag(key))  # which its handler learns by such an error
+        if context is None and (isinstance(error, BodyEnded | LocalProtocolError) or _is_cancellation(error)):
+            # which its handler learns by such an error, or whoever answers for it
+            return not self._engine.owes(*channel_and_tag(key))
         if context is None or not context.is_over(now) or not _is_cancellation(error):
             return False
         code = StatusCode.DEADLINE if context.cancelled is None else StatusCode.CANCELLED
