@@ -46,7 +46,7 @@ class Dedup:
     A call that comes again, as its connection ended before the response, is answered as before and not done again;
     if it is still under way, when it is done. `results` of all clients together are kept, with `size` bytes, each
     for `seconds`. A call whose result is gone is refused, with the status REPEATED. So it is done at most once
-    while the service lives, and exactly once as long as its result is kept. What a handler streams is kept as one
+    while the service lives, and exactly once as long as its result is kept. A streamed response is kept as one
     payload; it fails if that is more than `size` bytes, or than a packet takes.
     """
 

@@ -395,7 +395,6 @@ class Control:
             self.contexts.pop(key, None)  # another thread has answered it just now
         elif is_news:
             events.append(CancelReceived(frame.channel, frame.tag, code, text))
-        engine.cancel_bodies(key)  # behind that: a handler whose body ends looks why
 
     def report(self, engine: Engine, channel: int, tag: int, payload: bytes, now: float) -> bool:
         """Keep the progress of a request to be sent, unless the peer does not want it now.
