@@ -20,7 +20,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from packetwire._sync.accepting import AcceptLoop
@@ -230,12 +229,7 @@ class Server(ServerBase[ServerSession]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
         self.stop(None if exc_type is None else min(ABANDON_TIMEOUT, self._drain_timeout))
         self.wait()
 

@@ -10,10 +10,13 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -27,6 +30,7 @@ NOT_BUILT_FROM = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "buil
 COMPLETE = "complete"
 """The file that says that everything is there."""
 STEP_SECONDS = 300
+HAS_COMPILER = shutil.which((os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]) is not None
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,16 @@ def _build(home: Path) -> None:
     source = home / "source"
     shutil.copytree(ROOT, source, ignore=NOT_BUILT_FROM)
     # makes the sdist, and of that the wheel
-    run([sys.executable, "-m", "build", "--outdir", str(home), str(source)])
+    environ = {"CC": quick_compiler(home)} if HAS_COMPILER else {}
+    run([sys.executable, "-m", "build", "--outdir", str(home), str(source)], environ=environ)
+
+
+def quick_compiler(place: Path, command: str = "") -> str:
+    """A compiler that runs that command first, and does not optimise."""
+    compiler = place / "cc"
+    compiler.write_text(f'#!/bin/sh\n{command}\nexec cc "$@" -O0\n')
+    compiler.chmod(0o755)
+    return str(compiler)
 
 
 def _download(wheels: Path) -> None:
@@ -104,12 +117,14 @@ def run(argv: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def run_any(argv: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command; nothing that this Python was told to import from reaches it."""
+def run_any(
+    argv: list[str], environ: Mapping[str, str] = MappingProxyType({}), **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command, with these variables besides; nothing that this Python was told to import from reaches it."""
     told = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     return subprocess.run(
         argv,
-        env={name: value for name, value in os.environ.items() if name not in told},
+        env={name: value for name, value in os.environ.items() if name not in told} | dict(environ),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -18,11 +17,10 @@ import pytest
 
 from packetwire import twins
 
-from .archives import NOT_BUILT_FROM, ROOT, STEP_SECONDS, Archives, archives
+from .archives import HAS_COMPILER, NOT_BUILT_FROM, ROOT, STEP_SECONDS, Archives, archives, quick_compiler
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
-HAS_COMPILER = shutil.which((os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]) is not None
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="there is no compiler here")
 
 WORKS = """
@@ -77,14 +75,6 @@ def wheel_of(place: Path, *options: str, **environ: str) -> Path:
     run([*pip, *options, "--wheel-dir", str(place), str(source)], **environ)
     (wheel,) = place.glob("*.whl")
     return wheel
-
-
-def quick_compiler(place: Path, command: str = "") -> str:
-    """A compiler that runs that command first, and does not optimise."""
-    compiler = place / "cc"
-    compiler.write_text(f'#!/bin/sh\n{command}\nexec cc "$@" -O0\n')
-    compiler.chmod(0o755)
-    return str(compiler)
 
 
 # what is built

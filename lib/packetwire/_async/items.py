@@ -7,7 +7,6 @@ stream is an exchange that it has begun: it ends with the response, or is given 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from packetwire._async.bodies import AsyncBodyReader, AsyncStreamCall
@@ -107,9 +106,7 @@ class AsyncItemStream(Generic[ItemT]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
     def __del__(self) -> None:

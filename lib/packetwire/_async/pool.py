@@ -7,7 +7,6 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from packetwire._async.keeping import Change
@@ -143,12 +142,7 @@ class AsyncPool(HasRequestMap):
     async def __aenter__(self) -> Self:
         return await self.open()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
         await self.close(None if exc_type is None else min(ABANDON_TIMEOUT, self._close_timeout))
 
     # calls

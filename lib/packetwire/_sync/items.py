@@ -8,7 +8,6 @@ stream is an exchange that it has begun: it ends with the response, or is given 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from packetwire._sync.bodies import BodyReader, StreamCall
@@ -108,9 +107,7 @@ class ItemStream(Generic[ItemT]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -8,7 +8,6 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from packetwire._sync.keeping import Change
@@ -144,12 +143,7 @@ class Pool(HasRequestMap):
     def __enter__(self) -> Self:
         return self.open()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
         self.close(None if exc_type is None else min(ABANDON_TIMEOUT, self._close_timeout))
 
     # calls

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import get_ident
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from packetwire._async.accepting import AcceptLoop
@@ -185,12 +184,7 @@ class AsyncServer(ServerBase["_Session"]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
         self.stop(None if exc_type is None else min(ABANDON_TIMEOUT, self._drain_timeout))
         await self.wait()
 

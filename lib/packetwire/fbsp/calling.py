@@ -15,7 +15,6 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from packetwire.errors import ConnectionEnded, RequestTimeout
@@ -180,12 +179,7 @@ class ServiceClient(CallBook[Call, SharedChannel]):
             raise
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _greet(self) -> None:

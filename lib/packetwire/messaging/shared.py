@@ -15,7 +15,6 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable
 from threading import get_ident
-from types import TracebackType
 from typing import Any, Final, Self, cast
 
 from packetwire.core.timelimits import LONGEST, time_limit
@@ -72,12 +71,7 @@ class SharedChannel(Channel):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     @abstractmethod

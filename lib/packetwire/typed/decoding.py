@@ -19,6 +19,7 @@ from packetwire.typed.badvalue import Refusal, expected, quoted
 from packetwire.typed.kinds import TAG, Choice, Entries, Items, Kind, Named, OneOf, Record, Row, Scalar
 from packetwire.typed.msgpack import (
     MAX_DEPTH,
+    READERS,
     found_at,
     read_array_head,
     read_bin,
@@ -261,7 +262,7 @@ def _check_depth(depth: int) -> None:
 def _scalar_at(data: bytes, at: int, kind: Kind) -> tuple[object, int]:
     """A value of one of the sorts that a `Choice` or an Enum may be."""
     sort = found_at(data, at)
-    read = _BY_SORT.get(sort) if sort in kind.wire else None
+    read = READERS.get(sort) if sort in kind.wire else None
     if read is None:
         raise expected(kind.said(), sort)
     return read(data, at)
@@ -399,14 +400,6 @@ def _uuid(data: bytes, at: int, depth: int) -> tuple[object, int]:
     return _parsed(_UUID, text, UUID, "UUID"), end
 
 
-_BY_SORT: dict[str, Callable[[bytes, int], tuple[object, int]]] = {
-    "None": read_nil,
-    "bool": read_bool,
-    "int": read_int,
-    "float": read_float,
-    "str": read_str,
-    "bytes": read_bin,
-}
 _SCALARS: dict[type, Decode] = {
     type(None): read_nil,
     bool: read_bool,

@@ -321,7 +321,7 @@ def read_any(data: bytes, at: int, depth: int = 0) -> tuple[Any, int]:
     """A value as the Python object that it looks like; extension types are bytes."""
     if depth >= MAX_DEPTH:
         raise Refusal(f"it is nested deeper than {MAX_DEPTH}")
-    read = _READERS.get(found_at(data, at))
+    read = READERS.get(found_at(data, at))
     if read is not None:
         value, end = read(data, at)
         return value, end
@@ -350,7 +350,7 @@ def _read_any_map(data: bytes, at: int, depth: int) -> tuple[dict[object, object
     return entries, at
 
 
-_READERS: dict[str, Callable[[bytes, int], tuple[object, int]]] = {
+READERS: dict[str, Callable[[bytes, int], tuple[object, int]]] = {
     "None": read_nil,
     "bool": read_bool,
     "int": read_int,
@@ -358,6 +358,7 @@ _READERS: dict[str, Callable[[bytes, int], tuple[object, int]]] = {
     "str": read_str,
     "bytes": read_bin,
 }
+"""How the scalars are read that MessagePack has, by the names that `found_at` gives them."""
 
 
 def packed(value: object) -> bytes:
