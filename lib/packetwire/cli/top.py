@@ -36,8 +36,9 @@ Show = Callable[[Snapshot, "Snapshot | None"], None]
 DESCRIPTION = """
 Shows what a server does now: its clients, the requests under way and since when, how many there are in a second and
 how long they take, and what is held in memory. SOCKET is the Unix socket of `packetwire serve --inspect SOCKET`, or
-of serve(inspect=SOCKET). On a terminal the view is renewed until Ctrl-C or SIGTERM; else one text follows the other.
-Exit status: 0, also after these; 1 if nobody answers there, or it is another kind of socket; 2 for bad arguments.
+of serve(inspect=SOCKET). On a terminal the view is renewed until Ctrl-C or SIGTERM; else one text follows
+the other. Exit status: 0, also after these; 1 if nobody answers there, or it is another kind of socket; 2 for bad
+arguments.
 """
 
 
