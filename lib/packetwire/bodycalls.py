@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from packetwire._sync.bodies import BodyWriter
+from packetwire._sync.bodyhost import chunks_of
 from packetwire.bodylimits import BodyLimits
 from packetwire.core.bodies import CallBodies
-from packetwire.errors import PacketwireError, copy_of
+from packetwire.errors import BodyEnded, PacketwireError, copy_of
 from packetwire.hosts.threads.bodies import ThreadExchange
 from packetwire.hosts.threads.slots import inheriting
 from packetwire.plannedcalls import submit_planned
 
 if TYPE_CHECKING:
     from packetwire.core.calloptions import CallOptions
-    from packetwire.core.responses import Response
+    from packetwire.core.responses import DecodeResponse, Response
     from packetwire.core.varint import BytesLike
     from packetwire.hooks import ConnectionHooks
     from packetwire.lightresult import LightResult
@@ -27,12 +30,12 @@ class CalledExchange(ThreadExchange):
     def __init__(self, driver: object, result: LightResult, bodies: CallBodies, timeout: float | None) -> None:
         super().__init__(driver, BodyLimits(result.name, time.monotonic, timeout, result.deadline))
         self.bodies = bodies
-        self._result = result
+        self.result = result
 
     def timed_out(self, text: str) -> PacketwireError:
         """End it; returns why."""
         error = self._limits.error(text)
-        self._result.cancel(str(error))
+        self.result.cancel(str(error))
         return error
 
     def why(self, error: PacketwireError) -> PacketwireError:
@@ -41,12 +44,12 @@ class CalledExchange(ThreadExchange):
 
     def response(self, timeout: float | None) -> Response:
         """Wait for the response."""
-        response: Response = self._result(timeout=timeout)
+        response: Response = self.result(timeout=timeout)
         return response
 
     def give_up(self, text: str) -> None:
         """Nobody wants the response any more."""
-        self._result.cancel(text or None)
+        self.result.cancel(text or None)
 
 
 def begin(
@@ -59,11 +62,27 @@ def begin(
     timeout: float | None,
     *,
     takes_body: bool,
+    decode_response: DecodeResponse | None = None,
 ) -> CalledExchange:
     """Send a request with a body, (rq_type, flags, payload, channel); `limit` are seconds for finding room."""
     bodies = CallBodies()
     outer = inheriting.get(get_ident())
     result = submit_planned(
-        driver, request, options, outer, limit, label, None, hooks, bodies=bodies, takes_body=takes_body
+        driver, request, options, outer, limit, label, decode_response, hooks, bodies=bodies, takes_body=takes_body
     )
     return CalledExchange(driver, result, bodies, timeout)
+
+
+def send_body(exchange: CalledExchange, source: Any) -> LightResult:
+    """Send the body of a request that takes none back; returns its result once no more than 256 KiB are unsent."""
+    assert exchange.bodies.request is not None
+    writer = BodyWriter(exchange.bodies.request, exchange)
+    try:
+        with suppress(BodyEnded):  # the response says why
+            for chunk in chunks_of(source):
+                writer.write(chunk)
+        writer.finish()
+    except BaseException:
+        exchange.give_up("")
+        raise
+    return exchange.result

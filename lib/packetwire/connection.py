@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from threading import get_ident
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from packetwire._sync.mapping import pipelined
 from packetwire.connectionbase import (
     ABANDON_TIMEOUT,
     ConnectionFace,
     Setting,
+    check_fallback,
     deadline_of,
     no_response,
     request_arguments,
@@ -47,7 +48,6 @@ from packetwire.core.varint import BytesLike
 from packetwire.errors import (
     CapabilityMissing,
     ConnectionEnded,
-    LocalProtocolError,
     RequestCancelled,
     RequestTimeout,
 )
@@ -469,18 +469,11 @@ class PacketConnection(ConnectionFace[Driver]):
         options: CallOptions,
         decode_response: DecodeResponse | None,
     ) -> Response:
-        from packetwire._sync.bodies import call_with_body, joined_body
+        from packetwire._sync.bodies import call_with_body
 
-        rq_type, flags, payload, channel = request
-        if fallback not in (None, "join"):
-            raise LocalProtocolError(f"fallback must be 'join' or None, got {fallback!r:.100}")
-        driver = self._open_driver()
-        try:
-            driver.control.require(BODIES, "a request with a body", deadline_of(timeout))
-        except CapabilityMissing:
-            if fallback is None:
-                raise
-            joined = joined_body(payload, body, driver.engine.max_payload)
+        rq_type, flags, _, channel = request
+        joined = self._joined(request, body, fallback, timeout, options)
+        if joined is not None:
             return self(
                 rq_type, joined, flags, decode_response=decode_response, channel=channel, label=label,
                 timeout=timeout, **options
@@ -490,6 +483,53 @@ class PacketConnection(ConnectionFace[Driver]):
         if decode_response is None or not response[0]:
             return response
         return True, response[1], decode_response(response[1], response[2])
+
+    def _joined(
+        self,
+        request: tuple[int, int, BytesLike, int],
+        body: Any,
+        fallback: str | None,
+        timeout: float | None,
+        options: CallOptions,
+    ) -> bytes | None:
+        """The payload with the body behind it, if there is a fallback and the peer knows no bodies; else None."""
+        from packetwire._sync.bodies import joined_body
+
+        check_fallback(fallback)
+        if fallback is None:
+            return None
+        driver = self._open_driver()
+        try:
+            driver.control.require(BODIES, "a request with a body", deadline_of(timeout, options.get("deadline")))
+        except CapabilityMissing:
+            return joined_body(request[2], body, driver.engine.max_payload)
+        return None
+
+    def _submit_with_body(
+        self,
+        request: tuple[int, int, BytesLike, int],
+        body: Any,
+        fallback: str | None,
+        label: str | None,
+        timeout: float | None,
+        options: CallOptions,
+        decode_response: DecodeResponse | None,
+    ) -> RequestResult:
+        from packetwire.bodycalls import begin, send_body
+
+        rq_type, flags, _, channel = request
+        limit = time_limit(timeout)
+        joined = self._joined(request, body, fallback, timeout, options)
+        if joined is not None:
+            return self.submit(
+                rq_type, flags, joined, decode_response=decode_response, channel=channel, label=label,
+                timeout=timeout, **options
+            )  # fmt: skip
+        exchange = begin(
+            self._open_driver(), request, options, limit, label, self._hooks, self.body_timeout,
+            takes_body=False, decode_response=decode_response,
+        )  # fmt: skip
+        return send_body(exchange, body)  # pyright: ignore[reportReturnType]  # a RequestResult for isinstance
 
     def stream(
         self,
@@ -545,13 +585,19 @@ class PacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         label: str | None = None,
         timeout: float | None = None,
+        body: Any = None,
+        fallback: str | None = None,
         **options: Unpack[CallOptions],
     ) -> RequestResult:
         """Ask, return a result that will be `(ok, flags, payload)`.
 
         Waits, at most `timeout` seconds, while `max_outstanding` requests are without an answer or more
-        than `max_unsent` bytes unsent. Takes the options of the call, and raises as it does.
+        than `max_unsent` bytes unsent. Takes the options of the call, and raises as it does. With a `body` it
+        returns when no more than 256 KiB of that are unsent, or when the far end has answered before.
         """
+        if body is not None:
+            request = rq_type, flags, payload, channel
+            return self._submit_with_body(request, body, fallback, label, timeout, options, decode_response)
         driver = self._driver
         if driver is None or not self._opens:
             driver = self._open_driver()

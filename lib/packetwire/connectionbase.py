@@ -547,10 +547,16 @@ def _hooks_of(hooks: Hooks, name: str) -> ConnectionHooks:
     return ConnectionHooks(hooks, name)
 
 
-def deadline_of(timeout: object) -> float | None:
-    """The time, by `time.monotonic`, at which a time limit that begins now is over; None without one."""
-    limit = time_limit(timeout)
-    return None if limit is None else time.monotonic() + limit
+def deadline_of(*timeouts: object) -> float | None:
+    """The time, by `time.monotonic`, at which the first of time limits that begin now is over; None without one."""
+    limits = [limit for limit in map(time_limit, timeouts) if limit is not None]
+    return time.monotonic() + min(limits) if limits else None
+
+
+def check_fallback(fallback: str | None) -> None:
+    """Raise `LocalProtocolError` for what can be done with no body for a peer without bodies."""
+    if fallback not in (None, "join"):
+        raise LocalProtocolError(f"fallback must be 'join' or None, got {fallback!r:.100}")
 
 
 def request_arguments(request: object) -> tuple[int, int, BytesLike]:

@@ -8,19 +8,28 @@ a hook is logged and changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from types import CoroutineType
 from typing import Any, Protocol
 
+from packetwire._sync.bodyhost import chunks_of, close_source
 from packetwire.core.calloptions import CallPlan, with_trace
 from packetwire.core.channels import PlainHandler
-from packetwire.core.requests import HandlerResult, HasRequestMap, Outcome, Responder, cancel_deferred, subscribe
+from packetwire.core.requests import (
+    HandlerResult,
+    HasRequestMap,
+    Outcome,
+    Responder,
+    cancel_deferred,
+    is_body,
+    subscribe,
+)
 from packetwire.current import present_context
-from packetwire.errors import ConnectionEnded
+from packetwire.errors import ConnectionEnded, RequestCancelled
 
 logger = logging.getLogger("packetwire")
 
@@ -298,6 +307,10 @@ class HookedHandler:
                 return CoveredResult(result, span, self._open_spans)
             elif self._runs_coroutines and isawaitable(result):
                 return self._awaited(span, result)
+            elif is_body(result):
+                span.suspend()
+                self._open_spans.add(span)
+                return covered_body(result, span, self._open_spans)
         span.leave(None, _size_of_response(result))
         return result
 
@@ -359,6 +372,120 @@ class CoveredResult:
     def cancel(self) -> None:
         """Nobody waits for it any more."""
         cancel_deferred(self._deferred)
+
+
+class BodySpan:
+    """The span of a request that is answered by a body: the current one while a part of that is made."""
+
+    def __init__(self, span: HandlerSpan, open_spans: OpenSpans) -> None:
+        self._span = span
+        self._open_spans = open_spans
+        self._context = present_context()
+
+    @contextmanager
+    def making(self) -> Iterator[None]:
+        """In the block the next part is made; an exception ends the span."""
+        self._span.resume()
+        try:
+            yield
+        except (StopIteration, StopAsyncIteration) as end:
+            self._open_spans.leave(self._span, None, _size_of_response(getattr(end, "value", None)))
+            raise
+        except BaseException as error:
+            self._open_spans.leave(self._span, error, None)
+            raise
+        else:
+            self._span.suspend()
+
+    def end(self) -> None:
+        """No more is made."""
+        error = None
+        if self._context is not None and self._context.cancelled is not None:
+            error = RequestCancelled("the caller gave this request up", begun=True)
+        self._open_spans.leave(self._span, error, None if error else 0)
+
+
+class CoveredIterator(Generator[Any, None, Any]):
+    """A body whose span ends with it. It counts as a generator, as what one returns is the response."""
+
+    def __init__(self, source: Any, span: BodySpan) -> None:
+        self._source = source
+        self._chunks = chunks_of(source)
+        self._span = span
+
+    def send(self, value: None) -> Any:
+        with self._span.making():
+            return next(self._chunks)
+
+    def throw(self, *args: Any) -> Any:
+        return self._chunks.throw(*args)
+
+    def close(self) -> None:
+        try:
+            self._chunks.close()
+            close_source(self._source)
+        finally:
+            self._span.end()
+
+
+class CoveredAsyncIterator:
+    """The same of an asynchronous one."""
+
+    def __init__(self, source: Any, span: BodySpan) -> None:
+        self._source = source
+        self._span = span
+
+    def __aiter__(self) -> CoveredAsyncIterator:
+        return self
+
+    async def __anext__(self) -> Any:
+        with self._span.making():
+            return await anext(self._source)
+
+    async def aclose(self) -> None:
+        """Nobody reads on."""
+        try:
+            if callable(close := getattr(self._source, "aclose", None)):
+                await close()
+        finally:
+            self._span.end()
+
+
+class CoveredFile:
+    """The same of a file."""
+
+    def __init__(self, source: Any, span: BodySpan) -> None:
+        self._source = source
+        self._span = span
+        self.read = self._read_later if iscoroutinefunction(source.read) else self._read
+
+    def _read(self, size: int) -> Any:
+        with self._span.making():
+            return self._source.read(size)
+
+    async def _read_later(self, size: int) -> Any:
+        with self._span.making():
+            return await self._source.read(size)
+
+    def close(self) -> Any:
+        """Nobody reads on."""
+        try:
+            close = getattr(self._source, "close", None)
+            return close() if callable(close) else None
+        finally:
+            self._span.end()
+
+
+def covered_body(source: Any, span: HandlerSpan, open_spans: OpenSpans) -> Any:
+    """The body that a handler has returned; its span ends with it."""
+    around = BodySpan(span, open_spans)
+    if callable(getattr(source, "read", None)):
+        return CoveredFile(source, around)
+    return (
+        CoveredAsyncIterator(source, around)
+        if isinstance(source, AsyncIterator)
+        else CoveredIterator(source, around)
+    )
 
 
 def label_of(handler: object) -> LabelOf:

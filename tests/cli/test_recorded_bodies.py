@@ -208,6 +208,18 @@ def test_the_summary_counts_bodies(path: Path) -> None:
 # one body
 
 
+def test_frames_are_no_requests_without_an_answer(path: Path) -> None:
+    def cancel(conn: PacketConnection) -> None:
+        conn(PLAIN, b"x", meta={"k": b"v"})
+        with conn.stream(FOREVER) as call:
+            call.read(1)
+            call.cancel()
+
+    figures = [line for line in dump(record(path, cancel), "--summary") if re.match(r"\s*[><] type", line)]
+    assert not [line for line in figures if "channel 2" in line]
+    assert [line for line in figures if "type 5" in line]
+
+
 def test_a_body_is_written(path: Path, tmp_path: Path) -> None:
     data = os.urandom(2 * MIB)
     record(path, lambda conn: (ask_all(conn), conn(DIGEST, body=data)))

@@ -214,7 +214,8 @@ def test_one_after_the_other_until_ctrl_c(inspected: str, options: list[str]) ->
     assert (process.returncode, errors) == (0, "")
 
 
-def test_a_terminal_of_forty_columns(inspected: str) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_terminal_of_forty_columns(inspected: str, signum: signal.Signals) -> None:
     pytest.importorskip("rich")
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 40, 0, 0))
@@ -242,7 +243,7 @@ def test_a_terminal_of_forty_columns(inspected: str) -> None:
         before_it = output.count(b"packetwire top")
         output += data
         if before_it < 3 <= output.count(b"packetwire top"):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signum)
     os.close(leader)
     assert process.wait(WATCHDOG) == 0
     text = output.decode()

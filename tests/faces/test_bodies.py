@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 
 from packetwire import (
+    AsyncHasPacketConnection,
     BaseRequest,
     BodyEnded,
     CapabilityMissing,
     ConnectionEnded,
     HasPacketConnection,
     LimitExceeded,
+    LocalProtocolError,
     PacketConnection,
     RequestCancelled,
     RequestTimeout,
@@ -538,6 +540,106 @@ def test_a_caller_that_gives_up_while_it_reads(ends: Ends, caller: Caller) -> No
         caller.run(plain, looped)
     service.release.set()
     assert ends.call(SMALL, b"after") == (True, 0, b"after")
+
+
+# requests that are submitted
+
+
+def submitted(ends: Ends, *args: Any, **options: Any) -> Any:
+    """The response to a request that the face's connection submits."""
+
+    def submit() -> Any:
+        result = ends.conn.submit(*args, **options)
+        return result if isinstance(ends.face, Looped) else result(timeout=WATCHDOG)
+
+    return ends.do(submit)
+
+
+@pytest.mark.parametrize("source", ["bytes", "generator", "file"])
+def test_a_body_of_a_request_that_is_submitted(ends: Ends, source: str) -> None:
+    ends.open()
+    ends.asker(request_handler=Service())
+    whole = PIECE * 40
+    body = {"bytes": whole, "generator": (PIECE for _ in range(40)), "file": io.BytesIO(whole)}[source]
+    digest = hashlib.sha256(b"head" + whole).digest()
+    assert submitted(ends, DIGEST, 0, b"head", body=body) == (True, 0, digest)
+    decoded = submitted(ends, DIGEST, body=b"x", decode_response=lambda flags, payload: len(payload))
+    assert decoded == (True, 0, 32)
+
+
+class Digest(BaseRequest[bytes]):
+    def __bytes__(self) -> bytes:
+        return b"head"
+
+
+def test_a_body_of_a_request_class_that_is_submitted(ends: Ends) -> None:
+    kind = AsyncHasPacketConnection if isinstance(ends.face, Looped) else HasPacketConnection
+    ends.asker(request_handler=Service())
+    service = kind(ends._sockets[0], rq_type_map={DIGEST: Digest})
+
+    def submit() -> Any:
+        result = service.conn_submit(Digest(), body=PIECE)
+        return result if isinstance(ends.face, Looped) else result(timeout=WATCHDOG)
+
+    with ends.face.opened(service.conn):
+        assert ends.do(submit) == (True, 0, hashlib.sha256(b"head" + PIECE).digest())
+
+
+def test_one_that_is_answered_before_its_body_is_whole(ends: Ends) -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield PIECE
+
+    ends.open()
+    ends.asker(request_handler=Service())
+    assert submitted(ends, EARLY, body=endless()) == (True, 0, PIECE[:5])
+    assert ends.call(SMALL, b"after") == (True, 0, b"after")
+
+
+def test_a_body_that_fails_while_it_is_submitted(ends: Ends) -> None:
+    def failing() -> Iterator[bytes]:
+        yield b"first"
+        assert service.stalled.wait(WATCHDOG)
+        raise ValueError("on purpose")
+
+    ends.open()
+    service = Service()
+    service.release.set()
+    ends.asker(request_handler=service)
+    with pytest.raises(ValueError, match="on purpose"):
+        submitted(ends, STALL, body=failing())
+    assert service.failed.wait(WATCHDOG)
+    assert isinstance(service.errors[0], RequestCancelled)
+
+
+def test_what_makes_no_sense_is_not_submitted(ends: Ends) -> None:
+    ends.open()
+    ends.asker(request_handler=Service())
+    for options in {"once": True}, {"fallback": "none"}:
+        with pytest.raises(LocalProtocolError):
+            submitted(ends, DIGEST, body=b"x", **options)
+    with pytest.raises(TypeError, match="a body must be bytes"):
+        submitted(ends, DIGEST, body="text")
+
+
+def test_one_that_is_submitted_and_given_up(ends: Ends) -> None:
+    ends.open()
+    service = Service()
+    ends.asker(request_handler=service)
+    result = ends.do(lambda: [ends.conn.submit(STALL, body=PIECE * 6)])[0]
+    assert service.stalled.wait(WATCHDOG)
+    ends.do(result.cancel)
+    service.release.set()
+    assert service.failed.wait(WATCHDOG)
+    assert isinstance(service.errors[0], RequestCancelled)
+
+
+def test_a_submitted_body_to_a_peer_without_bodies(ends: Ends) -> None:
+    ends.open()
+    ends.asker(request_handler=Service(), capabilities="off")
+    assert submitted(ends, SMALL, 0, b"head", body=[b"bo", b"dy"], fallback="join") == (True, 0, b"headbody")
+    with pytest.raises(CapabilityMissing):
+        submitted(ends, SMALL, body=b"x")
 
 
 class Letters:

@@ -308,6 +308,12 @@ SILENT = {
     "deadline": (lambda conn: conn(5, deadline=0.05), DeadlineExceeded),
     "deadline, submitted": (lambda conn: submitted(conn, deadline=0.05), DeadlineExceeded),
     "a body": (lambda conn: conn(5, body=b"x", timeout=0.05), RequestTimeout),
+    "a body with a deadline": (lambda conn: conn(5, body=b"x", deadline=0.05), DeadlineExceeded),
+    "a body, submitted": (lambda conn: submitted(conn, body=b"x", timeout=0.05), RequestTimeout),
+    "a body with a deadline, submitted": (
+        lambda conn: submitted(conn, body=b"x", deadline=0.05),
+        DeadlineExceeded,
+    ),
     "a body to join": (lambda conn: conn(5, body=b"x", fallback="join", timeout=0.05), RequestTimeout),
     "a stream": (lambda conn: streamed(conn, timeout=0.05), RequestTimeout),
     "a stream with a deadline": (lambda conn: streamed(conn, deadline=0.05), DeadlineExceeded),

@@ -8,9 +8,10 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -435,6 +436,102 @@ def test_requests_that_are_classes(ends: Ends) -> None:
     assert hooks.wait_for(2) == [None, RequestFailed]
     assert [call.label for _, call in hooks.seen] == ["Put", "Put"]
     assert there.wait_for(2) == [None, ValueError]
+
+
+class Parts:
+    """Handlers whose responses are streamed, and the hooks around them."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.hooks = Recorder()
+        self.open: list[list[Any]] = []
+        self.fails = fails
+
+    def part(self, data: bytes) -> bytes:
+        self.open.append(list(self.hooks.left))
+        if self.fails:
+            raise KeyError("on purpose")
+        return data
+
+    def generator(self, rq_type: int, flags: int, payload: bytes) -> Iterator[bytes]:
+        yield self.part(b"ab")
+        yield self.part(b"cd")
+
+    def iterator(self, rq_type: int, flags: int, payload: bytes) -> Iterator[bytes]:
+        return map(self.part, [b"ab", b"cd"])
+
+    def file(self, rq_type: int, flags: int, payload: bytes) -> Any:
+        parts = iter([b"ab", b"cd"])
+        return SimpleNamespace(read=lambda size: self.part(next(parts, b"")))
+
+    async def asynchronous(self, rq_type: int, flags: int, payload: bytes) -> AsyncIterator[bytes]:
+        yield self.part(b"ab")
+        yield self.part(b"cd")
+
+    async def coroutine(self, rq_type: int, flags: int, payload: bytes) -> Iterator[bytes]:
+        return self.iterator(rq_type, flags, payload)
+
+    async def later(self, rq_type: int, flags: int, payload: bytes) -> AsyncIterator[bytes]:
+        return self.asynchronous(rq_type, flags, payload)
+
+
+KINDS_OF_BODIES = ["generator", "iterator", "file", "asynchronous", "coroutine", "later"]
+
+
+def parts_of(ends: Ends, kind: str, parts: Parts) -> PacketConnection:
+    """A connection to the face, which streams its responses so."""
+    if KINDS_OF_BODIES.index(kind) > 2 and not isinstance(ends.face, Looped):
+        pytest.skip("threads run no coroutines")
+    ends.open(hooks=parts.hooks, request_handler=getattr(parts, kind))
+    return ends.asker()
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_BODIES)
+def test_a_response_that_is_streamed(ends: Ends, kind: str) -> None:
+    parts = Parts()
+    asker = parts_of(ends, kind, parts)
+    with asker.stream(5) as call:
+        assert b"".join(call) == b"abcd"
+    assert call.result(WATCHDOG) == (True, 0, b"")
+    assert parts.hooks.wait_for(1) == [None]
+    assert asker(5) == (True, 0, b"abcd")  # by one that takes no body
+    assert parts.hooks.wait_for(2) == [None, None]
+    assert parts.open[:2] == [[], []]
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_BODIES)
+def test_one_that_fails_in_its_body(ends: Ends, kind: str) -> None:
+    parts = Parts(fails=True)
+    asker = parts_of(ends, kind, parts)
+    assert asker(5)[0] is False
+    assert parts.hooks.wait_for(1) == [KeyError]
+
+
+def test_what_a_generator_returns_is_the_response(ends: Ends) -> None:
+    def handler(rq_type: int, flags: int, payload: bytes) -> Any:
+        yield b"body"
+        return 3, b"trailer"
+
+    if isinstance(ends.face, Looped):
+        pytest.skip("in threads only")
+    hooks = Recorder()
+    ends.open(hooks=hooks, request_handler=handler)
+    with ends.asker().stream(5) as call:
+        assert b"".join(call) == b"body"
+        assert call.result(WATCHDOG) == (True, 3, b"trailer")
+    assert hooks.wait_for(1) == [None]
+
+
+def test_a_stream_that_is_given_up(ends: Ends) -> None:
+    def handler(rq_type: int, flags: int, payload: bytes) -> Iterator[bytes]:
+        while True:
+            yield bytes(10_000)
+
+    hooks = Recorder()
+    ends.open(hooks=hooks, request_handler=handler)
+    with ends.asker().stream(5) as call:
+        assert call.read(1)
+        call.cancel()
+    assert hooks.wait_for(1) == [RequestCancelled]
 
 
 class Failing:

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
@@ -129,6 +130,27 @@ def test_metrics(ends: Ends) -> None:
     assert client["packetwire.client.response.size"][("fetch", None)].sum == 3
     assert server["packetwire.server.request.size"][("_OTHER", None)].sum == 3
     assert server["packetwire.server.response.size"][("_OTHER", None)].sum == 3
+
+
+def test_a_span_covers_what_is_streamed(ends: Ends) -> None:
+    there = Recorded()
+
+    def handler(rq_type: int, flags: int, payload: bytes) -> Iterator[bytes]:
+        for number in range(2):
+            with there.tracer.start_as_current_span(f"part {number}"):
+                part = b"%d" % number
+            yield part
+
+    ends.open(request_handler=handler, hooks=there.hooks)
+    asker = ends.asker()
+    with asker.stream(5) as call:
+        assert b"".join(call) == b"01"
+    asker.close()
+    *parts, served = finished(there, 3)
+    assert [part.name for part in parts] == ["part 0", "part 1"]
+    assert {part.parent.span_id for part in parts} == {served.context.span_id}
+    assert served.end_time >= parts[1].end_time
+    assert served.status.is_unset
 
 
 class Shop(Service):

@@ -70,18 +70,22 @@ class AsyncHasPacketConnection(HasRequestMap):
         channel: int = 0,
         label: str | None = None,
         timeout: float | None = None,
+        body: Any = None,
+        fallback: str | None = None,
         **options: Unpack[CallOptions],
     ) -> RequestFuture:
         """Submit a request, return an asyncio future that will be `(ok, flags, payload)`.
 
-        The options are those of a call of the connection: `deadline`, `meta`, `on_progress`, `idle_timeout`.
+        The options are those of a call of the connection: `deadline`, `meta`, `on_progress`, `idle_timeout`. The
+        `body` is that of `submit` of the connection, and so is `fallback`.
         """
         rq_type = self._rq_type_of(rq)
         if label is None:
             label = type(rq).__name__
         return self.conn.submit(
-            rq_type, rq.flags, bytes(rq), channel=channel, label=label, timeout=timeout, **options
-        )
+            rq_type, rq.flags, bytes(rq), channel=channel, label=label, timeout=timeout, body=body,
+            fallback=fallback, **options
+        )  # fmt: skip
 
     def conn_begin(
         self,

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Container, Iterable, Mappi
 from functools import partial
 from threading import get_ident
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from packetwire._async.mapping import pipelined
 from packetwire.aio.capturing import CapturedTransport
@@ -22,7 +22,14 @@ from packetwire.aio.opening import AsyncRecvSend, open_transport
 from packetwire.aio.planned import Request, leave_by, leave_when_done, submit_planned
 from packetwire.aio.polled import PolledTransport
 from packetwire.aio.request import CallWaiter, RequestFuture
-from packetwire.connectionbase import ABANDON_TIMEOUT, ConnectionFace, deadline_of, no_response, request_arguments
+from packetwire.connectionbase import (
+    ABANDON_TIMEOUT,
+    ConnectionFace,
+    check_fallback,
+    deadline_of,
+    no_response,
+    request_arguments,
+)
 from packetwire.core.calloptions import CallOptions
 from packetwire.core.channels import RequestHandler
 from packetwire.core.events import Event
@@ -39,7 +46,7 @@ from packetwire.core.settings import (
 )
 from packetwire.core.timelimits import milliseconds_of, seconds_of, time_limit
 from packetwire.core.varint import BytesLike
-from packetwire.errors import CapabilityMissing, ConnectionEnded, LocalProtocolError
+from packetwire.errors import ConnectionEnded, LocalProtocolError
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -353,20 +360,14 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         options: CallOptions,
         decode_response: DecodeResponse | None,
     ) -> Response:
-        from packetwire._async.bodies import call_with_body, joined_body
+        from packetwire._async.bodies import call_with_body
+        from packetwire.aio.bodycalls import joined_for
 
-        rq_type, flags, payload, channel = request
-        if fallback not in (None, "join"):
-            raise LocalProtocolError(f"fallback must be 'join' or None, got {fallback!r:.100}")
-        driver = self._open_driver()
-        try:
-            await driver.control.require(
-                Feature.META | Feature.BODIES, "a request with a body", deadline_of(timeout)
-            )
-        except CapabilityMissing:
-            if fallback is None:
-                raise
-            joined = await joined_body(payload, body, driver.engine.max_payload)
+        rq_type, flags, _, channel = request
+        check_fallback(fallback)
+        deadline = deadline_of(timeout, options.get("deadline"))
+        joined = await joined_for(self._open_driver(), request, body, fallback, deadline)
+        if joined is not None:
             return await self(
                 rq_type, joined, flags, decode_response=decode_response, channel=channel, label=label,
                 timeout=timeout, **options
@@ -431,6 +432,8 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         channel: int = 0,
         label: str | None = None,
         timeout: float | None = None,
+        body: Any = None,
+        fallback: str | None = None,
         **options: Unpack[CallOptions],
     ) -> RequestFuture:
         """Ask, return an asyncio future that will be `(ok, flags, payload)`; `timeout` is for the response.
@@ -438,11 +441,23 @@ class AsyncPacketConnection(ConnectionFace[Driver]):
         The request leaves in this round of the loop, or when there is room for it within `max_outstanding`
         and `max_unsent`. As much again is kept, then this raises `LimitExceeded`: whoever submits many
         requests awaits `drain` before each, or uses `map`. Else it raises as the call does, and so does the
-        future.
+        future. A `body` is sent by a task, which ends with the future.
         """
         driver = self._driver
         if driver is None or not self._opens or get_ident() != driver.thread or not driver.is_running():
             driver = self._open_driver()
+        if body is not None:
+            from packetwire.aio.bodycalls import submit_with_body
+
+            check_fallback(fallback)
+            limit = time_limit(timeout)
+            request = submit_with_body(
+                driver, (rq_type, flags, payload, channel), body, fallback, options, label, self._hooks,
+                self.body_timeout, decode_response,
+            )  # fmt: skip
+            if limit is not None:
+                self._limit(driver, request, rq_type, label, timeout, limit)
+            return request
         if self._hooks is not None or (
             (options or serving.get() is not None or plainly) and (options or outer_request() is not None)
         ):

@@ -61,6 +61,8 @@ class Seen(NamedTuple):
     request: Asked | None = None
     pieces: int = 0
     """How many came before it, with the beginning of its payload."""
+    is_frame: bool = False
+    """It is about a request, and never answered."""
 
     @property
     def is_special(self) -> bool:

@@ -431,7 +431,7 @@ class Summary:
             if happening.fault:
                 print(f"  connection {happening.connection} ! {happening.sign} {happening.text}")
             return
-        _, when, direction, packet, asked, _ = happening
+        _, when, direction, packet, asked, _, is_frame = happening
         _, channel, _, flags, wire_rq_type, payload = packet
         size = len(payload)
         self._packets[direction] += 1
@@ -441,7 +441,7 @@ class Summary:
             group.answered += 1
             group.refused += not flags & 1
             group.add_latency(when - asked.time, self._choose)
-        elif wire_rq_type is not None and not happening.is_special:
+        elif wire_rq_type is not None and not (is_frame or happening.is_special):
             group = self._group(direction, channel, wire_rq_type - 1)
             group.requests += 1
         else:

@@ -133,7 +133,7 @@ class Exchanges:
             frame = decode_frame(packet.tag, packet.flags, happening.rq_type or 0, packet.payload)
             return list(self._frame(agreed, happening, frame))
         except RemoteProtocolError:
-            return (happening,)
+            return (happening._replace(is_frame=True),)
 
     def finish(self, when: int) -> Iterator[BodyOver]:
         """The bodies that are not over at the end of the file."""
@@ -201,7 +201,7 @@ class Exchanges:
             yield from self._stopped(exchange, seen, frame)
             return
         if frame.kind not in _TAKEN_OUT:
-            yield seen
+            yield seen._replace(is_frame=True)
             return
         self.frames[seen.direction] += 1
         if frame.kind is FrameType.PIECE:

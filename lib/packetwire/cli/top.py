@@ -6,10 +6,13 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import Any, Protocol
 
 from packetwire.addresses import UnixAddress, parse_address
@@ -41,8 +44,9 @@ class Show(Protocol):
 DESCRIPTION = """
 Shows what a server does now: its clients, the requests under way and since when, how many there are in a second and
 how long they take, and what is held in memory. SOCKET is the Unix socket of `packetwire serve --inspect SOCKET`, or
-of serve(inspect=SOCKET). On a terminal the view is renewed until Ctrl-C; else one text follows the other.
-Exit status: 0, also after Ctrl-C; 1 if nobody answers there, or it is another kind of socket; 2 for bad arguments.
+of serve(inspect=SOCKET). On a terminal the view is renewed until Ctrl-C or SIGTERM; else one text follows
+the other. Exit status: 0, also after these; 1 if nobody answers there, or it is another kind of socket; 2 for bad
+arguments.
 """
 
 
@@ -96,12 +100,30 @@ def run(args: argparse.Namespace) -> int:
     is_live = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not args.json and not args.once
     try:
         snapshot = ask(args.socket, ANSWER_SECONDS)  # before a screen is opened: there may be none
-        with _live(args) if is_live else _printed(args) as show:
+        with _ended_by_sigterm(), _live(args) if is_live else _printed(args) as show:
             _repeat(args, snapshot, show)
     except KeyboardInterrupt:
         if args.once:
             raise
     return 0
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does, so that the terminal is left as it was."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL or current_thread() is not main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # a second one must not come while the terminal is restored
+    raise KeyboardInterrupt
 
 
 def _repeat(args: argparse.Namespace, snapshot: Snapshot, show: Show) -> None:
