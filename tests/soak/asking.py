@@ -33,6 +33,11 @@ def as_call(ask: Ask) -> tuple[int, bytes, int]:
     return ask.behaviour, ask.payload, ask.flags
 
 
+def limit_of(ask: Ask) -> dict[str, float | None]:
+    """The time limit of a call: its own, or one that the far end is told of."""
+    return {"deadline" if ask.is_deadline and ask.timeout is not None else "timeout": ask.timeout}
+
+
 class Asker:
     """What both faces have in common. `service` is the object with the connection, if it has request classes."""
 
@@ -148,7 +153,7 @@ class ThreadAsker(Asker):
     def _response_of(self, ask: Ask) -> Response:
         if self._service is None:
             response: Response = self._conn(
-                ask.behaviour, ask.payload, ask.flags, channel=ask.channel, timeout=ask.timeout
+                ask.behaviour, ask.payload, ask.flags, channel=ask.channel, **limit_of(ask)
             )
             return response
         if not self._reopens:
@@ -269,7 +274,7 @@ class LoopAsker(Asker):
     async def _response_of(self, ask: Ask) -> Response:
         if self._service is None:
             response: Response = await self._conn(
-                ask.behaviour, ask.payload, ask.flags, channel=ask.channel, timeout=ask.timeout
+                ask.behaviour, ask.payload, ask.flags, channel=ask.channel, **limit_of(ask)
             )
             return response
         if not self._reopens:

@@ -62,6 +62,8 @@ class Ask:
     depth: int = 0
     channel: int = 0
     timeout: float | None = None
+    is_deadline: bool = False
+    """Whether the far end is told of the time limit."""
     may_fail: bool = False
     """Whether a handler on its way may be in a thread that must not wait, so that the calls back fail."""
 

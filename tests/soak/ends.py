@@ -12,9 +12,11 @@ from typing import Any
 from packetwire import (
     AsyncHasPacketConnection,
     AsyncPacketConnection,
+    CapabilityMissing,
     ConnectionEnded,
     HasPacketConnection,
     PacketConnection,
+    RequestTimeout,
     StreamEnded,
 )
 
@@ -27,6 +29,11 @@ from .plan import CHANNELS, EndPlan
 
 INLINE = {Behaviour.ECHO, Behaviour.DIGEST, Behaviour.CALL_BACK}
 """The request types that "some inline" is about."""
+
+
+DRAIN_TIMEOUT = 5.0
+NO_DRAIN = (ConnectionEnded, CapabilityMissing, RequestTimeout)
+"""The reasons why the other end may not learn that it is to ask no more."""
 
 
 def fulfilled(future: Future[None]) -> None:
@@ -113,6 +120,10 @@ class End:
         """Tell the other end that this is the end, without closing."""
         raise NotImplementedError
 
+    def drain(self) -> None:
+        """Tell the other end to ask no more."""
+        raise NotImplementedError
+
 
 class OnEachChannel:
     """A service that serves the same requests on each channel."""
@@ -153,6 +164,7 @@ def make(
         "inline": INLINE if plan.handling == "some inline" else None,
         "close_timeout": plan.close_timeout,
         "max_unsent": plan.max_unsent,
+        "capabilities": plan.capabilities,
     }
     if not plan.is_service:
         conn = (AsyncPacketConnection if in_loop else PacketConnection)(
@@ -201,11 +213,19 @@ class ThreadEnd(End):
         with suppress(ConnectionEnded):  # it may be closed already
             self.conn.send_eof()
 
+    def drain(self) -> None:
+        with suppress(*NO_DRAIN):
+            self.conn.drain_peer(DRAIN_TIMEOUT, reason="the soak")
+
 
 class LoopEnd(End):
     """With asyncio, or uvloop."""
 
     _loop: asyncio.AbstractEventLoop
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._drains: Future[None] = Future()
 
     def run(self) -> None:
         run_in_loop(self.plan.face, self._main, self._ledger.complain)
@@ -224,7 +244,10 @@ class LoopEnd(End):
         askers = [LoopAsker(conn, service, turns, ledger, reopens=reopens) for turns in self.plan.askers]
         asking = asyncio.gather(*(asker.run() for asker in askers))
         asking.add_done_callback(lambda _: self._surroundings.has_asked())
+        draining = asyncio.ensure_future(self._drain_when_asked())
         await asyncio.wrap_future(self.close)
+        draining.cancel()
+        await asyncio.wait([draining])
         await conn.close()
         fulfilled(self.closed)
         await asking
@@ -238,6 +261,14 @@ class LoopEnd(End):
     def _announce(self) -> None:
         with suppress(ConnectionEnded):
             self.conn.send_eof()
+
+    def drain(self) -> None:
+        fulfilled(self._drains)
+
+    async def _drain_when_asked(self) -> None:
+        await asyncio.wrap_future(self._drains)
+        with suppress(*NO_DRAIN):
+            await self.conn.drain_peer(DRAIN_TIMEOUT, reason="the soak")
 
 
 def make_end(plan: EndPlan, recv_send: Any, surroundings: Surroundings) -> End:

@@ -17,12 +17,14 @@ ZMQ_TRANSPORTS = ("zmq+pair-ipc", "zmq+pair-tcp", "zmq+pair-inproc", "zmq+router
 TLS_TRANSPORTS = ("tls",) if shutil.which("openssl") else ()
 SERVED = ("unix", "tcp", "zmq+router", *TLS_TRANSPORTS)
 
-ENDS_OF_PAIRS = ("clean", "owing", "a-closes", "b-closes", "a-announces", "cut", "half-close")
+ENDS_OF_PAIRS = ("clean", "owing", "a-closes", "b-closes", "a-announces", "a-drains", "cut", "half-close")
 ENDS_OF_FAULTY_LINKS = ("pieces", "delay", "stall", "stall-cut", "stall-close", "truncated", "flips", "noise")
 ENDS_OF_CHILDREN = ("clean", "parent-closes", "killed", "stopped", "paused", "exits")
+ENDS_OF_OLD_CHILDREN = ("clean", "parent-closes", "killed", "stopped", "paused")
+ENDS_OF_KEPT = ("links-cut", "kept")
 ENDS_OF_SERVERS = ("clean", "server-stops", "client-closes", "client-cut", "full")
 
-WHOLE = ("clean", "pieces", "delay", "stall", "paused")
+WHOLE = ("clean", "pieces", "delay", "stall", "paused", "links-cut", "kept")
 """How rounds end in which every request gets its answer."""
 SPOILT = ("flips", "noise")
 """How rounds end in which octets are not what was sent."""
@@ -59,6 +61,9 @@ class EndPlan:
     handlers: int
     close_timeout: float
     max_unsent: int
+    capabilities: str = "auto"
+    is_old: bool = False
+    """Whether it is packetwire 0.1.0."""
     askers: tuple[tuple[Turn, ...], ...] = ()
 
     @property
@@ -71,9 +76,14 @@ class EndPlan:
         """Whether bodies are asked for, and handled: by handlers that may wait."""
         return not self.is_service and self.handling in ("workers", "coroutines")
 
+    def knows(self, peer: EndPlan) -> bool:
+        """Whether it comes to know what the peer understands, without waiting for the peer to ask."""
+        return self.capabilities in ("auto", "require") and peer.capabilities != "off" and not peer.is_old
+
     @property
     def words(self) -> set[str]:
-        return {self.face, self.handling, "service" if self.is_service else "connection"}
+        kind = "service" if self.is_service else "connection"
+        return {self.face, self.handling, kind, self.capabilities} | ({"old"} if self.is_old else set())
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,8 @@ class RoundPlan:
     a_to_b: Faults = NO_FAULTS
     b_to_a: Faults = NO_FAULTS
     bridge: bool = False
+    kept: str = ""
+    """What keeps the connections, such as "pool"."""
     strangers: int = 0
     drain_timeout: float = 5.0
     noise: bytes = field(default=b"", repr=False)
@@ -108,7 +120,8 @@ class RoundPlan:
     @cached_property
     def words(self) -> set[str]:
         """What it can be selected by."""
-        found = {self.topology, *transport_words(self.transport), self.end} | ({"bridge"} if self.bridge else set())
+        found = {self.topology, *transport_words(self.transport), self.end}
+        found |= ({"bridge"} if self.bridge else set()) | ({self.kept} if self.kept else set())
         return found.union(*(end.words for end in (*self.ends, *([self.server] if self.server else []))))
 
     def __str__(self) -> str:
@@ -126,14 +139,19 @@ def transport_words(transport: str) -> set[str]:
 
 
 HANDLING = ("workers", "inline", "some inline", "coroutines")
-TOPOLOGIES = ("pair", "faulty", "server", "child")
+TOPOLOGIES = ("pair", "faulty", "server", "child", "old-child", "kept")
+CAPABILITIES = ("auto", "passive", "off", "require")
+KEEPERS = ("reconnecting", "pool", "supervised", "shipped")
 WORDS = frozenset(
     {
         *TOPOLOGIES,
         *(ENDS_OF_PAIRS + ENDS_OF_FAULTY_LINKS + ENDS_OF_CHILDREN + ENDS_OF_SERVERS),
         *FACES,
         *HANDLING,
-        *("bridge", "service", "connection", "stdio"),
+        *CAPABILITIES,
+        *KEEPERS,
+        *(ENDS_OF_OLD_CHILDREN + ENDS_OF_KEPT),
+        *("bridge", "service", "connection", "stdio", "old"),
     }
 ).union(*map(transport_words, (*PLAIN_TRANSPORTS, *ZMQ_TRANSPORTS, *TLS_TRANSPORTS, *SERVED)))
 """All that a round can be selected by."""
@@ -154,8 +172,8 @@ class _Drawing:
         self._end = ""
 
     def draw(self) -> RoundPlan:
-        topology = self._random.choices(TOPOLOGIES, (8, 5, 4, 2))[0]
-        plan: RoundPlan = getattr(self, f"_{topology}")()
+        topology = self._random.choices(TOPOLOGIES, (8, 5, 4, 2, 1, 1))[0]
+        plan: RoundPlan = getattr(self, f"_{topology.replace('-', '_')}")()
         return plan
 
     def _pair(self) -> RoundPlan:
@@ -176,6 +194,35 @@ class _Drawing:
     def _child(self) -> RoundPlan:
         self._end = self._random.choice(ENDS_OF_CHILDREN)
         return self._plan("child", "stdio", self._two_ends())
+
+    def _old_child(self) -> RoundPlan:
+        """The child is packetwire 0.1.0, which only answers."""
+        self._end = self._random.choice(ENDS_OF_OLD_CHILDREN)
+        a, b = self._an_end("a"), replace(self._an_end("b"), face="threads", handling="workers", is_service=False)
+        b = replace(b, is_old=True, handlers=4, capabilities="off")
+        return self._plan("old-child", "stdio", (self._with_askers(replace(a, capabilities="auto"), b), b))
+
+    def _kept(self) -> RoundPlan:
+        """Connections that come back: whatever happens to them, each request has its answer."""
+        kept = self._random.choice(KEEPERS)
+        is_child = kept in ("supervised", "shipped")
+        self._end = self._random.choice(ENDS_OF_KEPT)
+        a = replace(self._an_end("a"), face="threads", is_service=False, capabilities="auto")
+        server = None if is_child else replace(self._an_end("server"), capabilities="auto")
+        asks = tuple(
+            tuple(self._turn_of_kept() for _ in range(self._random.randint(1, 4)))
+            for _ in range(self._random.choice((1, 2, 4)))
+        )
+        transport = "stdio" if is_child else self._random.choice(("unix", "tcp"))
+        return self._plan("kept", transport, (replace(a, askers=asks),), server=server, kept=kept)
+
+    def _turn_of_kept(self) -> Turn:
+        asks = []
+        for _ in range(self._random.choice((1, 5, 20))):
+            self._asked += 1
+            behaviour = self._random.choice((Behaviour.ECHO, Behaviour.DIGEST, Behaviour.PRODUCE))
+            asks.append(Ask(self._asked, behaviour, self._size(behaviour)))
+        return Turn("call", tuple(asks))
 
     def _server(self) -> RoundPlan:
         transport = self._random.choice(SERVED)
@@ -229,10 +276,13 @@ class _Drawing:
             handlers=self._random.choice((1, 2, 4)),
             close_timeout=self._random.choice((0.05, 0.2)),
             max_unsent=self._random.choice((1, 1 << 16, 1 << 20)),
+            capabilities=self._random.choices(CAPABILITIES[:3], (8, 1, 1))[0],
         )
 
     def _two_ends(self) -> tuple[EndPlan, ...]:
         a, b = self._an_end("a"), self._an_end("b")
+        if self._end == "clean" and "off" not in (a.capabilities, b.capabilities) and self._random.random() < 0.2:
+            a = replace(a, capabilities="require")
         asked_by = self._random.choice(("a", "b", "ab", "ab", "ab"))
         return (
             self._with_askers(a, b) if "a" in asked_by else a,
@@ -252,7 +302,7 @@ class _Drawing:
         ways = ["call"] * 4 + ["submit"] * 3 + ["map"] * 2 + ["cancel"]
         if self._end not in WHOLE:
             ways += ["abandon"] * (6 if self._end == "owing" else 1)
-        if end.may_stream and peer.may_stream and self._end not in SPOILT:
+        if end.may_stream and peer.may_stream and end.knows(peer) and self._end not in SPOILT:
             ways += ["stream"] * 3
         way = self._random.choice(ways)
         count = self._random.choice((1, 2, 5, 20, 50) if way != "stream" else (1, 2, 5))
@@ -279,8 +329,9 @@ class _Drawing:
             self._size(behaviour),
             milliseconds=self._random.choice((0, 1, 1, 5, 20)) if behaviour in TIMED else 0,
             depth=depth,
-            channel=self._random.choice((0, 0, 0, *CHANNELS)) if way != "stream" else 0,
+            channel=self._random.choice((0, 0, 0, *CHANNELS)) if way != "stream" and not peer.is_old else 0,
             timeout=timeout if way != "stream" else None,
+            is_deadline=way == "call" and end.knows(peer) and self._random.random() < 0.5,
             may_fail=any((peer, end)[(depth - k) % 2].handlers_must_not_wait for k in range(1, depth + 1)),
         )
 

@@ -185,7 +185,7 @@ class Soak:
         watchdog = Watchdog(ROUND_LIMIT, how)
         with watchdog, told_of_stray_errors(ledger.complain, self.tally.logged):
             before = Holdings.now()
-            asking = 1 if plan.topology == "child" else len(plan.ends)
+            asking = 1 if plan.topology in ("child", "old-child") else len(plan.ends)
             surroundings = Surroundings(
                 ledger, self._later, may_end=plan.may_end, is_spoilt=plan.is_spoilt, asking=asking
             )

@@ -20,7 +20,7 @@ from typing import Any
 from tests.connections.cells.links import PAIRS, cut_links, tls, zmq_sockets
 from tests.connections.certificates import Certificate
 
-from packetwire import ConnectionEnded, child, connect_to, serve
+from packetwire import ConnectionEnded, Pool, Reconnecting, Supervised, child, connect_to, serve
 from packetwire.addresses import Address, TcpAddress, TlsAddress, UnixAddress
 from packetwire.aio.server import aserve
 from packetwire.bridge import Bridge
@@ -28,9 +28,11 @@ from packetwire.streams.tls import client_context, server_context
 from packetwire.testing import Direction, FaultyLink
 
 from .ends import End, Surroundings, fulfilled, make, make_end, run_in_loop
-from .plan import ENDS_OF_CHILDREN, WHOLE, EndPlan, RoundPlan
+from .plan import ENDS_OF_CHILDREN, WHOLE, EndPlan, RoundPlan, Turn
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+OLD_WHEEL = ROOT / "fixtures" / "wheels" / "packetwire-0.1.0-py3-none-any.whl"
 PAUSE = 0.02
 """Seconds that a child is stopped."""
 EXIT_TIMEOUT = 20.0
@@ -51,6 +53,8 @@ def run_round(plan: RoundPlan, surroundings: Surroundings, places: Places) -> No
         "pair": _run_pair,
         "faulty": _run_faulty,
         "child": _run_child,
+        "old-child": _run_child,
+        "kept": _run_kept,
         "server": _run_server,
     }[plan.topology]
     run(plan, surroundings, places)
@@ -101,6 +105,8 @@ def _run_pair(plan: RoundPlan, surroundings: Surroundings, places: Places) -> No
                 _close(b, cut_b)
             elif plan.end == "a-announces":
                 a.announce()
+            elif plan.end == "a-drains":
+                a.drain()
             elif plan.end == "cut":
                 cut_a()
                 cut_b()
@@ -198,8 +204,70 @@ def child_of(plan: RoundPlan, exit_timeout: float) -> Callable[[], Any]:
     """What starts the process with the other end."""
     path = os.pathsep.join([str(ROOT / "lib"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     argv = [sys.executable, "-m", "tests.soak.child", str(plan.seed), str(plan.number)]
+    if plan.ends[1].is_old:
+        path = os.pathsep.join([str(OLD_WHEEL), str(ROOT)])
+        argv = [sys.executable, "-m", "tests.soak.oldchild"]
     env = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep)}
     return child(argv, cwd=ROOT, env=env, forward_stderr=True, exit_timeout=exit_timeout)
+
+
+# connections that come back
+
+
+def _run_kept(plan: RoundPlan, surroundings: Surroundings, places: Places) -> None:
+    (asking,) = plan.ends
+    with ExitStack() as stack:
+        if plan.server is None:
+            settings: dict[str, Any] = {"capabilities": asking.capabilities}
+            if plan.kept == "shipped":
+                if str(HERE) not in sys.path:
+                    sys.path.append(str(HERE))  # where the module to ship is found
+                settings |= {"ship": "shipped:handle"}
+                keeper: Any = Supervised(f"exec:{sys.executable}", restart="always", limit=None, **settings)
+            else:
+                argv = [sys.executable, str(HERE / "shipped.py")]
+                keeper = Supervised(child(argv, cwd=ROOT), restart="always", limit=None, **settings)
+        else:
+            address = stack.enter_context(_Serving(plan, surroundings, places))
+            keeper_class = Reconnecting if plan.kept == "reconnecting" else Pool
+            keeper = keeper_class(str(address), **({} if keeper_class is Reconnecting else {"size": 3}))
+        stack.enter_context(keeper)
+        disturbed = surroundings.ledger.reached(plan.at)
+        askers = [
+            threading.Thread(target=_ask_kept, args=(keeper, turns, surroundings), name="soak-kept")
+            for turns in asking.askers
+        ]
+        for thread in askers:
+            thread.start()
+        done = threading.Thread(target=_await_kept, args=(askers, surroundings), name="soak-kept-all")
+        done.start()
+        _first_of(disturbed, surroundings.all_asked)
+        if plan.end == "links-cut" and not surroundings.all_asked.done():
+            if plan.server is None:
+                for member in keeper.members:
+                    if member.conn is not None and member.conn.process is not None:
+                        member.conn.process.kill()
+            else:
+                cut_links(_endpoint(address))
+        done.join()
+
+
+def _ask_kept(keeper: Any, turns: Iterable[Turn], surroundings: Surroundings) -> None:
+    for turn in turns:
+        for ask in turn.asks:
+            surroundings.ledger.enter(ask)
+            try:
+                response = keeper(ask.behaviour, ask.payload, ask.flags, idempotent=True, timeout=EXIT_TIMEOUT)
+            except Exception as error:
+                surroundings.ledger.failed(ask, error)
+            else:
+                surroundings.ledger.answered(ask, response)
+
+
+def _await_kept(askers: Iterable[threading.Thread], surroundings: Surroundings) -> None:
+    for thread in askers:
+        thread.join()
+    surroundings.has_asked()
 
 
 # a server with clients
@@ -217,7 +285,7 @@ class _Serving:
         self._address: Future[Address] = Future()
         self._arguments: tuple[Any, ...] = (
             _served_address(plan.transport, places),
-            partial(_service_of, plan.server, surroundings),
+            partial(_service_of, plan.server, surroundings, checks=not plan.kept),
         )
         self._settings: dict[str, Any] = {"max_connections": 1 if plan.end == "full" else 128}
         if plan.transport == "tls":
@@ -281,8 +349,9 @@ def _served_address(transport: str, places: Places) -> str:
     }[transport]
 
 
-def _service_of(plan: EndPlan, surroundings: Surroundings, recv_send: Any) -> Any:
-    return make(plan, recv_send, surroundings.later, surroundings.ledger.complain)
+def _service_of(plan: EndPlan, surroundings: Surroundings, recv_send: Any, *, checks: bool) -> Any:
+    """`checks`: whether no request may come twice, as one that is repeated does."""
+    return make(plan, recv_send, surroundings.later, surroundings.ledger.complain if checks else None)
 
 
 def _run_server(plan: RoundPlan, surroundings: Surroundings, places: Places) -> None:
