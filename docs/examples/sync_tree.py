@@ -7,11 +7,12 @@ A file comes if it is not here with the same size and time. It is NAME.part unti
 connection that ends has left of it is continued next time, if the file is still the same there. Nothing is deleted.
 """
 
-import argparse
 import json
 import os
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from packetwire import BodyEnded, PacketConnection, PacketwireError, connect_to, stdio
@@ -24,23 +25,9 @@ class Failed(Exception):
 
 
 def inside(root, name):
-    path = (root / name).resolve()
-    if not path.is_relative_to(root):  # neither end trusts the other
+    if not (path := (root / name).resolve()).is_relative_to(root):  # neither end trusts the other
         raise Failed(f"{name} is outside of the directory")
     return path
-
-
-def serve(root):
-    def answer(rq_type, flags, payload):
-        if rq_type == LIST:
-            return listed(root)
-        name, offset = json.loads(payload)
-        file = inside(root, name).open("rb")
-        file.seek(offset)
-        return file  # becomes the body of the response, and is closed then
-
-    with PacketConnection(stdio(), request_handler=answer) as conn:
-        conn.join_recv()
 
 
 def listed(root):
@@ -51,8 +38,16 @@ def listed(root):
             yield line.encode() + b"\n"
 
 
+def answer(root, rq_type, flags, payload):
+    if rq_type == LIST:
+        return listed(root)
+    name, offset = json.loads(payload)
+    file = inside(root, name).open("rb")
+    file.seek(offset)
+    return file  # becomes the body of the response, and is closed then
+
+
 def body_of(conn, rq_type, payload=b""):
-    """The body of a response, as it comes."""
     with conn.stream(rq_type, payload) as call:
         with suppress(BodyEnded):  # the response says why
             yield from call
@@ -83,29 +78,27 @@ def fetch(conn, root, name, size, mtime):
     print(f"{name!r}: {size - begin} of {size} bytes", flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--serve", action="store_true", help="be the other end, on standard input and output")
-    parser.add_argument("address", nargs="?", metavar="ADDRESS", help="where to ask, such as 'ssh:HOST COMMAND'")
-    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
-    args = parser.parse_args()
-    if not args.serve and args.address is None:
-        parser.error("give the ADDRESS of the other end")
-    try:
-        root = args.directory.resolve(strict=args.serve)
-        if args.serve:
-            serve(root)
-            return 0
-        with PacketConnection(connect_to(args.address)) as conn:
-            for line in b"".join(body_of(conn, LIST)).splitlines():
-                fetch(conn, root, *json.loads(line))
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    except (PacketwireError, OSError, Failed) as error:
-        print(f"sync_tree: {error}", file=sys.stderr)
-        return 1
+def main(address, directory):
+    root = directory.resolve(strict=address is None)
+    if address is None:
+        with PacketConnection(stdio(), request_handler=partial(answer, root)) as conn:
+            conn.join_recv()
+        return
+    with PacketConnection(connect_to(address)) as conn:
+        for line in b"".join(body_of(conn, LIST)).splitlines():
+            fetch(conn, root, *json.loads(line))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    end = parser.add_mutually_exclusive_group(required=True)
+    end.add_argument("--serve", action="store_true", help="be the other end, on standard input and output")
+    end.add_argument("address", nargs="?", metavar="ADDRESS", help="where to ask, such as 'ssh:HOST COMMAND'")
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    args = parser.parse_args()
+    try:
+        main(args.address, args.directory)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (PacketwireError, OSError, Failed) as error:
+        sys.exit(f"sync_tree: {error}")

@@ -47,7 +47,7 @@ class Dedup:
     if it is still under way, when it is done. `results` of all clients together are kept, with `size` bytes, each
     for `seconds`. A call whose result is gone is refused, with the status REPEATED. So it is done at most once
     while the service lives, and exactly once as long as its result is kept. A streamed response is kept as one
-    payload; it fails if that is more than `size` bytes, or than a packet takes.
+    payload; the call fails if that is more than `size` bytes, or than a packet takes.
     """
 
     def __init__(self, results: int = 4096, size: int = 16 << 20, seconds: float = 600.0) -> None:
@@ -128,7 +128,7 @@ class Dedup:
         return made[0]()
 
     def _joined(self, source: Any) -> HandlerResult:
-        """All that a handler streams: of a call that is done once the response is kept, so it takes no body."""
+        """A streamed response as one payload: it is kept, so the call takes no body."""
         from packetwire._sync.bodies import joined_answer  # only who has bodies needs it
 
         return joined_answer(source, self._size)

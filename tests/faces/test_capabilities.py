@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 import threading
 import time
@@ -14,10 +15,13 @@ import pytest
 
 import packetwire
 from packetwire import (
+    AsyncHasPacketConnection,
     AsyncPacketConnection,
+    BaseRequest,
     CapabilityMissing,
     ConnectionEnded,
     Draining,
+    HasPacketConnection,
     LocalProtocolError,
     Packet,
     PacketConnection,
@@ -94,6 +98,28 @@ def test_what_an_end_tells_of_its_service(ends: Ends) -> None:
         ends.do(lambda: ends.conn.describe(WATCHDOG))
     with pytest.raises(TypeError, match="description must be bytes"):
         ends.conn.description = "a shop"
+
+
+class Put(BaseRequest[bytes]):
+    """Keeps a title."""
+
+    def __bytes__(self) -> bytes:
+        return b""
+
+
+@pytest.mark.parametrize("describe", [True, False])
+def test_a_request_map_describes_itself_if_it_shall(ends: Ends, describe: bool) -> None:
+    kind = AsyncHasPacketConnection if isinstance(ends.face, Looped) else HasPacketConnection
+    service = kind(ends._sockets[0], rq_type_map={7: Put}, describe=describe)
+    asker = ends.asker()
+    with ends.face.opened(service.conn):
+        if describe:
+            told = json.loads(asker.describe(WATCHDOG))
+            assert told["name"] == kind.__name__
+            assert told["requests"] == {"7": {"name": "Put", "payload": "bytes", "doc": "Keeps a title."}}
+        else:
+            with pytest.raises(RequestFailed):
+                asker.describe(WATCHDOG)
 
 
 def test_an_old_peer_describes_nothing(ends: Ends) -> None:

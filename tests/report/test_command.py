@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
+import sys
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,6 +17,8 @@ import pytest
 from tests.captures import capture_of, request, response, write_capture
 
 from cli.forked import packetwire_text
+from packetwire import ChildExited, PacketConnection, child
+from packetwire.capture import CaptureWriter
 
 HOME = Path(__file__).parents[2]
 REPORTING = HOME / "lib" / "packetwire" / "cli" / "reporting"
@@ -68,6 +72,55 @@ def test_a_file_that_is_cut_off_is_shown_to_its_last_whole_record(path: Path) ->
     assert status == 0
     assert words in stdout
     assert stderr.startswith(f"packetwire: {words}")
+
+
+KILLED_PEER = """
+import os, signal
+os.read(0, 100)
+os.write(1, bytes((100, 2)) + bytes(20))  # of a packet of 101 bytes
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+KILLED_RECORDER = """
+import os, signal, sys
+from packetwire import PacketConnection
+from packetwire.capture import CaptureWriter
+from packetwire.testing import stream_pair
+
+def handler(rq_type, flags, payload):
+    if rq_type == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return payload
+
+with stream_pair() as (ours, theirs), CaptureWriter(sys.argv[1]) as capture:
+    with PacketConnection(theirs, request_handler=handler), PacketConnection(ours, capture=capture) as conn:
+        conn(5, bytes(1000))
+        conn(9)
+"""
+
+
+def test_a_far_end_that_was_killed_amid_a_packet(tmp_path: Path) -> None:
+    path = tmp_path / "killed.cap"
+    far_end = child([sys.executable, "-I", "-S", "-c", KILLED_PEER])
+    with CaptureWriter(str(path)) as capture, PacketConnection(far_end, capture=capture) as conn:
+        with pytest.raises(ChildExited):
+            conn(5, b"x", timeout=30)
+    status, stdout, stderr = run(path, "-o", "-")
+    assert (status, stderr) == (0, "")
+    assert "the stream ended inside a packet, after 22 of 101 bytes of it" in stdout
+    assert "type 5" in stdout
+
+
+def test_a_recorder_that_was_killed(tmp_path: Path) -> None:
+    path = tmp_path / "killed.cap"
+    done = subprocess.run([sys.executable, "-c", KILLED_RECORDER, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    for cut in 0, 1:  # it may be killed amid a record, too
+        path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])
+        status, stdout, stderr = run(path, "-o", "-")
+        assert status == 0
+        assert "type 5" in stdout
+        assert ("the file ends inside a record" in stderr) is bool(cut)
 
 
 def test_a_damaged_file_is_shown_up_to_there(path: Path) -> None:

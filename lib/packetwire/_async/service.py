@@ -12,6 +12,7 @@ from packetwire._async.mapping import as_they_come, pipelined
 from packetwire.aio.connection import AsyncPacketConnection
 from packetwire.aio.opening import AsyncRecvSend
 from packetwire.core.calloptions import CallOptions
+from packetwire.core.descriptions import description_of
 from packetwire.core.requests import BaseRequest, HasRequestMap
 from packetwire.core.responses import Response
 from packetwire.core.timelimits import time_limit
@@ -28,7 +29,8 @@ class AsyncHasPacketConnection(HasRequestMap):
 
     `conn` is its `AsyncPacketConnection`. `rq_type_map` maps request types to classes; requests that come in
     are decoded by it and fulfilled with this object as their context. It is an asynchronous context manager for its
-    connection. Further arguments go to `AsyncPacketConnection`.
+    connection. With `describe` it tells whoever asks the numbers and names of the requests, as `packetwire serve`
+    does. Further arguments go to `AsyncPacketConnection`.
 
     In an event loop, the `fulfil` of a request class may be `async def`; then it runs in the loop.
     """
@@ -41,12 +43,15 @@ class AsyncHasPacketConnection(HasRequestMap):
         name: str | None = None,
         *,
         rq_type_map: Mapping[int, type[BaseRequest[Any]]],
+        describe: bool = False,
         **packet_kw: Any,
     ) -> None:
         self._keep_request_map(rq_type_map)
         inline = {rq_type for rq_type, rq_class in rq_type_map.items() if runs_inline(rq_class)}
         packet_kw.setdefault("request_handler", self.conn_handle_request)
         packet_kw.setdefault("inline", inline or None)
+        if describe:
+            packet_kw.setdefault("description", description_of(type(self).__name__, rq_type_map))
         self.conn = AsyncPacketConnection(recv_send, name, **packet_kw)
 
     async def __aenter__(self) -> Self:

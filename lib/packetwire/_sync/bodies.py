@@ -338,7 +338,7 @@ def _trailer_of(end: Exception) -> object:
 
 
 def joined_answer(source: Any, most: int) -> tuple[int, bytes]:
-    """All that `source` gives, as one payload, (flags, payload), for a caller that takes no body.
+    """All that `source` gives in one payload: (flags, payload), for a caller that takes no body.
 
     Raises `LimitExceeded` if it is more than so many bytes.
     """

@@ -16,7 +16,7 @@ from packetwire.cli.helptext import examples
 from packetwire.cli.named import MakeService, described, find_service, is_typed_service
 from packetwire.cli.running import log_shown, run_until_signal, stop_signals
 from packetwire.cli.tls import add_server_options, server_ssl_context
-from packetwire.cli.untyped import description_of
+from packetwire.core.descriptions import description_of
 from packetwire.core.settings import DEFAULT_DRAIN, DEFAULT_HANDLERS, DEFAULT_MAX_CONNECTIONS, ERROR_DETAILS
 from packetwire.errors import PacketwireError
 from packetwire.givensockets import inherited_sockets
