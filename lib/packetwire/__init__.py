@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from packetwire.streams.process import child
     from packetwire.streams.stdio import stdio
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 compiled: bool | str
 """True if the modules that were compiled are used; else the reason why they are not."""

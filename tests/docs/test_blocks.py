@@ -20,6 +20,9 @@ PAGES = {
     str(page.relative_to(ROOT)): page for page in [README, CHANGELOG, CONTRIBUTING, *sorted(DOCS.rglob("*.md"))]
 }
 
+OTHERS = ("execnet", "grpc", "jsonrpc", "multiprocessing", "pyro5", "rpyc")
+"""The libraries that have a page for those who come from them."""
+
 RUN_BY = {
     ("README.md", "python"): "docs/test_readme.py",
     **{
@@ -32,6 +35,7 @@ RUN_BY = {
     ("docs/tutorial.md", "sh"): "docs/test_tutorial.py",
     ("docs/tutorial.md", "text"): "docs/test_tutorial.py",
     ("docs/porting.md", "python"): "docs/test_porting.py",
+    **{(f"docs/comingfrom/{name}.md", "python"): "docs/test_comingfrom.py" for name in OTHERS},
     ("docs/typed.md", "python"): "typed/test_page.py",
     ("docs/typed.md", "sh"): "typed/test_page.py",
     ("docs/fbsp.md", "python"): "fbsp/test_page.py",
@@ -44,7 +48,13 @@ RUN_BY = {
 }
 """The tests that run the blocks in one language of a page."""
 
+THEIRS = "they need the other library, and were tried with it"
 NOT_RUN = {
+    **{
+        (f"docs/comingfrom/{name}.md", "py"): "they need the other library, and were tried with it"
+        for name in OTHERS
+    },
+    ("docs/comingfrom/grpc.md", "proto"): "it needs the compiler of gRPC, and was tried with it",
     ("README.md", "sh"): "they install: .ci/run runs the same lines, as docs/test_readme.py sees to",
     ("CONTRIBUTING.md", "sh"): "they install and check everything: .ci/run does",
     (
@@ -60,6 +70,7 @@ NOT_RUN = {
 """What no test runs, and why."""
 
 RUN_WHOLE = {
+    "docs/test_comingfrom.py",
     "docs/test_scaling.py",
     "docs/test_readme.py",
     "docs/test_howto.py",

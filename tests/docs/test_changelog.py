@@ -8,6 +8,8 @@ import packetwire
 
 from .pages import CHANGELOG
 
+UPGRADING = "Everything that worked with"
+"""The paragraph that leads to the notes on upgrading."""
 SECTIONS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
@@ -25,4 +27,4 @@ def test_its_sections_are_those_of_keep_a_changelog() -> None:
 
 def test_each_entry_is_one_line() -> None:
     for line in CHANGELOG.read_text().split("\n## ", 1)[1].splitlines()[1:]:
-        assert not line or line.startswith(("## [", "### ", "- ")), line
+        assert not line or line.startswith(("## [", "### ", "#### ", "- ", UPGRADING)), line
