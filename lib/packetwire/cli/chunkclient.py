@@ -46,7 +46,7 @@ class ChunkClient(HasPacketConnection):
     `window` is the number of requests under way at a time; `measured` has the measurements of each series.
     """
 
-    def __init__(self, recv_send: PacketConnectionRecvSend, *, window: int = 64, **connection: object) -> None:
+    def __init__(self, recv_send: PacketConnectionRecvSend, *, window: int = 64, **connection: Any) -> None:
         super().__init__(recv_send, "chunkstore", rq_type_map=REQUESTS, request_handler=None, **connection)
         self.window = window
         self.measured: list[Measured] = []
