@@ -505,14 +505,14 @@ def _no_label(rq_type: int) -> None:
     return None
 
 
-def _size(payload: object) -> int:
+def _size(payload: Any) -> int:
     """Bytes of what may be a payload; 0 for what is none."""
     if isinstance(payload, str):
         return len(payload.encode(errors="replace"))
     return payload.nbytes if isinstance(payload, memoryview) else len(payload) if hasattr(payload, "__len__") else 0
 
 
-def _size_of_response(result: object) -> int:
+def _size_of_response(result: Any) -> int:
     """Bytes of the payload that a handler's result stands for."""
     return _size(result[1]) if isinstance(result, tuple) and len(result) == 2 else _size(result)
 

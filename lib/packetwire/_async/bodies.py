@@ -333,7 +333,7 @@ async def answer_with(
         await close_source(source)
 
 
-def _trailer_of(end: Exception) -> object:
+def _trailer_of(end: Exception) -> Any:
     """The value that a generator has returned."""
     return getattr(end, "value", None)
 

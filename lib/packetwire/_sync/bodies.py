@@ -332,7 +332,7 @@ def answer_with(source: object, body: SendingBody | None, exchange: Exchange, mo
         close_source(source)
 
 
-def _trailer_of(end: Exception) -> object:
+def _trailer_of(end: Exception) -> Any:
     """The value that a generator has returned."""
     return getattr(end, "value", None)
 

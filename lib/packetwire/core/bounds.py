@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from operator import index
+from typing import Any
 
 from packetwire.errors import LocalProtocolError
 
 
-def bound_of(value: object, name: str, least: int = 1) -> int:
+def bound_of(value: Any, name: str, least: int = 1) -> int:
     """A whole number that is not below `least`.
 
     Raises TypeError for what is no number, `LocalProtocolError` for one that cannot be the bound.
