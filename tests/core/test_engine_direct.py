@@ -388,3 +388,35 @@ def test_a_request_that_another_thread_gives_up_as_its_response_comes(looks: int
     tag = engine.request(1, waiter=Waiter())
     assert engine.receive(response(tag)) == []
     assert (engine.outstanding, engine.given_up, engine.late_responses) == (0, 1, 1)
+
+
+def test_another_thread_ends_it_as_the_peer_ends_its_requests() -> None:
+    engine = ConnectionEngine()
+
+    class Ending(list[Any]):
+        def append(self, event: Any) -> None:
+            super().append(event)
+            if isinstance(event, PeerEndedRequests):
+                engine.fail(CAUSE)
+
+    events = Ending()
+    engine.receive_to(bytes(ERQ_PACKET), lambda packet: None, events)
+    assert events == [PeerEndedRequests()]
+    assert engine.ended is not None
+    assert engine.ended.cause is CAUSE
+
+
+def test_another_thread_ends_it_at_the_same_time() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(1))
+    engine.respond(0, 1, True)
+
+    class Nothing(dict[Any, int]):
+        def __len__(self) -> int:
+            engine._inbound = {}
+            engine.end()
+            return 0
+
+    engine._inbound = Nothing()
+    engine.end()
+    assert engine.data_to_send()[-2:] == [bytes(ERQ_PACKET), bytes(EOF_PACKET)]
