@@ -360,7 +360,7 @@ class GivenUpMeanwhile(dict[Any, Any]):
     """Waiters; another thread gives each request up behind the n-th look for it."""
 
     def __init__(self, engine: ConnectionEngine, looks: int) -> None:
-        super().__init__()
+        super().__init__(engine.waiters)
         self.engine = engine
         self.left = looks
 
@@ -384,8 +384,8 @@ class GivenUpMeanwhile(dict[Any, Any]):
 def test_a_request_that_another_thread_gives_up_as_its_response_comes(looks: int) -> None:
     """Of an engine that makes events of all, as somebody observes."""
     engine = ConnectionEngine()
-    engine.waiters = GivenUpMeanwhile(engine, looks)
     tag = engine.request(1, waiter=Waiter())
+    engine.waiters = GivenUpMeanwhile(engine, looks)
     assert engine.receive(response(tag)) == []
     assert (engine.outstanding, engine.given_up, engine.late_responses) == (0, 1, 1)
 
@@ -400,7 +400,7 @@ def test_another_thread_ends_it_as_the_peer_ends_its_requests() -> None:
                 engine.fail(CAUSE)
 
     events = Ending()
-    engine.receive_to(bytes(ERQ_PACKET), lambda packet: None, events)
+    engine.receive(bytes(ERQ_PACKET), events)
     assert events == [PeerEndedRequests()]
     assert engine.ended is not None
     assert engine.ended.cause is CAUSE
