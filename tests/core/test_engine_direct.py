@@ -360,7 +360,7 @@ class GivenUpMeanwhile(dict[Any, Any]):
     """Waiters; another thread gives each request up behind the n-th look for it."""
 
     def __init__(self, engine: ConnectionEngine, looks: int) -> None:
-        super().__init__()
+        super().__init__(engine.waiters)
         self.engine = engine
         self.left = looks
 
@@ -385,7 +385,39 @@ class GivenUpMeanwhile(dict[Any, Any]):
 def test_a_request_that_another_thread_gives_up_as_its_response_comes(looks: int) -> None:
     """Of an engine that makes events of all, as somebody observes."""
     engine = ConnectionEngine()
-    engine.waiters = GivenUpMeanwhile(engine, looks)
     tag = engine.request(1, waiter=Waiter())
+    engine.waiters = GivenUpMeanwhile(engine, looks)
     assert engine.receive(response(tag)) == []
     assert (engine.outstanding, engine.given_up, engine.late_responses) == (0, 1, 1)
+
+
+def test_another_thread_ends_it_as_the_peer_ends_its_requests() -> None:
+    engine = ConnectionEngine()
+
+    class Ending(list[Any]):
+        def append(self, event: Any) -> None:
+            super().append(event)
+            if isinstance(event, PeerEndedRequests):
+                engine.fail(CAUSE)
+
+    events = Ending()
+    engine.receive(bytes(ERQ_PACKET), events)
+    assert events == [PeerEndedRequests()]
+    assert engine.ended is not None
+    assert engine.ended.cause is CAUSE
+
+
+def test_another_thread_ends_it_at_the_same_time() -> None:
+    engine = ConnectionEngine()
+    engine.receive(request(1))
+    engine.respond(0, 1, True)
+
+    class Nothing(dict[Any, int]):
+        def __len__(self) -> int:
+            engine._inbound = {}
+            engine.end()
+            return 0
+
+    engine._inbound = Nothing()
+    engine.end()
+    assert engine.data_to_send()[-2:] == [bytes(ERQ_PACKET), bytes(EOF_PACKET)]

@@ -124,6 +124,7 @@ class _Way:
         self._last = 0.0
         self._has_ended = self._said_end = False
         self._stalled_until: float | None = None
+        self._retry_at = 0.0
 
     def pump(self) -> None:
         world = self._line.world
@@ -169,7 +170,9 @@ class _Way:
         try:
             sent = self._target.send(data)
         except BlockingIOError:
-            world.after(0.001, lambda: None)
+            if world.now >= self._retry_at:
+                self._retry_at = world.now + 0.01
+                world.at(self._retry_at, lambda: None)
             return False
         except OSError:
             self._line.cut()

@@ -827,8 +827,9 @@ class ConnectionEngine:
 
     def end_requests(self) -> None:
         """Send ERQ: no more requests of ours. A second call does nothing."""
-        if self.ours is _OPEN and self.send_failure is None:
-            self.ours = TRANSITIONS[self.ours, Act.ERQ]
+        ours = self.ours  # once, as another thread may end it meanwhile
+        if ours is _OPEN and self.send_failure is None:
+            self.ours = TRANSITIONS[ours, Act.ERQ]
             self._send(_ERQ_BYTES, b"")
 
     def end(self) -> None:
@@ -1524,7 +1525,9 @@ class ConnectionEngine:
         elif packet == ERQ_FIELDS:
             if self.theirs is _OPEN:
                 events.append(PeerEndedRequests())
-            self.theirs = TRANSITIONS[self.theirs, Act.ERQ]
+            theirs = self.theirs
+            if theirs is not _ENDED:  # by another thread, at this moment
+                self.theirs = TRANSITIONS[theirs, Act.ERQ]
         else:
             raise refuse("reserved-rq-type", packet=packet_of(packet))
 
@@ -1629,8 +1632,9 @@ class ConnectionEngine:
             self.end()
 
     def _end_when_nothing_is_owed(self) -> None:
-        if self._may_answer and not self._inbound:
-            self.ours = TRANSITIONS[self.ours, Act.EOF]
+        ours = self.ours  # once, as above
+        if ours is not _ENDED and self._may_answer and not self._inbound:
+            self.ours = TRANSITIONS[ours, Act.EOF]
             self._send(_EOF_BYTES, b"")
 
     def _end_theirs(self, cause: ConnectionEnded, *, clean: bool) -> StreamEnded:
