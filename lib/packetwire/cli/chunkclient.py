@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from packetwire import BaseRequest, HasPacketConnection, PacketConnectionRecvSend
 from packetwire.cli.chunkstore import REQUESTS
