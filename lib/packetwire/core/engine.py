@@ -1092,11 +1092,9 @@ class ConnectionEngine:
                 elif key in self._collected:
                     whole = self._joined_response(packet)
                     if whole is not None:
-                        events.append(self._response_event(whole))
-                        del self.waiters[key]
+                        self._receive_response(whole, events)
                 else:
-                    events.append(self._response_event(packet))
-                    del self.waiters[key]
+                    self._receive_response(packet, events)
             if self._negotiates and self.control is not None:
                 self._negotiates = self.control.say_hello(self)
             self._look_at_rest()
@@ -1256,12 +1254,18 @@ class ConnectionEngine:
             problem = f"with it the payload has {size} bytes, the limit is {self.max_packet_size}"
             raise refuse("bad-frame", problem=problem, tag=tag_of(key))
 
-    def _response_event(self, packet: Fields) -> ResponseReceived:
+    def _receive_response(self, packet: Fields, events: list[Event]) -> None:
+        """A response whose waiter was there, and may be given up by another thread at any moment."""
         key, flags, _, payload = packet
-        channel, tag = (0, key) if isinstance(key, int) else key
-        fields = channel, tag, flags & 1 == 1, flags >> 1, payload, self.waiters[key]
-        event: ResponseReceived = _new_event(ResponseReceived, fields)
-        return event
+        waiter = self.waiters.get(key, _NOBODY)
+        if waiter is not _NOBODY:
+            channel, tag = (0, key) if isinstance(key, int) else key
+            fields = channel, tag, flags & 1 == 1, flags >> 1, payload, waiter
+            events.append(_new_event(ResponseReceived, fields))  # before it is claimed, see `receive`
+            if self.waiters.pop(key, _NOBODY) is not _NOBODY:
+                return
+            events.pop()
+        self._receive_unexpected(packet, events)
 
     def _look_at_rest(self) -> None:
         """Behind the packets that are complete."""
