@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import stat
@@ -46,12 +47,21 @@ ListenedAt = UnixAddress | TcpAddress | ZmqPairAddress | ZmqRouterAddress
 Opener = Callable[[], ByteStream]
 
 
+logger = logging.getLogger("packetwire")
+
+
 class BridgeAdmission(Admission["BridgedClient"]):
     """Each client that is turned away has a line in the log."""
 
     def turned_away(self, count: int) -> None:
         for _ in range(count):
             self.warn("full", "a client was turned away: %d are connected", len(self._guests))
+
+    def session_failed(self, name: str, failure: Exception) -> None:
+        """Log why a session has failed; of each kind of failure no more than a few each second."""
+        counted = self._repetitions.happened(f"session {type(failure).__name__}", time.monotonic())
+        if counted is not None:
+            logger.warning("%s: %s%s", name, one_line(failure), counted)
 
 
 class BridgedClient:

@@ -45,6 +45,24 @@ def test_tags_increase_per_channel_from_2() -> None:
     assert engine.request(1) == 6, "an answered tag is not used again"
 
 
+def test_a_request_may_be_given_up_while_its_response_is_received() -> None:
+    """By another thread, at any moment: then the response is late, and no fault of the reader's."""
+
+    class Forgetting(list[Event]):
+        def append(self, event: Event) -> None:
+            super().append(event)
+            assert engine.forget(0, 2)
+
+    engine = ConnectionEngine()
+    engine.request(1, waiter="given up")
+    events = Forgetting()
+    assert engine.receive(response(2, 1, b"late"), events) == []
+    assert (engine.outstanding, engine.given_up, engine.late_responses) == (0, 1, 1)
+    engine._receive_response((2, 1, -1, b"later still"), events)  # it was given up between two looks
+    assert events == []
+    assert engine.late_responses == 2
+
+
 def test_a_response_finds_its_waiter() -> None:
     engine = ConnectionEngine()
     for waiter in ("first", "second"):

@@ -14,6 +14,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 from packetwire import Packet, PacketDecoder
+from packetwire.core.frames import FrameType, Meta, encode_frame, encode_meta
+from packetwire.core.hello import ALL_FEATURES, ASK, CONTROL_CHANNEL, HELLO, Hello, encode_hello
+from packetwire.core.varint import MAX_UINT, encode_varint
 from tools.attacks.local import connect_locally
 from tools.attacks.victim import ECHO, LARGE, RAISE, Victim
 from tools.attacks.zmtp import LIMIT, Attack, Outcome, run
@@ -129,6 +132,76 @@ def oversize_packets(address: str, _: bytes, count: int) -> None:
             sock.recv(100)
 
 
+def drop_by_drop(address: str, _: bytes, count: int, pause: float = 1.0) -> None:
+    """So many clients that send a request, a byte after each pause; where they are ended, they come again."""
+    octets = request(2, ECHO, b"x" * 60)
+    clients: list[tuple[socket.socket, int]] = []
+    end = time.monotonic() + max(STAY, 3 * pause)
+    with ExitStack() as opened:
+        while time.monotonic() < end:
+            while len(clients) < count:
+                clients.append((opened.enter_context(connect(address)), 0))
+            left = []
+            for sock, sent in clients:
+                with suppress(OSError):
+                    sock.settimeout(LIMIT)
+                    sock.sendall(octets[sent : sent + 1])
+                if sent + 1 < len(octets) and not was_ended(sock):
+                    left.append((sock, sent + 1))
+            clients = left
+            time.sleep(pause)
+
+
+def hello() -> bytes:
+    """What asks for all capabilities."""
+    payload = ASK + encode_hello(Hello(features=ALL_FEATURES))
+    return bytes(Packet(is_request=True, channel=CONTROL_CHANNEL, tag=2, rq_type=HELLO + 1, payload=payload))
+
+
+def bodies(address: str, _: bytes, count: int, pieces: bytes) -> None:
+    """So many clients, one after the other, that begin bodies, and go on with what is not theirs to send."""
+    meta = encode_meta(Meta(has_body=True, response_credit=1))
+    begun = b"".join(
+        encode_frame(FrameType.META, 0, tag, meta) + request(tag, ECHO, b"with a body") for tag in range(2, 12)
+    )
+    for _client in range(count):
+        with connect(address) as sock, suppress(OSError):
+            sock.settimeout(LIMIT)
+            sock.sendall(hello() + begun + pieces)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(1 << 16):
+                pass
+
+
+def floods_of_data(address: str, kind: bytes, count: int) -> None:
+    """Many empty frames, then more bytes of a body than were granted."""
+    empty = encode_frame(FrameType.DATA, 0, 2) * 2000
+    bodies(address, kind, count, empty + encode_frame(FrameType.DATA, 0, 2, bytes(200_000)) * 40)
+
+
+def credit_beyond_measure(address: str, kind: bytes, count: int) -> None:
+    """More credit than can be counted, stops and cancels, again and again, for bodies that are there or not."""
+    frames = b"".join(
+        encode_frame(FrameType.CREDIT, 0, tag, encode_varint(MAX_UINT), of_receiver=False)
+        + encode_frame(FrameType.STOP, 0, tag, b"\1")
+        + encode_frame(FrameType.CANCEL, 0, tag, b"\1")
+        for tag in range(2, 40)
+    )
+    bodies(address, kind, count, frames * 20)
+
+
+def responses_to_nothing(address: str, _: bytes, count: int) -> None:
+    """So many clients, one after the other, that answer what was never asked, and do so twice."""
+    answers = b"".join(bytes(Packet(is_request=False, tag=tag, flags=1, payload=b"!")) for tag in range(2, 200))
+    for client in range(count):
+        with connect(address) as sock, suppress(OSError):
+            sock.settimeout(LIMIT)
+            sock.sendall((hello() if client % 2 else b"") + request(2, ECHO, b"x") + answers * 2)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(1 << 16):
+                pass
+
+
 ATTACKS: dict[str, tuple[Attack, int]] = {
     "128 idle clients": (idle_clients, PLACES),
     "128 clients with half a packet": (half_packets, PLACES),
@@ -138,8 +211,12 @@ ATTACKS: dict[str, tuple[Attack, int]] = {
     "40 packets of 60 MiB without an end": (packets_without_an_end, 40),
     "a flood of 20,000 requests that raise": (requests_that_raise, 20_000),
     "500 packets that are too large": (oversize_packets, 500),
+    "100 clients that send a byte a second": (drop_by_drop, 100),
+    "100 floods of DATA": (floods_of_data, 100),
+    "100 clients with credit beyond measure": (credit_beyond_measure, 100),
+    "500 clients that answer what nobody asked": (responses_to_nothing, 500),
 }
-KINDS = ("serve", "aserve")
+KINDS = ("serve", "aserve", "bridge")
 
 
 def show(outcome: Outcome) -> None:

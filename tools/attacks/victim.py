@@ -203,6 +203,22 @@ def _serve(endpoint: str) -> Iterator[str]:
 
 
 @contextmanager
+def _serve_behind_a_bridge(endpoint: str) -> Iterator[str]:
+    """The bridge is in the process that is attacked, too."""
+    from packetwire.bridge import Bridge
+
+    inner = f"{endpoint}-inner" if endpoint.startswith("unix:") else "tcp:127.0.0.1:0"
+    with _serve(inner) as address, Bridge(endpoint, address) as bridge:
+        thread = threading.Thread(target=bridge.run)
+        thread.start()
+        try:
+            yield str(bridge.address)
+        finally:
+            bridge.stop()
+            thread.join()
+
+
+@contextmanager
 def _aserve(endpoint: str) -> Iterator[str]:
     import asyncio
 
@@ -318,12 +334,14 @@ def _connect_fbsp(address: str) -> Iterator[Call]:
 SERVED: dict[str, Callable[[str], AbstractContextManager[str]]] = {
     "serve": _serve,
     "aserve": _aserve,
+    "bridge": _serve_behind_a_bridge,
     "curve": _serve_curve,
     "fbsp": _serve_fbsp,
 }
 ASKED: dict[str, Callable[[str], AbstractContextManager[Call]]] = {
     "serve": _connect,
     "aserve": _connect,
+    "bridge": _connect,
     "curve": _connect_curve,
     "fbsp": _connect_fbsp,
 }

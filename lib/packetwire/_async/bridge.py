@@ -194,7 +194,7 @@ class AsyncBridge:
             if session.failure is None or session.asked_to_leave is not None:
                 continue
             if self._listens:
-                logger.warning("%s: %s", session.name, one_line(session.failure))
+                self._admission.session_failed(session.name, session.failure)
             elif not self._stopped:
                 self.failure = session.failure
         return bool(over)
