@@ -6,16 +6,20 @@ The parts are made one after the other, and the first of them need this already:
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
-from packetwire.core.engine import ConnectionEngine
-from packetwire.errors import ConnectionEnded, ended_by
+from packetwire.errors import ended_by
 from packetwire.hosts.threads.answering import logger
-from packetwire.hosts.threads.delivery import Delivery
-from packetwire.hosts.threads.parking import Parking
-from packetwire.hosts.threads.readerrole import ReaderRole
 from packetwire.hosts.threads.role import CLOCK
-from packetwire.hosts.threads.roles import Bell
-from packetwire.hosts.threads.writing import Writing
+
+if TYPE_CHECKING:
+    from packetwire.core.engine import ConnectionEngine
+    from packetwire.errors import ConnectionEnded
+    from packetwire.hosts.threads.delivery import Delivery
+    from packetwire.hosts.threads.parking import Parking
+    from packetwire.hosts.threads.readerrole import ReaderRole
+    from packetwire.hosts.threads.roles import Bell
+    from packetwire.hosts.threads.writing import Writing
 
 
 class Failures:
