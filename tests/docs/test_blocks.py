@@ -61,7 +61,6 @@ NOT_RUN = {
         "docs/howto/replace.md",
         "ini",
     ): "for systemd: cli/test_serve.py serves at sockets that are passed as by it",
-    ("docs/index.md", "sh"): "they install and build these pages: .ci/run does",
     ("docs/conformance.md", "sh"): "they need an implementation: here they are only parsed",
     ("docs/conformance.md", "text"): "it is what tests/cli/test_conformance.py looks for, of an end with faults",
     ("docs/performance.md", "sh"): "they measure for minutes: here they are only parsed",
