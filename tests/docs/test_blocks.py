@@ -153,6 +153,12 @@ def test_what_is_only_parsed_has_no_mistake() -> None:
         parse([*arguments, "--no-such-option"])
 
 
+def _source_of(module: str) -> str:
+    """That of a command, which is a package or a module."""
+    path = ROOT.joinpath(*module.split("."))
+    return (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+
+
 def test_what_is_said_of_the_tests_own_commands() -> None:
     checked = 0
     for command in commands(DOCS / "reliability.md"):
@@ -163,7 +169,7 @@ def test_what_is_said_of_the_tests_own_commands() -> None:
         assert (python, option) == ("python", "-m")
         if module in ("coverage", "pip", "pytest"):
             continue
-        source = ROOT.joinpath(*module.split("."), "__main__.py").read_text()
+        source = _source_of(module)
         for argument in arguments:
             assert not argument.startswith("--") or f'"{argument}"' in source, command
             checked += 1

@@ -33,7 +33,7 @@ from packetwire import (
 from packetwire.core.hello import ANSWER, CONTROL_CHANNEL, HELLO, Feature, Hello, encode_hello
 from packetwire.core.statuses import StatusCode, flags_of
 
-from .conftest import WATCHDOG, Ends, Looped
+from .conftest import WATCHDOG, Ends, Looped, until
 
 MODES = ("auto", "require", "passive", "off")
 
@@ -202,6 +202,40 @@ def test_the_peer_is_asked_to_ask_no_more(ends: Ends) -> None:
     release.set()
     assert under_way() == (True, 0, b"under way")
     assert ends.call(1, b"the other way") == (True, 0, b"the other way")
+
+
+def waits_for_room(ends: Ends) -> bool:
+    driver = ends.conn._driver
+    return bool(driver.calls.waiting if isinstance(ends.conn, AsyncPacketConnection) else driver._bell.locks)
+
+
+def test_a_request_that_waits_for_room_learns_that_none_is_taken_any_more(ends: Ends) -> None:
+    release = threading.Event()
+
+    def handler(rq_type: int, flags: int, payload: bytes) -> bytes:
+        assert release.wait(WATCHDOG)
+        return payload
+
+    ends.open(max_outstanding=1)
+    peer = ends.asker(request_handler=handler)
+    errors: list[Draining] = []
+
+    def ask() -> None:
+        try:
+            ends.call(2)
+        except Draining as error:
+            errors.append(error)
+
+    asking = [threading.Thread(target=ends.call, args=(1,)), threading.Thread(target=ask)]
+    asking[0].start()
+    until(lambda: ends.conn.outstanding)
+    asking[1].start()
+    until(lambda: waits_for_room(ends))
+    peer.drain_peer(WATCHDOG)
+    asking[1].join(WATCHDOG)
+    release.set()
+    asking[0].join(WATCHDOG)
+    assert [error.begun for error in errors] == [False]
 
 
 def test_who_asks_all_the_same_is_refused(ends: Ends) -> None:

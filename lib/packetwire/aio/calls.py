@@ -19,7 +19,7 @@ from packetwire.core.packet import check_payload, payload_size
 from packetwire.core.responses import DecodeResponse
 from packetwire.core.statuses import Status, StatusCode
 from packetwire.core.varint import BytesLike
-from packetwire.errors import ConnectionEnded, DeadlineExceeded, LimitExceeded, RequestTimeout
+from packetwire.errors import ConnectionEnded, DeadlineExceeded, LimitExceeded, PacketwireError, RequestTimeout
 
 
 class Calls:
@@ -221,11 +221,14 @@ class Calls:
     @property
     def refuses_requests(self) -> bool:
         """True if none is taken any more. After a failed write they are, and wait for the reason."""
-        return self._engine.ended is not None or self.ends_requests
+        engine = self._engine
+        return engine.ended is not None or engine.barred is not None or self.ends_requests
 
     def admit(self) -> None:
         """Send what waits for room, then announce the end if that is due."""
         engine = self._engine
+        if engine.barred is not None:  # the peer drains, or speaks another protocol: there will be no room
+            self._fail_waiting_by(engine.why_not)
         while self.waiting and engine.may_request:
             first = next(iter(self.waiting))
             if not self._fits(len(self.waiting[first][2])):
@@ -250,7 +253,10 @@ class Calls:
 
     def fail_waiting(self, cause: ConnectionEnded) -> None:
         """Requests that wait for room are never sent."""
+        self._fail_waiting_by(cause.for_waiter)
+
+    def _fail_waiting_by(self, reason: Callable[[], PacketwireError]) -> None:
         while self.waiting:
             request, _ = self.waiting.popitem(last=False)
-            request.fail(cause.for_waiter())
+            request.fail(reason())
         self._waiting_bytes = self._small_waiting = 0
