@@ -58,7 +58,7 @@ def test_a_request_may_be_given_up_while_its_response_is_received() -> None:
     events = Forgetting()
     assert engine.receive(response(2, 1, b"late"), events) == []
     assert (engine.outstanding, engine.given_up, engine.late_responses) == (0, 1, 1)
-    engine._receive_response((2, 1, -1, b"later still"), events)  # it was given up between two looks
+    engine._add_response((2, 1, -1, b"later still"), events)  # it was given up between two looks
     assert events == []
     assert engine.late_responses == 2
 
