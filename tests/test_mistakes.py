@@ -206,7 +206,10 @@ IN_PYTHON: list[tuple[Callable[[], Any], str]] = [
     (lambda: opened(connect_to("unix:/nowhere/x")), "unix:/nowhere/x: No such file or directory"),
     (lambda: opened(connect_to("exec:")), "expected exec:CMD; there is no command"),
     (lambda: opened(connect_to("exec:no-such-program")), "No such file or directory: 'no-such-program'"),
-    (lambda: opened(connect_to("ssh:host")), "expected ssh:[OPTIONS] HOST CMD; there is no command"),
+    (
+        lambda: opened(connect_to("ssh:host")),
+        "expected ssh:[OPTIONS] HOST CMD; there is no command behind the host, as in",
+    ),
     (lambda: opened(connect_to("zmq+router:h")), "invalid endpoint 'h': expected tcp://HOST:PORT, ipc://PATH or"),
     (lambda: connect_to(5), "an address is a string such as 'tcp:localhost:5000', got int: 5"),  # type: ignore[arg-type]
     (lambda: serve(5, PacketConnection), "5 cannot be served on: expected unix:PATH, tcp:HOST:PORT, tls:HOST:PORT"),  # type: ignore[arg-type]

@@ -83,7 +83,9 @@ PHRASES = {
     "async for item in await client": "for item in client",
     "`async with`": "`with`",
     "async with AsyncBridge": "with Bridge",
+    "async with AsyncClient(": "with Client(",
     "await bridge.run()": "bridge.run()",
+    "await client.do(Shop": "client.do(Shop",
     "returns at once, in the loop.": "returns at once, from any thread.",
 }
 """What is replaced in the whole text before the words are: modules, and what docstrings say."""

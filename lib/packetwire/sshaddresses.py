@@ -43,7 +43,7 @@ class SshAddress:
     def __post_init__(self) -> None:
         _check_ssh(self.options, self.host)
         if not self.command:
-            raise LocalProtocolError("there is no command")
+            raise LocalProtocolError("there is no command behind the host, as in ssh:host python3 far.py")
 
     @classmethod
     def parse(cls, rest: str) -> Self:

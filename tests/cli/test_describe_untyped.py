@@ -49,6 +49,11 @@ def test_a_request_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: p
     shown = capfd.readouterr().out
     assert "Count: untyped, its payload is bytes\n    number 7\n    Counts what is there.\n" in shown
     assert main(["describe", f"{SERVE} --no-describe stdio:"]) == 1
+    capfd.readouterr()
+    assert main(["call", f"{SERVE} stdio:", "Put", "data=x"]) == 2
+    assert "Put has a payload of plain bytes: give its number, 0, and those, or --module" in capfd.readouterr().err
+    assert main(["call", f"{SERVE} stdio:", "Get"]) == 2
+    assert "has no method 'Get', or any: see packetwire describe" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

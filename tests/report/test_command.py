@@ -143,7 +143,7 @@ def test_malformed_packets_are_shown_and_told(path: Path) -> None:
     ("words", "status", "message"),
     [
         (["nothing.cap"], 2, "argument FILE: cannot read 'nothing.cap': No such file or directory"),
-        (["raw"], 1, "FILE is not a capture; packetwire dump shows raw packet streams"),
+        (["raw"], 1, "FILE is not a capture; packetwire dump shows it, if it is a raw packet stream"),
         (["shop.cap", "-o", "shop.cap"], 2, "'shop.cap' is the capture itself"),
         (["shop.cap", "-o", "no/where.html"], 1, "cannot write 'no/where.html': No such file or directory"),
     ],

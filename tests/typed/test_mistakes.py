@@ -6,6 +6,7 @@ import collections.abc
 import copy
 import dataclasses
 import pickle
+import socket
 from typing import Any
 
 import pytest
@@ -47,14 +48,59 @@ def test_an_heir_has_the_methods_of_its_bases_and_may_replace_them() -> None:
         def more(self) -> None: ...
 
     assert Heir().put("Emma") == 7
-    assert repr(Heir.put("Emma")) == "Heir.put(title='Emma', tags=[])"
+    assert repr(Heir.put("Emma")) == "Shop.put(title='Emma', tags=[])"
     assert Heir.put("Emma").operation.number == 1
-    assert Heir.load("x").operation.number == number_of("Heir.load", None)
+    assert Heir.load("x").operation.number == number_of("Shop.load", None)
+    assert Heir.more().operation.number == number_of("Shop.more", None)
     assert {"put", "more", "find"} <= {call.method_name for call in Heir.request_map().values()}  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match=r"Wrong\.put: is a method in a base and 5 here"):
 
         class Wrong(Shop):
             put = 5  # type: ignore[assignment]
+
+
+def test_an_heir_implements_what_its_base_declares() -> None:
+    class Plugin(Service, errors=[OutOfStock]):
+        @method
+        def load(self, title: str) -> int: ...
+
+        @method
+        def stop(self) -> None: ...
+
+    class Mine(Plugin):
+        def load(self, title: str) -> int:
+            return len(title)
+
+    class Other(Plugin, name="Other"):
+        pass
+
+    assert set(Mine.request_map()) == set(Plugin.request_map())
+    assert Mine.schema()["methods"] == Plugin.schema()["methods"]
+    assert Mine.load("x").operation.errors == Plugin.load("x").operation.errors != {}
+    assert Other.load("x").operation.number == number_of("Other.load", None)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Mine().serve(theirs), Client(ours) as client:
+        assert client.do(Plugin.load("Emma")) == 4
+
+
+def test_an_heir_repeats_the_annotations() -> None:
+    class Plugin(Service):
+        @method
+        def load(self, title: str) -> int: ...
+
+    with pytest.raises(
+        TypeError, match=r"Plugin\.load, title: has no annotation.*; it replaces a base's load, whose"
+    ):
+
+        class Parameter(Plugin):
+            def load(self, title) -> int: ...  # type: ignore[no-untyped-def]
+
+    with pytest.raises(
+        TypeError, match=r"Plugin\.load: has no annotation of its result.*; it replaces a base's load"
+    ):
+
+        class Result(Plugin):
+            def load(self, title: str): ...  # type: ignore[no-untyped-def]
 
 
 STREAMS = ["Iterator", "Iterable", "Generator", "AsyncIterator", "AsyncIterable", "AsyncGenerator"]

@@ -247,8 +247,8 @@ class TypedConnection(HasPacketConnection):
 class Client(TypedConnection):
     """Calls of a service over a connection, which is open inside `with`.
 
-        async with Client("unix:/run/shop.sock") as client:
-            await client.do(Shop.put("Emma"), timeout=5)
+        with Client("unix:/run/shop.sock") as client:
+            client.do(Shop.put("Emma"), timeout=5)
 
     `where` is an address, as for `connect_to`, or a stream, as for `PacketConnection`; further arguments go to
     that. `serves` is a service that the far end may call on the same connection. A method that is `async def` is

@@ -350,6 +350,15 @@ def _plain_question(args: argparse.Namespace) -> Question:
     return Question(rq_type, args.flags or 0, payload)
 
 
+def _no_such_method(name: str, schema: Mapping[str, Any]) -> str:
+    for number, request in schema.get("requests", {}).items():
+        if request.get("name") == name:
+            return f"{name} has a payload of plain bytes: give its number, {number}, and those, or --module"
+    methods = ", ".join(schema["methods"])
+    text = f"{schema['name']} has no method {name!r}"
+    return f"{text}; it has {methods}" if methods else f"{text}, or any: see packetwire describe"
+
+
 def _described_question(args: argparse.Namespace, conn: PacketConnection, deadline: float | None) -> Question:
     """The question for a method that the far end knows, and describes."""
     from packetwire.cli.describe import schema_of_peer
@@ -358,7 +367,7 @@ def _described_question(args: argparse.Namespace, conn: PacketConnection, deadli
     schema = schema_of_peer(conn, _time_left(deadline), "a name needs --module")
     methods = schema["methods"]
     if args.type not in methods:
-        raise _usage(f"argument TYPE: {schema['name']} has no method {args.type!r}; it has {', '.join(methods)}")
+        raise _usage(f"argument TYPE: {_no_such_method(args.type, schema)}")
     payload, streams = _payload(args), None
     if payload is None:
         payload, streams = described_request(args.type, schema, args.words)

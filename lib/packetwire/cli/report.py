@@ -89,7 +89,9 @@ def read(source: Input, conversations: Conversations, connection: int | None = N
     try:
         for record in source:
             if not source.is_capture:
-                raise _NotACapture("FILE is not a capture; packetwire dump shows raw packet streams", EXIT_FAILED)
+                raise _NotACapture(
+                    "FILE is not a capture; packetwire dump shows it, if it is a raw packet stream", EXIT_FAILED
+                )
             if connection in (None, record.connection):
                 collector.add_all(conversations.add(record))
     except _NotACapture:

@@ -277,5 +277,5 @@ def _why_not(annotation: object, origin: object) -> str:
     if origin is not None and isinstance(origin, type) and dataclasses.is_dataclass(origin):
         return _GENERIC
     if isinstance(annotation, type):
-        return "is no dataclass, Enum or scalar; make it a dataclass"
+        return "is no dataclass, Enum or scalar; make it a dataclass, or send what it is made of, such as a str"
     return "cannot be in a request"

@@ -1,7 +1,7 @@
 """`method`: a method of a service, which at the class makes calls and at an object runs.
 
 Strategy. `method` keeps the function and its options. Each `Service` class has a `Call` class per method, made with
-it: the number depends on the name of the service, and an inherited method belongs to each of its heirs.
+it: the number depends on the name of the service, which heirs have from the class that has the methods.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Method(Generic[ServiceT, ParametersT, ResultT]):
         self.inline = inline
         self.errors = tuple(errors)
         self.names = names
+        self.replaces = False
+        """True for a function that takes the place of a base's method."""
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", "")
 
@@ -147,7 +149,7 @@ def call_class(
 ) -> type[Call[Any]]:
     """The `Call` class of a method of a service. Raises TypeError for parameters or results that cannot be sent."""
     place = f"{service_name}.{name}"
-    parameters = _parameters(found.function, place)
+    parameters = _parameters(found, place)
     keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
     is_coroutine = inspect.iscoroutinefunction(found.function)
     streams = _streams_of(found, parameters, place)
@@ -275,9 +277,10 @@ def _streams_of(found: Method[Any, Any, Any], parameters: Sequence[inspect.Param
 _MAY_BE_SELF = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-def _parameters(function: Callable[..., Any], place: str) -> list[inspect.Parameter]:
+def _parameters(found: Method[Any, Any, Any], place: str) -> list[inspect.Parameter]:
     """The parameters behind `self`. Raises TypeError if something is wrong with the function's signature."""
-    signature = inspect.signature(function)
+    signature = inspect.signature(found.function)
+    repeat = f"; it replaces a base's {found.__name__}, whose annotations it repeats" if found.replaces else ""
     parameters = list(signature.parameters.values())
     if not parameters or parameters[0].kind not in _MAY_BE_SELF:
         raise TypeError(f"{place}: has no self as its first parameter")
@@ -287,9 +290,9 @@ def _parameters(function: Callable[..., Any], place: str) -> list[inspect.Parame
             stars = "*" if each.kind is each.VAR_POSITIONAL else "**"
             raise TypeError(f"{place}: {stars}{each.name} has no fixed names; make it a list or a dict")
         if each.annotation is each.empty:
-            raise TypeError(f"{place}, {each.name}: has no annotation, so its kind is not known")
+            raise TypeError(f"{place}, {each.name}: has no annotation, so its kind is not known{repeat}")
     if signature.return_annotation is signature.empty:
-        raise TypeError(f"{place}: has no annotation of its result; write -> None if it has none")
+        raise TypeError(f"{place}: has no annotation of its result; write -> None if it has none{repeat}")
     return parameters
 
 

@@ -35,12 +35,16 @@ class Service:
 
     At the class a method makes a `Call`: `Shop.put("Emma")`, for a `Client`. At an object it is the method itself.
     `name` is that of the class unless it is given, `version` is for people. `errors` are the classes made by
-    `@error` that each method may raise. A class keeps the numbers that its methods have been given: it raises
-    TypeError when it is made, if two of them have the same, or if something cannot be sent.
+    `@error` that each method may raise. A class raises TypeError when it is made, if two of its methods have the
+    same number, or if something cannot be sent.
+
+    A class that inherits methods is the same service: it has the name, and so the numbers, and the errors of the
+    class that they come from. So clients can have a module in which methods are declared, and heirs implement them.
     """
 
     service_name: ClassVar[str] = ""
     service_version: ClassVar[str] = ""
+    service_errors: ClassVar[tuple[type[RequestError], ...]] = ()
 
     def __init_subclass__(
         cls, *, version: str = "", name: str | None = None, errors: Sequence[type[RequestError]] = (), **kwargs: Any
@@ -48,16 +52,18 @@ class Service:
         super().__init_subclass__(**kwargs)
         if CLIENT in cls.__dict__:
             return  # the class of its clients, see `_client_class`
-        cls.service_name = cls.__name__ if name is None else name
+        base = _base_of(cls)
+        cls.service_name = name if name is not None else cls.__name__ if base is None else base.service_name
         cls.service_version = version
         if not (isinstance(cls.service_name, str) and cls.service_name and isinstance(version, str)):
             raise TypeError(f"{cls.__name__}: the name and the version of a service are strings")
         if cls.__dict__.get("__slots__") is not None:
             raise TypeError(f"{cls.__name__}: a service cannot have __slots__")
+        cls.service_errors = (*errors, *(() if base is None else base.service_errors))
         calls: dict[str, type[Call[Any]]] = {}
         setattr(cls, CALLS, calls)
         for found_name, found in _methods_of(cls).items():
-            calls[found_name] = call_class(cls, cls.service_name, found_name, found, errors)
+            calls[found_name] = call_class(cls, cls.service_name, found_name, found, cls.service_errors)
         _check_numbers(cls, calls)
 
     @classmethod
@@ -188,6 +194,14 @@ def calls_of(service: type[Service]) -> Mapping[str, type[Call[Any]]]:
     return calls
 
 
+def _base_of(cls: type) -> type[Service] | None:
+    """The class that a service has its methods from; None if it inherits none."""
+    for base in cls.__mro__[1:]:
+        if issubclass(base, Service) and calls_of(base):
+            return base
+    return None
+
+
 def _methods_of(cls: type) -> dict[str, Method[Any, Any, Any]]:
     """The methods of a service, those of its bases first; a function without `@method` takes the place of one."""
     found: dict[str, Method[Any, Any, Any]] = {}
@@ -201,6 +215,7 @@ def _methods_of(cls: type) -> dict[str, Method[Any, Any, Any]]:
                     value, former.number, former.idempotent, former.inline, former.errors, former.names
                 )
                 replacing.__name__ = name
+                replacing.replaces = True
                 found[name] = replacing
                 setattr(base, name, replacing)
             elif name in found:
