@@ -72,3 +72,16 @@ def test_by_another_thread(ends: Ends) -> None:
     assert ends.asks_last.wait(WAIT)
     assert ends.server(LARGE, MUCH, timeout=WAIT)[2] == b"answered"
     assert started(timeout=WAIT)[2] == b"answered"
+
+
+def test_a_clock_that_waits_for_room_is_not_kept_awake_by_what_waits_behind_that() -> None:
+    near, far = socket.socketpair()
+    with near, far, PacketConnection(near, max_unsent=4 << 20, close_timeout=0) as conn:
+        driver = conn._driver
+        assert driver is not None
+        conn.submit(LARGE, 0, bytes(1 << 20))
+        conn.submit(LAST)
+        assert driver._writing.leftover
+        assert driver.engine.unsent
+        looks = [(driver._loops.look(), driver._writing.flushes) for _ in range(6)]
+        assert looks[-1] == looks[-2] == (False, driver._writing.flushes)

@@ -71,7 +71,8 @@ class Loops:
             workers.need_thread()
         if look[2] == last_look[2] and reader.is_left_alone():
             reader.arm()
-        if look[1] == last_look[1] and self._engine.unsent:
+        # whoever has the role sees to it; the clock itself, which waits for room, is not to be kept awake by that
+        if look[1] == last_look[1] and self._engine.unsent and not writing.role:
             self._writing.flush()
         self._last_look = look
         return look != last_look or bool(workers.on_watch)
