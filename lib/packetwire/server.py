@@ -105,7 +105,7 @@ def serve(
     takes no byte for 30 seconds is ended. By default it is 1 GiB, or a quarter of what this process may use, if
     that is less.
 
-    So that one server follows another and no client is lost, see docs/howto/restart.md:
+    So that one server follows another and no client is lost, see docs/howto/replace.md:
 
     - `listener` is a socket that listens already, its descriptor, or several of them, at `unix:`, `tcp:` or `tls:`.
       They are the server's from then on, which closes them in the end; their files are left alone. The port of the

@@ -49,8 +49,9 @@ class Pool(HasRequestMap):
     The connections are made in the background as soon as the pool is open, and again after `backoff`. A call takes,
     of two drawn at random, the one with fewer requests under way. While there is none, it waits: within its
     `timeout`, or 30 seconds if it has none. A call whose connection ends is made again, on another one if there is
-    one, if no handler can have begun with it. With `idempotent=True` that is done also if it is not known, at most
-    `attempts` times, and while such repeats are less than a tenth of the calls. Else it raises `ConnectionEnded`.
+    one, if no handler can have begun with it. With `idempotent=True` that is done also if it is not known, with
+    `attempts` attempts in all, and while such repeats are less than a tenth of the calls. Else it raises
+    `ConnectionEnded`.
 
     - `on_connect(conn)` is called with each new connection before it is used, for instance to log in. If it raises,
       the connection is closed, and made again later.
