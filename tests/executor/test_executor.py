@@ -6,10 +6,12 @@ import asyncio
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -255,6 +257,26 @@ def test_a_request_that_is_no_call_is_refused(payload: bytes, tmp_path: Path) ->
     assert type(caught.value).__name__ == "RequestError"
     with pytest.raises(Exception, match="no request type 2"):
         functions.handle(2, 0, payload)
+
+
+def test_a_call_waits_for_a_module_that_another_thread_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, let_go = threading.Event(), threading.Event()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "importing", SimpleNamespace(begun=begun, let_go=let_go))
+    source = "import importing\nimporting.begun.set()\nimporting.let_go.wait()\ndef one() -> int:\n    return 1\n"
+    (tmp_path / "slow_work.py").write_text(source)
+    functions = Functions.of_all()
+    call = b"\x82\xa8function" + Plain().encode("slow_work:one") + b"\xa9arguments\x80"
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(functions.handle, 1, 0, call)
+        assert begun.wait(LIMIT)
+        second = threads.submit(functions.handle, 1, 0, call)
+        wait([second], 0.1)  # time enough for one that would not wait
+        let_go.set()
+        assert first.result(LIMIT) == second.result(LIMIT) == b"\x01"
+    del sys.modules["slow_work"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Collection
 from importlib import import_module
 from types import ModuleType
@@ -92,7 +91,7 @@ class Functions:
         if self._modules is not None and module not in self._modules:
             raise RequestError(f"no functions of the module {module!r} are served here")
         try:
-            found: Any = vars(sys.modules.get(module) or import_module(module)).get(name)
+            found: Any = vars(import_module(module)).get(name)  # waits for a thread that imports it just now
         except ImportError as error:
             raise RequestError(f"there is no module {module!r} here: {error}") from error
         if found is None or name.startswith("_") or not _is_named(found, module, name):
