@@ -22,12 +22,10 @@ WAIT = 30.0
 def test_who_comes_then_waits(kind: str, address: str, tmp_path: Path) -> None:
     with Victim(kind, address.format(tmp_path), descriptors=DESCRIPTORS) as victim:
         with ExitStack() as opened:
-            clients = [
-                opened.enter_context(PacketConnection(connect_to(victim.address), close_timeout=0.0))
-                for _ in range(CLIENTS)
-            ]
-            waiting = []
-            for conn in clients:
+            clients, waiting = [], []
+            for _ in range(CLIENTS):  # each asks at once: silent ones give their place
+                conn = opened.enter_context(PacketConnection(connect_to(victim.address), close_timeout=0.0))
+                clients.append(conn)
                 try:
                     assert conn(0, b"place", timeout=0.5)[2] == b"place"
                 except RequestTimeout:

@@ -22,6 +22,7 @@ from .archives import EXTRAS, FOR_DEVELOPERS, PROJECT, ROOT, Archives, archives,
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
+MANUAL = "docs/packetwire.1"
 PACKAGE = ROOT / "lib" / "packetwire"
 DATA = {
     *("packetwire/py.typed", "packetwire/wireshark/packetwire.lua"),
@@ -58,7 +59,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Archives) -> None:
         assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
         assert "packetwire = packetwire.cli.main:main" in wheel.read(f"{info}/entry_points.txt").decode()
     compiled = {name for name in names if name.startswith("packetwire/_compiled/")}
-    assert {name for name in names if not name.startswith(info)} - compiled == sources() | DATA
+    manual = f"{info.removesuffix('.dist-info')}.data/data/share/man/man1/{Path(MANUAL).name}"
+    assert {name for name in names if not name.startswith(info)} - compiled == sources() | DATA | {manual}
     assert metadata["License-Expression"] == PROJECT["license"]
     assert metadata["Requires-Python"] == PROJECT["requires-python"]
     assert set(metadata.get_all("Provides-Extra")) == set(EXTRAS)
@@ -69,10 +71,10 @@ def test_the_sdist_holds_what_a_wheel_is_built_from_and_no_part_of_the_tests(bui
     with tarfile.open(built.sdist) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames() if not sdist.getmember(name).isdir()}
     wanted = {f"lib/{name}" for name in sources() | DATA} | {"LICENSE", "README.md", "pyproject.toml"}
-    wanted |= {"setup.py", "tools/build_backend.py"}
+    wanted |= {"setup.py", "tools/build_backend.py", MANUAL}
     assert names >= wanted
     made = {name for name in names if name in ("PKG-INFO", "setup.cfg") or ".egg-info/" in name}
-    assert names - wanted - made <= {"CHANGELOG.md", "MANIFEST.in"}
+    assert names - wanted - made <= {"CHANGELOG.md", "MANIFEST.in", "SECURITY.md"}
 
 
 # what they install

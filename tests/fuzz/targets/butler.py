@@ -331,5 +331,6 @@ TARGETS = (
         hear=hear_component_session,
         reasons=frozenset(ICCP_VIOLATIONS),
         growth=SESSION_GROWTH,
+        besides=1 << 17,  # two ends, which have taken 100 KB before they hear anything
     ),
 )
