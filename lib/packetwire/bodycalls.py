@@ -73,7 +73,7 @@ def begin(
     return CalledExchange(driver, result, bodies, timeout)
 
 
-def send_body(exchange: CalledExchange, source: Any) -> LightResult:
+def send_body(exchange: CalledExchange, source: object) -> LightResult:
     """Send the body of a request that takes none back; returns its result once no more than 256 KiB are unsent."""
     assert exchange.bodies.request is not None
     writer = BodyWriter(exchange.bodies.request, exchange)

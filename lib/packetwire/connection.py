@@ -487,7 +487,7 @@ class PacketConnection(ConnectionFace[Driver]):
     def _joined(
         self,
         request: tuple[int, int, BytesLike, int],
-        body: Any,
+        body: object,
         fallback: str | None,
         timeout: float | None,
         options: CallOptions,
@@ -508,7 +508,7 @@ class PacketConnection(ConnectionFace[Driver]):
     def _submit_with_body(
         self,
         request: tuple[int, int, BytesLike, int],
-        body: Any,
+        body: object,
         fallback: str | None,
         label: str | None,
         timeout: float | None,

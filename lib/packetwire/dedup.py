@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from time import monotonic
-from typing import Any
 
 from packetwire.core.bounds import bound_of
 from packetwire.core.channels import PlainHandler
@@ -127,13 +126,13 @@ class Dedup:
         self._finish(key, *made)
         return made[0]()
 
-    def _joined(self, source: Any) -> HandlerResult:
+    def _joined(self, source: object) -> HandlerResult:
         """A streamed response as one payload: it is kept, so the call takes no body."""
         from packetwire._sync.bodies import joined_answer  # only who has bodies needs it
 
         return joined_answer(source, self._size)
 
-    async def _joined_later(self, source: Any) -> HandlerResult:
+    async def _joined_later(self, source: object) -> HandlerResult:
         """The same, in a loop."""
         if not isinstance(source, AsyncIterator):
             if not callable(getattr(source, "read", None)):
@@ -150,7 +149,8 @@ class Dedup:
                 if size > self._size:
                     break
         finally:
-            if callable(close := getattr(source, "aclose", None)):
+            close: Callable[[], Awaitable[object]] | None = getattr(source, "aclose", None)
+            if close is not None:
                 await close()
         return self._joined(chunks)
 

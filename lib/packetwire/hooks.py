@@ -8,7 +8,7 @@ a hook is logged and changes nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -445,7 +445,8 @@ class CoveredAsyncIterator:
     async def aclose(self) -> None:
         """Nobody reads on."""
         try:
-            if callable(close := getattr(self._source, "aclose", None)):
+            close: Callable[[], Awaitable[object]] | None = getattr(self._source, "aclose", None)
+            if close is not None:
                 await close()
         finally:
             self._span.end()
@@ -459,11 +460,11 @@ class CoveredFile:
         self._span = span
         self.read = self._read_later if iscoroutinefunction(source.read) else self._read
 
-    def _read(self, size: int) -> Any:
+    def _read(self, size: int) -> object:
         with self._span.making():
             return self._source.read(size)
 
-    async def _read_later(self, size: int) -> Any:
+    async def _read_later(self, size: int) -> object:
         with self._span.making():
             return await self._source.read(size)
 
@@ -505,14 +506,14 @@ def _no_label(rq_type: int) -> None:
     return None
 
 
-def _size(payload: Any) -> int:
+def _size(payload: object) -> int:
     """Bytes of what may be a payload; 0 for what is none."""
     if isinstance(payload, str):
         return len(payload.encode(errors="replace"))
-    return payload.nbytes if isinstance(payload, memoryview) else len(payload) if hasattr(payload, "__len__") else 0
+    return payload.nbytes if isinstance(payload, memoryview) else len(payload) if isinstance(payload, Sized) else 0
 
 
-def _size_of_response(result: Any) -> int:
+def _size_of_response(result: object) -> int:
     """Bytes of the payload that a handler's result stands for."""
     return _size(result[1]) if isinstance(result, tuple) and len(result) == 2 else _size(result)
 

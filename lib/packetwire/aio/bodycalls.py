@@ -144,7 +144,7 @@ async def joined_for(
 def submit_with_body(
     driver: Any,
     request: Request,
-    body: Any,
+    body: object,
     fallback: str | None,
     options: CallOptions,
     label: str | None,
@@ -180,7 +180,7 @@ def submit_with_body(
     return future
 
 
-async def _send_body(exchange: CalledExchange, source: Any) -> None:
+async def _send_body(exchange: CalledExchange, source: object) -> None:
     """Send the body of a request that takes none back; a failure of the source ends the request."""
     assert exchange.bodies.request is not None
     writer = BodyWriter(exchange.bodies.request, exchange)
@@ -194,7 +194,7 @@ async def _send_body(exchange: CalledExchange, source: Any) -> None:
         raise
 
 
-async def _ended_by_failure(sending: Coroutine[Any, Any, None], future: RequestFuture) -> None:
+async def _ended_by_failure(sending: Coroutine[object, object, None], future: RequestFuture) -> None:
     try:
         await sending
     except Exception as error:

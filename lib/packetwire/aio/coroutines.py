@@ -167,14 +167,14 @@ class CoroutineHandlers:
         finally:
             serving.reset(before)
 
-    def _start_task(self, key: Key, rq_type: int, coroutine: Any) -> None:
+    def _start_task(self, key: Key, rq_type: int, coroutine: object) -> None:
         """All of it in a task."""
         run = HandlerRun(self, key, rq_type, coroutine)
         run.task = self._loop.create_task(run)
         self._runs[key] = run
         self.begun += 1
 
-    def _start_eager_task(self, key: Key, rq_type: int, coroutine: Any) -> None:
+    def _start_eager_task(self, key: Key, rq_type: int, coroutine: object) -> None:
         run = HandlerRun(self, key, rq_type, coroutine)
         outer, self._is_stepping = self._is_stepping, True
         try:
@@ -200,10 +200,10 @@ class CoroutineHandlers:
         if outer is not None:  # something in a task has made room for this
             _tasks._leave_task(loop, outer)
         was_stepping, self._is_stepping = self._is_stepping, True
-        result: Any = None
+        result: object = None
         failure: BaseException | None = None
         waits = False
-        awaited: Any = None
+        awaited: object = None
         _tasks._enter_task(loop, task)
         try:
             awaited = context.run(coroutine.send, None)

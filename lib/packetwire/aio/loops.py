@@ -15,7 +15,6 @@ import asyncio
 import signal
 import weakref
 from contextlib import suppress
-from typing import Any
 
 from packetwire.streams import forking
 
@@ -28,7 +27,7 @@ class _Loop:
 
     def after_fork(self) -> None:
         """In the child of a fork."""
-        loop: Any = self._loop()
+        loop: object = self._loop()
         if not isinstance(loop, asyncio.SelectorEventLoop) or loop.is_closed():
             return
         with suppress(AttributeError, TypeError):

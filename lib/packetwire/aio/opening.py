@@ -44,7 +44,7 @@ async def _make(recv_send: Callable[[], Any], name: str) -> Any:
     return await made if isawaitable(made) else made
 
 
-def _dispose(made: Any) -> None:
+def _dispose(made: object) -> None:
     """Close what was made for an opening that nobody waits for any more."""
     if asyncio.iscoroutine(made):
         made.close()
@@ -52,7 +52,7 @@ def _dispose(made: Any) -> None:
         open_stream(lambda: made).close()
 
 
-def _is_stream_pair(recv_send: Any) -> TypeGuard[StreamPair]:
+def _is_stream_pair(recv_send: object) -> TypeGuard[StreamPair]:
     return (
         isinstance(recv_send, tuple)
         and len(recv_send) == 2

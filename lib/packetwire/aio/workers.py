@@ -65,7 +65,7 @@ class Workers:
         self._loop = asyncio.get_running_loop()
         self._calls: SimpleQueue[None] = SimpleQueue()  # an item for each worker that shall look for jobs
         self._lock = threading.Lock()  # guards what follows
-        self._done: list[tuple[Fields, Any, BaseException | None]] = []
+        self._done: list[tuple[Fields, object, BaseException | None]] = []
         self._done_bytes = 0
         self._loop_is_called = False
         self._threads: set[threading.Thread] = set()
@@ -221,7 +221,7 @@ def _nothing() -> None:
     """Nobody has to be told."""
 
 
-def _bytes_of(result: Any) -> int:
+def _bytes_of(result: object) -> int:
     """The size of the reply that a handler's result makes, as far as that is known."""
     payload = result[1] if isinstance(result, tuple) and len(result) == 2 else result
     return len(payload) if isinstance(payload, bytes | bytearray | memoryview | str) else 0

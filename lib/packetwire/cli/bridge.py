@@ -13,13 +13,12 @@ from contextlib import ExitStack, contextmanager
 from packetwire.addresses import Address, StdioAddress
 from packetwire.bridge import DEFAULT_MAX_CLIENTS, Bridge, listens_at
 from packetwire.capture import CaptureError, CaptureWriter
-from packetwire.cli import curve
+from packetwire.cli import curve, tls
 from packetwire.cli.addressing import address, check_connectable
 from packetwire.cli.arguments import Commands, add_admission_options, check_admission_options, whole_number
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.helptext import examples
 from packetwire.cli.running import STOP_SIGNALS, log_shown, stop_signals
-from packetwire.cli.tls import client_ssl_context, server_ssl_context
 
 DESCRIPTION = """
 Passes bytes between two addresses, both ways and as they are. At A, if it is unix:PATH (the socket gets mode
@@ -68,13 +67,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_admission_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no lines on standard error but what ends the bridge")
-    tls_a = parser.add_argument_group("if A is a tls: address to listen at")
-    tls_a.add_argument("--cert", metavar="FILE", help="our certificate, in PEM")
-    tls_a.add_argument("--key", metavar="FILE", help="its key, if that is in a file of its own")
-    tls_a.add_argument("--client-ca", metavar="FILE", help="only those with a certificate from a CA in there")
-    tls_b = parser.add_argument_group("if B is a tls: address")
-    tls_b.add_argument("--cafile", metavar="FILE", help="the CAs to trust (default: the system's)")
-    tls_b.add_argument("--server-name", metavar="NAME", help="whom B's certificate must be for (default: the host)")
+    tls.add_options_of_both_ends(parser, "if A is a tls: address to listen at")
     curve.add_server_keys(parser.add_argument_group("CURVE, if A is zmq+router: or zmq+pair: to listen at"))
     curve_b = parser.add_argument_group("CURVE, if B is a zmq+dealer: or zmq+pair: address")
     curve_b.add_argument("--curve-server", metavar="FILE", help=curve.SERVER_HELP)
@@ -119,15 +112,11 @@ def _check_connect(args: argparse.Namespace) -> None:
 
 
 def _make_bridge(args: argparse.Namespace, opened: ExitStack) -> Bridge:
-    tls_a = argparse.Namespace(address=args.a, cert=args.cert, key=args.key, client_ca=args.client_ca)
-    tls_b = argparse.Namespace(
-        address=args.b, cafile=args.cafile, server_name=args.server_name, cert=None, key=None
-    )
     check_admission_options(args, args.a)
     if args.connect and (args.curve_key or args.curve_clients):
         raise CommandFailed("--curve-key and --curve-clients are for an A to listen at", EXIT_USAGE)
-    ssl_context_a = None if args.connect else server_ssl_context(tls_a)
-    ssl_context_b = client_ssl_context(tls_b)
+    ssl_context_a = None if args.connect else tls.ssl_context_at_a(args)
+    ssl_context_b = tls.ssl_context_at_b(args)
     return Bridge(
         curve.to_serve(args.a, args.curve_key, args.curve_clients),
         curve.to_connect(args.b, args.curve_server, args.curve_client_key),

@@ -404,7 +404,7 @@ def _make_service(name: str, connect: Callable[[], object]) -> HasPacketConnecti
 
 
 def _typed_question(
-    args: argparse.Namespace, requests: Mapping[int, type[BaseRequest[Any]]], module: str
+    args: argparse.Namespace, requests: Mapping[int, type[BaseRequest[object]]], module: str
 ) -> Question:
     rq_type, rq_class = _find_request(args.type, requests, module)
     name = rq_class.__name__
@@ -421,7 +421,7 @@ def _typed_question(
         return Question(rq_type, request.flags, bytes(request), name, decode, fail)
 
 
-def _by_kinds(args: argparse.Namespace, rq_type: int, rq_class: type[BaseRequest[Any]]) -> Question:
+def _by_kinds(args: argparse.Namespace, rq_type: int, rq_class: type[BaseRequest[object]]) -> Question:
     """The question for a request of `packetwire.typed`."""
     from packetwire.cli.typedvalues import checked_result, typed_request
 
@@ -439,8 +439,8 @@ def _by_kinds(args: argparse.Namespace, rq_type: int, rq_class: type[BaseRequest
 
 
 def _find_request(
-    wanted: str, requests: Mapping[int, type[BaseRequest[Any]]], module: str
-) -> tuple[int, type[BaseRequest[Any]]]:
+    wanted: str, requests: Mapping[int, type[BaseRequest[object]]], module: str
+) -> tuple[int, type[BaseRequest[object]]]:
     """The request type and class with that number or name."""
     found = [
         (rq_type, rq_class)

@@ -49,7 +49,7 @@ def _methods_at(args: argparse.Namespace) -> dict[str, Any]:
         return {}
 
 
-def _asked(args: argparse.Namespace) -> dict[str, Any]:
+def _asked(args: argparse.Namespace) -> dict[str, object]:
     from packetwire.cli import curve
     from packetwire.cli.describe import schema_of_peer
     from packetwire.cli.tls import client_ssl_context
@@ -62,5 +62,5 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
         server_name=args.server_name,
     )
     with PacketConnection(connect, request_handler=None, close_timeout=0.5) as conn:
-        found: dict[str, Any] = schema_of_peer(conn, ASKED_FOR, "")["methods"]
+        found: dict[str, object] = schema_of_peer(conn, ASKED_FOR, "")["methods"]
         return found

@@ -7,13 +7,13 @@ import signal
 import sys
 from typing import Any
 
+from packetwire.cli import tls
 from packetwire.cli.addressing import check_connectable, seconds
 from packetwire.cli.arguments import Commands, add_admission_options, check_admission_options, whole_number
 from packetwire.cli.endpoints import Endpoint, end_at
 from packetwire.cli.failure import EXIT_FAILED, EXIT_USAGE, CommandFailed
 from packetwire.cli.helptext import examples
 from packetwire.cli.running import log_shown, run_until_signal, stop_signals
-from packetwire.cli.tls import client_ssl_context, server_ssl_context
 from packetwire.listeners import check_listenable
 
 CONNECT_TIMEOUT = 10.0
@@ -65,13 +65,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_admission_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no lines on standard error but what ends the gateway")
-    tls_a = parser.add_argument_group("if A is a tls: address")
-    tls_a.add_argument("--cert", metavar="FILE", help="our certificate, in PEM")
-    tls_a.add_argument("--key", metavar="FILE", help="its key, if that is in a file of its own")
-    tls_a.add_argument("--client-ca", metavar="FILE", help="only those with a certificate from a CA in there")
-    tls_b = parser.add_argument_group("if B is a tls: address")
-    tls_b.add_argument("--cafile", metavar="FILE", help="the CAs to trust (default: the system's)")
-    tls_b.add_argument("--server-name", metavar="NAME", help="whom B's certificate must be for (default: the host)")
+    tls.add_options_of_both_ends(parser, "if A is a tls: address")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,16 +94,12 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     check_admission_options(args, args.a)
     if args.max_per_address is not None and isinstance(args.a, Endpoint):
         raise CommandFailed(f"--max-per-address is for packet streams, not for {args.a}", EXIT_USAGE)
-    tls_a = argparse.Namespace(address=args.a, cert=args.cert, key=args.key, client_ca=args.client_ca)
-    tls_b = argparse.Namespace(
-        address=args.b, cafile=args.cafile, server_name=args.server_name, cert=None, key=None
-    )
     return {
         "timeout": args.timeout,
         "max_clients": args.max_clients,
         "max_per_address": args.max_per_address,
         "allow_uids": args.allow_uid,
-        "ssl_context_a": server_ssl_context(tls_a),
-        "ssl_context_b": client_ssl_context(tls_b),
+        "ssl_context_a": tls.ssl_context_at_a(args),
+        "ssl_context_b": tls.ssl_context_at_b(args),
         "server_name": args.server_name,
     }

@@ -215,7 +215,7 @@ def _with_options(
 ) -> MakeService:
     """The same service, with these options of its connection if they are given."""
 
-    def make(recv_send: PacketConnectionRecvSend) -> Any:
+    def make(recv_send: PacketConnectionRecvSend) -> object:
         service = make_service(recv_send)
         conn = connection_of(service)
         if handlers is not None:

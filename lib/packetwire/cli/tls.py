@@ -27,6 +27,16 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
     tls.add_argument("--client-ca", metavar="FILE", help="serve only those with a certificate from a CA in there")
 
 
+def add_options_of_both_ends(parser: argparse.ArgumentParser, at_a: str) -> None:
+    """Add the options of a command whose clients come to A, and which connects to B for each."""
+    tls_a = parser.add_argument_group(at_a)
+    _add_own_certificate(tls_a, "our certificate")
+    tls_a.add_argument("--client-ca", metavar="FILE", help="only those with a certificate from a CA in there")
+    tls_b = parser.add_argument_group("if B is a tls: address")
+    tls_b.add_argument("--cafile", metavar="FILE", help="the CAs to trust (default: the system's)")
+    tls_b.add_argument("--server-name", metavar="NAME", help="whom B's certificate must be for (default: the host)")
+
+
 def _add_own_certificate(tls: argparse._ArgumentGroup, what: str) -> None:
     tls.add_argument("--cert", metavar="FILE", help=f"{what}, in PEM")
     tls.add_argument("--key", metavar="FILE", help="its key, if that is in a file of its own")
@@ -51,6 +61,20 @@ def server_ssl_context(args: argparse.Namespace) -> SSLContext | None:
     from packetwire.streams.tls import server_context
 
     return server_context(args.cert, args.key, args.client_ca)
+
+
+def ssl_context_at_a(args: argparse.Namespace) -> SSLContext | None:
+    """The context for serving at A, by the options of both ends."""
+    return server_ssl_context(
+        argparse.Namespace(address=args.a, cert=args.cert, key=args.key, client_ca=args.client_ca)
+    )
+
+
+def ssl_context_at_b(args: argparse.Namespace) -> SSLContext | None:
+    """The context for connecting to B, by the options of both ends."""
+    return client_ssl_context(
+        argparse.Namespace(address=args.b, cafile=args.cafile, server_name=args.server_name, cert=None, key=None)
+    )
 
 
 def _given(args: argparse.Namespace, *names: str) -> list[str]:

@@ -21,7 +21,7 @@ from packetwire.typed.schema import Schema, plain
 
 
 def typed_request(
-    rq_class: type[BaseRequest[Any]], words: Iterable[str]
+    rq_class: type[BaseRequest[object]], words: Iterable[str]
 ) -> tuple[TypedRequest[Any], Streams | None]:
     """The request of that class with the fields of the words, and its streams. Raises `CommandFailed`.
 
@@ -138,7 +138,7 @@ def _value(wire: Set[str], given: bytes) -> object:
         return text
 
 
-def checked_result(request: TypedRequest[Any], payload: bytes) -> object:
+def checked_result(request: TypedRequest[object], payload: bytes) -> object:
     """A result, as MessagePack has it. Raises `BadValue` if it is none."""
     request.operation.result_from(payload)
     return shown_payload(payload)

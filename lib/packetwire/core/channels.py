@@ -166,7 +166,7 @@ class Channels:
         self.unhurried.pop(channel, None)
         return self.receivers.pop(channel, None)
 
-    def _check(self, channel: int, served_by: Any, what: str) -> None:
+    def _check(self, channel: int, served_by: object, what: str) -> None:
         check_channel(channel)
         if not callable(served_by):
             raise TypeError(f"the {what} of channel {channel} must be callable, got {served_by!r:.100}")
@@ -277,7 +277,7 @@ def bound_to_channel(handler: RequestHandler, channel: int) -> PlainHandler:
     return cast(PlainHandler, handler)
 
 
-def takes_channel(handler: Any) -> bool:
+def takes_channel(handler: object) -> bool:
     """True if a handler has a parameter `channel` behind the usual three."""
     while isinstance(handler, partial):
         if "channel" in handler.keywords:

@@ -1129,7 +1129,7 @@ class ConnectionEngine:
             and self.ours is not _ENDED
             and (self.bodies is None or not self.bodies.trailing)
         )
-        waiter: Any = None
+        waiter: object = None
         packets: Iterator[Fields] = iter(())
         try:
             if self._negotiates and self.control is not None:

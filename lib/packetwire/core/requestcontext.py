@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 from packetwire.core.bodies import ReceivingBody, SendingBody
 from packetwire.core.frames import Meta
@@ -41,7 +40,7 @@ class RequestContext:
         """The time before which the caller wants no further report."""
         self.body: ReceivingBody | None = None
         """Its body, if it has one."""
-        self.reader: Any = None
+        self.reader: object = None
         """The reader of the body, once its handler has asked for that."""
         self.response_body: SendingBody | None = None
         """The body of its response, if the caller takes one."""

@@ -96,7 +96,7 @@ class BaseRequest(Generic[ResponseT_co]):
         """The exception that a response that is not ok raises for the caller; by default the `failure` itself."""
         return failure
 
-    def _answer(self, context: Any) -> HandlerResult:
+    def _answer(self, context: object) -> HandlerResult:
         """The answer of the receiving end: the result of `fulfil`, which typed requests encode."""
         return self.fulfil(context)
 

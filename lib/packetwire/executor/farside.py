@@ -43,7 +43,7 @@ class Functions:
         self._modules = modules
         self._traceback = traceback
         self._connection = {"dedup": Dedup(), **connection}
-        self._known: dict[str, tuple[Callable[..., Any], Signature]] = {}
+        self._known: dict[str, tuple[Callable[..., object], Signature]] = {}
 
     @classmethod
     def of_all(cls) -> Functions:
@@ -77,7 +77,7 @@ class Functions:
             error.__traceback__ = error.__traceback__ and (error.__traceback__.tb_next or error.__traceback__)
             raise refusal_of(error, self._traceback) from None
 
-    def _found(self, name: str) -> tuple[Callable[..., Any], Signature]:
+    def _found(self, name: str) -> tuple[Callable[..., object], Signature]:
         known = self._known.get(name)
         if known is None:
             function = self._function(*name.partition(":")[::2])
@@ -96,11 +96,11 @@ class Functions:
             raise RequestError(f"there is no module {module!r} here: {error}") from error
         if found is None or name.startswith("_") or not _is_named(found, module, name):
             raise RequestError(f"the module {module!r} has no function {name!r} that can be called")
-        function: Callable[..., Any] = found
+        function: Callable[..., object] = found
         return function
 
 
-def _is_named(found: Any, module: str, name: str) -> bool:
+def _is_named(found: object, module: str, name: str) -> bool:
     try:
         return name_of(found) == (module, name)
     except LocalProtocolError:

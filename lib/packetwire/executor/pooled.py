@@ -66,7 +66,7 @@ class PoolExecutor(Executor):
     ) -> None:
         self._modules = _names_of(module)
         self._options: dict[str, Any] = {"timeout": timeout, "idempotent": idempotent, "once": once}
-        self._signatures: dict[Any, Signature] = {}
+        self._signatures: dict[object, Signature] = {}
         targets = addresses if isinstance(addresses, list | tuple) else [addresses]
         shipped = (
             Ship(SERVICE, [*self._modules, *modules], site) if ship and any(map(takes_ship, targets)) else None
@@ -152,7 +152,7 @@ class _LeastBusy(Pool):
     def __init__(self, addresses: Any, **options: Any) -> None:
         super().__init__(addresses, **options)
         self._lock = threading.Lock()
-        self._busy: dict[Any, int] = dict.fromkeys(self.members, 0)
+        self._busy: dict[object, int] = dict.fromkeys(self.members, 0)
         self._mine = threading.local()
 
     def release(self) -> None:

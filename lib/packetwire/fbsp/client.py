@@ -292,7 +292,7 @@ class FBSPEventClient(FBSPClient):
         max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE,
     ) -> None:
         super().__init__(session_type=session_type, max_message_size=max_message_size)
-        self.api_handlers: dict[Any, ReplyHandler] = {}
+        self.api_handlers: dict[object, ReplyHandler] = {}
         """(interface, operation) -> handler: services may number an interface differently."""
         self.handlers.update(
             {

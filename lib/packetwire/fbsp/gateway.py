@@ -285,7 +285,7 @@ def _parsed(address: str | Address) -> str | Address:
     return address
 
 
-def _check_unused(address: str | Address, options: dict[str, Any]) -> None:
+def _check_unused(address: str | Address, options: dict[str, object]) -> None:
     for name, value in options.items():
         if value is not None and isinstance(address, str):
             raise LocalProtocolError(f"{address} has no use for {name}: it is a ZMQ endpoint")

@@ -220,7 +220,7 @@ def operations_of(service: type) -> Iterator[Operation]:
             yield Operation(declared, method)
 
 
-def as_stream(result: Any) -> Stream | None:
+def as_stream(result: object) -> Stream | None:
     """The stream that an operation has returned, if it is one."""
     if type(result) in PLAIN:  # the frequent ones: the checks below take a while
         return None

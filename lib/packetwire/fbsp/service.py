@@ -95,7 +95,7 @@ class FBSPService(_FBSP):
         self.error_detail = error_detail
         self.max_sessions = max_sessions
         self.max_requests = max_requests
-        self.api_handlers: dict[Any, APIHandler] = {}
+        self.api_handlers: dict[object, APIHandler] = {}
         """Request code -> handler."""
         welcome: WelcomeMessage = self.create_message_for(MsgType.WELCOME)
         self.welcome_df = welcome.data

@@ -109,7 +109,7 @@ class ServiceCore(Generic[RequestT]):
     # requests
 
     def _handler(self, operation: Operation) -> Any:
-        def begin(channel: Channel, session: FBSPSession, msg: APIMessage, protocol: Any) -> None:
+        def begin(channel: Channel, session: FBSPSession, msg: APIMessage, protocol: object) -> None:
             request = self.make_request(self.protocol, channel, session, msg)
             request.upload_wait = self._upload_wait
             requests = self.requests.get(session)

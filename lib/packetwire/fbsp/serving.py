@@ -128,7 +128,7 @@ class Service(OperationBook[Request]):
         self._threads = threads
         self._performing: set[int] = set()
         """The idents of the threads that perform operations, but for inline ones."""
-        self._postponed: deque[tuple[Request, Callable[..., Any]]] = deque()
+        self._postponed: deque[tuple[Request, Callable[..., object]]] = deque()
         """Requests, and their operations, that are performed when others have ended."""
         self._forked = False
         forking.register(self)
@@ -200,12 +200,12 @@ class Service(OperationBook[Request]):
             self.core.forget(request)
             raise StopError("too many requests wait", code=ErrorCode.TOO_MANY_REQUESTS)
 
-    def _submit(self, request: Request, method: Callable[..., Any]) -> bool:
+    def _submit(self, request: Request, method: Callable[..., object]) -> bool:
         """Have a thread perform an operation: of the carrier's, if that has some, else one of ours."""
         job = partial(self._perform_in_thread, request, method)
         return request.channel.run_job(job, kind=request.msg.type_data) or self._workers.submit(job)
 
-    def _perform_in_thread(self, request: Request, method: Callable[..., Any]) -> None:
+    def _perform_in_thread(self, request: Request, method: Callable[..., object]) -> None:
         """Perform an operation, or leave it to whoever is the first to end one, if as many run as may."""
         me = threading.get_ident()
         with self._change:
@@ -230,7 +230,7 @@ class Service(OperationBook[Request]):
         except IndexError:
             pass
 
-    def _perform(self, request: Request, method: Callable[..., Any]) -> None:
+    def _perform(self, request: Request, method: Callable[..., object]) -> None:
         try:
             if not request.cancelled:
                 if request.msg.flags is not NO_FLAGS:
@@ -249,7 +249,7 @@ class Service(OperationBook[Request]):
             self.core.forget(request)
 
 
-def _send_stream(reply: Reply, items: Iterator[Any]) -> None:
+def _send_stream(reply: Reply, items: Iterator[object]) -> None:
     try:
         for item in items:
             if not reply.add(item):

@@ -177,7 +177,7 @@ class PacketChannel(SharedChannel):
         self._open: dict[Hashable, deque[Owed]] = {}
         self._answers: dict[Hashable, Any] = {}
         self._keys: dict[int, Hashable] = {}  # of these, by the ids of what is in `_answers`
-        self._results: deque[Any] = deque()
+        self._results: deque[object] = deque()
         self._takes: dict[type, Callable[[Any], bytes | Owed | None]] = {
             RequestReceived: self._take_request,
             ResponseReceived: self._take_response,

@@ -41,7 +41,7 @@ class Protocol:
 
     def __init__(self, *, session_type: type[Session] = Session) -> None:
         self._session_type = session_type
-        self.handlers: dict[Any, MessageHandler] = {}
+        self.handlers: dict[object, MessageHandler] = {}
 
     @property
     def session_type(self) -> type[Session]:

@@ -759,7 +759,7 @@ def _weight(zmsg: list[bytes]) -> int:
     return sum(map(len, zmsg)) + FRAME_OVERHEAD * len(zmsg)
 
 
-def descriptor_of(socket: zmq.Socket[Any]) -> int:
+def descriptor_of(socket: zmq.Socket[object]) -> int:
     """The descriptor to poll for news of a socket."""
     return int(socket.getsockopt(zmq.FD))
 

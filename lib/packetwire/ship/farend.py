@@ -29,7 +29,7 @@ def serve(service: str, digits: str) -> None:
 def find(service: str) -> Any:
     """The object MODULE:NAME."""
     module, _, path = service.partition(":")
-    found: Any = import_module(module)
+    found: object = import_module(module)
     for part in path.split("."):
         found = getattr(found, part)
     return found
@@ -39,13 +39,13 @@ def make(found: Any, stream: ByteStream) -> AbstractContextManager[Any]:
     """The service: of a request map, a function of (rq_type, flags, payload), or what makes one of a stream."""
     if hasattr(found, "session") and hasattr(found, "request_map"):  # a typed service, whose module may not be here
         service = found() if isinstance(found, type) else found
-        session: AbstractContextManager[Any] = service.session(stream)
+        session: AbstractContextManager[object] = service.session(stream)
         return session
     if isinstance(found, Mapping):
         return HasPacketConnection(stream, rq_type_map=found)
     if _is_request_handler(found):
         return PacketConnection(stream, request_handler=found)
-    made: AbstractContextManager[Any] = found(stream)
+    made: AbstractContextManager[object] = found(stream)
     return made
 
 

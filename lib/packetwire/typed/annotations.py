@@ -165,7 +165,7 @@ _PARAMETERS = _RESULTS | {collections.abc.Iterable, collections.abc.AsyncIterabl
 """The annotations of streams: a client gets an iterator, but need not give one."""
 
 
-def is_async_stream(annotation: Any) -> bool | None:
+def is_async_stream(annotation: object) -> bool | None:
     """True or False for a stream, which is asynchronous or not, else None. It need not be evaluated yet."""
     if isinstance(annotation, str):
         found = _STREAM_NAME.match(annotation)
@@ -173,7 +173,7 @@ def is_async_stream(annotation: Any) -> bool | None:
     return _STREAMS.get(typing.get_origin(_unwrapped(annotation)))
 
 
-def field_of(each: dataclasses.Field[Any], kind: Kind) -> Field:
+def field_of(each: dataclasses.Field[object], kind: Kind) -> Field:
     """The field of a record that a field of a dataclass is."""
     factory = None if each.default_factory is dataclasses.MISSING else each.default_factory
     return Field(each.name, kind, each.default, factory)

@@ -24,7 +24,7 @@ from packetwire.typed.stepping import stepped
 _END: object = object()
 
 
-def answer(call: Call[Any], context: object) -> HandlerResult:
+def answer(call: Call[object], context: object) -> HandlerResult:
     """The answer of a method that takes items or yields them: what a handler may return."""
     session = SESSION.get()
     in_loop = call.is_async and (session is None or session.is_async)

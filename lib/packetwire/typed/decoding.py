@@ -237,13 +237,13 @@ def tag_at(data: bytes, at: int) -> str | None:
     return tag
 
 
-def _maker(kind: Record) -> Callable[[dict[str, object]], Any]:
+def _maker(kind: Record) -> Callable[[dict[str, object]], object]:
     """Makes the object of its fields' values; one that refuses them is the peer's fault, not ours."""
     cls = kind.type
     if cls is dict:
         return lambda values: values
 
-    def make(values: dict[str, object]) -> Any:
+    def make(values: dict[str, object]) -> object:
         try:
             return cls(**values)
         except OF_THE_CODE:
@@ -341,7 +341,7 @@ def _moment(text: str) -> dt.datetime:
     return moment + dt.timedelta(microseconds=digits[6] >= "5")
 
 
-def _parsed(pattern: re.Pattern[str], text: str, parse: Callable[[str], Any], kind: str) -> Any:
+def _parsed(pattern: re.Pattern[str], text: str, parse: Callable[[str], object], kind: str) -> object:
     try:
         if pattern.fullmatch(text):
             return parse(text)

@@ -133,7 +133,7 @@ def method(
     if inspect.isfunction(number):
         return Method(number, None, False, False, (), names)
 
-    def decorate(function: Any) -> Any:
+    def decorate(function: object) -> object:
         if not inspect.isfunction(function):
             raise TypeError(f"@method is for functions in the body of a Service class, got {function!r:.100}")
         return Method(function, number, idempotent, inline, errors, names)
@@ -155,10 +155,10 @@ def call_class(
     streams = _streams_of(found, parameters, place)
     run = _runner(found.function, parameters, streams.parameter)
 
-    async def run_later(self: Call[Any], context: Any) -> Any:
+    async def run_later(self: Call[object], context: object) -> object:
         return await run(self, context)
 
-    body: dict[str, Any] = {
+    body: dict[str, object] = {
         "__module__": service.__module__,
         "__doc__": found.__doc__ or f"A call of {place}.",
         "method_name": name,
@@ -174,7 +174,7 @@ def call_class(
     }
     if streams.parameter is not None or streams.has_result:
         body["_answer"] = _answer_with_streams
-    made: type[Call[Any]] = type(place, (Call,), body)
+    made: type[Call[object]] = type(place, (Call,), body)
     plain = [each for each in parameters if each.name != streams.parameter]
     made.fields_class = fields_class = _fields_class(place, service.__module__, plain)
     made.arguments_class = (
@@ -201,13 +201,13 @@ def call_class(
     return made
 
 
-def _answer_with_streams(self: Call[Any], context: Any) -> HandlerResult:
+def _answer_with_streams(self: Call[object], context: object) -> HandlerResult:
     from packetwire.typed.answering import answer  # only who has streams needs it
 
     return answer(self, context)
 
 
-def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+def _getter(names: Sequence[str]) -> Callable[[object], tuple[object, ...]]:
     """Gets the values of these attributes."""
     if not names:
         return lambda fields: ()
@@ -216,22 +216,22 @@ def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def _runner(
-    function: Callable[..., Any], parameters: Sequence[inspect.Parameter], streamed: str | None
+    function: Callable[..., object], parameters: Sequence[inspect.Parameter], streamed: str | None
 ) -> Callable[[Call[Any], Any], Any]:
     """Calls the function with the fields of a call, and its items."""
     positional = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
     keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
     arguments_of = _getter(positional)
 
-    def run(self: Call[Any], context: Any) -> Any:
+    def run(self: Call[object], context: object) -> object:
         fields = self.fields
         if keywords:
             given = {each: getattr(fields, each) for each in keywords}
             return function(context, *arguments_of(fields), **given)
         return function(context, *arguments_of(fields))
 
-    def run_with_items(self: Call[Any], context: Any) -> Any:
-        def value(name: str) -> Any:  # a default may be the class's
+    def run_with_items(self: Call[object], context: object) -> object:
+        def value(name: str) -> object:  # a default may be the class's
             return self.items if name == streamed else getattr(self.fields, name)
 
         return function(context, *map(value, positional), **{each: value(each) for each in keywords})

@@ -37,7 +37,7 @@ class TypedRequest(BaseRequest[ResultT_co]):
         """The exception: one of its errors, an `UnknownError`, or else the `failure`."""
         return self.operation.failure_from(failure)
 
-    def _answer(self, context: Any) -> HandlerResult:
+    def _answer(self, context: object) -> HandlerResult:
         result = self.fulfilled(context)
         if type(result) is CoroutineType:
             return self._answer_later(result)

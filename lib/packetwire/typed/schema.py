@@ -28,7 +28,7 @@ FORMAT = 1
 _FOR_PEOPLE = frozenset({"doc", "version"})
 
 
-def schema_of(name: str, version: str, doc: str, calls: Mapping[str, type[Call[Any]]]) -> Schema:
+def schema_of(name: str, version: str, doc: str, calls: Mapping[str, type[Call[object]]]) -> Schema:
     """The schema of a service with these methods."""
     types: Schema = {}
     describe = _Describer(types)
@@ -60,7 +60,7 @@ def _without_words(value: object, names: bool = False) -> object:
     return [_without_words(each) for each in value] if isinstance(value, list) else value
 
 
-def _method(call: type[Call[Any]], describe: _Describer) -> dict[str, Any]:
+def _method(call: type[Call[object]], describe: _Describer) -> dict[str, object]:
     operation = call.operation
     fields: Any = operation.request.kind
     items_in, items_out = operation.items_in, operation.items_out

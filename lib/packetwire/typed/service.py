@@ -60,7 +60,7 @@ class Service:
         if cls.__dict__.get("__slots__") is not None:
             raise TypeError(f"{cls.__name__}: a service cannot have __slots__")
         cls.service_errors = (*errors, *(() if base is None else base.service_errors))
-        calls: dict[str, type[Call[Any]]] = {}
+        calls: dict[str, type[Call[object]]] = {}
         setattr(cls, CALLS, calls)
         for found_name, found in _methods_of(cls).items():
             calls[found_name] = call_class(cls, cls.service_name, found_name, found, cls.service_errors)
@@ -180,8 +180,8 @@ class Service:
         return await aserve_at(self, where, self._connection_at(where, connection, describe), options)
 
     def _connection_at(
-        self, where: Any, connection: Mapping[str, Any] | None, describe: bool | None
-    ) -> dict[str, Any]:
+        self, where: object, connection: Mapping[str, object] | None, describe: bool | None
+    ) -> dict[str, object]:
         """The options of its connections."""
         if describe is None:
             describe = not is_for_strangers(where)
@@ -190,7 +190,7 @@ class Service:
 
 def calls_of(service: type[Service]) -> Mapping[str, type[Call[Any]]]:
     """The `Call` classes of a service by the names of its methods."""
-    calls: Mapping[str, type[Call[Any]]] = getattr(service, CALLS, {})
+    calls: Mapping[str, type[Call[object]]] = getattr(service, CALLS, {})
     return calls
 
 
@@ -229,7 +229,7 @@ def _methods_of(cls: type) -> dict[str, Method[Any, Any, Any]]:
 _OF_THE_SERVICE = frozenset(name for name in vars(Service) if not name.startswith("__"))
 
 
-def _check_numbers(cls: type, calls: Mapping[str, type[Call[Any]]]) -> None:
+def _check_numbers(cls: type, calls: Mapping[str, type[Call[object]]]) -> None:
     by_number: dict[int, str] = {}
     for name, call in calls.items():
         number = call.operation.number
@@ -242,14 +242,14 @@ def _check_numbers(cls: type, calls: Mapping[str, type[Call[Any]]]) -> None:
 def _client_class(cls: type[Any]) -> type[Any]:
     """A class for the clients of a service: an object of it has no state of the service's."""
 
-    def __getattr__(self: Any, name: str) -> Any:  # noqa: N807
+    def __getattr__(self: object, name: str) -> object:  # noqa: N807
         raise AttributeError(
             f"this is a client of {cls.__name__}, which has its methods only: {name!r} is none of them",
             name=name,
             obj=self,
         )
 
-    def __repr__(self: Any) -> str:  # noqa: N807
+    def __repr__(self: object) -> str:  # noqa: N807
         return f"<{cls.__name__} at {vars(self)[CLIENT].conn.name}>"
 
     body = {

@@ -103,7 +103,7 @@ def _fields(fields: Schema, types: Schema) -> Iterator[str]:
         yield "    pass"
 
 
-def _can_change(kind: Any, types: Schema) -> bool:
+def _can_change(kind: object, types: Schema) -> bool:
     if not isinstance(kind, dict):
         return False
     ((how, parts),) = kind.items()
@@ -141,7 +141,7 @@ def _expression(kind: Any, value: Any, types: Schema) -> str | None:
     return text if how == "list" else f"{'tuple' if how == 'row' else how}({text})"
 
 
-def _object(name: str, described: Schema, value: Any, types: Schema) -> str | None:
+def _object(name: str, described: Schema, value: object, types: Schema) -> str | None:
     if "enum" in described:
         return f"{name}({literal_text(value)})" if value in described["enum"].values() else None
     if not isinstance(value, dict):
@@ -162,7 +162,7 @@ _FROM_TEXT = {
 }
 
 
-def _scalar(kind: str, value: Any) -> str | None:
+def _scalar(kind: str, value: object) -> str | None:
     if kind in _FROM_TEXT:
         return f"{_FROM_TEXT[kind]}({value!r})" if isinstance(value, str) else None
     if kind == "bytes":
