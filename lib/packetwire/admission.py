@@ -299,6 +299,8 @@ class Admission(Generic[GuestT]):
     def ended(self, name: str, cause: ConnectionEnded | None) -> None:
         """Log why a connection has ended, if that was for something that its client did."""
         reason = None if cause is None else cause.__cause__
+        if isinstance(reason, OSError):
+            reason = reason.__cause__  # of a read that failed; TLS has bounds of its own
         if isinstance(reason, LimitExceeded | RemoteProtocolError):
             self.warn(f"ended {type(reason)}", "%s: its connection was ended: %s", name, cause)
 

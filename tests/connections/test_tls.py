@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from packetwire.streams.tls import TlsStream, client_context, server_context, st
 from packetwire.testing import Faults, FaultyLink, connection_pair, stream_pair
 
 from .certificates import Certificate, make_certificate
+from .keyupdates import KeyUpdater
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("plain_streams")]
 
@@ -318,6 +319,48 @@ def test_the_peer_changes_its_keys(tls13: Contexts, certificates: dict[str, Cert
                 near.close()
         finally:
             far.kill()
+
+
+def test_a_client_that_asks_for_new_keys_without_end(tls13: Contexts, caplog: pytest.LogCaptureFixture) -> None:
+    """It costs much more to answer than to ask, and the answers would be kept for it."""
+    with serve("tls:localhost:0", echoing, ssl_context=tls13.server) as server:
+        with raw_client(server) as sock, closing(KeyUpdater(sock)) as attacker:
+            with pytest.raises((ConnectionError, BrokenPipeError)):
+                while True:
+                    sock.sendall(attacker.updates(500))
+            with client(server, tls13.client) as conn:
+                assert is_answered(conn)
+    assert "its connection was ended: " in caplog.text
+    assert "TLS: the peer asks for new keys, or a new handshake, again and again" in caplog.text
+
+
+@whatever_the_face
+def test_answers_about_keys_that_are_not_read_are_bounded(
+    tls13: Contexts, sockets: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("packetwire.streams.tls.MOST_UNSENT_ANSWERS", 20_000)
+    stream = TlsStream(open_stream(sockets[1]), tls13.server, server_side=True)
+    sockets[1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with running(lambda: stream.shake_hands(LIMIT)):
+        attacker = KeyUpdater(sockets[0])
+    with closing(attacker), closing(stream):
+        with pytest.raises(ConnectionError, match="TLS: the peer asks for new keys"):
+            while True:
+                sockets[0].sendall(attacker.updates(50, b"data"))
+                assert all_plaintext(stream, 200) == b"data" * 50
+
+
+@whatever_the_face
+def test_new_keys_now_and_then(tls13: Contexts, sockets: tuple[socket.socket, socket.socket]) -> None:
+    """Whoever also sends data, and reads, may do that as often as it likes."""
+    stream = TlsStream(open_stream(sockets[1]), tls13.server, server_side=True)
+    with running(lambda: stream.shake_hands(LIMIT)):
+        attacker = KeyUpdater(sockets[0])
+    with closing(attacker), closing(stream):
+        for _ in range(50):
+            sockets[0].sendall(attacker.updates(100, b"data"))
+            assert all_plaintext(stream, 400) == b"data" * 100
+            assert sockets[0].recv(1 << 16)
 
 
 def until(fd: int, pattern: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import pytest
@@ -167,6 +168,47 @@ def test_what_is_kept_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) ->
     member.wait_leader(LONG)
     assert member.receive(0).payload == b"41"
     assert member.dropped == 41
+
+
+def flood(monkeypatch: pytest.MonkeyPatch, port: Any, message: GroupMessage, most: int = 100_000) -> None:
+    """From now on there is always another message at that port."""
+    read = count()
+    monkeypatch.setattr(
+        port.exchange, "try_receive", lambda: message if next(read) < most else pytest.fail("for ever")
+    )
+
+
+def test_who_publishes_faster_than_it_is_read_holds_up_no_question(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = make(Group, send_timeout=0)
+    flood(monkeypatch, group.sub, GroupMessage(TIC, Heartbeat(NODE).encode()))
+    with pytest.raises(PortError, match="no leader was heard of within 10 ms"):
+        group.wait_leader(10)
+    with pytest.raises(PortError, match="there is no leader"):
+        group.ask(b"question", 0)
+    assert group.peers == {NODE}
+
+
+@pytest.mark.parametrize("flooded", ["ans", "sub"])
+def test_a_flood_of_one_kind_does_not_hold_up_the_other(
+    make: Make, monkeypatch: pytest.MonkeyPatch, flooded: str
+) -> None:
+    group = make(Group)
+    question, published = GroupMessage(MTL, b"question", identity=NODE), GroupMessage(MSG, b"published")
+    flood(monkeypatch, group.ans, question)
+    flood(monkeypatch, group.sub, published)
+    assert {group.receive(0).payload, group.receive(0).payload} == {b"question", b"published"}
+    monkeypatch.setattr(getattr(group, flooded).exchange, "try_receive", lambda: None)
+    assert group.receive(0) == group.receive(0), "if there is only one kind, that"
+
+
+def test_the_largest_term_keeps_nobody_from_leading(make: Make) -> None:
+    """Any member may publish it."""
+    group = make(Group)
+    group._follow(Authority((1 << 32) - 1, NODE, "127.0.0.1", 0))
+    group.lead()
+    assert group.term == 1
 
 
 def test_nobody_leads(make: Make) -> None:

@@ -67,6 +67,11 @@ PEERS_LIMIT = 1024
 """Members whose heartbeats are remembered."""
 BATCH = 64
 """Malformed messages that are skipped in one go."""
+CATCH_UP_BATCH = 256
+"""Messages that are kept in one go, before others have their turn."""
+CATCH_UP_LIMIT = 100
+"""Milliseconds that reading what was published so far may delay a question, however much comes."""
+MOST_TERM = (1 << 32) - 1
 
 
 class Group:
@@ -116,6 +121,7 @@ class Group:
         self._peer_timeout = checked_limit(peer_timeout)
         self._heard: dict[bytes, float] = {}
         self._pending: deque[GroupMessage] = deque()
+        self._asked_first = False  # what was sent to the leader was looked for first the last time
         self.after_fork()
         forking.register(self)
         with ExitStack() as undo:
@@ -213,10 +219,10 @@ class Group:
         """Lead: tell the others, which connect to this member's answer port.
 
         Call it again now and then, for members that join later. `term` is by default the next one, or the same if
-        this member leads already.
+        this member leads already; 1 follows the largest one.
         """
         if term is None:
-            term = self.term if self.leads else self.term + 1
+            term = self.term if self.leads else self.term % MOST_TERM + 1
         host, port = self.answer_address
         authority = Authority(term, self.id, host, port)
         if IPv4Address(host).is_unspecified:
@@ -316,7 +322,8 @@ class Group:
 
     def telling_leader(self, payload: BytesLike, command: bytes = MTL) -> Steps[bool]:
         """The steps of `tell_leader`."""
-        self._catch_up()
+        # as long as that takes a moment: somebody may publish faster than it is read
+        yield from until(self._catch_up, [self.sub.shared_socket], CATCH_UP_LIMIT, zmq.POLLIN)
         return (yield from self.qry.exchange.sending(command, payload))
 
     def answering(self, question: GroupMessage | bytes, payload: BytesLike) -> Steps[bool]:
@@ -332,22 +339,31 @@ class Group:
         with self._reading:
             if self._pending:
                 return self._pending.popleft()
-            return self._read(self.ans) or self._read_published()
+            self._asked_first = not self._asked_first  # so that a flood of the one does not hold up the other
+            if self._asked_first:
+                return self._read(self.ans) or self._read_published()
+            return self._read_published() or self._read(self.ans)
 
     def _known_leader(self) -> Address | None:
         self._catch_up()
         return self.leader
 
-    def _catch_up(self) -> None:
-        """Process the messages that were published so far, and keep them for `receive`."""
+    def _catch_up(self) -> bool | None:
+        """Process some messages that were published, and keep them for `receive`; None if there may be more."""
+        is_done = None
         with self._reading:
-            while (message := self._read_published()) is not None:
+            for _ in range(CATCH_UP_BATCH):
+                message = self._read_published()
+                if message is None:
+                    is_done = True
+                    break
                 self._pending.append(message)
                 if len(self._pending) > PENDING_LIMIT:
                     self._pending.popleft()
                     self.dropped += 1
             if self._pending:
                 self.sub.shared_socket.wake()
+        return is_done
 
     def _read_published(self) -> GroupMessage | None:
         for _ in range(BATCH):

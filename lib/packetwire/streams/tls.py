@@ -30,10 +30,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from packetwire.core.timelimits import seconds_of
-from packetwire.errors import ConnectionEnded, LocalProtocolError, PeerClosed, StreamTruncated
+from packetwire.errors import ConnectionEnded, LimitExceeded, LocalProtocolError, PeerClosed, StreamTruncated
 from packetwire.streams import forking
 from packetwire.streams.bytestream import Buffers, ByteStream, ReadHalf, WriteHalf
-from packetwire.streams.fds import READ_SIZE
 from packetwire.streams.open import PacketConnectionRecvSend, open_stream
 
 __all__ = ["TlsStream", "client_context", "server_context", "start_tls"]
@@ -44,6 +43,12 @@ MAX_PLAINTEXT = 16384
 """Bytes of plaintext in a record, at most."""
 ENCRYPT_SIZE = 65536
 """Bytes to encrypt before each write: a few records in one system call."""
+DECRYPT_SIZE = 16384
+"""Bytes to decrypt before a look at what TLS itself has answered: records without data are small and take long."""
+MOST_ANSWERS = 16384
+"""Bytes that TLS itself answers, as to a peer that asks for new keys, before some data must have come."""
+MOST_UNSENT_ANSWERS = 1 << 20
+"""Bytes of ciphertext that may wait to be written when one of these answers is added."""
 
 _QUOTED = 64
 _HANDSHAKE, _ALERT = 0x16, 0x15
@@ -203,7 +208,7 @@ class TlsStream(ByteStream):
                 if sent:
                     self.leading_data = self._decrypt_first()
                 return to_send
-            data = self._inner.try_read(READ_SIZE)
+            data = self._inner.try_read(DECRYPT_SIZE)
             if data is None:
                 return _merged([*to_send, (self._inner.read_fd, select.POLLIN)])
             if not data:
@@ -226,11 +231,11 @@ class TlsStream(ByteStream):
             raise self._failed(self._records.failure) from self._records.failure
         return data
 
-    def _failed(self, error: ssl.SSLError) -> OSError:
+    def _failed(self, error: ssl.SSLError | LimitExceeded) -> OSError:
         with suppress(OSError):  # the peer may be gone
             self._outgoing.flush()  # send the alert
         hint = ""
-        if self._server_side and error.reason == "NO_SHARED_CIPHER":
+        if self._server_side and isinstance(error, ssl.SSLError) and error.reason == "NO_SHARED_CIPHER":
             hint = "; has the ssl_context a certificate?"
         return ConnectionError(f"the TLS handshake failed: {_words(error)}{hint}")
 
@@ -275,8 +280,9 @@ class _Records:
         self.ssl_object = context.wrap_bio(self._from_peer, self._to_peer, server_side, server_name)
         self.closed_by_peer = False
         """True once close_notify has come."""
-        self.failure: ssl.SSLError | None = None
+        self.failure: ssl.SSLError | LimitExceeded | None = None
         """Why nothing more can be decrypted."""
+        self._answered = 0  # bytes that TLS itself has answered since there was data
 
     def after_fork(self) -> None:
         """In the child of a fork: replace the lock, which another thread may have held."""
@@ -294,22 +300,34 @@ class _Records:
 
     def decrypt(self, data: bytes) -> bytes:
         """Everything that can be read with what came; afterwards `closed_by_peer` or `failure` may be set."""
-        found = []
+        found: list[bytes] = []
+        view = memoryview(data)
         with self._lock:
-            self._from_peer.write(data)
             try:
-                while self._from_peer.pending or self.ssl_object.pending():
-                    piece = self.ssl_object.read(MAX_PLAINTEXT)
-                    if not piece:
-                        raise ssl.SSLZeroReturnError
-                    found.append(piece)
-            except ssl.SSLWantReadError:
-                pass
+                for start in range(0, len(data) or 1, DECRYPT_SIZE):
+                    self._decrypt_some(view[start : start + DECRYPT_SIZE], found)
             except ssl.SSLZeroReturnError:
                 self.closed_by_peer = True
-            except ssl.SSLError as error:
+            except (ssl.SSLError, LimitExceeded) as error:
                 self.failure = error
         return found[0] if len(found) == 1 else b"".join(found)
+
+    def _decrypt_some(self, data: memoryview, found: list[bytes]) -> None:
+        """Add what can be read with `data`. Raises `ssl.SSLError` at the end, `LimitExceeded` in a flood."""
+        unsent, had = self._to_peer.pending, len(found)
+        self._from_peer.write(data)
+        try:
+            while self._from_peer.pending or self.ssl_object.pending():
+                piece = self.ssl_object.read(MAX_PLAINTEXT)
+                if not piece:
+                    raise ssl.SSLZeroReturnError
+                found.append(piece)
+        except ssl.SSLWantReadError:
+            pass
+        answered = self._to_peer.pending - unsent
+        self._answered = answered + (self._answered if len(found) == had else 0)
+        if self._answered > MOST_ANSWERS or (answered and self._to_peer.pending > MOST_UNSENT_ANSWERS):
+            raise LimitExceeded("the peer asks for new keys, or a new handshake, again and again")
 
     def encrypt(self, data: memoryview) -> None:
         with self._lock:
@@ -485,12 +503,14 @@ def _merged(wanted: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return list(merged.items())
 
 
-def _broken(error: ssl.SSLError) -> OSError:
+def _broken(error: ssl.SSLError | LimitExceeded) -> OSError:
     return ConnectionError(f"TLS: {_words(error)}")
 
 
-def _words(error: ssl.SSLError) -> str:
-    """The message of an SSLError, for people to read."""
+def _words(error: ssl.SSLError | LimitExceeded) -> str:
+    """The message of a failure, for people to read."""
+    if isinstance(error, LimitExceeded):
+        return str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message}"
     reason = str(error.reason or "")
