@@ -179,7 +179,8 @@ def test_the_reference() -> None:
 @pytest.mark.timeout(600)
 def test_packetwire_of_the_first_version() -> None:
     command = f"exec:env PYTHONPATH={WHEEL} {sys.executable} {OLD_PEER} serve"
-    assert failures(Connecting(connect_to(command)), timeout=5.0).keys() == OLD_FAILS.keys()
+    found = failures(Connecting(connect_to(command)), timeout=5.0).keys()
+    assert found | {30} == OLD_FAILS.keys()  # whether the end or the last response comes first there is a race
 
 
 @pytest.mark.long

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from operator import index
-from typing import SupportsIndex
+from typing import Any
 
 from packetwire.errors import LocalProtocolError
 
 
-def bound_of(value: object, name: str, least: int = 1) -> int:
+def bound_of(value: Any, name: str, least: int = 1) -> int:
     """A whole number that is not below `least`.
 
     Raises TypeError for what is no number, `LocalProtocolError` for one that cannot be the bound.
@@ -19,7 +19,7 @@ def bound_of(value: object, name: str, least: int = 1) -> int:
         value = int(value)
     if isinstance(value, float):  # a fraction, an infinity, NaN
         raise LocalProtocolError(f"{name} must be a whole number, got {value!r}")
-    if not isinstance(value, SupportsIndex):
+    if not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be a whole number, got {type(value).__name__}: {value!r:.100}")
     bound = index(value)
     if bound < least:

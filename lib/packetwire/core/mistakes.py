@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction
+from typing import Any
 
 from packetwire.core.engine import MAX_RQ_TYPE
 from packetwire.core.varint import shown
@@ -65,7 +66,7 @@ def _check_number(number: object) -> None:
         )
 
 
-def _check_class(number: int, cls: object, base: type) -> None:
+def _check_class(number: int, cls: Any, base: type) -> None:
     if not isinstance(cls, type):
         what = f"give it the class {type(cls).__name__}, not" if isinstance(cls, base) else "got"
         raise TypeError(f"rq_type_map: {number} must be a subclass of {base.__name__}, {what} {cls!r:.100}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from packetwire.core.bodies import ReceivingBody, SendingBody
 from packetwire.core.frames import Meta
@@ -40,7 +41,7 @@ class RequestContext:
         """The time before which the caller wants no further report."""
         self.body: ReceivingBody | None = None
         """Its body, if it has one."""
-        self.reader: object = None
+        self.reader: Any = None
         """The reader of the body, once its handler has asked for that."""
         self.response_body: SendingBody | None = None
         """The body of its response, if the caller takes one."""

@@ -167,6 +167,7 @@ SEEDS += [
     bytes((choice,)) + data
     for choice, data in (
         (6, b"\xc7\x0c\xff\0\0\0\0\x7f" + bytes(7)),
+        (6, b"\xc7\x0c\xff\x3b\x9a\xca\0" + bytes(8)),  # 10**9 nanoseconds
         *((9, b"\xa1P"), (9, b"\xa2-P"), (11, b"\xc4\2ab"), (32, b"\x91\0")),
         (22, b"\x82\xa1x\1\xa1z\xc1"),
         (22, b"\x82\xa1x\1\xa2\xff\xfe\1"),
