@@ -30,6 +30,7 @@ from packetwire.core.engine import MAX_REQUEST_FLAGS, MAX_RQ_TYPE, NO_HANDLER, c
 from packetwire.core.requests import BaseRequest
 from packetwire.core.varint import MAX_UINT
 from packetwire.errors import DeadlineExceeded, LocalProtocolError, RequestFailed, RequestTimeout
+from packetwire.printable import printable
 from packetwire.service import HasPacketConnection
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def _options(args: argparse.Namespace) -> CallOptions:
 
 
 def _show_progress(payload: bytes) -> None:
-    print(f"progress: {payload.decode(errors='replace')}", file=sys.stderr, flush=True)
+    print(f"progress: {printable(payload.decode(errors='replace'))}", file=sys.stderr, flush=True)
 
 
 def _meta(text: str) -> tuple[str, bytes]:

@@ -24,6 +24,7 @@ from packetwire.core.packet import EOF_PACKET, ERQ_PACKET, Packet
 from packetwire.core.packets import PacketDecoder
 from packetwire.core.settings import DEFAULT_MAX_PACKET_SIZE
 from packetwire.errors import RemoteProtocolError, StreamTruncated
+from packetwire.printable import printable
 
 STDIN = "-"
 READ_SIZE = 65536
@@ -220,7 +221,7 @@ class Conversations:
 
 def shown(text: str) -> str:
     """An untrusted text in one line, with nothing in it that controls a terminal."""
-    line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    line = printable(text)
     return line if len(line) <= QUOTED_TEXT else line[:QUOTED_TEXT] + "…"
 
 

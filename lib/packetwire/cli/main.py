@@ -17,6 +17,7 @@ import packetwire
 from packetwire.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, CommandFailed, did_you_mean
 from packetwire.cli.helptext import HelpText, examples
 from packetwire.errors import PacketwireError, StreamTruncated
+from packetwire.printable import printable
 
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 COMMANDS = (
@@ -170,7 +171,7 @@ def _interrupt_once(signum: int, frame: FrameType | None) -> None:
 
 
 def _failed(text: str, status: int) -> int:
-    print(f"packetwire: {text}", file=sys.stderr)
+    print(f"packetwire: {printable(text)}", file=sys.stderr)
     return status
 
 

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from packetwire.printable import printable
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 ENDED = 0
@@ -56,6 +58,13 @@ def run_until_signal(wait: Callable[[], object], stop: Callable[[bool], object],
     return first
 
 
+class _Printable(logging.Formatter):
+    """Names and texts of strangers stand in records: each line of one is shown without what controls a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(printable(line.expandtabs()) for line in super().format(record).split("\n"))
+
+
 @contextmanager
 def log_shown(quiet: bool = False) -> Iterator[None]:
     """Show log records on standard error, unless the user's module has configured logging."""
@@ -64,7 +73,7 @@ def log_shown(quiet: bool = False) -> Iterator[None]:
         yield
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     try:
         yield

@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from packetwire.conformance.play import Line, Outcome, Verdict
 from packetwire.conformance.table import Check
+from packetwire.printable import printable
 
 MOST_BYTES = 48
 """Bytes of a line of a transcript that are shown, at most."""
@@ -40,11 +41,6 @@ def transcript(lines: Sequence[Line]) -> Iterator[str]:
 def _remark(line: Line) -> str:
     text = printable(line.text)
     return f"({text})" if line.sign and text else text
-
-
-def printable(text: str) -> str:
-    """A text in one line, with nothing in it that controls a terminal."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def junit(name: str, outcomes: Iterable[tuple[Check, Outcome]]) -> str:
