@@ -175,6 +175,25 @@ SEEDS += [
         (32, b"\x91\5"),
     )
 ]
+SEEDS += [  # one for each reason, so that few inputs meet them all
+    bytes((choice,)) + data
+    for choice, data in (
+        *((0, b"\1"), (1, b""), (1, b"\1"), (1, b"\xc3\1"), (2, b"\xa1a"), (2, b"\xcd\1"), (2, b"\xcd")),
+        *((3, b"\xa1a"), (3, b"\xcb\0"), (4, b"\1"), (4, b"\xa5ab"), (4, b"\xa1\xff"), (5, b"\1"), (5, b"\xc4\5a")),
+        *(
+            (6, b"\xd7\xff\0"),
+            (6, b"\xd6\1abcd"),
+            (6, b"\1"),
+            (7, b"\xa3abc"),
+            (10, b"\xa3abc"),
+            (11, b"\xa3abc"),
+            (12, b"\xa6purple"),
+            (16, b"\xa1z"),
+        ),
+        *((16, b"\x90"), (17, b"\1"), (19, b"\x91\1"), (22, b"\1"), (22, b"\x80"), (22, b"\x82\xa1x\1\xa1z")),
+        *((25, b"\1"), (27, b"\x90"), (28, b"\xc0"), (26, b"\1"), (18, b"\1"), (22, b"\x82\xa1x\1\xa1q\xd9\5a")),
+    )
+]
 DEEP = b"\x82\xa4name\xa0\xa8children\x91" * 70 + b"\x81\xa4name\xa0"
 WORDS = [
     *(
